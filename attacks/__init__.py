@@ -1,0 +1,1 @@
+"""Gradient-based attacks, one file each, and the engine that they share."""

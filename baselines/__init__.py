@@ -1,0 +1,1 @@
+"""Controls, and attacks of another kind to compare with."""

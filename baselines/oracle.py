@@ -1,0 +1,40 @@
+"""Control: the most that any attack through deep features can earn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bench.registry import register_attack
+from bench.threat import Attack, Inference, Knowledge, Observation, Progress, Server
+
+
+@register_attack("oracle")
+@dataclass(frozen=True, kw_only=True)
+class Oracle(Attack):
+    """Reads properties with f_p off the victims' true features, which no server has.
+
+    The only plugin that needs `features`: a cell has to grant them by name.
+    """
+
+    title = "Oracle"
+    reference = "control"
+    control = True
+
+    @property
+    def needs(self) -> Knowledge:
+        """The true features, and D_aux to train f_p."""
+        return Knowledge.MODEL | Knowledge.AUXILIARY | Knowledge.FEATURES
+
+    def infer(
+        self, server: Server, observations: Sequence[Observation], progress: Progress
+    ) -> list[Inference]:
+        """Return what f_p reads off the true features."""
+        assert server.auxiliary is not None
+        progress(1.0)
+        inferences = []
+        for observation in observations:
+            assert observation.features is not None
+            scores = server.auxiliary.property_model(observation.features)
+            inferences.append(Inference(scores=scores, features=observation.features))
+        return inferences

@@ -1,0 +1,40 @@
+"""Control: what D_aux's majority says of everybody."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bench.registry import register_attack
+from bench.threat import Attack, Inference, Knowledge, Observation, Progress, Server
+
+
+@register_attack("prior")
+@dataclass(frozen=True, kw_only=True)
+class Prior(Attack):
+    """Gives each individual the property's share in D_aux: no update is looked at.
+
+    Its balanced accuracy is ½ by construction; its accuracy is what always naming the majority
+    earns.
+    """
+
+    title = "Prior"
+    reference = "control"
+    control = True
+
+    @property
+    def needs(self) -> Knowledge:
+        """D_aux."""
+        return Knowledge.AUXILIARY
+
+    def infer(
+        self, server: Server, observations: Sequence[Observation], progress: Progress
+    ) -> list[Inference]:
+        """Return the shares of the properties in D_aux."""
+        assert server.auxiliary is not None
+        progress(1.0)
+        shares = {name: p.float().mean() for name, p in server.auxiliary.properties.items()}
+        return [
+            Inference(scores={name: share.repeat(o.batch_size) for name, share in shares.items()})
+            for o in observations
+        ]

@@ -1,0 +1,1 @@
+"""leakbench: what a federated-learning server learns about each individual, measured."""

@@ -1,0 +1,127 @@
+"""What `leakbench list` and `leakbench show` print."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from tabulate import tabulate
+
+from bench.errors import UsageError
+from bench.registry import ATTACKS, DATASETS, DEFENSES, MODELS, Registry
+from bench.suite import FOLDER, load_suite, suite_names
+from bench.threat import Attack
+
+REGISTRIES: dict[str, Registry] = {
+    "attacks": ATTACKS,
+    "baselines": ATTACKS,
+    "datasets": DATASETS,
+    "defenses": DEFENSES,
+    "models": MODELS,
+}
+
+
+def listing(kind: str, pattern: str) -> str:
+    """Return a table of the plugins or suites of a kind whose names match a glob.
+
+    Raises:
+        UsageError: none matches.
+    """
+    if kind == "suites":
+        rows = [[name, load_suite(name)[1].title] for name in suite_names(pattern)]
+        columns = ["suite", "title"]
+    else:
+        registry = REGISTRIES[kind]
+        names = [
+            name for name in registry.names(pattern) if kind != "baselines" or _is_baseline(name)
+        ]
+        rows = [[name, *_row(registry, name)] for name in names]
+        columns = [registry.kind, *_COLUMNS[registry.kind]]
+    if not rows:
+        raise UsageError(f"no {kind} match {pattern!r}; try `leakbench list {kind}`")
+    return tabulate(rows, columns, tablefmt="simple")
+
+
+def description(name: str) -> str:
+    """Return what there is to know of the plugins and suites called `name`.
+
+    Raises:
+        UsageError: there is none.
+    """
+    registries = (ATTACKS, DATASETS, MODELS, DEFENSES)
+    found = [_describe(r, name) for r in registries if name in r.names()]
+    if name in suite_names():
+        found.append(f"suite {name}\n\n{(FOLDER / f'{name}.toml').read_text(encoding='utf-8')}")
+    if not found:
+        from difflib import get_close_matches
+
+        known = sorted({n for r in registries for n in r.names()} | set(suite_names()))
+        near = get_close_matches(name, known, n=3, cutoff=0.4) or known
+        raise UsageError(f"nothing is called {name!r}; did you mean {', '.join(near)}?")
+    return "\n\n".join(found)
+
+
+def _is_baseline(name: str) -> bool:
+    if ATTACKS.is_outside(name):
+        return False
+    plugin: type[Attack] = ATTACKS.get(name)
+    return plugin.__module__.partition(".")[0] == "baselines"
+
+
+_COLUMNS = {
+    "attack": ["column", "control", "knows", "reference"],
+    "data set": ["properties", "folder under the data root"],
+    "model": ["splits", "reference"],
+    "defense": ["reference"],
+}
+
+
+def _row(registry: Registry, name: str) -> list[str]:
+    if registry.is_outside(name):
+        return ["(outside package, imported when asked for)"]
+    plugin = registry.get(name)
+    cells: dict[str, Callable[[], list[str]]] = {
+        "attack": lambda: [
+            plugin.title,
+            "yes" if plugin.control else "",
+            " ".join(plugin().needs.names()),
+            plugin.reference,
+        ],
+        "data set": lambda: [" ".join(plugin.properties), plugin.folder or "(embedded)"],
+        "model": lambda: [" ".join(plugin.splits), plugin.reference],
+        "defense": lambda: [plugin.reference],
+    }
+    return cells[registry.kind]()
+
+
+def _describe(registry: Registry, name: str) -> str:
+    plugin = registry.get(name)
+    parts = [f"{registry.kind} {name}", inspect.getdoc(plugin) or ""]
+    reference = getattr(plugin, "reference", "")
+    if reference:
+        parts.append(f"Reference: {reference}")
+    if registry is ATTACKS:
+        parts.append(f"Needs to know: {', '.join(plugin().needs.names()) or 'nothing'}")
+    if registry is DATASETS and plugin.source:
+        parts.append(f"Get {plugin.source}; put it into DIR/{plugin.folder} under --data-root DIR.")
+    parts.append(_parameters(plugin))
+    return "\n\n".join(parts)
+
+
+def _parameters(plugin: type) -> str:
+    rows = [[f.name, f.type, _default(f)] for f in dataclasses.fields(plugin)]
+    if not rows:
+        return "Parameters: none"
+    return tabulate(
+        rows, ["parameter", "type", "default"], tablefmt="simple", disable_numparse=True
+    )
+
+
+def _default(field: dataclasses.Field[Any]) -> str:
+    if field.default is not dataclasses.MISSING:
+        return repr(field.default)
+    if field.default_factory is not dataclasses.MISSING:
+        return repr(field.default_factory())
+    return "(required)"

@@ -1,0 +1,90 @@
+"""Cells: frozen descriptions of one measurement each, keyed by their content."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from bench.seeds import digest
+
+PositiveInt = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Setup(BaseModel):
+    """What cells share: the data, the main task, the trained model and D_aux.
+
+    Attributes:
+        dataset, dataset_parameters: a registered data set and its parameters.
+        image_size: height and width in pixels.
+        properties: the properties of individuals to infer.
+        main_task: an attribute, several joined by `+` (2ⁿ classes), or `identity`; or one of the
+            names that a data set gives to tasks of its own, such as `2-class`.
+        model, model_parameters: a registered model and its parameters.
+        split: where f is split into f_n and f_c.
+        clients, client_batch, learning_rate: of the synchronous SGD.
+        rounds: training rounds before the attacked one; 0 attacks the untrained model.
+        auxiliary_share, victim_share: of all identities, those in D_aux and those who are victims;
+            the rest are the clients' training data.
+        seed: of the split, the training and the victims.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    dataset: str
+    dataset_parameters: dict[str, Any] = {}
+    image_size: PositiveInt = 32
+    properties: tuple[str, ...] = Field(min_length=1)
+    main_task: str
+    model: str = "small_cnn"
+    model_parameters: dict[str, Any] = {}
+    split: str = "convolutions"
+    clients: PositiveInt = 8
+    client_batch: PositiveInt = 32
+    learning_rate: Annotated[float, Field(gt=0)] = 0.1
+    rounds: Annotated[int, Field(ge=0)] = 1000
+    auxiliary_share: Share = 0.45
+    victim_share: Share = 0.15
+    seed: int = 0
+
+    def training_key(self, fingerprint: str) -> str:
+        """Return the key of the training run: all that shapes the weights but when to stop."""
+        shaping = self.model_dump(include=set(Setup.model_fields) - {"properties", "rounds"})
+        return digest("training", TRAINING_VERSION, shaping, fingerprint)[:24]
+
+
+class Cell(Setup):
+    """One measurement: a setup, an attack with its parameters, and the threat model.
+
+    Attributes:
+        attack, attack_parameters: a registered attack and all its parameters.
+        batch_size: individuals B in a victim batch.
+        individuals: victims in all, the same ones at every batch size.
+        grant: what the adversary may know; see `Knowledge`.
+        defense, defense_parameters: a registered defense and its parameters.
+    """
+
+    attack: str
+    attack_parameters: dict[str, Any] = {}
+    batch_size: PositiveInt
+    individuals: PositiveInt = 256
+    grant: tuple[str, ...] = ("model", "update", "auxiliary", "labels")
+    defense: str = "none"
+    defense_parameters: dict[str, Any] = {}
+
+    @property
+    def setup(self) -> Setup:
+        """The part that cells share."""
+        return Setup.model_validate(self.model_dump(include=set(Setup.model_fields)))
+
+    def key(self, attack_version: int) -> str:
+        """Return the cell's key, 24 hexadecimal digits of a hash of its canonical JSON."""
+        return digest("cell", SCHEMA, self.model_dump(mode="json"), attack_version)[:24]
+
+
+SCHEMA = 1
+"""Version of cells and records; raised when their meaning changes."""
+
+TRAINING_VERSION = 1
+"""Raised when training gives other weights for the same setup."""

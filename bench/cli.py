@@ -1,0 +1,171 @@
+"""The command line. Heavy modules are imported by the commands that need them, not here."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.errors import UsageError
+
+app = typer.Typer(
+    name="leakbench",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Measure what a federated-learning server learns about each individual.",
+)
+
+
+class Kind(StrEnum):
+    """What can be listed."""
+
+    ATTACKS = "attacks"
+    BASELINES = "baselines"
+    DATASETS = "datasets"
+    DEFENSES = "defenses"
+    MODELS = "models"
+    SUITES = "suites"
+
+
+class Device(StrEnum):
+    """Where tensors are computed."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+    MPS = "mps"
+
+
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a setting: a cell field (several values, separated by commas, are swept), "
+        "attack.PARAMETER, attack.COLUMN.PARAMETER, dataset.PARAMETER, model.PARAMETER.",
+    ),
+]
+OnlyOption = Annotated[
+    list[str] | None,
+    typer.Option("--only", metavar="FIELD=VALUE[,…]", help="Take only these cells; globs work."),
+]
+OutOption = Annotated[Path, typer.Option("--out", help="Folder of records and reports.")]
+DEFAULT_OUT = Path("results/runs")
+
+
+@app.callback()
+def options(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show a traceback with every error.")
+    ] = False,
+) -> None:
+    """Take the options of all commands."""
+
+
+@app.command("list")
+def list_plugins(
+    kind: Kind, pattern: Annotated[str, typer.Argument(metavar="[GLOB]")] = "*"
+) -> None:
+    """List attacks (baselines included), baselines, data sets, defenses, models or suites."""
+    from bench.catalogue import listing
+
+    typer.echo(listing(kind.value, pattern))
+
+
+@app.command()
+def show(name: str) -> None:
+    """Show a plugin or suite: reference, parameters with defaults, knowledge needed."""
+    from bench.catalogue import description
+
+    typer.echo(description(name))
+
+
+@app.command()
+def run(
+    suite: Annotated[str, typer.Argument(help="A suite's name, or a TOML file.")],
+    data_root: Annotated[
+        Path | None,
+        typer.Option(
+            "--data-root",
+            envvar="LEAKBENCH_DATA_ROOT",
+            help="Folder in which each data set lies in its official folder.",
+        ),
+    ] = None,
+    device: Annotated[Device, typer.Option("--device")] = Device.AUTO,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Processes; default one a core or GPU.")
+    ] = None,
+    settings: SetOption = None,
+    only: OnlyOption = None,
+    out: OutOption = DEFAULT_OUT,
+) -> None:
+    """Measure a suite's cells, those with a record excepted, and print its tables."""
+    from bench.session import run_suite
+
+    failed = run_suite(
+        suite, settings or [], only or [], data_root, device.value, workers, out, _command()
+    )
+    if failed:
+        raise typer.Exit(failed)
+
+
+@app.command()
+def report(
+    suite: Annotated[str, typer.Argument(help="A suite's name, or a TOML file.")],
+    settings: SetOption = None,
+    only: OnlyOption = None,
+    out: OutOption = DEFAULT_OUT,
+) -> None:
+    """Print a suite's tables from the records that exist."""
+    from bench.session import report_suite
+
+    report_suite(suite, settings or [], only or [], out, _command())
+
+
+def main() -> None:
+    """Run the command line; errors that the user can mend are one sentence and exit code 2."""
+    debug = "--debug" in sys.argv[1:]
+    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    try:
+        _refuse_shadows()
+        app()
+    except UsageError as error:
+        if debug:
+            raise
+        typer.echo(f"leakbench: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("leakbench: interrupted; run the same command again to go on", err=True)
+        sys.exit(130)
+
+
+def _command() -> str:
+    """Return the command as a reader would repeat it, without this machine's folders."""
+    kept, skip = [], False
+    for argument in sys.argv[1:]:
+        if skip:
+            kept.append("DIR")
+        elif argument.startswith(("--data-root=", "--out=")):
+            argument = argument.partition("=")[0] + "=DIR"  # noqa: PLW2901
+        skip = argument in {"--data-root", "--out"} if not skip else False
+        if not (kept and kept[-1] == "DIR" and not argument.startswith("-")):
+            kept.append(argument)
+    return " ".join(["leakbench", *kept])
+
+
+def _refuse_shadows() -> None:
+    """Stop where another package has taken the name of one of ours."""
+    ours = Path(__file__).resolve().parent.parent
+    for name in ("attacks", "baselines", "datasets"):
+        spec = importlib.util.find_spec(name)
+        found = Path(spec.origin).resolve().parent.parent if spec and spec.origin else None
+        if found != ours:
+            raise UsageError(
+                f"the package {name!r} is not leakbench's but {found or 'missing'}; install "
+                f"leakbench into an environment of its own, as the README shows"
+            )

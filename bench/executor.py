@@ -1,0 +1,241 @@
+"""Running of cells in single-threaded worker processes on this machine."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing.connection import wait as wait_for_sentinel
+from pathlib import Path
+from queue import Empty
+from typing import Any, Protocol
+
+from bench.cells import Cell, Setup
+from bench.errors import UsageError
+from bench.store import Record, Store
+from bench.suite import Planned
+
+TRAINING_COST = 1 / 3
+"""A training step on one image against one gradient-matching evaluation of it."""
+
+REPORT_EVERY = 0.5
+"""Seconds between two progress messages of a worker."""
+
+
+class Watcher(Protocol):
+    """Is told how a run goes on."""
+
+    def working(self, done: float, total: float) -> None:
+        """Units of work done, of all."""
+
+    def busy(self, what: str) -> None:
+        """What a worker has begun."""
+
+    def finished(self, planned: Planned, record: Record) -> None:
+        """A cell has its record."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A cell that failed: the user's fault or the program's."""
+
+    planned: Planned
+    message: str
+    usage: bool
+    details: str
+
+
+def run_cells(
+    cells: Sequence[Planned],
+    store: Store,
+    data_root: Path | None,
+    device: str,
+    workers: int,
+    watcher: Watcher,
+) -> list[Failure]:
+    """Measure cells, writing each record as soon as it is there; return those that failed.
+
+    The work that cells share is done first, once for each setup.
+
+    Raises:
+        UsageError: a setup cannot be prepared, or a worker died. Records written stay.
+    """
+    run = _Run(cells, store, data_root, device, watcher)
+    # Workers inherit the environment: one thread each, or the cores are fought over.
+    os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
+    context = multiprocessing.get_context("spawn")
+    messages = context.Queue()
+    pool = ProcessPoolExecutor(
+        min(workers, len(cells)), context, initializer=_start_worker, initargs=(messages,)
+    )
+    try:
+        return run.to_the_end(pool, messages)
+    except BrokenProcessPool:
+        raise UsageError(
+            "a worker process died, perhaps for want of memory; all finished cells are kept: run "
+            "the same command again to go on, with fewer --workers if it happens again"
+        ) from None
+    except BaseException:
+        for process in list((pool._processes or {}).values()):
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _Run:
+    """The state of one run in the parent process."""
+
+    def __init__(
+        self,
+        cells: Sequence[Planned],
+        store: Store,
+        data_root: Path | None,
+        device: str,
+        watcher: Watcher,
+    ) -> None:
+        self.store, self.data_root, self.device, self.watcher = store, data_root, device, watcher
+        self.by_setup: dict[str, list[Planned]] = {}
+        for planned in cells:
+            self.by_setup.setdefault(planned.cell.setup.model_dump_json(), []).append(planned)
+        self.work = {planned.key: planned.work for planned in cells}
+        self.work |= {setup: _training_work(setup) for setup in self.by_setup}
+        self.share = dict.fromkeys(self.work, 0.0)
+        self.failures: list[Failure] = []
+
+    def to_the_end(self, pool: ProcessPoolExecutor, messages: Any) -> list[Failure]:
+        """Prepare every setup, and measure its cells as soon as it is prepared."""
+        waiting: dict[Future[Any], str | Planned] = {
+            pool.submit(_prepare, setup, self.data_root, self.device): setup
+            for setup in self.by_setup
+        }
+        while waiting:
+            done, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
+            self._read(messages)
+            for future in done:
+                finished = waiting.pop(future)
+                if isinstance(finished, str):
+                    future.result()
+                    self.share[finished] = 1.0
+                    for planned in self.by_setup[finished]:
+                        cell = planned.cell.model_dump_json()
+                        job = pool.submit(
+                            _measure,
+                            cell,
+                            planned.key,
+                            self.store.folder,
+                            self.data_root,
+                            self.device,
+                        )
+                        waiting[job] = planned
+                else:
+                    self._conclude(finished, future.result())
+            self._report()
+        return self.failures
+
+    def _conclude(self, planned: Planned, outcome: _Outcome) -> None:
+        self.share[planned.key] = 1.0
+        self.watcher.finished(planned, outcome.record)
+        if outcome.record.error is not None:
+            self.failures.append(
+                Failure(planned, outcome.record.error, outcome.usage, outcome.details)
+            )
+
+    def _read(self, messages: Any) -> None:
+        while True:
+            try:
+                key, share, what = messages.get_nowait()
+            except Empty:
+                return
+            if what:
+                self.watcher.busy(what)
+            if key in self.share:
+                self.share[key] = max(self.share[key], share)
+
+    def _report(self) -> None:
+        done = sum(self.work[key] * share for key, share in self.share.items())
+        self.watcher.working(done, sum(self.work.values()))
+
+
+def _training_work(setup_json: str) -> float:
+    setup = Setup.model_validate_json(setup_json)
+    return TRAINING_COST * setup.rounds * setup.clients * setup.client_batch
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    record: Record
+    usage: bool = False
+    details: str = ""
+
+
+_messages: Any = None
+
+
+def _start_worker(messages: Any) -> None:
+    """Make this process a worker: one thread, deaf to Ctrl-C, dead as soon as the parent is."""
+    global _messages  # noqa: PLW0603
+    _messages = messages
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        wait_for_sentinel([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _say(what: str) -> None:
+    _messages.put(("", 0.0, what))
+
+
+def _teller(key: str) -> Callable[[float], None]:
+    last = 0.0
+
+    def tell(share: float) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= REPORT_EVERY:
+            last = now
+            _messages.put((key, share, ""))
+
+    return tell
+
+
+def _prepare(setup_json: str, data_root: Path | None, device: str) -> None:
+    from bench.preparation import prepare
+
+    prepare(Setup.model_validate_json(setup_json), data_root, device, _say)
+
+
+def _measure(
+    cell_json: str, key: str, folder: Path, data_root: Path | None, device: str
+) -> _Outcome:
+    """Measure a cell and write its record, also when it fails."""
+    from bench.measure import measure
+
+    cell = Cell.model_validate_json(cell_json)
+    store = Store(folder)
+    try:
+        outcome = _Outcome(measure(cell, data_root, device, _teller(key), _say))
+    except Exception as error:
+        usage = isinstance(error, UsageError)
+        message = str(error) if usage else f"{type(error).__name__}: {error}"
+        record = Record(
+            key=key, cell=cell, attack_version=0, status="failed", error=message, device=device
+        )
+        outcome = _Outcome(record, usage, traceback.format_exc())
+    store.write(outcome.record)
+    return outcome

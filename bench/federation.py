@@ -1,0 +1,94 @@
+"""Collaborative training of the shared model, and the update that one client sends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn import functional
+
+from bench.models import SharedModel
+from bench.seeds import generator_for
+
+
+@dataclass(frozen=True)
+class ClientData:
+    """What one client holds: images uint8 (m, 3, size, size) and main-task classes (m,)."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+
+def to_images(pixels: NDArray[np.uint8], device: torch.device | str = "cpu") -> Tensor:
+    """Return uint8 pixels as float32 images in [0, 1], a copy that shares no memory."""
+    return torch.from_numpy(np.array(pixels)).to(device).float().div_(255)
+
+
+def train(
+    model: SharedModel,
+    clients: Sequence[ClientData],
+    rounds: range,
+    learning_rate: float,
+    client_batch: int,
+    seed: int,
+) -> None:
+    """Run rounds of synchronous SGD, W ← W − η Σ_k (m_k/M) g_k, on `model` in place.
+
+    In each round every client k, holding m_k of the M individuals, sends the gradient g_k of the
+    mean cross-entropy over a batch drawn from its data. The draw depends on `seed`, the round and
+    the client alone, so that training can stop at any round and go on later with the same result.
+
+    Args:
+        rounds: the rounds to run, e.g. `range(0, 100)` and then `range(100, 200)`.
+    """
+    device = next(model.parameters()).device
+    total = sum(len(client.labels) for client in clients)
+    model.train()
+    for number in rounds:
+        aggregate = [torch.zeros_like(parameter) for parameter in model.parameters()]
+        for k, client in enumerate(clients):
+            size = len(client.labels)
+            draw = generator_for("training batch", seed, number, k)
+            rows = torch.randperm(size, generator=draw)[:client_batch].numpy()
+            images = to_images(client.images[rows], device)
+            labels = torch.from_numpy(client.labels[rows]).to(device)
+            gradient = client_update(model, images, labels)
+            for summed, value in zip(aggregate, gradient.values(), strict=True):
+                summed.add_(value, alpha=size / total)
+        with torch.no_grad():
+            for parameter, summed in zip(model.parameters(), aggregate, strict=True):
+                parameter.sub_(summed, alpha=learning_rate)
+    model.eval()
+
+
+def client_update(
+    model: SharedModel, images: Tensor, targets: Tensor, create_graph: bool = False
+) -> dict[str, Tensor]:
+    """Return the gradient of the mean cross-entropy over a batch, by parameter name.
+
+    Args:
+        images: shape (B, 3, size, size).
+        targets: classes, shape (B,), or class probabilities, shape (B, K).
+        create_graph: make the gradient itself differentiable, for the adversary's dummies.
+    """
+    parameters = {name: p.detach().requires_grad_() for name, p in model.named_parameters()}
+    loss = functional.cross_entropy(functional_call(model, parameters, (images,)), targets)
+    gradients = torch.autograd.grad(loss, list(parameters.values()), create_graph=create_graph)
+    return dict(zip(parameters, gradients, strict=True))
+
+
+def main_task_accuracy(model: SharedModel, images: Tensor, labels: Tensor) -> dict[str, float]:
+    """Return accuracy and the share of the most frequent class, both in [0, 1]."""
+    parts = [images[i : i + 256] for i in range(0, len(images), 256)]
+    with torch.no_grad():
+        predicted = torch.cat([model(part).argmax(1) for part in parts])
+    most_frequent = torch.bincount(labels).max() / len(labels)
+    return {
+        "accuracy": (predicted == labels).float().mean().item(),
+        "most_frequent_class": most_frequent.item(),
+    }

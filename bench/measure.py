@@ -1,0 +1,163 @@
+"""The harness: one cell in, one record out."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bench.cells import Cell
+from bench.defenses import Defense
+from bench.errors import UsageError
+from bench.federation import client_update, to_images
+from bench.models import deep_features
+from bench.plugins import build
+from bench.preparation import Prepared, prepare
+from bench.registry import ATTACKS, DEFENSES
+from bench.scoring import score
+from bench.seeds import generator_for, seed_for
+from bench.store import Cost, Record
+from bench.threat import (
+    Attack,
+    Knowledge,
+    Observation,
+    Progress,
+    Server,
+    Truth,
+    check_grant,
+    observe,
+)
+from bench.validation import check_inferences
+
+
+def measure(
+    cell: Cell,
+    data_root: Path | None,
+    device: str,
+    progress: Progress,
+    say: Callable[[str], None],
+) -> Record:
+    """Run one cell and return its record.
+
+    Raises:
+        UsageError: the cell cannot be run as described, or the attack's answer is malformed.
+    """
+    attack: Attack = build(ATTACKS, cell.attack, cell.attack_parameters)
+    knowledge = Knowledge.parse(cell.grant)
+    check_grant(attack, knowledge)
+    defense: Defense = build(DEFENSES, cell.defense, cell.defense_parameters)
+    prepared = prepare(cell.setup, data_root, device, say)
+    truths = victim_batches(prepared, cell.batch_size, cell.individuals)
+    observations = [
+        _observation(truth, i, prepared, defense, knowledge, cell) for i, truth in enumerate(truths)
+    ]
+    server = granted(prepared.server, knowledge)
+    started = time.perf_counter()
+    inferences = attack.infer(server, observations, progress)
+    seconds = time.perf_counter() - started
+    check_inferences(attack.name, inferences, observations, server)
+    diverged = [inference.diverged for inference in inferences]
+    return Record(
+        key=cell.key(attack.version),
+        cell=cell,
+        attack_version=attack.version,
+        status="diverged" if all(diverged) else "done",
+        knowledge=tuple(attack.needs.names()),
+        metrics=score(truths, inferences, cell, prepared),
+        cost=Cost(
+            seconds=seconds,
+            steps=float(np.mean([inference.steps for inference in inferences])),
+            peak_memory_mib=_peak_memory_mib(device),
+        ),
+        fingerprint=prepared.individuals.fingerprint,
+        versions={
+            "leakbench": version("leakbench"),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+        device=device,
+    )
+
+
+def victim_batches(prepared: Prepared, batch_size: int, individuals: int) -> list[Truth]:
+    """Draw the victims, the same ones at every batch size, in batches.
+
+    Raises:
+        UsageError: there are fewer victims, or their number is no multiple of the batch size.
+    """
+    victims = prepared.split.victims
+    if batch_size > len(victims) or individuals > len(victims):
+        raise UsageError(
+            f"batch size {batch_size} and {individuals} individuals are asked for, but "
+            f"{prepared.setup.dataset} has {len(victims)} victims; lower them or raise "
+            f"`victim_share`"
+        )
+    if individuals % batch_size:
+        raise UsageError(
+            f"{individuals} individuals cannot be divided into batches of {batch_size}; set "
+            f"`individuals` to a multiple"
+        )
+    draw = generator_for("victims", prepared.setup.seed)
+    rows = victims[torch.randperm(len(victims), generator=draw)[:individuals].numpy()]
+    server = prepared.server
+    assert server.model is not None
+    device = next(server.model.parameters()).device
+    images = to_images(prepared.individuals.images[rows], device)
+    labels = torch.from_numpy(prepared.split.labels[rows]).to(device)
+    features = deep_features(server.model, images)
+    present = {
+        name: torch.from_numpy(prepared.individuals.attribute(name)[rows])
+        for name in prepared.setup.properties
+    }
+    return [
+        Truth(
+            images=images[i : i + batch_size],
+            labels=labels[i : i + batch_size],
+            features=features[i : i + batch_size],
+            properties={name: values[i : i + batch_size] for name, values in present.items()},
+        )
+        for i in range(0, individuals, batch_size)
+    ]
+
+
+def granted(server: Server, knowledge: Knowledge) -> Server:
+    """Return the part of the server's knowledge that is granted."""
+    return Server(
+        classes=server.classes,
+        image_shape=server.image_shape,
+        properties=server.properties,
+        model=server.model if Knowledge.MODEL in knowledge else None,
+        auxiliary=server.auxiliary if Knowledge.AUXILIARY in knowledge else None,
+    )
+
+
+def _observation(
+    truth: Truth,
+    number: int,
+    prepared: Prepared,
+    defense: Defense,
+    knowledge: Knowledge,
+    cell: Cell,
+) -> Observation:
+    """Return what the adversary sees of batch `number`."""
+    assert prepared.server.model is not None
+    update = client_update(prepared.server.model, truth.images, truth.labels)
+    sent = defense.protect(update, generator_for("defense", cell.seed, cell.batch_size, number))
+    seed = seed_for("attack", cell.attack, cell.batch_size, cell.seed, number)
+    return observe(truth, sent, knowledge, seed)
+
+
+def _peak_memory_mib(device: str) -> float:
+    """Return the most memory that this process, or the device, has held so far."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

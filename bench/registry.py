@@ -1,0 +1,145 @@
+"""Registries of attacks, data sets, models and defenses, open to outside packages.
+
+A plugin registers itself with a decorator on its class::
+
+    @register_attack("feature")
+    @dataclass(frozen=True, kw_only=True)
+    class FeatureReconstruction(Attack): ...
+
+Plugins of this project live in the packages `attacks`, `baselines` and `datasets`, and are imported
+at the first look-up. An outside package names its plugins in entry points of the group
+`leakbench.attacks` (`leakbench.datasets`, `leakbench.models`, `leakbench.defenses`); they are
+imported only when their name is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, TypeVar
+
+from bench.errors import UsageError
+
+Plugin = TypeVar("Plugin", bound=type)
+
+
+class Registry:
+    """Plugins of one kind by name.
+
+    Args:
+        kind: what it holds, in the singular, as error messages name it.
+        packages: our own packages or modules whose import registers their plugins.
+        group: the entry-point group of outside plugins.
+    """
+
+    def __init__(self, kind: str, packages: Iterable[str], group: str) -> None:
+        self.kind = kind
+        self._packages = tuple(packages)
+        self._group = group
+        self._plugins: dict[str, type] = {}
+        self._imported = False
+
+    def register(self, name: str) -> Callable[[Plugin], Plugin]:
+        """Return a decorator that registers a class under `name`.
+
+        Raises:
+            UsageError: another class has that name.
+        """
+
+        def decorate(plugin: Plugin) -> Plugin:
+            present = self._plugins.get(name)
+            if present is not None and _path(present) != _path(plugin):
+                raise UsageError(
+                    f"{self.kind} {name!r} is registered twice, by {_path(present)} and "
+                    f"{_path(plugin)}; rename one of them"
+                )
+            plugin.name = name  # type: ignore[attr-defined]
+            self._plugins[name] = plugin
+            return plugin
+
+        return decorate
+
+    def names(self, pattern: str = "*") -> list[str]:
+        """Return the names that match a glob, sorted; outside plugins are not imported."""
+        self._import_own()
+        known = set(self._plugins) | set(self._outside())
+        return sorted(name for name in known if fnmatchcase(name, pattern))
+
+    def is_outside(self, name: str) -> bool:
+        """Whether `name` comes from an outside package that has not been imported yet."""
+        self._import_own()
+        return name not in self._plugins and name in self._outside()
+
+    def get(self, name: str) -> Any:
+        """Return the class registered under `name`.
+
+        Raises:
+            UsageError: no such plugin (the nearest names are listed), or its package fails to
+                import.
+        """
+        self._import_own()
+        if name not in self._plugins and (outside := self._outside().get(name)):
+            self._load(outside)
+        elif name in self._plugins and (clash := self._outside().get(name)) is not None:
+            self._refuse_clash(name, clash)
+        if name not in self._plugins:
+            near = get_close_matches(name, self.names(), n=3, cutoff=0.4) or self.names()
+            raise UsageError(f"unknown {self.kind} {name!r}; did you mean {', '.join(near)}?")
+        return self._plugins[name]
+
+    def _outside(self) -> dict[str, EntryPoint]:
+        return {point.name: point for point in entry_points(group=self._group)}
+
+    def _load(self, point: EntryPoint) -> None:
+        try:
+            plugin = point.load()
+        except Exception as error:
+            raise UsageError(
+                f"{self.kind} {point.name!r} of package {_package(point)} cannot be imported "
+                f"({type(error).__name__}: {error}); mend or uninstall that package"
+            ) from error
+        if not isinstance(plugin, type) or self._plugins.get(point.name) is not plugin:
+            raise UsageError(
+                f"entry point {point.name!r} of package {_package(point)} does not lead to a class "
+                f"registered as {self.kind} {point.name!r}; put the register decorator on it"
+            )
+
+    def _refuse_clash(self, name: str, point: EntryPoint) -> None:
+        plugin = self._plugins[name]
+        if f"{plugin.__module__}:{plugin.__qualname__}" != point.value:
+            raise UsageError(
+                f"{self.kind} {name!r} is registered twice, by {_path(plugin)} and by package "
+                f"{_package(point)}; rename one of them"
+            )
+
+    def _import_own(self) -> None:
+        if self._imported:
+            return
+        self._imported = True
+        for package_name in self._packages:
+            package = importlib.import_module(package_name)
+            for module in pkgutil.iter_modules(getattr(package, "__path__", ())):
+                importlib.import_module(f"{package_name}.{module.name}")
+
+
+def _path(plugin: type) -> str:
+    return f"{plugin.__module__}.{plugin.__qualname__}"
+
+
+def _package(point: EntryPoint) -> str:
+    return point.dist.name if point.dist else point.value
+
+
+ATTACKS = Registry("attack", ("attacks", "baselines"), "leakbench.attacks")
+DATASETS = Registry("data set", ("datasets",), "leakbench.datasets")
+MODELS = Registry("model", ("bench.models",), "leakbench.models")
+DEFENSES = Registry("defense", ("bench.defenses",), "leakbench.defenses")
+
+register_attack = ATTACKS.register
+register_dataset = DATASETS.register
+register_model = MODELS.register
+register_defense = DEFENSES.register

@@ -1,0 +1,284 @@
+"""Tables in the paper's layout, from records alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from bench.cells import Cell
+from bench.metrics import Estimate
+from bench.store import Metrics, Record
+from bench.suite import Planned
+
+MISSING = "–"
+
+Row = tuple[str, ...]
+
+LAYOUTS: Mapping[str, tuple[str, ...]] = {
+    "table1": ("data set", "property"),
+    "table2": ("main task", "property", "B"),
+}
+"""Leading columns of each layout; settings that vary within a table are put before them."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A cell's place in a suite and its record, if it has been measured."""
+
+    planned: Planned
+    record: Record | None
+
+
+def markdown(title: str, cells: Sequence[Measured], command: str) -> str:
+    """Return a suite's whole report."""
+    parts = [f"# {title}", f"Made by `{command}`."]
+    parts += [main_tables(cells), reading_aid(cells), details(cells), settings(cells)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def main_tables(cells: Sequence[Measured]) -> str:
+    """Return one table a group: balanced accuracy with its interval, in percent."""
+    groups = list(dict.fromkeys(m.planned.group for m in cells))
+    return "\n\n".join(
+        f"## {group}\n\n{_group_table([m for m in cells if m.planned.group == group])}"
+        for group in groups
+    )
+
+
+def _group_table(cells: Sequence[Measured]) -> str:
+    leading = LAYOUTS[cells[0].planned.layout]
+    varying = _varying_settings([m.planned.cell for m in cells], leading)
+    frame: dict[Row, dict[str, str]] = {}
+    for measured in cells:
+        for name in measured.planned.cell.properties:
+            row = (*_row(measured, name, varying), *_row(measured, name, leading))
+            frame.setdefault(row, {})[measured.planned.column] = _accuracy(measured, name)
+    columns = list(dict.fromkeys(m.planned.column for m in cells))
+    rows = _in_reading_order(frame)
+    table = [
+        [*_without_repeats(row, rows, i), *(frame[row].get(c, MISSING) for c in columns)]
+        for i, row in enumerate(rows)
+    ]
+    return _table(table, [*varying, *leading, *columns])
+
+
+def _in_reading_order(frame: Mapping[Row, object]) -> list[Row]:
+    """Return rows so that equal leading values stand together, each in order of appearance."""
+    ranks = [
+        {value: i for i, value in enumerate(dict.fromkeys(column))}
+        for column in zip(*frame, strict=True)
+    ]
+    return sorted(frame, key=lambda row: [rank[v] for rank, v in zip(ranks, row, strict=True)])
+
+
+def _without_repeats(row: Row, rows: Sequence[Row], index: int) -> list[str]:
+    """Return a row's leading values, those blank that only repeat the row above."""
+    above = rows[index - 1] if index else ("",) * len(row)
+    same = True
+    shown = []
+    for value, before in zip(row, above, strict=True):
+        same = same and value == before
+        shown.append("" if same else value)
+    return shown
+
+
+def _row(measured: Measured, name: str, columns: Sequence[str]) -> Row:
+    cell = measured.planned.cell
+    values: dict[str, Callable[[], str]] = {
+        "data set": lambda: _dataset(cell),
+        "main task": lambda: _task(measured),
+        "property": lambda: name + ("†" if _implied(measured, name) else ""),
+        "B": lambda: str(cell.batch_size),
+    }
+    return tuple(values[c]() if c in values else _text(getattr(cell, c)) for c in columns)
+
+
+def _varying_settings(cells: Sequence[Cell], leading: Sequence[str]) -> list[str]:
+    """Return the settings, besides the leading columns, that differ between cells of a table."""
+    shown = {
+        "data set": {"dataset", "dataset_parameters"},
+        "main task": {"main_task"},
+        "B": {"batch_size"},
+    }
+    ignored = {"attack", "attack_parameters", "grant", "properties"}
+    ignored |= set().union(*(shown.get(column, set()) for column in leading))
+    if "data set" in leading:
+        ignored.add("main_task")
+    return [
+        field
+        for field in Cell.model_fields
+        if field not in ignored and len({_text(getattr(cell, field)) for cell in cells}) > 1
+    ]
+
+
+def _accuracy(measured: Measured, name: str) -> str:
+    record = measured.record
+    if record is None:
+        return MISSING
+    if record.metrics is None:
+        return "failed"
+    shown = _percent(record.metrics.properties[name].balanced_accuracy)
+    return f"{shown} (diverged)" if record.status == "diverged" else shown
+
+
+def reading_aid(cells: Sequence[Measured]) -> str:
+    """Return what a reader must know to read the tables, and what is missing from them."""
+    lines = [
+        "Balanced accuracy in % [95 % bootstrap interval by victim batch]; chance is 50. "
+        "**Prior**: D_aux's majority for everybody. **Blind**: random features of D_aux, matched "
+        "to individuals like any attack's; an attack has learnt only what it earns above this. "
+        "**Oracle**: f_p on the true features, the most that any attack through them can earn.",
+    ]
+    if any(_implied(m, name) for m in cells for name in m.planned.cell.properties):
+        lines.append("† The main task's own label gives this property away.")
+    missing = sum(m.record is None for m in cells)
+    failed = [m for m in cells if m.record is not None and m.record.status == "failed"]
+    if missing:
+        lines.append(f"{missing} of {len(cells)} cells are not measured yet ({MISSING}).")
+    for measured in failed:
+        assert measured.record is not None
+        lines.append(f"Failed: {describe(measured.planned)}: {measured.record.error}")
+    return "\n\n".join(lines)
+
+
+def details(cells: Sequence[Measured]) -> str:
+    """Return the other metrics: reconstruction by cell, and all of each property's."""
+    unique = {m.planned.key: m for m in cells if m.record is not None and m.record.metrics}
+    reconstruction, properties = [], []
+    for measured in unique.values():
+        record, cell = measured.record, measured.planned.cell
+        assert record is not None and record.metrics is not None and record.cost is not None
+        place = [measured.planned.column, _dataset(cell), _task(measured), str(cell.batch_size)]
+        reconstruction.append([*place, *_reconstruction(record.metrics, record)])
+        for name, m in record.metrics.properties.items():
+            properties.append(
+                [
+                    *place,
+                    name,
+                    *(_percent(e) for e in (m.accuracy, m.balanced_accuracy, m.auc)),
+                    _percent(m.count_error),
+                    f"{100 * m.prevalence:.0f}",
+                ]
+            )
+    if not unique:
+        return ""
+    place = ["attack", "data set", "main task", "B"]
+    what = ["feature cosine", "exact, %", "labels right, %", "diverged, %", "steps", "s/batch"]
+    each = ["property", "accuracy", "balanced accuracy", "AUC", "count error", "prevalence"]
+    return (
+        "## Reconstruction\n\nFeature cosine is taken after matching; exact means cosine ≥ 0.99; "
+        "steps are gradient evaluations a batch.\n\n"
+        f"{_table(reconstruction, [*place, *what])}\n\n"
+        "## All metrics by property\n\nIn %; count error is |inferred − true| number of "
+        f"individuals over B and needs no matching.\n\n{_table(properties, [*place, *each])}"
+    )
+
+
+def _reconstruction(metrics: Metrics, record: Record) -> list[str]:
+    assert record.cost is not None
+    batches = record.cell.individuals // record.cell.batch_size
+    cosine, exact = metrics.feature_cosine, metrics.exact
+    return [
+        MISSING if cosine is None else f"{cosine.value:.3f} [{cosine.low:.3f}, {cosine.high:.3f}]",
+        MISSING if exact is None else _percent(exact),
+        MISSING if metrics.label_accuracy is None else f"{100 * metrics.label_accuracy:.1f}",
+        f"{100 * metrics.diverged:.0f}",
+        f"{record.cost.steps:.0f}",
+        f"{record.cost.seconds / batches:.2f}",
+    ]
+
+
+def settings(cells: Sequence[Measured]) -> str:
+    """Return the settings under the tables: number of individuals, models, threat models."""
+    lines = ["## Settings", ""]
+    individuals = sorted({m.planned.cell.individuals for m in cells})
+    lines.append(f"- individuals in each cell: {', '.join(map(str, individuals))}")
+    for setup, main_task in _setups(cells).items():
+        lines.append(f"- {setup}: {main_task}")
+    for column in dict.fromkeys(m.planned.column for m in cells):
+        of_column = [m for m in cells if m.planned.column == column]
+        cell = of_column[0].planned.cell
+        knows = next((m.record.knowledge for m in of_column if m.record and m.record.knowledge), ())
+        lines.append(
+            f"- {column} (`{cell.attack}`): knows {', '.join(knows) or MISSING}; "
+            f"{_text(cell.attack_parameters) or 'no parameters'}"
+        )
+    defenses = {
+        f"{m.planned.cell.defense} {_text(m.planned.cell.defense_parameters)}".strip()
+        for m in cells
+    }
+    lines.append(f"- defense: {', '.join(sorted(defenses))}")
+    measured = [m.record for m in cells if m.record and m.record.versions]
+    versions = {", ".join(f"{k} {v}" for k, v in r.versions.items()) for r in measured}
+    devices = sorted({r.device for r in measured})
+    lines.append(
+        f"- measured on {', '.join(devices) or MISSING} with {'; '.join(sorted(versions))}"
+    )
+    return "\n".join(lines)
+
+
+def _setups(cells: Sequence[Measured]) -> dict[str, str]:
+    """Return a sentence for each setup and its main task's accuracy."""
+    found: dict[str, str] = {}
+    for m in cells:
+        cell = m.planned.cell
+        sentence = (
+            f"{_dataset(cell)}, {cell.image_size} px, main task {cell.main_task}; "
+            f"{cell.model} {_text(cell.model_parameters)}, split after {cell.split}; "
+            f"{cell.rounds} rounds of SGD over {cell.clients} clients (batch {cell.client_batch}, "
+            f"η = {cell.learning_rate:g}); D_aux {100 * cell.auxiliary_share:.0f} % of identities; "
+            f"seed {cell.seed}"
+        )
+        if m.record is not None and m.record.metrics is not None:
+            task = m.record.metrics.main_task
+            found[sentence] = (
+                f"main-task accuracy {100 * task['accuracy']:.1f} % "
+                f"(most frequent class {100 * task['most_frequent_class']:.1f} %)"
+            )
+        else:
+            found.setdefault(sentence, "main-task accuracy not measured yet")
+    return found
+
+
+def describe(planned: Planned) -> str:
+    """Return a cell in a few words."""
+    cell = planned.cell
+    return f"{planned.column}, {_dataset(cell)}, {cell.main_task}, B = {cell.batch_size}"
+
+
+def _dataset(cell: Cell) -> str:
+    subject = cell.dataset_parameters.get("subject")
+    return f"{cell.dataset} {subject}" if subject else cell.dataset
+
+
+def _task(measured: Measured) -> str:
+    record = measured.record
+    task = measured.planned.cell.main_task
+    if record is None or record.metrics is None:
+        return task
+    return f"{task} (K = {record.metrics.classes})"
+
+
+def _implied(measured: Measured, name: str) -> bool:
+    record = measured.record
+    return bool(record and record.metrics and record.metrics.properties[name].in_main_task)
+
+
+def _percent(estimate: Estimate) -> str:
+    if estimate.value is None or estimate.low is None or estimate.high is None:
+        return "undefined"
+    return f"{100 * estimate.value:.1f} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
+
+
+def _text(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k} = {v}" for k, v in value.items())
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _table(rows: Sequence[Sequence[str]], columns: Sequence[str]) -> str:
+    frame = pd.DataFrame(rows, columns=pd.Index(columns), dtype=str)
+    return str(frame.to_markdown(index=False, disable_numparse=True))

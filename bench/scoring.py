@@ -1,0 +1,110 @@
+"""Scoring: an attack's answers against the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from bench import metrics
+from bench.cells import Cell
+from bench.matching import match_individuals
+from bench.preparation import Prepared
+from bench.seeds import seed_for
+from bench.split import task_attributes
+from bench.store import Metrics, PropertyMetrics
+from bench.threat import Inference, Truth
+
+EXACT = 0.99
+"""Cosine from which a reconstructed feature counts as the individual's own."""
+
+
+def score(
+    truths: Sequence[Truth], inferences: Sequence[Inference], cell: Cell, prepared: Prepared
+) -> Metrics:
+    """Compare answers with the truth, individuals matched by feature where there are features."""
+    orders, cosines = _match_all(truths, inferences)
+    seed = seed_for("bootstrap", cell.seed) % 2**32
+    implied = _implied_properties(prepared)
+
+    def of_property(name: str) -> PropertyMetrics:
+        ordered = [
+            inference.scores[name].cpu()[order]
+            for inference, order in zip(inferences, orders, strict=True)
+        ]
+        scores = torch.cat(ordered).double().numpy()
+        present = torch.cat([truth.properties[name] for truth in truths]).numpy()
+
+        def with_interval(metric: metrics.Metric) -> metrics.Estimate:
+            return metrics.estimate(
+                lambda weights: metric(scores, present, weights),
+                len(truths),
+                cell.batch_size,
+                seed,
+            )
+
+        errors = metrics.count_error(scores, present, cell.batch_size)
+        return PropertyMetrics(
+            accuracy=with_interval(metrics.accuracy),
+            balanced_accuracy=with_interval(metrics.balanced_accuracy),
+            auc=with_interval(metrics.auc),
+            count_error=metrics.estimate_mean(errors, 1, seed),
+            prevalence=float(present.mean()),
+            in_main_task=name in implied,
+        )
+
+    def mean(values: np.ndarray) -> metrics.Estimate | None:
+        return metrics.estimate_mean(values, cell.batch_size, seed) if len(values) else None
+
+    return Metrics(
+        properties={name: of_property(name) for name in cell.properties},
+        feature_cosine=mean(cosines),
+        exact=mean((cosines >= EXACT).astype(np.float64)),
+        label_accuracy=_label_accuracy(truths, inferences),
+        diverged=float(np.mean([inference.diverged for inference in inferences])),
+        main_task=prepared.main_task,
+        classes=prepared.split.classes,
+    )
+
+
+def _match_all(
+    truths: Sequence[Truth], inferences: Sequence[Inference]
+) -> tuple[list[torch.Tensor], np.ndarray]:
+    """Return, for each batch, which answer is whose, and all individuals' cosines, shape (n,).
+
+    An attack without features gives all individuals of a batch the same answer: order is moot.
+    """
+    orders, cosines = [], []
+    for truth, inference in zip(truths, inferences, strict=True):
+        if inference.features is None:
+            orders.append(torch.arange(len(truth)))
+            continue
+        order, cosine = match_individuals(inference.features, truth.features)
+        orders.append(order)
+        cosines.append(cosine)
+    return orders, torch.cat(cosines).double().numpy() if cosines else np.empty(0)
+
+
+def _implied_properties(prepared: Prepared) -> set[str]:
+    """Return the properties that the main task's label gives away by definition."""
+    individuals = prepared.individuals
+    task = [individuals.attribute(name) for name in task_attributes(prepared.setup.main_task)]
+    return {
+        name
+        for name in prepared.setup.properties
+        if any(np.array_equal(individuals.attribute(name), attribute) for attribute in task)
+    }
+
+
+def _label_accuracy(truths: Sequence[Truth], inferences: Sequence[Inference]) -> float | None:
+    """Return the share of the batches' labels that the attack named, each batch as a multiset."""
+    shares = []
+    for truth, inference in zip(truths, inferences, strict=True):
+        if inference.labels is None:
+            return None
+        size = max(int(truth.labels.max()), int(inference.labels.max())) + 1
+        true = torch.bincount(truth.labels.cpu(), minlength=size)
+        named = torch.bincount(inference.labels.cpu(), minlength=size)
+        shares.append(torch.minimum(true, named).sum().item() / len(truth))
+    return float(np.mean(shares))

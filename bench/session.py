@@ -1,0 +1,139 @@
+"""What `leakbench run` and `leakbench report` do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from bench.cache import replacing
+from bench.cells import Cell
+from bench.console import RunConsole
+from bench.errors import UsageError
+from bench.executor import Failure, run_cells
+from bench.report import Measured, describe, main_tables, markdown, reading_aid, settings
+from bench.store import Store
+from bench.suite import Planned, expand, load_suite, override
+
+
+def run_suite(
+    suite_name: str,
+    changes: Sequence[str],
+    only: Sequence[str],
+    data_root: Path | None,
+    device: str,
+    workers: int | None,
+    out: Path,
+    command: str,
+) -> int:
+    """Measure what is not measured yet, write and print the tables; return the exit code.
+
+    Raises:
+        UsageError: the suite, a setting or the data are not as they must be.
+    """
+    name, suite = load_suite(suite_name)
+    suite = override(suite, changes)
+    cells = expand(name, suite, only)
+    store = Store(out / "records")
+    unique = {planned.key: planned for planned in cells}
+    pending = _pending(list(unique.values()), store, data_root)
+    console = Console(stderr=True)
+    if len(unique) > len(pending):
+        console.print(f"{len(unique) - len(pending)} of {len(unique)} cells have their record")
+    failures: list[Failure] = []
+    if pending:
+        chosen = _device(device)
+        count = workers or (1 if chosen != "cpu" else _cores())
+        with RunConsole(console, len(pending)) as watcher:
+            failures = run_cells(pending, store, data_root, chosen, count, watcher)
+    _present(name, suite.title, cells, store, out, command)
+    for failure in failures:
+        console.print(f"failed: {describe(failure.planned)}: {failure.message}", style="red")
+        if not failure.usage:
+            console.print(failure.details, markup=False)
+    if not failures:
+        return 0
+    return 2 if all(failure.usage for failure in failures) else 1
+
+
+def report_suite(
+    suite_name: str, changes: Sequence[str], only: Sequence[str], out: Path, command: str
+) -> None:
+    """Write and print a suite's tables from the records that exist.
+
+    Raises:
+        UsageError: there are none.
+    """
+    name, suite = load_suite(suite_name)
+    suite = override(suite, changes)
+    cells = expand(name, suite, only)
+    store = Store(out / "records")
+    if not any(store.read(planned.key) for planned in cells):
+        raise UsageError(
+            f"{out / 'records'} holds no record of suite {name!r} with these settings; run "
+            f"`leakbench run {suite_name}` first or name another folder with --out"
+        )
+    _present(name, suite.title, cells, store, out, command)
+
+
+def _pending(cells: Sequence[Planned], store: Store, data_root: Path | None) -> list[Planned]:
+    """Return the cells to measure: no record, a failed one, or one of other data than are there."""
+    pending = []
+    fingerprints: dict[str, str | None] = {}
+    for planned in cells:
+        record = store.read(planned.key)
+        if record is None or record.status == "failed":
+            pending.append(planned)
+            continue
+        data = _data_key(planned.cell)
+        if data not in fingerprints:
+            fingerprints[data] = _fingerprint(planned.cell, data_root)
+        if fingerprints[data] not in (None, record.fingerprint):
+            pending.append(planned)
+    return pending
+
+
+def _data_key(cell: Cell) -> str:
+    return f"{cell.dataset} {cell.dataset_parameters} {cell.image_size}"
+
+
+def _fingerprint(cell: Cell, data_root: Path | None) -> str | None:
+    """Return the fingerprint of the cell's data; None where they are not there to compare."""
+    from bench.preparation import load_individuals
+
+    try:
+        return load_individuals(cell.setup, data_root).fingerprint
+    except UsageError:
+        return None
+
+
+def _present(
+    name: str, title: str, cells: Sequence[Planned], store: Store, out: Path, command: str
+) -> None:
+    measured = [Measured(planned, store.read(planned.key)) for planned in cells]
+    path = out / f"{name}.md"
+    with replacing(path) as temporary:
+        temporary.write_text(markdown(title, measured, command), encoding="utf-8")
+    print(main_tables(measured), reading_aid(measured), settings(measured), sep="\n\n")
+    print(f"\nAll metrics are in {path}.")
+
+
+def _device(name: str) -> str:
+    import torch
+
+    available = {"cpu": True, "cuda": torch.cuda.is_available()}
+    available["mps"] = torch.backends.mps.is_available()
+    if name == "auto":
+        return next(device for device in ("cuda", "mps", "cpu") if available[device])
+    if not available[name]:
+        raise UsageError(f"device {name!r} is not available here; use --device auto")
+    return name
+
+
+def _cores() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,107 @@
+"""Records: one JSON file a cell, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from bench.cache import replacing
+from bench.cells import SCHEMA, Cell
+from bench.metrics import Estimate
+
+
+class PropertyMetrics(BaseModel):
+    """How well one property was inferred; see `bench.metrics`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    accuracy: Estimate
+    balanced_accuracy: Estimate
+    auc: Estimate
+    count_error: Estimate
+    prevalence: float
+    in_main_task: bool
+
+
+class Metrics(BaseModel):
+    """What a cell measured.
+
+    Attributes:
+        properties: by property.
+        feature_cosine: between reconstructed and true features, matched; None without features.
+        exact: share of individuals whose feature has cosine ≥ 0.99.
+        label_accuracy: share of the batch's labels that the attack believed in, as a multiset.
+        diverged: share of batches on which the attack reports failure.
+        main_task: the shared model's accuracy on the victims' images, none of which it has seen.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    properties: dict[str, PropertyMetrics]
+    feature_cosine: Estimate | None
+    exact: Estimate | None
+    label_accuracy: float | None
+    diverged: float
+    main_task: dict[str, float]
+    classes: int
+
+
+class Cost(BaseModel):
+    """What a cell took: seconds of wall time, gradient evaluations a batch, peak memory."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seconds: float
+    steps: float
+    peak_memory_mib: float
+
+
+class Record(BaseModel):
+    """A measured cell, or one that failed and will be tried again."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: int = SCHEMA
+    key: str
+    cell: Cell
+    attack_version: int
+    status: Literal["done", "failed", "diverged"]
+    error: str | None = None
+    knowledge: tuple[str, ...] = ()
+    metrics: Metrics | None = None
+    cost: Cost | None = None
+    fingerprint: str | None = None
+    versions: dict[str, str] = {}
+    device: str = "cpu"
+    finished: str = ""
+
+
+class Store:
+    """The records of one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, key: str) -> Path:
+        """Return the file of the record with this key."""
+        return self.folder / f"{key}.json"
+
+    def read(self, key: str) -> Record | None:
+        """Return the record with this key; None if there is none that can be read."""
+        try:
+            return Record.model_validate_json(self.path(key).read_text(encoding="utf-8"))
+        except (FileNotFoundError, UnicodeDecodeError, ValidationError, json.JSONDecodeError):
+            return None
+
+    def write(self, record: Record) -> None:
+        """Write a record in place of any other with its key."""
+        stamped = record.model_copy(
+            update={"finished": datetime.now(UTC).isoformat(timespec="seconds")}
+        )
+        text = json.dumps(stamped.model_dump(mode="json"), indent=1, ensure_ascii=False)
+        with replacing(self.path(record.key)) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,236 @@
+"""The threat model as types: what the adversary knows, sees and answers, and what it never sees.
+
+The harness builds a `Truth` for every victim batch and derives from it an `Observation` that holds
+only what the cell's `Knowledge` grants. An attack receives `Server` and `Observation`s and returns
+`Inference`s; no signature on its side mentions `Truth`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Flag, auto
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import Tensor
+
+from bench.errors import UsageError
+
+if TYPE_CHECKING:
+    from bench.models import SharedModel
+    from bench.property_model import PropertyModel
+
+
+class Knowledge(Flag):
+    """What an adversary may know. The batch size is always known."""
+
+    NOTHING = 0
+    MODEL = auto()
+    """The shared model's weights in the attacked round."""
+    UPDATE = auto()
+    """The victim's update, as the defense let it pass."""
+    LABELS = auto()
+    """The main-task labels of the victim batch, as a multiset."""
+    AUXILIARY = auto()
+    """D_aux: images of other individuals, labelled with properties and main task."""
+    FEATURES = auto()
+    """The victims' true deep features. No server has them: only the `oracle` control."""
+
+    @classmethod
+    def parse(cls, names: Iterable[str]) -> Knowledge:
+        """Return the union of the named kinds of knowledge.
+
+        Raises:
+            UsageError: a name is unknown.
+        """
+        knowledge = cls.NOTHING
+        for name in names:
+            if name.upper() not in cls.__members__ or name.upper() == "NOTHING":
+                raise UsageError(
+                    f"unknown knowledge {name!r}; choose from {', '.join((~cls.NOTHING).names())}"
+                )
+            knowledge |= cls[name.upper()]
+        return knowledge
+
+    def names(self) -> list[str]:
+        """Return the names of the kinds of knowledge held, in order of definition."""
+        return [str(member.name).lower() for member in Knowledge if member in self]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What really was in one victim batch of B individuals; for scoring only.
+
+    Attributes:
+        images: in [0, 1], shape (B, 3, size, size).
+        labels: main-task classes, shape (B,).
+        features: E(X), shape (B, d).
+        properties: property → presence, shape (B,) each.
+    """
+
+    images: Tensor
+    labels: Tensor
+    features: Tensor
+    properties: Mapping[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the adversary sees of one victim batch; a field it was not granted is None.
+
+    Attributes:
+        batch_size: number of individuals B.
+        seed: for the attack's own randomness.
+        update: parameter name → gradient of the mean cross-entropy over the batch.
+        labels: main-task classes in ascending order, shape (B,): which individual has which label
+            is not known.
+        features: true E(X), shape (B, d); for the `oracle` control.
+    """
+
+    batch_size: int
+    seed: int
+    update: Mapping[str, Tensor] | None = None
+    labels: Tensor | None = None
+    features: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Auxiliary:
+    """D_aux: images of individuals who are neither victims nor in any client's data.
+
+    Attributes:
+        images: in [0, 1], shape (n, 3, size, size).
+        labels: main-task classes, shape (n,).
+        features: E(images) through the attacked shared model, shape (n, d).
+        properties: property → presence, shape (n,) each.
+        property_model: f_p, trained on `features` and `properties`.
+    """
+
+    images: Tensor
+    labels: Tensor
+    features: Tensor
+    properties: Mapping[str, Tensor]
+    property_model: PropertyModel
+
+
+@dataclass(frozen=True)
+class Server:
+    """What the honest-but-curious server holds before any update arrives.
+
+    Attributes:
+        classes: number K of main-task classes.
+        image_shape: (channels, height, width) of the model's input.
+        properties: the properties it wants to infer.
+        model: the shared model in the attacked round, if granted.
+        auxiliary: D_aux, if granted.
+    """
+
+    classes: int
+    image_shape: tuple[int, int, int]
+    properties: tuple[str, ...]
+    model: SharedModel | None = None
+    auxiliary: Auxiliary | None = None
+
+
+@dataclass(frozen=True)
+class Inference:
+    """An attack's answer for one victim batch, its individuals in any order.
+
+    Attributes:
+        scores: property → probability of presence in [0, 1], shape (B,) each.
+        features: reconstructed E(X), shape (B, d); None for an attack that reconstructs none, whose
+            answer then is the same for all individuals of the batch.
+        images: reconstructed images in [0, 1], shape (B, 3, size, size), if any.
+        labels: main-task classes that the attack believes in, shape (B,), if any.
+        loss: final value of the attack's objective, if it has one.
+        steps: evaluations of the update's gradient that were spent.
+        diverged: whether the attack itself reports failure.
+    """
+
+    scores: Mapping[str, Tensor]
+    features: Tensor | None = None
+    images: Tensor | None = None
+    labels: Tensor | None = None
+    loss: float | None = None
+    steps: int = 0
+    diverged: bool = False
+
+
+Progress = Callable[[float], None]
+"""Called by an attack with the share of its work that is done, in [0, 1]."""
+
+
+def part_of(progress: Progress, number: int, total: int) -> Progress:
+    """Return the progress of part `number` of `total` equal parts of a piece of work."""
+    return lambda share: progress((number + share) / total)
+
+
+class Attack(ABC):
+    """An attack or control. Subclasses are frozen dataclasses: their fields are its parameters.
+
+    Attributes:
+        name: set by the registry.
+        version: raised whenever the numbers that the attack gives may change; part of a cell's key.
+        title: its column in a table.
+        reference: the publication it implements.
+        control: whether it is a control, not an attack.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    title: ClassVar[str]
+    reference: ClassVar[str]
+    control: ClassVar[bool] = False
+
+    @property
+    @abstractmethod
+    def needs(self) -> Knowledge:
+        """What a cell must grant for the attack to run with these parameters."""
+
+    @abstractmethod
+    def infer(
+        self, server: Server, observations: Sequence[Observation], progress: Progress
+    ) -> list[Inference]:
+        """Infer the properties of every individual of every observed batch.
+
+        The answer for one observation depends on nothing but it and the server's knowledge: the
+        others are handed over together so that the work can be vectorised.
+        """
+
+    def work(self, batch_size: int) -> float:  # noqa: ARG002
+        """Return the expected cost per individual in gradient evaluations (for time estimates)."""
+        return 1.0
+
+
+def observe(
+    truth: Truth, update: Mapping[str, Tensor], knowledge: Knowledge, seed: int
+) -> Observation:
+    """Return what an adversary with `knowledge` sees of a victim batch, as copies."""
+    return Observation(
+        batch_size=len(truth),
+        seed=seed,
+        update={name: value.clone() for name, value in update.items()}
+        if Knowledge.UPDATE in knowledge
+        else None,
+        labels=truth.labels.sort().values.clone() if Knowledge.LABELS in knowledge else None,
+        features=truth.features.clone() if Knowledge.FEATURES in knowledge else None,
+    )
+
+
+def check_grant(attack: Attack, granted: Knowledge) -> None:
+    """Refuse an attack that needs to know more than the cell grants.
+
+    Raises:
+        UsageError: names what is missing.
+    """
+    missing = attack.needs & ~granted
+    if missing:
+        raise UsageError(
+            f"attack {attack.name!r} needs to know {' and '.join(missing.names())}, which this "
+            f"cell does not grant (it grants {', '.join(granted.names()) or 'nothing'}); "
+            f"add it to `grant` or choose parameters that need less"
+        )

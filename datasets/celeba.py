@@ -1,0 +1,139 @@
+"""CelebA in its official layout, whole or as a subset."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.data import DataSet, Individuals
+from bench.errors import UsageError
+from bench.images import Box, decoded, inside
+from bench.labelfile import read_lines, read_rows
+from bench.registry import register_dataset
+from bench.seeds import digest
+
+FACE: Box = (0, 20, 178, 198)
+"""The square crop that puts CelebA's faces at the scale of LFW's, 36 pixels from each border."""
+
+PROPERTIES = {"gender": "Male", "glasses": "Eyeglasses", "smile": "Smiling", "young": "Young"}
+
+
+@register_dataset("celeba")
+@dataclass(frozen=True, kw_only=True)
+class CelebA(DataSet):
+    """Liu, Luo, Wang, Tang 2015, Deep Learning Face Attributes in the Wild (ICCV).
+
+    Reads `img_align_celeba/`, `list_attr_celeba.txt` and `identity_CelebA.txt`; rows whose image is
+    absent are left out, so that any subset of the images works. Properties: gender (Male), glasses
+    (Eyeglasses), smile (Smiling), young (Young); main tasks: any of the 40 official attributes.
+
+    Attributes:
+        selection: `all` images, or those that `selection.csv` (columns image_id, group) puts in
+            the group `natural` or `balanced`.
+    """
+
+    folder = "celeba"
+    source = (
+        "the aligned images, attributes and identities from "
+        "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
+    )
+    properties = tuple(PROPERTIES)
+
+    selection: Literal["all", "natural", "balanced"] = "all"
+
+    def load(self, data_root: Path | None, size: int) -> Individuals:
+        """Return the individuals whose image is present, in the order of the attribute file."""
+        assert data_root is not None
+        folder = data_root / self.folder
+        names, files, table = _attributes(folder / "list_attr_celeba.txt")
+        image_folder = folder / "img_align_celeba"
+        paths = [inside(image_folder, file, folder / "list_attr_celeba.txt") for file in files]
+        wanted = _present(image_folder) & self._selected(folder, files)
+        rows = [i for i, file in enumerate(files) if file in wanted]
+        if not rows:
+            raise UsageError(
+                f"{image_folder} holds none of the images of selection {self.selection!r} that "
+                f"list_attr_celeba.txt lists; unpack img_align_celeba.zip there"
+            )
+        kept, paths, table = [files[i] for i in rows], [paths[i] for i in rows], table[rows]
+        identities = _identities(folder / "identity_CelebA.txt", kept)
+        attributes = {name: table[:, names.index(own)] for name, own in PROPERTIES.items()}
+        attributes |= {name: table[:, i] for i, name in enumerate(names)}
+        return Individuals(
+            images=decoded(paths, FACE, size),
+            attributes=attributes,
+            identities=identities,
+            fingerprint=digest(
+                [(file, path.stat().st_size) for file, path in zip(kept, paths, strict=True)],
+                np.packbits(table).tobytes().hex(),
+                identities.tolist(),
+            )[:16],
+        )
+
+    def main_tasks(self) -> Mapping[str, str]:
+        """Return two tasks made of attributes that are none of the properties."""
+        return {
+            "2-class": "Mouth_Slightly_Open",
+            "8-class": "Mouth_Slightly_Open+Black_Hair+Bangs",
+        }
+
+    def _selected(self, folder: Path, files: list[str]) -> set[str]:
+        if self.selection == "all":
+            return set(files)
+        rows = read_rows(folder / "selection.csv", fields=2, separator=",")
+        return {file for file, group in rows if group == self.selection}
+
+
+def _attributes(path: Path) -> tuple[list[str], list[str], NDArray[np.bool_]]:
+    """Return attribute names, image files and presence, shape (files, names)."""
+    rows = read_lines(path)
+    count, names = next(rows, "").strip(), next(rows, "").split()
+    missing = sorted(set(PROPERTIES.values()) - set(names))
+    if not count.isdecimal() or missing:
+        raise UsageError(
+            f"{path} does not begin with a line that holds the number of images and one that names "
+            f"the attributes ({', '.join(missing) or 'no count'} missing); get the official file"
+        )
+    table = [line.split() for line in rows]
+    for number, fields in enumerate(table, start=3):
+        if len(fields) != len(names) + 1 or not {"1", "-1"}.issuperset(fields[1:]):
+            raise UsageError(
+                f"{path} line {number}: expected an image and {len(names)} values of 1 or -1, "
+                f"found {len(fields)} fields; get the official file"
+            )
+    if len(table) != int(count):
+        raise UsageError(
+            f"{path} announces {count} images on line 1 but lists {len(table)}; the file is cut "
+            f"short or edited, get it again or correct line 1"
+        )
+    files = [fields[0] for fields in table]
+    return names, files, np.array([fields[1:] for fields in table], dtype="U2") == "1"
+
+
+def _present(folder: Path) -> set[str]:
+    if not folder.is_dir():
+        raise UsageError(f"folder {folder} not found; get {CelebA.source}")
+    return {entry.name for entry in os.scandir(folder)}
+
+
+def _identities(path: Path, files: list[str]) -> NDArray[np.int64]:
+    """Return each file's identity, shape (n,): without it no split is honest."""
+    known = dict(read_rows(path, fields=2))
+    try:
+        return np.array([int(known[file]) for file in files], dtype=np.int64)
+    except KeyError as error:
+        raise UsageError(
+            f"{path} has no identity for image {error.args[0]}; get the official file"
+        ) from None
+    except ValueError:
+        bad = next(file for file in files if not known[file].lstrip("-").isdecimal())
+        raise UsageError(
+            f"{path}: the identity of image {bad} is {known[bad]!r}, not a number; "
+            f"get the official file"
+        ) from None

@@ -1,0 +1,161 @@
+"""The embedded default: drawn individuals whose every factor is known and independent.
+
+Nothing to download, and no image of a real person. Attributes are independent of one another and
+true for half of the individuals, so no attack can profit from a correlation in the population:
+whatever it learns of a property, it learned from the images' features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import ClassVar, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.data import DataSet, Individuals
+from bench.errors import UsageError
+from bench.registry import register_dataset
+from datasets.birds import BIRDS
+from datasets.faces import FACES
+from datasets.scene import Factors, Subject
+from datasets.vehicles import VEHICLES
+
+DRAWING_VERSION = 1
+"""Part of the fingerprint: raise it with every change of what is drawn."""
+
+BLOCK = 64
+"""Individuals, or identities, sampled by one generator. Part of what is drawn."""
+
+PIXELS_AT_ONCE = 2**17
+"""Drawn together: few enough for a core's cache, enough to hide the cost of each call."""
+
+SMALLEST, LARGEST = 16, 512
+
+SubjectName = Literal["faces", "vehicles", "birds"]
+SUBJECTS: dict[SubjectName, Subject] = {"faces": FACES, "vehicles": VEHICLES, "birds": BIRDS}
+
+
+@register_dataset("synthetic")
+@dataclass(frozen=True, kw_only=True)
+class Synthetic(DataSet):
+    """Drawn faces, vehicles or birds, several images of each identity.
+
+    Faces
+        have the properties gender (true: female), glasses, smile and young, and for main tasks hat,
+        dark_hair, looking_left and bright_background.
+    Vehicles
+        have the property wheel, and dark_paint, two_windows, facing_left and cargo.
+    Birds
+        have the property beak (true: long, straight or hooked; false: a short cone), and long_tail,
+        crest, dark_plumage and facing_left.
+
+    Individual i depends on the seed, the subject, `images_per_identity` and i alone: a larger data
+    set begins with the smaller one.
+
+    Attributes:
+        subject: what is drawn.
+        individuals: number of images.
+        images_per_identity: consecutive images that show the same person or object. Gender, age,
+            geometry and colours belong to the identity; pose, light, background, expression and
+            what is worn belong to the image.
+        seed: not negative.
+    """
+
+    subject: SubjectName = "faces"
+    individuals: int = 6_000
+    images_per_identity: int = 4
+    seed: int = 0
+
+    folder: ClassVar[str | None] = None
+    source: ClassVar[str] = ""
+    properties: ClassVar[tuple[str, ...]] = (
+        "gender",
+        "glasses",
+        "smile",
+        "young",
+        "wheel",
+        "beak",
+    )
+
+    def load(self, data_root: Path | None, size: int) -> Individuals:  # noqa: ARG002
+        """Draw all individuals; `data_root` is not looked at.
+
+        Raises:
+            UsageError: a parameter or the size is out of range.
+        """
+        self._check(size)
+        subject = SUBJECTS[self.subject]
+        images = np.empty((self.individuals, 3, size, size), dtype=np.uint8)
+        names = (*subject.fixed_attributes, *subject.varying_attributes)
+        attributes = {name: np.empty(self.individuals, dtype=np.bool_) for name in names}
+        for block, start in enumerate(range(0, self.individuals, BLOCK)):
+            factors = self.factors(block)
+            wanted = images[start : start + BLOCK]
+            wanted[:] = self._draw(factors, block, size)[: len(wanted)]
+            for name, values in attributes.items():
+                values[start : start + BLOCK] = factors.attributes[name][: len(wanted)]
+        identities = np.arange(self.individuals, dtype=np.int64) // self.images_per_identity
+        return Individuals(images, attributes, identities, self.fingerprint(size))
+
+    def factors(self, block: int) -> Factors:
+        """Return the factors of the individuals from `BLOCK` · block on.
+
+        Attributes and latents have shape (BLOCK,) each, however many individuals were asked for.
+        """
+        subject = SUBJECTS[self.subject]
+        rows = np.arange(block * BLOCK, (block + 1) * BLOCK) // self.images_per_identity
+        known = range(rows[0] // BLOCK, rows[-1] // BLOCK + 1)
+        fixed_names = (*subject.fixed_attributes, *subject.fixed_latents)
+        fixed = np.concatenate([self._uniform("identity", at, len(fixed_names)) for at in known])
+        fixed = fixed[rows - known.start * BLOCK]
+        varying_names = (*subject.varying_attributes, *subject.varying_latents)
+        varying = self._uniform("image", block, len(varying_names))
+        columns = dict(zip(fixed_names, fixed.T, strict=True))
+        columns |= dict(zip(varying_names, varying.T, strict=True))
+        present = (*subject.fixed_attributes, *subject.varying_attributes)
+        return Factors(
+            {name: columns[name] < 0.5 for name in present},
+            {name: np.ascontiguousarray(columns[name]) for name in columns if name not in present},
+        )
+
+    def fingerprint(self, size: int) -> str:
+        """Return a short hash of all that the content depends on."""
+        content = repr((DRAWING_VERSION, BLOCK, *astuple(self), size))
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    def _draw(self, factors: Factors, block: int, size: int) -> NDArray[np.uint8]:
+        noise = self._generator("noise", block)
+        subject = SUBJECTS[self.subject]
+        step = max(1, min(BLOCK, PIXELS_AT_ONCE // size**2))
+        return np.concatenate(
+            [
+                subject.draw(factors[start : start + step], size, noise)
+                for start in range(0, BLOCK, step)
+            ]
+        )
+
+    def _uniform(self, what: str, block: int, columns: int) -> NDArray[np.float32]:
+        return self._generator(what, block).random((BLOCK, columns), dtype=np.float32)
+
+    def _generator(self, what: str, block: int) -> np.random.Generator:
+        name = int.from_bytes(f"{self.subject} {what}".encode())
+        return np.random.default_rng([self.seed, name, block])
+
+    def _check(self, size: int) -> None:
+        known = get_args(SubjectName)
+        if self.subject not in known:
+            raise UsageError(
+                f"unknown subject {self.subject!r} of data set synthetic; pass {', '.join(known)}"
+            )
+        for name, smallest in (("individuals", 1), ("images_per_identity", 1), ("seed", 0)):
+            if (value := getattr(self, name)) < smallest:
+                raise UsageError(
+                    f"{name}={value} of data set synthetic is too small; pass {smallest} or more"
+                )
+        if not SMALLEST <= size <= LARGEST:
+            raise UsageError(
+                f"size {size} is not for data set synthetic; pass {SMALLEST} to {LARGEST} pixels"
+            )
