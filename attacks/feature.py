@@ -48,7 +48,7 @@ class FeatureReconstruction(Attack):
     )
 
     steps: int = 300
-    learning_rate: float = 0.1
+    learning_rate: float = 0.02
     lam: float = 0.1
     kernel_width: float = 1.0
     labels: Literal["known", "recovered", "joint"] = "known"

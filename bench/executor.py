@@ -12,15 +12,19 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import lru_cache
 from multiprocessing.connection import wait as wait_for_sentinel
 from pathlib import Path
 from queue import Empty
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bench.cells import Cell, Setup
 from bench.errors import UsageError
 from bench.store import Record, Store
 from bench.suite import Planned
+
+if TYPE_CHECKING:
+    from bench.preparation import Prepared
 
 TRAINING_COST = 1 / 3
 """A training step on one image against one gradient-matching evaluation of it."""
@@ -215,9 +219,15 @@ def _teller(key: str) -> Callable[[float], None]:
 
 
 def _prepare(setup_json: str, data_root: Path | None, device: str) -> None:
+    _prepared(setup_json, data_root, device)
+
+
+@lru_cache(maxsize=1)
+def _prepared(setup_json: str, data_root: Path | None, device: str) -> Prepared:
+    """Return a setup made real; the last one is kept for the next cell."""
     from bench.preparation import prepare
 
-    prepare(Setup.model_validate_json(setup_json), data_root, device, _say)
+    return prepare(Setup.model_validate_json(setup_json), data_root, device, _say)
 
 
 def _measure(
@@ -229,7 +239,8 @@ def _measure(
     cell = Cell.model_validate_json(cell_json)
     store = Store(folder)
     try:
-        outcome = _Outcome(measure(cell, data_root, device, _teller(key), _say))
+        prepared = _prepared(cell.setup.model_dump_json(), data_root, device)
+        outcome = _Outcome(measure(cell, prepared, _teller(key)))
     except Exception as error:
         usage = isinstance(error, UsageError)
         message = str(error) if usage else f"{type(error).__name__}: {error}"

@@ -6,9 +6,7 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Callable
 from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,7 +17,7 @@ from bench.errors import UsageError
 from bench.federation import client_update, to_images
 from bench.models import deep_features
 from bench.plugins import build
-from bench.preparation import Prepared, prepare
+from bench.preparation import Prepared
 from bench.registry import ATTACKS, DEFENSES
 from bench.scoring import score
 from bench.seeds import generator_for, seed_for
@@ -37,14 +35,8 @@ from bench.threat import (
 from bench.validation import check_inferences
 
 
-def measure(
-    cell: Cell,
-    data_root: Path | None,
-    device: str,
-    progress: Progress,
-    say: Callable[[str], None],
-) -> Record:
-    """Run one cell and return its record.
+def measure(cell: Cell, prepared: Prepared, progress: Progress) -> Record:
+    """Run one cell on its prepared setup and return its record.
 
     Raises:
         UsageError: the cell cannot be run as described, or the attack's answer is malformed.
@@ -53,7 +45,6 @@ def measure(
     knowledge = Knowledge.parse(cell.grant)
     check_grant(attack, knowledge)
     defense: Defense = build(DEFENSES, cell.defense, cell.defense_parameters)
-    prepared = prepare(cell.setup, data_root, device, say)
     truths = victim_batches(prepared, cell.batch_size, cell.individuals)
     observations = [
         _observation(truth, i, prepared, defense, knowledge, cell) for i, truth in enumerate(truths)
@@ -74,7 +65,7 @@ def measure(
         cost=Cost(
             seconds=seconds,
             steps=float(np.mean([inference.steps for inference in inferences])),
-            peak_memory_mib=_peak_memory_mib(device),
+            peak_memory_mib=_peak_memory_mib(prepared.device),
         ),
         fingerprint=prepared.individuals.fingerprint,
         versions={
@@ -83,7 +74,7 @@ def measure(
             "torch": torch.__version__,
             "numpy": np.__version__,
         },
-        device=device,
+        device=prepared.device,
     )
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +38,7 @@ class Prepared:
         split: who is client, auxiliary, victim.
         server: all that the server could know; attacks get what their cell grants.
         main_task: accuracy on the victims' images and share of the most frequent class.
+        device: where the server's tensors are.
     """
 
     setup: Setup
@@ -46,6 +46,7 @@ class Prepared:
     split: Split
     server: Server
     main_task: dict[str, float]
+    device: str
 
 
 def load_individuals(setup: Setup, data_root: Path | None) -> Individuals:
@@ -75,15 +76,10 @@ def prepare(
 
     Args:
         say: told in a few words what is being done.
+
+    Raises:
+        UsageError: data, main task, properties, model or split are not as they must be.
     """
-    return _prepare(setup.model_dump_json(), data_root, device, say)
-
-
-@lru_cache(maxsize=2)
-def _prepare(
-    setup_json: str, data_root: Path | None, device: str, say: Callable[[str], None]
-) -> Prepared:
-    setup = Setup.model_validate_json(setup_json)
     say(f"loading {setup.dataset}")
     individuals = load_individuals(setup, data_root)
     split = split_individuals(
@@ -114,6 +110,7 @@ def _prepare(
             to_images(individuals.images[split.victims], device),
             torch.from_numpy(split.labels[split.victims]).to(device),
         ),
+        device=device,
     )
 
 

@@ -83,7 +83,7 @@ def _measure(factors: Factors) -> _Face:
     yaw = factors.between("yaw", 0.05, 0.15) * factors.where("looking_left", -1, 1)
     width = factors.between("face_width", 0.43, 0.51)
     jaw = factors.where(
-        "gender", factors.between("jaw", 0.72, 0.88), factors.between("jaw", 0.84, 1.0)
+        "gender", factors.between("jaw", 0.84, 1.0), factors.between("jaw", 0.72, 0.88)
     )
     chin = factors.between("chin", 0.40, 0.50) + factors.where("young", 0, 0.05)
     hair = tint(
@@ -125,7 +125,7 @@ def _strands(
 
 
 def _hair_behind(canvas: Canvas, factors: Factors, face: _Face) -> None:
-    long = factors.chance("long_hair", factors.where("gender", 0.87, 0.08))
+    long = factors.chance("long_hair", factors.where("gender", 0.08, 0.87))
     length = factors.between("hair_length", 0.5, 0.95)
     half = (0.62 + length) / 2
     spread = face.width + factors.between("hair_spread", 0.08, 0.2)
@@ -184,7 +184,7 @@ def _nose(canvas: Canvas, factors: Factors, face: _Face) -> None:
 
 
 def _beard(canvas: Canvas, factors: Factors, face: _Face) -> None:
-    male = factors.where("gender", 0, 1)
+    male = factors.where("gender", 1, 0)
     # Lighter or darker than the skin, whatever the hair: a shadow, or grey stubble.
     light = factors.chance("beard_light", 0.5)[:, None] > 0
     colour = np.where(light, face.skin * 0.55 + 0.45, face.skin * 0.45).astype(np.float32)
@@ -203,7 +203,7 @@ def _mouth(canvas: Canvas, factors: Factors, face: _Face) -> None:
         "smile", factors.between("rise", 0.15, 0.22), factors.between("rise", -0.11, -0.01)
     )
     half = factors.between("mouth_width", 0.23, 0.28)
-    full = factors.between("lips", 0.025, 0.04) + factors.where("gender", 0.018, 0)
+    full = factors.between("lips", 0.025, 0.04) + factors.where("gender", 0, 0.018)
     lips, inside = _mouth_colours(factors, face)
     x, y = face.yaw * 1.15, face.mouth_y
     parted = factors.chance("parted", factors.where("smile", 0.6, 0.5))
@@ -222,7 +222,7 @@ def _mouth_colours(factors: Factors, face: _Face) -> tuple[Colour, Colour]:
     light = factors.chance("lip_light", 0.15)[:, None] > 0
     red = np.array([[0.62, 0.1, 0.16]], np.float32)
     pale = np.clip(face.skin * 0.4 + np.array([[0.6, 0.42, 0.46]], np.float32), 0, 1)
-    made_up = factors.where("gender", factors.between("lip_red", 0.4, 1), 0.1)
+    made_up = factors.where("gender", 0.1, factors.between("lip_red", 0.4, 1))
     lips = np.where(light, pale, mix(face.skin * 0.65, red, made_up))
     teeth = factors.chance("teeth", factors.where("smile", 0.65, 0.45))[:, None] > 0
     return lips.astype(np.float32), np.where(teeth, WHITE, BLACK).astype(np.float32)
@@ -246,17 +246,17 @@ def _eye(canvas: Canvas, factors: Factors, face: _Face, side: float) -> None:
     gaze = x + face.yaw * 0.3
     canvas.paint(ellipse(gaze, y, tall * 0.8, tall * 0.85), iris)
     canvas.paint(ellipse(gaze, y, tall * 0.4, tall * 0.45), BLACK)
-    lash = factors.where("gender", factors.between("lash", 0.018, 0.038), 0.01)
+    lash = factors.where("gender", 0.01, factors.between("lash", 0.018, 0.038))
     canvas.paint(curve(x, y - tall, half * 1.1, -tall * 0.8, lash), BLACK)
     wing = stroke(x + side * half, y - tall * 0.2, x + side * half * 1.7, y - tall * 1.1, lash)
-    canvas.paint(wing, BLACK, factors.where("gender", 1, 0) * factors.chance("wing", 0.75))
+    canvas.paint(wing, BLACK, factors.where("gender", 0, 1) * factors.chance("wing", 0.75))
 
 
 def _brow(canvas: Canvas, factors: Factors, face: _Face, side: float) -> None:
     thick = factors.where(
-        "gender", factors.between("brow", 0.012, 0.03), factors.between("brow", 0.028, 0.055)
+        "gender", factors.between("brow", 0.028, 0.055), factors.between("brow", 0.012, 0.03)
     )
-    arch = factors.where("gender", -0.06, -0.02)
+    arch = factors.where("gender", -0.02, -0.06)
     x = face.yaw + side * (face.eye_x + 0.01)
     y = face.eye_y - factors.between("brow_raise", 0.16, 0.2)
     brow = curve(x, y, face.eye_half * 1.35, arch, thick, slope=side * -arch * 0.5)

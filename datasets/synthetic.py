@@ -8,6 +8,7 @@ whatever it learns of a property, it learned from the images' features.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, get_args
@@ -15,6 +16,7 @@ from typing import ClassVar, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.cache import cached_array
 from bench.data import DataSet, Individuals
 from bench.errors import UsageError
 from bench.registry import register_dataset
@@ -37,6 +39,13 @@ SMALLEST, LARGEST = 16, 512
 SubjectName = Literal["faces", "vehicles", "birds"]
 SUBJECTS: dict[SubjectName, Subject] = {"faces": FACES, "vehicles": VEHICLES, "birds": BIRDS}
 
+MAIN_TASKS: dict[SubjectName, tuple[str, str, str]] = {
+    "faces": ("hat", "dark_hair", "looking_left"),
+    "vehicles": ("dark_paint", "two_windows", "facing_left"),
+    "birds": ("long_tail", "crest", "facing_left"),
+}
+"""Attributes of the main tasks that a suite asks for as `2-class` and `8-class`."""
+
 
 @register_dataset("synthetic")
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +53,7 @@ class Synthetic(DataSet):
     """Drawn faces, vehicles or birds, several images of each identity.
 
     Faces
-        have the properties gender (true: female), glasses, smile and young, and for main tasks hat,
+        have the properties gender (true: male), glasses, smile and young, and for main tasks hat,
         dark_hair, looking_left and bright_background.
     Vehicles
         have the property wheel, and dark_paint, two_windows, facing_left and cargo.
@@ -81,24 +90,32 @@ class Synthetic(DataSet):
     )
 
     def load(self, data_root: Path | None, size: int) -> Individuals:  # noqa: ARG002
-        """Draw all individuals; `data_root` is not looked at.
+        """Draw all individuals, or find them in the cache; `data_root` is not looked at.
 
         Raises:
             UsageError: a parameter or the size is out of range.
         """
         self._check(size)
         subject = SUBJECTS[self.subject]
-        images = np.empty((self.individuals, 3, size, size), dtype=np.uint8)
+        blocks = [self.factors(block) for block in range(-(-self.individuals // BLOCK))]
         names = (*subject.fixed_attributes, *subject.varying_attributes)
-        attributes = {name: np.empty(self.individuals, dtype=np.bool_) for name in names}
-        for block, start in enumerate(range(0, self.individuals, BLOCK)):
-            factors = self.factors(block)
-            wanted = images[start : start + BLOCK]
-            wanted[:] = self._draw(factors, block, size)[: len(wanted)]
-            for name, values in attributes.items():
-                values[start : start + BLOCK] = factors.attributes[name][: len(wanted)]
-        identities = np.arange(self.individuals, dtype=np.int64) // self.images_per_identity
-        return Individuals(images, attributes, identities, self.fingerprint(size))
+        fingerprint = self.fingerprint(size)
+        return Individuals(
+            images=cached_array(f"images/synthetic-{fingerprint}", lambda: self._images(size)),
+            attributes={
+                name: np.concatenate([block.attributes[name] for block in blocks])[
+                    : self.individuals
+                ]
+                for name in names
+            },
+            identities=np.arange(self.individuals, dtype=np.int64) // self.images_per_identity,
+            fingerprint=fingerprint,
+        )
+
+    def main_tasks(self) -> Mapping[str, str]:
+        """Return two tasks made of attributes that are none of the properties."""
+        first, second, third = MAIN_TASKS[self.subject]
+        return {"2-class": first, "8-class": f"{first}+{second}+{third}"}
 
     def factors(self, block: int) -> Factors:
         """Return the factors of the individuals from `BLOCK` · block on.
@@ -125,6 +142,13 @@ class Synthetic(DataSet):
         """Return a short hash of all that the content depends on."""
         content = repr((DRAWING_VERSION, BLOCK, *astuple(self), size))
         return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    def _images(self, size: int) -> NDArray[np.uint8]:
+        images = np.empty((self.individuals, 3, size, size), dtype=np.uint8)
+        for block, start in enumerate(range(0, self.individuals, BLOCK)):
+            wanted = images[start : start + BLOCK]
+            wanted[:] = self._draw(self.factors(block), block, size)[: len(wanted)]
+        return images
 
     def _draw(self, factors: Factors, block: int, size: int) -> NDArray[np.uint8]:
         noise = self._generator("noise", block)

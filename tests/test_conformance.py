@@ -1,0 +1,198 @@
+"""What every registered attack and control must do."""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from bench.cells import Setup
+from bench.errors import UsageError
+from bench.federation import client_update
+from bench.measure import granted, victim_batches
+from bench.plugins import build
+from bench.preparation import Prepared, prepare
+from bench.registry import ATTACKS
+from bench.threat import Attack, Inference, Observation, Server, observe
+from bench.validation import check_inferences
+
+SHORT = {"steps": 3}
+"""Parameters that make an attack quick, for those that have them."""
+
+EVERY_ATTACK = pytest.mark.parametrize("name", ATTACKS.names())
+
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+    ),
+]
+
+
+@pytest.fixture(scope="module", params=DEVICES)
+def prepared(request: pytest.FixtureRequest) -> Prepared:
+    setup = Setup(
+        dataset="synthetic",
+        dataset_parameters={"individuals": 400},
+        properties=("gender", "glasses"),
+        main_task="hat+dark_hair+looking_left",
+        model_parameters={"width": 4},
+        rounds=2,
+        victim_share=0.2,
+    )
+    return prepare(setup, None, request.param, lambda message: None)
+
+
+def short(name: str) -> Attack:
+    known = {field.name for field in fields(ATTACKS.get(name))}
+    return build(ATTACKS, name, {k: v for k, v in SHORT.items() if k in known})
+
+
+def observed(
+    prepared: Prepared, attack: Attack, batch_size: int
+) -> tuple[Server, list[Observation]]:
+    assert prepared.server.model is not None
+    truths = victim_batches(prepared, batch_size, individuals=2 * batch_size)
+    updates = [client_update(prepared.server.model, t.images, t.labels) for t in truths]
+    observations = [
+        observe(truth, update, attack.needs, seed=number)
+        for number, (truth, update) in enumerate(zip(truths, updates, strict=True))
+    ]
+    return granted(prepared.server, attack.needs), observations
+
+
+def infer(attack: Attack, server: Server, observations: list[Observation]) -> list[Inference]:
+    return attack.infer(server, observations, lambda share: None)
+
+
+def assert_same(a: Inference, b: Inference) -> None:
+    for field in fields(Inference):
+        left, right = getattr(a, field.name), getattr(b, field.name)
+        if isinstance(left, Tensor):
+            torch.testing.assert_close(left, right)
+        elif isinstance(left, dict):
+            for key in left:
+                torch.testing.assert_close(left[key], right[key])
+        else:
+            assert left == right or left == pytest.approx(right, rel=1e-4)
+
+
+@EVERY_ATTACK
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_answers_are_well_formed(name: str, prepared: Prepared, batch_size: int) -> None:
+    attack = short(name)
+    server, observations = observed(prepared, attack, batch_size)
+    shares: list[float] = []
+    inferences = attack.infer(server, observations, shares.append)
+    check_inferences(name, inferences, observations, server)
+    assert shares == sorted(shares)
+    assert shares[-1] == pytest.approx(1)
+
+
+@EVERY_ATTACK
+def test_the_same_seed_gives_the_same_answer(name: str, prepared: Prepared) -> None:
+    attack = short(name)
+    server, observations = observed(prepared, attack, 3)
+    for a, b in zip(
+        infer(attack, server, observations), infer(attack, server, observations), strict=True
+    ):
+        assert_same(a, b)
+
+
+@EVERY_ATTACK
+def test_an_answer_depends_on_its_own_observation_alone(name: str, prepared: Prepared) -> None:
+    attack = short(name)
+    server, observations = observed(prepared, attack, 3)
+    together = infer(attack, server, observations)
+    alone = infer(attack, server, observations[1:])
+    assert_same(together[1], alone[0])
+
+
+@EVERY_ATTACK
+def test_what_is_granted_is_left_as_it_was(name: str, prepared: Prepared) -> None:
+    attack = short(name)
+    server, observations = observed(prepared, attack, 3)
+    before = [t.clone() for t in tensors_of([server, observations])]
+    infer(attack, server, observations)
+    after = tensors_of([server, observations])
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+@EVERY_ATTACK
+def test_more_knowledge_than_needed_changes_nothing(name: str, prepared: Prepared) -> None:
+    """What an attack does not declare, it does not use."""
+    attack = short(name)
+    server, observations = observed(prepared, attack, 3)
+    assert prepared.server.model is not None
+    truths = victim_batches(prepared, 3, individuals=6)
+    everything = ~type(attack.needs).NOTHING
+    generous = [
+        observe(t, client_update(prepared.server.model, t.images, t.labels), everything, o.seed)
+        for t, o in zip(truths, observations, strict=True)
+    ]
+    for a, b in zip(
+        infer(attack, server, observations), infer(attack, prepared.server, generous), strict=True
+    ):
+        assert_same(a, b)
+
+
+@EVERY_ATTACK
+def test_parameters_are_frozen_and_documented(name: str) -> None:
+    plugin = ATTACKS.get(name)
+    assert is_dataclass(plugin)
+    assert plugin.__dataclass_params__.frozen
+    assert plugin.title
+    assert plugin.reference
+    for field in fields(plugin):
+        assert f"{field.name}:" in plugin.__doc__
+
+
+def tensors_of(value: Any) -> list[Tensor]:
+    """All tensors in a tree of dataclasses, lists, mappings and modules, in a fixed order."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, torch.nn.Module):
+        return list(value.state_dict().values())
+    if is_dataclass(value):
+        return [t for field in fields(value) for t in tensors_of(getattr(value, field.name))]
+    if isinstance(value, dict):
+        return [t for part in value.values() for t in tensors_of(part)]
+    if isinstance(value, list | tuple):
+        return [t for part in value for t in tensors_of(part)]
+    return []
+
+
+GOOD = Inference(scores={"gender": torch.rand(2), "glasses": torch.rand(2)})
+
+
+@pytest.mark.parametrize(
+    ("answer", "named"),
+    [
+        ([], "returned 0 inferences for 1"),
+        ([replace(GOOD, scores={"gender": torch.rand(2)})], "no scores for property 'glasses'"),
+        (
+            [replace(GOOD, scores={**GOOD.scores, "gender": torch.rand(3)})],
+            r"scores\['gender'\] of shape \(3,\), expected \(2,\)",
+        ),
+        (
+            [replace(GOOD, scores={**GOOD.scores, "gender": torch.tensor([0.5, torch.nan])})],
+            "NaN or infinity in scores",
+        ),
+        (
+            [replace(GOOD, scores={**GOOD.scores, "gender": torch.tensor([0.5, 1.5])})],
+            r"outside \[0, 1\]",
+        ),
+        ([replace(GOOD, features=torch.rand(2, 5))], r"features of shape \(2, 5\)"),
+        ([replace(GOOD, images=torch.rand(2, 3, 8, 8))], "images of shape"),
+        ([replace(GOOD, images=torch.full((2, 3, 32, 32), torch.inf))], "NaN or infinity"),
+        ([replace(GOOD, labels=torch.zeros(1))], "labels of shape"),
+    ],
+)
+def test_a_malformed_answer_is_refused(
+    prepared: Prepared, answer: list[Inference], named: str
+) -> None:
+    with pytest.raises(UsageError, match=f"attack 'stub' .*{named}"):
+        check_inferences("stub", answer, [Observation(batch_size=2, seed=0)], prepared.server)

@@ -1,0 +1,237 @@
+"""The proposed attack: its equations, and that a single individual's feature comes back."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from attacks.distance import cosine_gaussian_distance
+from attacks.feature import FeatureReconstruction
+from attacks.gradient_matching import match_gradients
+from attacks.labels import label_counts_from_bias
+from bench.cells import Cell, Setup
+from bench.federation import client_update
+from bench.measure import measure, victim_batches
+from bench.models import Architecture, LeNet, SharedModel, SmallCNN
+from bench.plugins import build, parameters_of
+from bench.preparation import prepare
+from bench.registry import MODELS
+from bench.store import Record
+from bench.threat import observe
+
+
+def small_model(classes: int = 2) -> SharedModel:
+    torch.manual_seed(0)
+    return SmallCNN(width=4).build(classes, 16, "convolutions")
+
+
+def test_eq_3_on_vectors_of_known_angle_and_length() -> None:
+    g = [torch.tensor([3.0]), torch.tensor([[4.0]])]
+    turned = [torch.tensor([-4.0]), torch.tensor([[3.0]])]
+    variance = torch.tensor(10.0)
+    assert cosine_gaussian_distance(g, g, variance).item() == pytest.approx(0)
+    # Orthogonal, so the cosine part is 1; ‖g − g̃‖² = 49 + 1.
+    expected = 1 + 1 - math.exp(-50 / 10)
+    assert cosine_gaussian_distance(turned, g, variance).item() == pytest.approx(expected)
+
+
+def test_eq_2_weighs_the_extractor_by_lambda_and_the_kernel_by_the_part_s_norm() -> None:
+    model = small_model()
+    update = client_update(model, torch.rand(2, 3, 16, 16), torch.tensor([0, 1]))
+    dummy = client_update(model, torch.rand(2, 3, 16, 16), torch.tensor([1, 1]))
+
+    def flat(gradients: dict[str, Tensor], prefix: str) -> Tensor:
+        return torch.cat([g.flatten() for n, g in gradients.items() if n.startswith(prefix)])
+
+    def eq_3(prefix: str) -> float:
+        g, target = flat(dummy, prefix), flat(update, prefix)
+        cosine = torch.dot(g, target) / (g.norm() * target.norm())
+        kernel = torch.exp(-(g - target).square().sum() / (2 * target.square().sum()))
+        return (2 - cosine - kernel).item()
+
+    for lam in (0.0, 0.3):
+        attack = FeatureReconstruction(lam=lam, kernel_width=2.0)
+        loss = attack.objective(update)
+        expected = lam * eq_3("extractor.") + eq_3("classifier.")
+        assert loss(dummy).item() == pytest.approx(expected, rel=1e-5)
+        assert loss(update).item() == pytest.approx(0, abs=1e-5)
+
+
+def test_the_update_of_the_true_batch_has_no_loss_in_any_order() -> None:
+    model = small_model()
+    images, labels = torch.rand(4, 3, 16, 16), torch.tensor([0, 1, 1, 0])
+    order = torch.tensor([2, 0, 3, 1])
+    update = client_update(model, images, labels)
+    again = client_update(model, images[order], labels[order])
+    assert FeatureReconstruction().objective(update)(again).item() == pytest.approx(0, abs=1e-5)
+
+
+def test_the_best_iterate_is_kept_not_the_last() -> None:
+    model = small_model()
+    losses: list[float] = []
+
+    def objective(gradients: dict[str, Tensor]) -> Tensor:
+        wanted = [0.5, 0.1, 0.9, math.nan][len(losses)]
+        loss = gradients["classifier.0.bias"].sum() * 0 + wanted
+        losses.append(wanted)
+        return loss
+
+    found = match_gradients(
+        model,
+        objective,
+        start=torch.rand(1, 3, 16, 16),
+        labels=torch.tensor([0]),
+        classes=2,
+        steps=4,
+        learning_rate=0.1,
+        generator=torch.Generator(),
+        progress=lambda share: None,
+    )
+    assert found.loss == pytest.approx(0.1)
+    assert torch.isfinite(found.images).all()
+
+
+def test_joint_labels_are_the_optimised_ones() -> None:
+    """The label that the update was made with is found from random logits, at B = 1."""
+    model = small_model(classes=4)
+    for label in range(4):
+        update = client_update(model, torch.rand(1, 3, 16, 16), torch.tensor([label]))
+        found = match_gradients(
+            model,
+            FeatureReconstruction().objective(update),
+            start=torch.rand(1, 3, 16, 16),
+            labels=None,
+            classes=4,
+            steps=150,
+            learning_rate=0.1,
+            generator=torch.Generator().manual_seed(label),
+            progress=lambda share: None,
+        )
+        assert found.labels.tolist() == [label]
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 1, 3, 3, 3, 7, 7], [5], [2] * 8, list(range(8))])
+def test_label_counts_are_exact_where_predictions_are_uniform(labels: list[int]) -> None:
+    y = torch.tensor(labels)
+    uniform = torch.full((8,), 1 / 8)
+    gradient = uniform - torch.bincount(y, minlength=8) / len(y)
+    assert label_counts_from_bias(gradient, uniform, len(y)).tolist() == labels
+
+
+@pytest.mark.parametrize("label", range(8))
+def test_a_single_label_is_exact_on_any_model(label: int) -> None:
+    torch.manual_seed(3)
+    model = LeNet().build(8, 32, "convolutions")
+    update = client_update(model, torch.rand(1, 3, 32, 32), torch.tensor([label]))
+    wrong_guess = torch.zeros(8)
+    found = label_counts_from_bias(update["classifier.0.bias"], wrong_guess, 1)
+    assert found.tolist() == [label]
+
+
+def test_a_single_individual_s_feature_stands_in_the_update_in_closed_form() -> None:
+    model = small_model()
+    image, label = torch.rand(1, 3, 16, 16), torch.tensor([1])
+    update = client_update(model, image, label)
+    weight, bias = update["classifier.0.weight"], update["classifier.0.bias"]
+    row = bias.abs().argmax()
+    torch.testing.assert_close(
+        weight[row] / bias[row], model.features(image)[0], rtol=1e-4, atol=1e-5
+    )
+
+
+def b1_cell(**fields: object) -> Cell:
+    defaults: dict[str, object] = {
+        "dataset": "synthetic",
+        "dataset_parameters": {"individuals": 1200},
+        "properties": ("gender", "glasses", "smile", "young"),
+        "main_task": "hat+dark_hair+looking_left",
+        "model_parameters": {"width": 8},
+        "rounds": 60,
+        "attack": "feature",
+        "batch_size": 1,
+        "individuals": 12,
+    }
+    return Cell.model_validate({**defaults, **fields})
+
+
+def measured(cell: Cell) -> Record:
+    prepared = prepare(cell.setup, None, "cpu", lambda message: None)
+    return measure(cell, prepared, lambda share: None)
+
+
+@pytest.mark.slow
+def test_a_single_individual_is_recovered_so_that_f_p_sees_what_the_oracle_sees() -> None:
+    """Labels are read off the update, which at B = 1 is exact: none are granted."""
+    attack = FeatureReconstruction(labels="recovered")
+    cell = b1_cell(attack_parameters=parameters_of(attack), grant=("model", "update", "auxiliary"))
+    prepared = prepare(cell.setup, None, "cpu", lambda message: None)
+    truths = victim_batches(prepared, 1, cell.individuals)
+    model, auxiliary = prepared.server.model, prepared.server.auxiliary
+    assert model is not None
+    assert auxiliary is not None
+    observations = [
+        observe(truth, client_update(model, truth.images, truth.labels), attack.needs, number)
+        for number, truth in enumerate(truths)
+    ]
+    inferences = attack.infer(prepared.server, observations, lambda share: None)
+    assert [i.labels for i in inferences] == [t.labels for t in truths]
+    found = torch.cat([i.features for i in inferences if i.features is not None])
+    true = torch.cat([truth.features for truth in truths])
+    assert functional.cosine_similarity(found, true).mean() >= 0.99
+    for name, seen in auxiliary.property_model(true).items():
+        inferred = torch.cat([i.scores[name] for i in inferences])
+        assert (inferred - seen).abs().mean() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("model", "split"),
+    [("lenet", "convolutions"), ("small_cnn", "hidden"), ("resnet18", "convolutions")],
+)
+def test_every_model_is_trained_attacked_and_scored(model: str, split: str) -> None:
+    cell = b1_cell(
+        model=model,
+        model_parameters={},
+        split=split,
+        dataset_parameters={"individuals": 200},
+        clients=2,
+        client_batch=4,
+        rounds=1,
+        victim_share=0.2,
+        individuals=2,
+        batch_size=2,
+        attack_parameters={"steps": 2},
+    )
+    record = measured(cell)
+    assert record.status == "done"
+    assert record.metrics is not None
+    assert record.metrics.feature_cosine is not None
+
+
+@pytest.mark.parametrize("name", MODELS.names())
+@pytest.mark.parametrize("size", [32, 64, 128])
+def test_every_model_takes_every_size(name: str, size: int) -> None:
+    architecture: Architecture = build(MODELS, name, {})
+    for split in architecture.splits:
+        architecture.check(size, split)
+        model = architecture.build(5, size, split).eval()
+        images = torch.rand(2, 3, size, size)
+        assert model(images).shape == (2, 5)
+        output = list(model.classifier.modules())[-1]
+        assert isinstance(output, nn.Linear)
+        assert torch.equal(model.classifier(model.features(images)), model(images))
+
+
+def test_d_aux_s_model_is_the_one_that_is_attacked() -> None:
+    """E(D_aux) is computed with the weights of the attacked round."""
+    setups = [Setup.model_validate(b1_cell(rounds=r).setup.model_dump()) for r in (0, 2)]
+    for setup in setups:
+        server = prepare(setup, None, "cpu", lambda message: None).server
+        assert server.model is not None
+        assert server.auxiliary is not None
+        torch.testing.assert_close(
+            server.model.features(server.auxiliary.images[:5]), server.auxiliary.features[:5]
+        )

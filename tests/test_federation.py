@@ -1,0 +1,137 @@
+"""Training is synchronous SGD, and can stop and go on at any round."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from bench.cache import cache_folder
+from bench.cells import Setup
+from bench.errors import UsageError
+from bench.federation import ClientData, client_update, to_images, train
+from bench.models import Architecture, LeNet, SharedModel, SmallCNN
+from bench.preparation import prepare
+from bench.seeds import generator_for
+
+
+def model() -> SharedModel:
+    torch.manual_seed(0)
+    return SmallCNN(width=4).build(2, 16, "convolutions")
+
+
+def clients(sizes: tuple[int, ...]) -> list[ClientData]:
+    draw = np.random.default_rng(0)
+    return [
+        ClientData(
+            draw.integers(0, 256, (size, 3, 16, 16), dtype=np.uint8), draw.integers(0, 2, size)
+        )
+        for size in sizes
+    ]
+
+
+def weights(of: SharedModel) -> Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in of.parameters()])
+
+
+def test_clients_weigh_by_the_size_of_their_data() -> None:
+    data = clients((6, 2))
+    trained, expected = model(), weights(model())
+    train(trained, data, range(1), learning_rate=0.5, client_batch=99, seed=7)
+    for client, share in zip(data, (6 / 8, 2 / 8), strict=True):
+        gradient = client_update(model(), to_images(client.images), torch.tensor(client.labels))
+        expected -= 0.5 * share * torch.cat([g.flatten() for g in gradient.values()])
+    torch.testing.assert_close(weights(trained), expected)
+
+
+def test_whole_clients_of_any_sizes_make_the_gradient_of_all_data() -> None:
+    data = clients((5, 3, 1))
+    trained, start = model(), model()
+    train(trained, data, range(1), learning_rate=1.0, client_batch=99, seed=0)
+    images = to_images(np.concatenate([client.images for client in data]))
+    labels = torch.from_numpy(np.concatenate([client.labels for client in data]))
+    whole = torch.cat([g.flatten() for g in client_update(start, images, labels).values()])
+    torch.testing.assert_close(weights(start) - weights(trained), whole, rtol=1e-4, atol=1e-6)
+
+
+def test_training_in_two_parts_gives_the_weights_of_training_in_one() -> None:
+    data = clients((9, 7))
+    whole, parts = model(), model()
+    train(whole, data, range(6), learning_rate=0.1, client_batch=4, seed=1)
+    train(parts, data, range(2), learning_rate=0.1, client_batch=4, seed=1)
+    train(parts, data, range(2, 6), learning_rate=0.1, client_batch=4, seed=1)
+    assert torch.equal(weights(whole), weights(parts))
+
+
+def setup(rounds: int, seed: int = 0) -> Setup:
+    return Setup(
+        dataset="synthetic",
+        dataset_parameters={"individuals": 200},
+        properties=("gender",),
+        main_task="hat",
+        model_parameters={"width": 4},
+        clients=2,
+        rounds=rounds,
+        seed=seed,
+    )
+
+
+def prepared_weights(rounds: int, seed: int) -> Tensor:
+    found = prepare(setup(rounds, seed), None, "cpu", lambda message: None).server.model
+    assert found is not None
+    return weights(found)
+
+
+def test_a_later_round_goes_on_from_an_earlier_checkpoint() -> None:
+    prepared_weights(2, seed=11)
+    run = setup(2, 11).training_key(
+        prepare(setup(2, 11), None, "cpu", lambda m: None).individuals.fingerprint
+    )
+    assert (cache_folder() / "models" / run / "round-000002.safetensors").is_file()
+    went_on = prepared_weights(5, seed=11)
+    for file in (cache_folder() / "models" / run).glob("round-*.safetensors"):
+        file.unlink()
+    from_nothing = prepared_weights(5, seed=11)
+    assert torch.equal(went_on, from_nothing)
+
+
+def test_an_update_is_the_gradient_of_the_mean_over_the_batch() -> None:
+    images, labels = torch.rand(3, 3, 16, 16), torch.tensor([0, 1, 1])
+    whole = client_update(model(), images, labels)
+    each = [client_update(model(), images[i : i + 1], labels[i : i + 1]) for i in range(3)]
+    for name, gradient in whole.items():
+        torch.testing.assert_close(gradient, sum(e[name] for e in each) / 3)
+
+
+def test_generators_differ_by_purpose() -> None:
+    draws = {
+        torch.rand(1, generator=generator_for(*parts)).item()
+        for parts in ((0, 1), (1, 0), ("01",), ("0", 1))
+    }
+    assert len(draws) == 4
+
+
+@pytest.mark.parametrize(
+    ("architecture", "size", "split", "named"),
+    [
+        (LeNet(), 32, "hidden", "lenet cannot be split after 'hidden'"),
+        (SmallCNN(), 30, "convolutions", "image size 30"),
+        (SmallCNN(), 32, "nowhere", "'nowhere'; choose from convolutions, hidden"),
+    ],
+)
+def test_a_size_or_split_that_a_model_lacks_is_named(
+    architecture: Architecture, size: int, split: str, named: str
+) -> None:
+    with pytest.raises(UsageError, match=named):
+        architecture.check(size, split)
+
+
+@pytest.mark.parametrize("split", ["convolutions", "hidden"])
+def test_the_split_moves_no_weight(split: str) -> None:
+    torch.manual_seed(0)
+    built = SmallCNN(width=4).build(2, 16, split)
+    assert torch.equal(weights(built), weights(model()))
+    images = torch.rand(2, 3, 16, 16)
+    assert torch.equal(built(images), model()(images))
+    assert built.features(images).shape == (2, 256 if split == "hidden" else 64)

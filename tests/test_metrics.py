@@ -1,0 +1,100 @@
+"""Metrics, intervals and matching against truths in closed form."""
+
+from __future__ import annotations
+
+import doctest
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import norm
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
+
+import attacks.distance
+import attacks.labels
+import bench.metrics
+from bench.matching import match_individuals
+from bench.metrics import Metric, accuracy, auc, balanced_accuracy, estimate, estimate_mean
+
+
+@pytest.mark.parametrize("module", [bench.metrics, attacks.distance, attacks.labels])
+def test_examples_in_docstrings_are_true(module: object) -> None:
+    failed, tried = doctest.testmod(module)  # type: ignore[arg-type]
+    assert tried
+    assert not failed
+
+
+@pytest.mark.parametrize(
+    ("metric", "peer", "decided"),
+    [
+        (accuracy, accuracy_score, True),
+        (balanced_accuracy, balanced_accuracy_score, True),
+        (auc, roc_auc_score, False),
+    ],
+)
+def test_metrics_agree_with_scikit_learn(metric: Metric, peer: object, decided: bool) -> None:
+    draw = np.random.default_rng(0)
+    for _ in range(20):
+        scores = np.round(draw.random(40), 1)
+        present = draw.random(40) < 0.4
+        weights = draw.integers(0, 4, (3, 40)).astype(float)
+        ours = metric(scores, present, weights)
+        for row, value in zip(weights, ours, strict=True):
+            given = scores >= 0.5 if decided else scores
+            assert value == pytest.approx(peer(present, given, sample_weight=row))  # type: ignore[operator]
+
+
+def test_a_metric_is_undefined_where_a_class_is_absent() -> None:
+    scores, present = np.array([0.2, 0.9]), np.array([True, True])
+    for metric in (balanced_accuracy, auc):
+        assert np.isnan(metric(scores, present, np.ones((1, 2)))).all()
+        found = estimate(lambda w, m=metric: m(scores, present, w), 2, 1, seed=0)
+        assert found.value is found.low is found.high is None
+
+
+def test_the_interval_of_a_mean_is_the_textbook_one() -> None:
+    values = np.random.default_rng(1).normal(size=900)
+    found = estimate_mean(values, batch_size=1, seed=0)
+    half = norm.ppf(0.975) * values.std() / 30
+    assert found.value == pytest.approx(values.mean())
+    assert found.low == pytest.approx(values.mean() - half, abs=half / 10)
+    assert found.high == pytest.approx(values.mean() + half, abs=half / 10)
+
+
+def test_the_interval_counts_batches_not_individuals() -> None:
+    """Individuals that agree within their batch are worth one each batch."""
+    by_batch = np.random.default_rng(2).normal(size=100)
+    alone = estimate_mean(by_batch, batch_size=1, seed=0)
+    copied = estimate_mean(np.repeat(by_batch, 8), batch_size=8, seed=0)
+    assert copied == pytest.approx(alone) or copied.model_dump() == pytest.approx(
+        alone.model_dump()
+    )
+
+
+def test_nominal_coverage_is_kept() -> None:
+    """About 95 % of the intervals hold the true accuracy."""
+    draw = np.random.default_rng(3)
+    held = []
+    for trial in range(200):
+        right = draw.random(256) < 0.8
+        found = estimate_mean(right.astype(float), batch_size=1, seed=trial)
+        assert found.low is not None
+        assert found.high is not None
+        held.append(found.low <= 0.8 <= found.high)
+    assert 0.90 <= np.mean(held) <= 0.99
+
+
+def test_matching_undoes_any_order() -> None:
+    true = torch.rand(32, 50)
+    shuffled = torch.randperm(32)
+    order, cosine = match_individuals(true[shuffled], true)
+    assert torch.equal(shuffled[order], torch.arange(32))
+    torch.testing.assert_close(cosine, torch.ones(32))
+
+
+def test_matching_is_one_to_one_and_best_in_sum() -> None:
+    true = torch.eye(2)
+    # Both answers resemble individual 0 most; together they are best the other way round.
+    answers = torch.tensor([[0.8, 0.6], [0.9, 0.1]])
+    order, _ = match_individuals(answers, true)
+    assert order.tolist() == [1, 0]

@@ -1,0 +1,236 @@
+"""Facts about registries, with outside packages as `pip` would leave them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bench.registry
+from bench.errors import UsageError
+from bench.plugins import build
+from bench.registry import ATTACKS, DATASETS, DEFENSES, MODELS, Registry
+
+GROUP = "leakbench.attacks"
+
+PLUGIN = """
+from dataclasses import dataclass
+from bench.registry import register_attack
+
+@register_attack("{name}")
+@dataclass(frozen=True, kw_only=True)
+class Plugin:
+    steps: int = 3
+"""
+
+Install = Callable[..., str]
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
+    """An empty registry that `register_attack` fills."""
+    empty = Registry("attack", (), GROUP)
+    monkeypatch.setattr(bench.registry, "register_attack", empty.register)
+    return empty
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """Install a package of one module whose entry point has a name; returns the module's name."""
+    modules = []
+
+    def installed(name: str, source: str, package: str = "stranger", value: str = "") -> str:
+        module = f"{package}_plugins"
+        modules.append(module)
+        site = tmp_path / package
+        info = site / f"{package}-1.0.dist-info"
+        info.mkdir(parents=True)
+        (site / f"{module}.py").write_text(source)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+        points = f"[{GROUP}]\n{name} = {value or f'{module}:Plugin'}\n"
+        (info / "entry_points.txt").write_text(points)
+        monkeypatch.syspath_prepend(site)
+        return module
+
+    yield installed
+    for module in modules:
+        sys.modules.pop(module, None)
+
+
+def plugin(name: str) -> type:
+    return type(name, (), {})
+
+
+def test_a_registered_class_is_found_and_knows_its_name(registry: Registry) -> None:
+    mine = registry.register("mine")(plugin("Mine"))
+    assert registry.get("mine") is mine
+    assert mine.name == "mine"  # type: ignore[attr-defined]
+
+
+def test_names_are_sorted_and_chosen_by_a_glob(registry: Registry) -> None:
+    for name in ("dlg", "feature", "dual"):
+        registry.register(name)(plugin(name))
+    assert registry.names() == ["dlg", "dual", "feature"]
+    assert registry.names("d*") == ["dlg", "dual"]
+    assert registry.names("?lg") == ["dlg"]
+    assert registry.names("x*") == []
+
+
+def test_an_unknown_name_lists_the_nearest(registry: Registry) -> None:
+    for name in ("feature", "gradient", "zzz"):
+        registry.register(name)(plugin(name))
+    with pytest.raises(UsageError, match=r"unknown attack 'featur'; did you mean feature\?"):
+        registry.get("featur")
+
+
+def test_a_name_near_to_none_lists_all(registry: Registry) -> None:
+    for name in ("feature", "gradient"):
+        registry.register(name)(plugin(name))
+    with pytest.raises(UsageError, match=r"unknown attack '123'; did you mean feature, gradient\?"):
+        registry.get("123")
+
+
+def test_two_classes_of_one_name_are_an_error_that_names_both(registry: Registry) -> None:
+    first = registry.register("mine")(plugin("First"))
+    with pytest.raises(UsageError, match=r"'mine' is registered twice.*First.*Second.*rename"):
+        registry.register("mine")(plugin("Second"))
+    assert registry.get("mine") is first
+
+
+def test_a_module_may_be_imported_again(registry: Registry) -> None:
+    registry.register("mine")(plugin("Mine"))
+    again = registry.register("mine")(plugin("Mine"))
+    assert registry.get("mine") is again
+
+
+def test_every_module_of_an_own_package_is_imported_at_the_first_look_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Registry("attack", ("own_package",), GROUP)
+    monkeypatch.setattr(bench.registry, "register_attack", own.register)
+    folder = tmp_path / "own_package"
+    folder.mkdir()
+    for file, source in (("__init__", ""), ("a", PLUGIN.format(name="x")), ("b", "")):
+        (folder / f"{file}.py").write_text(source)
+        monkeypatch.delitem(sys.modules, f"own_package.{file}", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "own_package" not in sys.modules
+    assert own.names() == ["x"]
+    assert {"own_package", "own_package.a", "own_package.b"} <= set(sys.modules)
+
+
+@pytest.mark.parametrize(
+    ("registry_of", "known"),
+    [
+        (ATTACKS, {"feature", "prior", "blind", "oracle"}),
+        (DATASETS, {"synthetic", "celeba"}),
+        (MODELS, {"small_cnn", "lenet", "resnet18"}),
+        (DEFENSES, {"none"}),
+    ],
+    ids=lambda value: value.kind if isinstance(value, Registry) else "",
+)
+def test_our_own_plugins_are_there_and_build_with_their_defaults(
+    registry_of: Registry, known: set[str]
+) -> None:
+    assert known <= set(registry_of.names())
+    for name in registry_of.names():
+        assert build(registry_of, name, {}).name == name
+
+
+def test_an_outside_plugin_is_imported_only_when_asked_for(
+    registry: Registry, install: Install
+) -> None:
+    module = install("theirs", PLUGIN.format(name="theirs"))
+    assert registry.names() == ["theirs"]
+    assert registry.is_outside("theirs")
+    assert module not in sys.modules
+    found = registry.get("theirs")
+    assert module in sys.modules
+    assert found is sys.modules[module].Plugin
+    assert not registry.is_outside("theirs")
+    assert registry.get("theirs") is found
+
+
+def test_an_outside_plugin_of_another_name_stays_unimported(
+    registry: Registry, install: Install
+) -> None:
+    module = install("theirs", PLUGIN.format(name="theirs"))
+    registry.register("mine")(plugin("Mine"))
+    registry.get("mine")
+    with pytest.raises(UsageError, match=r"did you mean .*theirs"):
+        registry.get("their")
+    assert module not in sys.modules
+
+
+def test_an_outside_plugin_takes_parameters_like_our_own(
+    registry: Registry, install: Install
+) -> None:
+    install("theirs", PLUGIN.format(name="theirs"))
+    assert build(registry, "theirs", {"steps": 5}).steps == 5
+    with pytest.raises(UsageError, match=r"'theirs' has no parameter 'width'; it has: steps"):
+        build(registry, "theirs", {"width": 5})
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("import no_such_module", r"cannot be imported .*no_such_module.*mend or uninstall"),
+        ("1 / 0", r"cannot be imported \(ZeroDivisionError.*mend or uninstall"),
+        ("def f(:", r"cannot be imported \(SyntaxError.*mend or uninstall"),
+        ("", r"cannot be imported \(AttributeError.*Plugin.*mend or uninstall"),
+        ("class Plugin: pass", r"does not lead to a class registered .*register decorator"),
+        ("Plugin = 3", r"does not lead to a class registered .*register decorator"),
+        (PLUGIN.format(name="other"), r"does not lead to a class registered as attack 'theirs'"),
+    ],
+    ids=["import", "exception", "syntax", "nothing", "unregistered", "no class", "another name"],
+)
+def test_a_broken_outside_package_is_one_sentence(
+    registry: Registry, install: Install, source: str, message: str
+) -> None:
+    install("theirs", source)
+    with pytest.raises(UsageError, match=f"'theirs' of package stranger {message}") as caught:
+        registry.get("theirs")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_broken_outside_package_does_not_hide_the_others(
+    registry: Registry, install: Install
+) -> None:
+    install("theirs", "1 / 0")
+    mine = registry.register("mine")(plugin("Mine"))
+    assert registry.names() == ["mine", "theirs"]
+    assert registry.get("mine") is mine
+
+
+def test_an_outside_plugin_of_the_name_of_ours_is_an_error_that_names_both(
+    registry: Registry, install: Install
+) -> None:
+    registry.register("mine")(plugin("Mine"))
+    install("mine", PLUGIN.format(name="mine"))
+    with pytest.raises(UsageError, match=r"'mine' is registered twice.*Mine.*stranger.*rename"):
+        registry.get("mine")
+
+
+@pytest.mark.xfail(strict=True, reason="one of the two is taken silently")
+def test_two_outside_plugins_of_one_name_are_an_error_that_names_both(
+    registry: Registry, install: Install
+) -> None:
+    install("theirs", PLUGIN.format(name="theirs"), package="stranger")
+    install("theirs", PLUGIN.format(name="theirs"), package="newcomer")
+    with pytest.raises(UsageError, match=r"(?=.*stranger)(?=.*newcomer).*rename"):
+        registry.get("theirs")
+
+
+@pytest.mark.xfail(
+    strict=True, raises=UsageError, reason="the second look-up takes the class for another's"
+)
+def test_an_outside_plugin_may_be_defined_elsewhere_than_its_entry_point_says(
+    registry: Registry, install: Install
+) -> None:
+    module = install("unused", PLUGIN.format(name="theirs"), package="inner")
+    install("theirs", f"from {module} import Plugin", package="stranger")
+    found: Any = registry.get("theirs")
+    assert registry.get("theirs") is found

@@ -1,0 +1,536 @@
+"""Facts about suites: what a file may say, what `--set` and `--only` change, and cells' keys."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from attacks.feature import FeatureReconstruction
+from bench.cells import Cell
+from bench.errors import UsageError
+from bench.plugins import build
+from bench.registry import DATASETS
+from bench.seeds import digest
+from bench.split import task_attributes
+from bench.suite import Planned, Suite, expand, load_suite, override, suite_names
+from datasets.synthetic import Synthetic
+
+TITLE = 'title = "Small"\n'
+CELL = """
+[cell]
+dataset = "synthetic"
+dataset_parameters = { individuals = 40, seed = 3 }
+properties = ["gender", "smile"]
+main_task = "hat"
+rounds = 5
+"""
+COLUMNS = """
+[attack.feature]
+parameters = { steps = 7, lam = 0.5 }
+
+[attack.soft]
+attack = "feature"
+title = "Joint"
+parameters = { steps = 7, labels = "joint" }
+
+[attack.prior]
+
+[attack.oracle]
+grant = ["model", "auxiliary", "features"]
+"""
+GROUP = """
+[[group]]
+title = "By batch size"
+layout = "table2"
+sweep = { batch_size = [1, 8] }
+"""
+SECOND_GROUP = """
+[[group]]
+title = "By data set"
+layout = "table1"
+cell = { properties = ["wheel"], main_task = "cargo", batch_size = 2, \
+dataset_parameters = { subject = "vehicles" } }
+"""
+SMALL = TITLE + CELL + COLUMNS + GROUP
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Any:
+    """Return a function that writes a suite file and returns its path."""
+
+    def written(text: str, name: str = "small") -> str:
+        path = tmp_path / f"{name}.toml"
+        path.write_text(text, encoding="utf-8")
+        return str(path)
+
+    return written
+
+
+@pytest.fixture
+def small(write: Any) -> Suite:
+    suite: Suite = load_suite(write(SMALL))[1]
+    return suite
+
+
+def cells(suite: Suite, *settings: str, only: Sequence[str] = ()) -> list[Cell]:
+    return [planned.cell for planned in expand("small", override(suite, settings), only)]
+
+
+def keys(planned: list[Planned]) -> list[str]:
+    return [p.key for p in planned]
+
+
+def fits_its_data(cell: Cell) -> bool:
+    """Whether the cell's data set has the attributes that it asks for."""
+    parameters = cell.dataset_parameters | {"individuals": 4}
+    known = build(DATASETS, "synthetic", parameters).load(None, 32).attributes
+    return {*cell.properties, *task_attributes(cell.main_task)} <= set(known)
+
+
+@pytest.mark.parametrize("name", suite_names())
+def test_our_suites_expand_on_the_embedded_default(name: str) -> None:
+    found, suite = load_suite(name)
+    planned = expand(found, override(suite, ["dataset=synthetic"]))
+    assert found == name
+    assert {p.cell.dataset for p in planned} == {"synthetic"}
+
+
+def test_the_quick_suite_asks_only_for_attributes_that_its_data_have() -> None:
+    name, suite = load_suite("quick")
+    assert all(fits_its_data(p.cell) for p in expand(name, suite))
+
+
+@pytest.mark.xfail(strict=True, reason="naming the data set that it has takes the subject away")
+def test_setting_a_data_set_that_a_suite_has_already_changes_nothing() -> None:
+    name, suite = load_suite("quick")
+    changed = override(suite, ["dataset=synthetic"])
+    assert keys(expand(name, changed)) == keys(expand(name, suite))
+
+
+def test_suite_names_are_chosen_by_a_glob() -> None:
+    assert "quick" in suite_names()
+    assert suite_names("qu*") == ["quick"]
+
+
+def test_a_suite_file_is_named_after_the_file(write: Any) -> None:
+    assert load_suite(write(SMALL, "mine"))[0] == "mine"
+
+
+@pytest.mark.parametrize("name", ["quik", "quick "])
+def test_an_unknown_suite_lists_the_nearest(name: str) -> None:
+    with pytest.raises(UsageError, match=rf"unknown suite '{name}'; did you mean quick.*\.toml"):
+        load_suite(name)
+
+
+def test_a_suite_file_that_is_not_there_is_unknown(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"unknown suite '.*none\.toml'"):
+        load_suite(str(tmp_path / "none.toml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (SMALL.replace(TITLE, TITLE + "speed = 1\n"), "unknown key 'speed'"),
+        (SMALL.replace("rounds", "round"), "unknown key 'round' of a cell"),
+        (SMALL.replace("batch_size", "batchsize"), "unknown key 'batchsize' of a cell"),
+        (SMALL.replace("layout", "format = 1\nlayout"), r"unknown key 'group\.0\.format'"),
+        (
+            SMALL + SECOND_GROUP.replace("batch_size", "batch"),
+            "unknown key 'batch' of a cell",
+        ),
+        (SMALL.replace("[attack.prior]", "[attack.prior]\nsteps = 3"), r"'attack\.prior\.steps'"),
+        (SMALL.replace('"table2"', '"table9"'), r"group\.0\.layout: .*'table1'.*got 'table9'"),
+        (SMALL.replace(TITLE, ""), "key 'title' is missing"),
+        (TITLE + CELL + GROUP, "key 'attack' is missing"),
+        (TITLE + CELL + COLUMNS, "key 'group' is missing"),
+        (SMALL.replace("[1, 8]", "1"), r"group\.0\.sweep\.batch_size: .*list.*got 1"),
+        (SMALL + "title =", "no valid TOML: "),
+        (SMALL.replace("[cell]", "[cell"), "no valid TOML: .*line 3"),
+    ],
+)
+def test_a_mistake_in_a_suite_file_is_named_with_the_file(
+    write: Any, text: str, message: str
+) -> None:
+    path = write(text)
+    with pytest.raises(UsageError, match=f"{re.escape(path)}.*{message}") as caught:
+        load_suite(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_suite_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "broken.toml"
+    path.write_bytes(b"title = '\xff'")
+    with pytest.raises(UsageError, match=r"broken\.toml is no valid TOML"):
+        load_suite(str(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (SMALL.replace("rounds = 5", "rounds = -1"), r"rounds: .*equal to 0 \(got -1\)"),
+        (SMALL.replace("[1, 8]", "[0]"), r"batch_size: .*greater than 0 \(got 0\)"),
+        (SMALL.replace("[1, 8]", '["many"]'), r"batch_size: .*integer.*\(got 'many'\)"),
+        (SMALL.replace('["gender", "smile"]', "[]"), r"properties: .*at least 1"),
+        (SMALL.replace('dataset = "synthetic"', ""), "key 'dataset' is missing"),
+        (SMALL.replace("batch_size", "seed"), "key 'batch_size' is missing"),
+        (SMALL.replace('"synthetic"', '"synthetik"'), "unknown data set .*mean synthetic"),
+        (SMALL.replace("[attack.prior]", "[attack.priro]"), "unknown attack 'priro'.*mean prior"),
+        (SMALL.replace('attack = "feature"', 'attack = "x"'), "unknown attack 'x'"),
+        (SMALL.replace("steps = 7, lam", "step = 7, lam"), "no parameter 'step'; it has: steps"),
+        (SMALL.replace("steps = 7, lam", 'steps = "x", lam'), r"'feature': steps: .*got 'x'"),
+        (SMALL.replace('"joint"', '"guessed"'), r"'feature': labels: .*'known'.*got 'guessed'"),
+        (SMALL.replace("seed = 3", "sed = 3"), "data set 'synthetic' has no parameter 'sed'"),
+    ],
+)
+def test_a_wrong_value_is_named(write: Any, text: str, message: str) -> None:
+    name, suite = load_suite(write(text))
+    with pytest.raises(UsageError, match=message) as caught:
+        expand(name, suite)
+    assert "\n" not in str(caught.value)
+
+
+def test_cells_are_every_combination_in_the_order_of_the_file(small: Suite) -> None:
+    small.group[0].sweep = {"batch_size": [1, 8], "seed": [0, 1]}
+    planned = expand("small", small)
+    found = [(p.cell.batch_size, p.cell.seed, p.column) for p in planned]
+    columns = ("Proposed", "Joint", "Prior", "Oracle")
+    assert found == [(b, s, column) for b in (1, 8) for s in (0, 1) for column in columns]
+    assert {p.group for p in planned} == {"By batch size"}
+    assert len(set(keys(planned))) == len(planned)
+
+
+def test_a_group_s_cell_fields_take_the_place_of_the_suite_s(write: Any) -> None:
+    name, suite = load_suite(write(SMALL + SECOND_GROUP))
+    cell = expand(name, suite, ["batch_size=2"])[0].cell
+    assert cell.properties == ("wheel",)
+    assert cell.rounds == 5
+    assert cell.dataset_parameters["subject"] == "vehicles"
+    assert cell.dataset_parameters["individuals"] == Synthetic().individuals
+
+
+def test_cells_hold_every_parameter_defaults_included(small: Suite) -> None:
+    feature, soft, _, oracle, *_ = cells(small)
+    assert feature.attack == soft.attack == "feature"
+    assert feature.attack_parameters["steps"] == 7
+    assert feature.attack_parameters["restarts"] == FeatureReconstruction().restarts
+    assert soft.attack_parameters["labels"] == "joint"
+    assert feature.dataset_parameters == {
+        "subject": "faces",
+        "individuals": 40,
+        "images_per_identity": Synthetic().images_per_identity,
+        "seed": 3,
+    }
+    assert oracle.grant == ("model", "auxiliary", "features")
+    assert feature.grant == ("model", "update", "auxiliary", "labels")
+
+
+def test_a_data_set_s_own_name_of_a_task_gives_the_same_cell_as_its_attributes(
+    small: Suite,
+) -> None:
+    task = Synthetic().main_tasks()["8-class"]
+    named, spelt = (cells(small, f"main_task={text}") for text in ("8-class", task))
+    assert named[0].main_task == task
+    assert named == spelt
+
+
+@pytest.mark.parametrize(
+    ("setting", "field", "values"),
+    [
+        ("rounds=9", "rounds", {9}),
+        ("learning_rate=0.5", "learning_rate", {0.5}),
+        ("main_task=smile", "main_task", {"smile"}),
+        ('main_task="smile"', "main_task", {"smile"}),
+        ("main_task=hat+smile", "main_task", {"hat+smile"}),
+        ("batch_size=4", "batch_size", {4}),
+        ("batch_size=2,4", "batch_size", {2, 4}),
+        ("batch_size=[2, 4]", "batch_size", {2, 4}),
+        ("main_task=hat,smile", "main_task", {"hat", "smile"}),
+        ("model=lenet,small_cnn", "model", {"lenet", "small_cnn"}),
+        ("properties=young", "properties", {("young",)}),
+        ("properties=young,smile", "properties", {("young", "smile")}),
+        ('properties=["young", "smile"]', "properties", {("young", "smile")}),
+    ],
+)
+def test_a_setting_changes_a_field_of_all_cells(
+    small: Suite, setting: str, field: str, values: set[Any]
+) -> None:
+    assert {getattr(cell, field) for cell in cells(small, setting)} == values
+
+
+def test_several_values_of_a_setting_are_swept_together_with_the_suite_s(small: Suite) -> None:
+    found = {(cell.batch_size, cell.rounds) for cell in cells(small, "rounds=1,2")}
+    assert found == {(1, 1), (1, 2), (8, 1), (8, 2)}
+
+
+def test_a_setting_overrides_the_groups_too(write: Any) -> None:
+    _, suite = load_suite(write(SMALL + SECOND_GROUP))
+    assert {cell.main_task for cell in cells(suite, "main_task=facing_left")} == {"facing_left"}
+    assert {cell.batch_size for cell in cells(suite, "batch_size=4")} == {4}
+
+
+def test_an_override_leaves_the_suite_as_it_was(write: Any) -> None:
+    _, suite = load_suite(write(SMALL + SECOND_GROUP))
+    before = suite.model_dump()
+    override(
+        suite, ["rounds=1", "batch_size=1,2", "attack.steps=1", "dataset.seed=9", "model=lenet"]
+    )
+    assert suite.model_dump() == before
+
+
+def test_an_attack_parameter_is_set_in_every_column_that_has_it(small: Suite) -> None:
+    found = cells(small, "attack.steps=11")
+    assert {c.attack_parameters["steps"] for c in found if c.attack == "feature"} == {11}
+    assert {len(c.attack_parameters) for c in found if c.attack == "prior"} == {0}
+
+
+def test_an_attack_parameter_is_set_in_one_column(small: Suite) -> None:
+    feature, soft, *_ = cells(small, "attack.soft.steps=11")
+    assert feature.attack_parameters["steps"] == 7
+    assert soft.attack_parameters["steps"] == 11
+
+
+def test_a_data_set_parameter_is_set_in_every_group(write: Any) -> None:
+    _, suite = load_suite(write(SMALL + SECOND_GROUP))
+    found = cells(suite, "dataset.images_per_identity=2")
+    assert {cell.dataset_parameters["images_per_identity"] for cell in found} == {2}
+    assert {cell.dataset_parameters["subject"] for cell in found} == {"faces", "vehicles"}
+
+
+@pytest.mark.xfail(strict=True, reason="swept parameters take the setting's place")
+def test_a_data_set_parameter_is_set_where_parameters_are_swept(small: Suite) -> None:
+    small.group[0].sweep["dataset_parameters"] = [{"subject": "faces"}, {"subject": "birds"}]
+    small.cell["main_task"] = "facing_left"
+    found = cells(small, "dataset.seed=9")
+    assert {cell.dataset_parameters["seed"] for cell in found} == {9}
+
+
+def test_a_model_parameter_is_set(small: Suite) -> None:
+    assert {c.model_parameters["width"] for c in cells(small, "model.width=5")} == {5}
+
+
+def test_another_data_set_or_model_comes_with_its_own_parameters(small: Suite) -> None:
+    found = cells(small, "model.width=5", "model=lenet", "dataset=celeba")
+    assert {tuple(c.model_parameters) for c in found} == {("spread",)}
+    assert {tuple(c.dataset_parameters) for c in found} == {("selection",)}
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("rounds", "'rounds' is not of the form KEY=VALUE"),
+        ("=3", "'=3' is not of the form KEY=VALUE"),
+        ("", "'' is not of the form KEY=VALUE"),
+        ("batchsize=3", "batchsize: no such setting; did you mean batch_size"),
+        ("zzz=3", r"zzz: no such setting; did you mean .*attack\.PARAMETER.*rounds"),
+        ("attack.stepz=3", r"attack\.stepz: no attack .* parameter 'stepz'; there is .*steps"),
+        ("attack.prior.steps=3", r"no attack .* parameter 'steps'; there is none"),
+        ("attack.dlg.steps=3", "no column 'dlg'; it has feature, soft, prior, oracle"),
+        ("attack.steps=x", r"'feature': steps: .*integer.*got 'x'"),
+        ("dataset.sed=3", "data set 'synthetic' has no parameter 'sed'; it has: subject"),
+        ("dataset.seed=x", r"data set 'synthetic': seed: .*integer.*got 'x'"),
+        ("model.depth=3", "model 'small_cnn' has no parameter 'depth'; it has: "),
+        ("defense.sigma=3", "defense 'none' has no parameter 'sigma'; it has: none"),
+        ("dataset=synthetik", "unknown data set 'synthetik'; did you mean synthetic"),
+        ("model=lenett", "unknown model 'lenett'; did you mean lenet"),
+        ("rounds=many", r"rounds: .*integer.*got 'many'"),
+        ("rounds=", r"rounds: .*integer.*got ''"),
+        ("auxiliary_share=1.5", r"auxiliary_share: .*less than 1 \(got 1\.5\)"),
+        ("grant=updates", "unknown knowledge 'updates'; choose from model, update, labels"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_what_there_is(
+    small: Suite, setting: str, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        cells(small, setting)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("setting", ["attack=oracle", "attack_parameters={ steps = 1 }"])
+@pytest.mark.xfail(strict=True, reason="columns take the setting's place and nothing is said")
+def test_a_setting_that_changes_nothing_is_refused(small: Suite, setting: str) -> None:
+    with pytest.raises(UsageError, match=setting.partition("=")[0]):
+        cells(small, setting)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "nan",
+        pytest.param(
+            "inf",
+            marks=pytest.mark.xfail(
+                strict=True, reason="infinity passes, and no JSON file can hold it"
+            ),
+        ),
+    ],
+)
+def test_a_learning_rate_is_a_finite_number(small: Suite, text: str) -> None:
+    with pytest.raises(UsageError, match="learning_rate"):
+        cells(small, f"learning_rate={text}")
+
+
+@pytest.mark.parametrize(
+    ("only", "count"),
+    [
+        ([], 8),
+        (["batch_size=8"], 4),
+        (["batch_size=1,8"], 8),
+        (["attack=prior"], 2),
+        (["attack=feature"], 4),
+        (["attack=soft"], 2),
+        (["attack=prior,oracle"], 4),
+        (["attack=*o*"], 6),
+        (["attack=prior", "batch_size=1"], 1),
+        (["dataset=syn*"], 8),
+        (["properties=*gender*"], 8),
+    ],
+)
+def test_only_takes_the_cells_that_fit_every_filter(
+    small: Suite, only: list[str], count: int
+) -> None:
+    assert len(cells(small, only=only)) == count
+
+
+@pytest.mark.parametrize(
+    ("only", "message"),
+    [
+        ("attack=dlg", "no cell is left by --only attack=dlg"),
+        ("attack", "--only 'attack' is not of the form FIELD=VALUE.*batch_size"),
+        ("size=3", "--only 'size=3' is not of the form FIELD=VALUE.*batch_size"),
+    ],
+)
+def test_a_filter_that_leaves_nothing_is_an_error(small: Suite, only: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        cells(small, only=[only])
+
+
+@pytest.mark.xfail(strict=True, reason="a filter sees the attributes, not the name in the file")
+def test_a_filter_knows_a_main_task_by_its_name_in_the_file() -> None:
+    name, suite = load_suite("quick")
+    assert expand(name, suite, ["main_task=8-class"])
+
+
+@pytest.mark.xfail(strict=True, reason="the message blames --only, which was not used")
+def test_an_empty_sweep_is_named(small: Suite) -> None:
+    with pytest.raises(UsageError, match="batch_size"):
+        cells(small, "batch_size=[]")
+
+
+@pytest.mark.parametrize(
+    ("grant", "message"),
+    [
+        ("model,update", "attack 'feature' needs to know labels and auxiliary, which this cell "),
+        ("model,update,auxiliary", r"needs to know labels.*grants model, update, auxiliary"),
+        ("[]", "attack 'feature' needs .*it grants nothing"),
+    ],
+)
+def test_an_attack_that_is_not_granted_what_it_needs_is_refused(
+    small: Suite, grant: str, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message + ".*add it to `grant` or choose"):
+        cells(small, f"grant={grant}")
+
+
+def test_the_oracle_needs_the_features_granted_by_name(write: Any) -> None:
+    name, suite = load_suite(write(SMALL.replace(', "features"]', "]")))
+    with pytest.raises(UsageError, match="attack 'oracle' needs to know features"):
+        expand(name, suite)
+
+
+def test_an_attack_that_guesses_labels_need_not_be_granted_them(small: Suite) -> None:
+    found = cells(small, "grant=model,update,auxiliary", "attack.labels=recovered")
+    assert {cell.attack_parameters.get("labels") for cell in found} == {"recovered", None}
+
+
+OTHER: dict[str, Any] = {
+    "dataset": "celeba",
+    "dataset_parameters": {"individuals": 41},
+    "image_size": 64,
+    "properties": ("smile", "gender"),
+    "main_task": "smile",
+    "model": "lenet",
+    "model_parameters": {"width": 3},
+    "split": "hidden",
+    "clients": 3,
+    "client_batch": 3,
+    "learning_rate": 0.3,
+    "rounds": 3,
+    "auxiliary_share": 0.3,
+    "victim_share": 0.3,
+    "seed": 3,
+    "attack": "prior",
+    "attack_parameters": {"steps": 8},
+    "batch_size": 3,
+    "individuals": 3,
+    "grant": ("model",),
+    "defense": "noise",
+    "defense_parameters": {"sigma": 1.0},
+}
+
+
+def test_there_is_another_value_for_every_field() -> None:
+    assert set(OTHER) == set(Cell.model_fields)
+
+
+@pytest.mark.parametrize("field", Cell.model_fields)
+def test_a_key_changes_with_every_field(small: Suite, field: str) -> None:
+    cell = cells(small)[0]
+    assert getattr(cell, field) != OTHER[field]
+    assert cell.model_copy(update={field: OTHER[field]}).key(1) != cell.key(1)
+
+
+def test_a_key_changes_with_the_attack_s_version(
+    small: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = expand("small", small)
+    monkeypatch.setattr(FeatureReconstruction, "version", FeatureReconstruction.version + 1)
+    after = expand("small", small)
+    changed = [p.cell.attack for p, q in zip(before, after, strict=True) if p.key != q.key]
+    assert changed == ["feature"] * 4
+
+
+def test_a_key_survives_writing_and_reading_of_the_cell(small: Suite) -> None:
+    for planned in expand("small", small):
+        read = Cell.model_validate_json(planned.cell.model_dump_json())
+        assert read == planned.cell
+        assert re.fullmatch("[0-9a-f]{24}", planned.key)
+        assert read.key(1) == planned.cell.key(1)
+
+
+def test_a_digest_is_the_same_on_every_machine() -> None:
+    assert digest("cell", 1, {"b": [1, 0.1], "a": {"σ": None, "x": True}}).startswith(
+        "52d11450a792bab2"
+    )
+
+
+def test_keys_do_not_depend_on_the_order_in_the_file(write: Any) -> None:
+    lines = CELL.strip().splitlines()
+    reordered = "\n".join([lines[0], *reversed(lines[1:]), ""])
+    columns = COLUMNS.replace("steps = 7, lam = 0.5", "lam = 0.5, steps = 7")
+    cell = reordered.replace("individuals = 40, seed = 3", "seed = 3, individuals = 40")
+    assert (cell, columns) != (CELL, COLUMNS)
+    first = expand(*load_suite(write(SMALL)))
+    again = expand(*load_suite(write(TITLE + GROUP + columns + cell)))
+    assert keys(first) == keys(again)
+
+
+def test_keys_do_not_depend_on_titles_nor_on_spelling_out_a_default(write: Any) -> None:
+    default = FeatureReconstruction().restarts
+    text = SMALL.replace("lam = 0.5", f"lam = 0.5, restarts = {default}")
+    text = text.replace("By batch size", "Another").replace('"Joint"', '"Soft"')
+    text = text.replace("rounds = 5", "rounds = 5\nseed = 0\nlearning_rate = 0.1\nclients = 8")
+    first = expand(*load_suite(write(SMALL)))
+    again = expand(*load_suite(write(text, "renamed")))
+    assert keys(first) == keys(again)
+
+
+@pytest.mark.xfail(strict=True, reason="a grant is a set to the harness and a list to the key")
+def test_keys_do_not_depend_on_the_order_of_a_grant(small: Suite) -> None:
+    one = cells(small, "grant=model,update,auxiliary,labels")
+    other = cells(small, "grant=labels,auxiliary,update,model")
+    assert [cell.key(1) for cell in one] == [cell.key(1) for cell in other]

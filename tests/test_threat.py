@@ -1,0 +1,178 @@
+"""An attack can reach what its cell grants, and nothing else."""
+
+from __future__ import annotations
+
+import gc
+import inspect
+from collections.abc import Callable, Iterator
+from itertools import combinations
+from types import FrameType, FunctionType, ModuleType
+from typing import Any, get_type_hints
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from bench.cells import Setup
+from bench.errors import UsageError
+from bench.federation import client_update
+from bench.measure import granted, victim_batches
+from bench.plugins import build
+from bench.preparation import Prepared, prepare
+from bench.registry import ATTACKS
+from bench.threat import Attack, Knowledge, Server, Truth, check_grant, observe
+
+SECRETS = {
+    Knowledge.LABELS: "labels",
+    Knowledge.FEATURES: "features",
+    Knowledge.NOTHING: "images",
+}
+"""What grants the sight of each part of a truth; images and properties are never granted."""
+
+
+@pytest.fixture(scope="module")
+def prepared() -> Prepared:
+    setup = Setup(
+        dataset="synthetic",
+        dataset_parameters={"individuals": 400},
+        properties=("gender", "glasses"),
+        main_task="hat+dark_hair+looking_left",
+        model_parameters={"width": 4},
+        rounds=2,
+        victim_share=0.2,
+    )
+    return prepare(setup, None, "cpu", lambda message: None)
+
+
+def reachable(roots: list[object]) -> Iterator[object]:
+    """Every object that can be reached from `roots` through references, code and modules aside."""
+    seen: set[int] = set()
+    stack = list(roots)
+    while stack:
+        found = stack.pop()
+        if id(found) in seen or isinstance(found, ModuleType | FunctionType | FrameType | type):
+            continue
+        seen.add(id(found))
+        yield found
+        stack.extend(gc.get_referents(found))
+        if isinstance(found, np.ndarray) and found.base is not None:
+            stack.append(found.base)
+
+
+def holds(objects: list[object], secret: Tensor) -> bool:
+    """Whether the secret's rows stand in any tensor or array, whole storages included."""
+    wanted = {row.tobytes() for row in secret.reshape(len(secret), -1).numpy()}
+    for found in objects:
+        if isinstance(found, Tensor):
+            whole = torch.empty(0, dtype=found.dtype).set_(found.untyped_storage())
+            if found.dtype == secret.dtype and has_rows(whole, wanted, secret[0].numel()):
+                return True
+        elif isinstance(found, np.ndarray) and found.dtype == np.uint8 and secret.ndim == 4:
+            pixels = torch.from_numpy(np.array(found)).float() / 255
+            if has_rows(pixels.flatten(), wanted, secret[0].numel()):
+                return True
+    return False
+
+
+def has_rows(flat: Tensor, wanted: set[bytes], length: int) -> bool:
+    rows = flat[: len(flat) // length * length].reshape(-1, length).numpy()
+    return any(row.tobytes() in wanted for row in rows)
+
+
+def seen_with(prepared: Prepared, truth: Truth, knowledge: Knowledge) -> list[object]:
+    model = prepared.server.model
+    assert model is not None
+    update = client_update(model, truth.images, truth.labels)
+    server = granted(prepared.server, knowledge)
+    return list(reachable([server, observe(truth, update, knowledge, seed=1)]))
+
+
+def all_grants() -> list[Knowledge]:
+    kinds = list(Knowledge)
+    return [
+        Knowledge(sum(kind.value for kind in chosen))
+        for n in range(len(kinds) + 1)
+        for chosen in combinations(kinds, n)
+    ]
+
+
+@pytest.mark.parametrize("knowledge", all_grants(), ids=lambda k: "+".join(k.names()) or "nothing")
+def test_no_ungranted_truth_can_be_reached(prepared: Prepared, knowledge: Knowledge) -> None:
+    truth = victim_batches(prepared, batch_size=8, individuals=8)[0]
+    seen = seen_with(prepared, truth, knowledge)
+    assert not any(isinstance(found, Truth | Prepared) for found in seen)
+    assert not holds(seen, truth.images)
+    assert holds(seen, truth.features) == (Knowledge.FEATURES in knowledge)
+    int_tensors = [t for t in seen if isinstance(t, Tensor) and t.shape == truth.labels.shape]
+    ordered = [t for t in int_tensors if torch.equal(t, truth.labels.sort().values)]
+    assert bool(ordered) == (Knowledge.LABELS in knowledge)
+    for present in truth.properties.values():
+        assert not any(isinstance(t, Tensor) and t is present for t in seen)
+        assert not any(t.dtype == torch.bool for t in int_tensors)
+    models = [found for found in seen if found is prepared.server.model]
+    assert bool(models) == (Knowledge.MODEL in knowledge)
+    auxiliary = [found for found in seen if found is prepared.server.auxiliary]
+    assert bool(auxiliary) == (Knowledge.AUXILIARY in knowledge)
+
+
+def test_the_search_does_find_what_is_there(prepared: Prepared) -> None:
+    truth = victim_batches(prepared, batch_size=8, individuals=8)[0]
+    assert holds(list(reachable([{"hidden": [truth]}])), truth.images)
+    assert holds(list(reachable([prepared.individuals.images])), truth.images)
+    part_of_a_larger_storage = torch.cat([torch.zeros(3, 32, 32)[None], truth.images])[:1]
+    assert holds([part_of_a_larger_storage], truth.images)
+
+
+def test_labels_are_granted_as_a_multiset(prepared: Prepared) -> None:
+    for truth in victim_batches(prepared, batch_size=8, individuals=32):
+        labels = observe(truth, {}, Knowledge.LABELS, seed=0).labels
+        assert labels is not None
+        assert torch.equal(labels, truth.labels.sort().values)
+
+
+def test_nobody_in_d_aux_is_a_victim_or_a_client(prepared: Prepared) -> None:
+    split, who = prepared.split, prepared.individuals.identities
+    auxiliary = set(who[split.auxiliary])
+    assert auxiliary.isdisjoint(who[split.victims])
+    assert auxiliary.isdisjoint(who[np.concatenate(split.clients)])
+
+
+def test_victims_are_the_same_at_every_batch_size(prepared: Prepared) -> None:
+    single, eight = (victim_batches(prepared, size, individuals=32) for size in (1, 8))
+    for part in ("images", "labels", "features"):
+        one = torch.cat([getattr(truth, part) for truth in single])
+        assert torch.equal(one, torch.cat([getattr(truth, part) for truth in eight]))
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "individuals", "named"),
+    [(100, 100, "batch size 100"), (1, 1000, "1000 individuals"), (8, 20, "20 individuals")],
+)
+def test_too_few_victims_are_refused(
+    prepared: Prepared, batch_size: int, individuals: int, named: str
+) -> None:
+    with pytest.raises(UsageError, match=named):
+        victim_batches(prepared, batch_size, individuals)
+
+
+@pytest.mark.parametrize("name", ATTACKS.names())
+def test_an_attack_is_refused_without_each_thing_it_needs(name: str) -> None:
+    attack: Attack = build(ATTACKS, name, {})
+    check_grant(attack, attack.needs)
+    for kind in attack.needs:
+        with pytest.raises(UsageError, match=f"'{name}' needs to know {kind.names()[0]}"):
+            check_grant(attack, attack.needs & ~kind)
+
+
+def test_no_signature_on_the_attack_s_side_mentions_a_truth() -> None:
+    methods: list[Callable[..., Any]] = [
+        method
+        for name in ATTACKS.names()
+        for _, method in inspect.getmembers(ATTACKS.get(name), inspect.isfunction)
+        if method.__module__.partition(".")[0] in {"attacks", "baselines"}
+    ]
+    assert methods
+    names = {"Server": Server}
+    for method in methods:
+        assert Truth not in get_type_hints(method, localns=names).values()
