@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bench.seeds import digest
 
@@ -42,11 +42,19 @@ class Setup(BaseModel):
     split: str = "convolutions"
     clients: PositiveInt = 8
     client_batch: PositiveInt = 32
-    learning_rate: Annotated[float, Field(gt=0)] = 0.1
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1
     rounds: Annotated[int, Field(ge=0)] = 1000
     auxiliary_share: Share = 0.45
     victim_share: Share = 0.15
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _leave_some_for_the_clients(self) -> Self:
+        if self.auxiliary_share + self.victim_share >= 1:
+            raise ValueError(
+                "auxiliary_share and victim_share must sum to less than 1, to leave clients some"
+            )
+        return self
 
     def training_key(self, fingerprint: str) -> str:
         """Return the key of the training run: all that shapes the weights but when to stop."""
@@ -80,7 +88,8 @@ class Cell(Setup):
 
     def key(self, attack_version: int) -> str:
         """Return the cell's key, 24 hexadecimal digits of a hash of its canonical JSON."""
-        return digest("cell", SCHEMA, self.model_dump(mode="json"), attack_version)[:24]
+        content = self.model_dump(mode="json") | {"grant": sorted(self.grant)}
+        return digest("cell", SCHEMA, content, attack_version)[:24]
 
 
 SCHEMA = 1

@@ -107,9 +107,7 @@ def run(
     """Measure a suite's cells, those with a record excepted, and print its tables."""
     from bench.session import run_suite
 
-    failed = run_suite(
-        suite, settings or [], only or [], data_root, device.value, workers, out, _command()
-    )
+    failed = run_suite(suite, settings or [], only or [], data_root, device.value, workers, out)
     if failed:
         raise typer.Exit(failed)
 
@@ -124,7 +122,7 @@ def report(
     """Print a suite's tables from the records that exist."""
     from bench.session import report_suite
 
-    report_suite(suite, settings or [], only or [], out, _command())
+    report_suite(suite, settings or [], only or [], out)
 
 
 def main() -> None:
@@ -142,20 +140,6 @@ def main() -> None:
     except KeyboardInterrupt:
         typer.echo("leakbench: interrupted; run the same command again to go on", err=True)
         sys.exit(130)
-
-
-def _command() -> str:
-    """Return the command as a reader would repeat it, without this machine's folders."""
-    kept, skip = [], False
-    for argument in sys.argv[1:]:
-        if skip:
-            kept.append("DIR")
-        elif argument.startswith(("--data-root=", "--out=")):
-            argument = argument.partition("=")[0] + "=DIR"  # noqa: PLW2901
-        skip = argument in {"--data-root", "--out"} if not skip else False
-        if not (kept and kept[-1] == "DIR" and not argument.startswith("-")):
-            kept.append(argument)
-    return " ".join(["leakbench", *kept])
 
 
 def _refuse_shadows() -> None:

@@ -18,6 +18,9 @@ from bench.report import describe
 from bench.store import Record
 from bench.suite import Planned
 
+LINE_EVERY = 30.0
+"""Seconds between two lines of progress where there is no bar."""
+
 
 class RunConsole:
     """Shows cells as they finish, the share of work done, and the time left.
@@ -31,6 +34,7 @@ class RunConsole:
         self._cells = cells
         self._finished = 0
         self._started = time.monotonic()
+        self._last_line = 0.0
         self._left = ""
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -60,6 +64,9 @@ class RunConsole:
         elapsed = time.monotonic() - self._started
         if done > 0:
             self._left = f"about {_duration(elapsed * (total - done) / done)} left"
+        if not self._console.is_terminal and elapsed - self._last_line >= LINE_EVERY:
+            self._last_line = elapsed
+            self._print(f"{100 * done / total:.0f} % done, {self._left or 'starting'}")
         self._progress.update(
             self._bar,
             completed=done / total,

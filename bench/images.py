@@ -46,7 +46,7 @@ def decoded(files: Sequence[Path], crop: Box | None, size: int) -> NDArray[np.ui
         (str(file.absolute()), stat.st_size, stat.st_mtime_ns)
         for file, stat in zip(files, stats, strict=True)
     ]
-    key = digest("images", 1, listing, crop, size)
+    key = digest("images", 2, listing, crop, size)
 
     def decode_all() -> NDArray[np.uint8]:
         images = np.empty((len(files), 3, size, size), dtype=np.uint8)
@@ -60,9 +60,15 @@ def decoded(files: Sequence[Path], crop: Box | None, size: int) -> NDArray[np.ui
 def _decode(file: Path, crop: Box | None, size: int) -> NDArray[np.uint8]:
     try:
         with Image.open(file) as image:
-            pixels = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR, box=crop)
+            whole = image.convert("RGB")
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise UsageError(
             f"image {file} cannot be decoded ({error}); replace it or remove it from the folder"
         ) from error
+    if crop is not None and (crop[2] > whole.width or crop[3] > whole.height):
+        raise UsageError(
+            f"image {file} has {whole.width}×{whole.height} pixels, too few for the crop {crop}; "
+            f"replace it by the official one"
+        )
+    pixels = whole.crop(crop).resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(pixels).transpose(2, 0, 1)

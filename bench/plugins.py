@@ -6,6 +6,7 @@ Attacks, data sets, models and defenses are frozen dataclasses: their fields are
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,6 +30,9 @@ def build(registry: Registry, name: str, parameters: Mapping[str, Any]) -> Any:
                 f"{registry.kind} {name!r} has no parameter {parameter!r}; "
                 f"it has: {', '.join(known) or 'none'}"
             )
+    for parameter, value in parameters.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(f"{registry.kind} {name!r}: {parameter} must be finite (got {value})")
     try:
         return TypeAdapter(plugin).validate_python(dict(parameters))
     except ValidationError as error:

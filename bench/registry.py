@@ -19,6 +19,7 @@ import pkgutil
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
 
@@ -41,6 +42,7 @@ class Registry:
         self._packages = tuple(packages)
         self._group = group
         self._plugins: dict[str, type] = {}
+        self._from_outside: set[str] = set()
         self._imported = False
 
     def register(self, name: str) -> Callable[[Plugin], Plugin]:
@@ -82,17 +84,21 @@ class Registry:
                 import.
         """
         self._import_own()
+        self._refuse_two(name)
         if name not in self._plugins and (outside := self._outside().get(name)):
             self._load(outside)
-        elif name in self._plugins and (clash := self._outside().get(name)) is not None:
-            self._refuse_clash(name, clash)
         if name not in self._plugins:
             near = get_close_matches(name, self.names(), n=3, cutoff=0.4) or self.names()
             raise UsageError(f"unknown {self.kind} {name!r}; did you mean {', '.join(near)}?")
         return self._plugins[name]
 
+    @cached_property
+    def _points(self) -> tuple[EntryPoint, ...]:
+        """The entry points of outside packages; looking for them reads every installed package."""
+        return tuple(entry_points(group=self._group))
+
     def _outside(self) -> dict[str, EntryPoint]:
-        return {point.name: point for point in entry_points(group=self._group)}
+        return {point.name: point for point in self._points}
 
     def _load(self, point: EntryPoint) -> None:
         try:
@@ -100,20 +106,29 @@ class Registry:
         except Exception as error:
             raise UsageError(
                 f"{self.kind} {point.name!r} of package {_package(point)} cannot be imported "
-                f"({type(error).__name__}: {error}); mend or uninstall that package"
+                f"({type(error).__name__}: {' '.join(str(error).split())}); mend or uninstall it"
             ) from error
         if not isinstance(plugin, type) or self._plugins.get(point.name) is not plugin:
             raise UsageError(
                 f"entry point {point.name!r} of package {_package(point)} does not lead to a class "
                 f"registered as {self.kind} {point.name!r}; put the register decorator on it"
             )
+        self._from_outside.add(point.name)
 
-    def _refuse_clash(self, name: str, point: EntryPoint) -> None:
-        plugin = self._plugins[name]
-        if f"{plugin.__module__}:{plugin.__qualname__}" != point.value:
+    def _refuse_two(self, name: str) -> None:
+        """Refuse a name that two packages, or an outside one and ours, have given."""
+        givers = {
+            point.value: f"package {_package(point)}"
+            for point in self._points
+            if point.name == name
+        }
+        plugin = self._plugins.get(name)
+        if plugin is not None and name not in self._from_outside:
+            givers.setdefault(f"{plugin.__module__}:{plugin.__qualname__}", _path(plugin))
+        if len(givers) > 1:
             raise UsageError(
-                f"{self.kind} {name!r} is registered twice, by {_path(plugin)} and by package "
-                f"{_package(point)}; rename one of them"
+                f"{self.kind} {name!r} is registered twice, by {' and by '.join(givers.values())}; "
+                f"rename one of them or uninstall its package"
             )
 
     def _import_own(self) -> None:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from bench.cells import Cell
 from bench.metrics import Estimate
+from bench.split import task_attributes
 from bench.store import Metrics, Record
 from bench.suite import Planned
 
@@ -255,11 +256,15 @@ def _dataset(cell: Cell) -> str:
 
 
 def _task(measured: Measured) -> str:
-    record = measured.record
-    task = measured.planned.cell.main_task
-    if record is None or record.metrics is None:
-        return task
-    return f"{task} (K = {record.metrics.classes})"
+    """Return the main task and its number of classes, which for identity only a record knows."""
+    record, task = measured.record, measured.planned.cell.main_task
+    if attributes := task_attributes(task):
+        return f"{task} (K = {2 ** len(attributes)})"
+    return (
+        task
+        if record is None or record.metrics is None
+        else f"{task} (K = {record.metrics.classes})"
+    )
 
 
 def _implied(measured: Measured, name: str) -> bool:

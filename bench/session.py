@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 from rich.console import Console
@@ -26,7 +28,6 @@ def run_suite(
     device: str,
     workers: int | None,
     out: Path,
-    command: str,
 ) -> int:
     """Measure what is not measured yet, write and print the tables; return the exit code.
 
@@ -48,7 +49,7 @@ def run_suite(
         count = workers or (1 if chosen != "cpu" else _cores())
         with RunConsole(console, len(pending)) as watcher:
             failures = run_cells(pending, store, data_root, chosen, count, watcher)
-    _present(name, suite.title, cells, store, out, command)
+    _present(name, suite.title, cells, store, out, _command(suite_name, changes, only))
     for failure in failures:
         console.print(f"failed: {describe(failure.planned)}: {failure.message}", style="red")
         if not failure.usage:
@@ -58,9 +59,7 @@ def run_suite(
     return 2 if all(failure.usage for failure in failures) else 1
 
 
-def report_suite(
-    suite_name: str, changes: Sequence[str], only: Sequence[str], out: Path, command: str
-) -> None:
+def report_suite(suite_name: str, changes: Sequence[str], only: Sequence[str], out: Path) -> None:
     """Write and print a suite's tables from the records that exist.
 
     Raises:
@@ -75,7 +74,7 @@ def report_suite(
             f"{out / 'records'} holds no record of suite {name!r} with these settings; run "
             f"`leakbench run {suite_name}` first or name another folder with --out"
         )
-    _present(name, suite.title, cells, store, out, command)
+    _present(name, suite.title, cells, store, out, _command(suite_name, changes, only))
 
 
 def _pending(cells: Sequence[Planned], store: Store, data_root: Path | None) -> list[Planned]:
@@ -118,6 +117,12 @@ def _present(
         temporary.write_text(markdown(title, measured, command), encoding="utf-8")
     print(main_tables(measured), reading_aid(measured), settings(measured), sep="\n\n")
     print(f"\nAll metrics are in {path}.")
+
+
+def _command(suite_name: str, changes: Sequence[str], only: Sequence[str]) -> str:
+    """Return the command that measures these cells; data sets lie in the reader's own folder."""
+    options = [*(("--set", change) for change in changes), *(("--only", text) for text in only)]
+    return shlex.join(["leakbench", "run", suite_name, *chain.from_iterable(options)])
 
 
 def _device(name: str) -> str:

@@ -113,7 +113,7 @@ def _some_images_of_each(
     for rows in np.split(np.argsort(person, kind="stable"), np.cumsum(np.bincount(person))[:-1]):
         rank[rows] = random.permutation(len(rows))
     count = np.bincount(person)[person]
-    return rank < np.where(count > 1, np.maximum(1, np.round(share * count)), 0)
+    return rank < np.where(count > 1, np.clip(np.round(share * count), 1, count - 1), 0)
 
 
 def _among_clients(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -26,6 +25,9 @@ Layout = Literal["table1", "table2"]
 
 PLUGIN_FIELDS = {"dataset": DATASETS, "model": MODELS, "defense": DEFENSES}
 """Cell fields that name a plugin whose parameters are in `<field>_parameters`."""
+
+ATTACK_FIELDS = {"attack", "attack_parameters"}
+"""Cell fields that a suite's columns fill in."""
 
 
 class Column(BaseModel):
@@ -120,8 +122,10 @@ def load_suite(name: str) -> tuple[str, Suite]:
         raise UsageError(f"suite file {path}: {sentence(error)}") from None
     for table in [suite.cell, *(part for g in suite.group for part in (g.cell, g.sweep))]:
         for field in table:
-            if field not in Cell.model_fields:
+            if field not in Cell.model_fields or field in ATTACK_FIELDS:
                 raise UsageError(f"suite file {path}: unknown key {field!r} of a cell")
+    if not suite.attack or not suite.group:
+        raise UsageError(f"suite file {path}: it needs at least one [attack.…] and one [[group]]")
     return path.stem, suite
 
 
@@ -144,9 +148,12 @@ def override(suite: Suite, settings: Iterable[str]) -> Suite:
         if head == "attack" and rest:
             _set_attack_parameter(changed, rest, value)
         elif head in PLUGIN_FIELDS and rest:
-            for table in [changed.cell, *(group.cell for group in changed.group)]:
-                if table is changed.cell or f"{head}_parameters" in table:
-                    table.setdefault(f"{head}_parameters", {})[rest] = value
+            _set_plugin_parameter(changed, f"{head}_parameters", rest, value)
+        elif key in ATTACK_FIELDS:
+            raise UsageError(
+                f"--set {key}: a suite's columns are its attacks; choose some with "
+                f"--only attack=NAME, or change one with --set attack.PARAMETER=VALUE"
+            )
         elif key in Cell.model_fields:
             _set_field(changed, key, value)
         else:
@@ -171,10 +178,14 @@ def expand(name: str, suite: Suite, only: Iterable[str] = ()) -> list[Planned]:
     filters = [_filter(text) for text in only]
     planned = []
     for group in suite.group:
+        for field, values in group.sweep.items():
+            if not values:
+                raise UsageError(f"suite {name}: the sweep of {field!r} is empty")
         for fields in _combinations(suite.cell | group.cell, group.sweep):
             for column, entry in suite.attack.items():
                 cell, attack = _cell(name, fields, column, entry)
-                if all(_matches(cell, column, field, values) for field, values in filters):
+                aliases = {"attack": column, "main_task": fields.get("main_task")}
+                if all(_matches(cell, aliases, field, values) for field, values in filters):
                     planned.append(
                         Planned(
                             cell=cell,
@@ -194,7 +205,7 @@ def _combinations(
     fields: Mapping[str, Any], sweep: Mapping[str, Sequence[Any]]
 ) -> Iterator[dict[str, Any]]:
     for values in product(*sweep.values()):
-        yield {**deepcopy(dict(fields)), **dict(zip(sweep, values, strict=True))}
+        yield {**fields, **dict(zip(sweep, values, strict=True))}
 
 
 def _cell(name: str, fields: dict[str, Any], column: str, entry: Column) -> tuple[Cell, Attack]:
@@ -238,6 +249,15 @@ def _set_attack_parameter(suite: Suite, key: str, value: Any) -> None:
         suite.attack[name].parameters[parameter] = value
 
 
+def _set_plugin_parameter(suite: Suite, field: str, parameter: str, value: Any) -> None:
+    """Set a data set's, model's or defense's parameter wherever its parameters are given."""
+    suite.cell.setdefault(field, {})[parameter] = value
+    for group in suite.group:
+        for parameters in [group.cell.get(field), *group.sweep.get(field, [])]:
+            if parameters is not None:
+                parameters[parameter] = value
+
+
 def _plugin(suite: Suite, column: str) -> Any:
     entry = suite.attack[column]
     return build(ATTACKS, entry.attack or column, entry.parameters)
@@ -248,12 +268,22 @@ def _set_field(suite: Suite, field: str, value: Any) -> None:
     swept = isinstance(value, list) and field not in {"properties", "grant"}
     if field in {"properties", "grant"} and not isinstance(value, list):
         value = [value]
+    if field in PLUGIN_FIELDS:
+        _drop_parameters_of_others(suite, field, value)
     for table in [suite.cell, *(part for g in suite.group for part in (g.cell, g.sweep))]:
         table.pop(field, None)
-        if field in PLUGIN_FIELDS:
-            table.pop(f"{field}_parameters", None)
     for group in suite.group:
         (group.sweep if swept else group.cell)[field] = value
+
+
+def _drop_parameters_of_others(suite: Suite, field: str, value: Any) -> None:
+    """Drop the parameters of a plugin that gives way to another; those of the same one stay."""
+    for group in suite.group:
+        if group.sweep.get(field, group.cell.get(field, suite.cell.get(field))) != value:
+            group.cell.pop(f"{field}_parameters", None)
+            group.sweep.pop(f"{field}_parameters", None)
+    if suite.cell.get(field) != value:
+        suite.cell.pop(f"{field}_parameters", None)
 
 
 def _value(text: str) -> Any:
@@ -274,6 +304,9 @@ def _filter(text: str) -> tuple[str, list[str]]:
     return field, values.split(",")
 
 
-def _matches(cell: Cell, column: str, field: str, values: list[str]) -> bool:
-    found = {str(getattr(cell, field))} | ({column} if field == "attack" else set())
+def _matches(
+    cell: Cell, aliases: Mapping[str, str | None], field: str, values: Sequence[str]
+) -> bool:
+    """Whether a field, or what the suite calls it, matches one of the globs."""
+    found = {str(getattr(cell, field)), str(aliases.get(field, getattr(cell, field)))}
     return any(fnmatchcase(text, value) for text in found for value in values)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,14 +67,17 @@ class CelebA(DataSet):
         identities = _identities(folder / "identity_CelebA.txt", kept)
         attributes = {name: table[:, names.index(own)] for name, own in PROPERTIES.items()}
         attributes |= {name: table[:, i] for i, name in enumerate(names)}
+        images = decoded(paths, FACE, size)
         return Individuals(
-            images=decoded(paths, FACE, size),
+            images=images,
             attributes=attributes,
             identities=identities,
             fingerprint=digest(
-                [(file, path.stat().st_size) for file, path in zip(kept, paths, strict=True)],
+                kept,
+                names,
                 np.packbits(table).tobytes().hex(),
                 identities.tolist(),
+                zlib.crc32(np.ascontiguousarray(images).data),
             )[:16],
         )
 
@@ -98,7 +103,7 @@ def _attributes(path: Path) -> tuple[list[str], list[str], NDArray[np.bool_]]:
     if not count.isdecimal() or missing:
         raise UsageError(
             f"{path} does not begin with a line that holds the number of images and one that names "
-            f"the attributes ({', '.join(missing) or 'no count'} missing); get the official file"
+            f"the attributes (missing: {', '.join(missing) or 'the number'}); get the official file"
         )
     table = [line.split() for line in rows]
     for number, fields in enumerate(table, start=3):
@@ -131,8 +136,8 @@ def _identities(path: Path, files: list[str]) -> NDArray[np.int64]:
         raise UsageError(
             f"{path} has no identity for image {error.args[0]}; get the official file"
         ) from None
-    except ValueError:
-        bad = next(file for file in files if not known[file].lstrip("-").isdecimal())
+    except (ValueError, OverflowError):
+        bad = next(file for file in files if not re.fullmatch(r"-?[0-9]{1,18}", known[file]))
         raise UsageError(
             f"{path}: the identity of image {bad} is {known[bad]!r}, not a number; "
             f"get the official file"
