@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-TINY = 1e-20
+TINY = 1e-30
 """Keeps quotients finite where a gradient is exactly zero."""
 
 
@@ -33,17 +33,21 @@ def cosine_gaussian_distance(
     >>> cosine_gaussian_distance([-g[0]], g, torch.tensor(25.0)).item()  # 2 + (1 − e⁻⁴)
     2.981684446334839
     """
-    inner = _sum(g * t for g, t in zip(gradient, target, strict=True))
-    squared_norms = _sum(g.square() for g in gradient) * squared_norm(target)
-    squared_difference = _sum((g - t).square() for g, t in zip(gradient, target, strict=True))
-    cosine = inner / squared_norms.clamp_min(TINY).sqrt()
+    inner = _inner_product(gradient, target)
+    norm, target_norm = squared_norm(gradient), squared_norm(target)
+    # Each norm for itself: the product of two tiny squares would underflow.
+    cosine = inner / (norm.clamp_min(TINY).sqrt() * target_norm.clamp_min(TINY).sqrt())
+    # ‖g − g̃‖² from the same three sums: one pass over the gradients less than by subtraction.
+    squared_difference = (norm + target_norm - 2 * inner).clamp_min(0)
     return (1 - cosine) + (1 - torch.exp(-squared_difference / variance))
 
 
 def squared_norm(tensors: Sequence[Tensor]) -> Tensor:
     """Return ‖g‖² of all tensors as one vector, a scalar."""
-    return _sum(t.square() for t in tensors)
+    return _inner_product(tensors, tensors)
 
 
-def _sum(terms: object) -> Tensor:
-    return torch.stack([term.sum() for term in terms]).sum()  # type: ignore[attr-defined]
+def _inner_product(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    """Return ⟨a, b⟩ of all tensors as one vector, a scalar."""
+    products = [torch.dot(x.flatten(), y.flatten()) for x, y in zip(a, b, strict=True)]
+    return torch.stack(products).sum()

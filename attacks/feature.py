@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from attacks.distance import TINY, cosine_gaussian_distance, squared_norm
-from attacks.gradient_matching import Gradients, Objective, Reconstruction, match_gradients
+from attacks.gradient_matching import Gradients, Objective, match_gradients
 from attacks.labels import label_counts_from_bias
 from bench.models import deep_features
 from bench.registry import register_attack
@@ -47,13 +48,13 @@ class FeatureReconstruction(Attack):
         "Feature Space (ICME), doi 10.1109/ICME52920.2022.9859857"
     )
 
-    steps: int = 300
-    learning_rate: float = 0.02
-    lam: float = 0.1
-    kernel_width: float = 1.0
+    steps: Annotated[int, Field(gt=0)] = 300
+    learning_rate: Annotated[float, Field(gt=0)] = 0.02
+    lam: Annotated[float, Field(ge=0)] = 0.1
+    kernel_width: Annotated[float, Field(gt=0)] = 1.0
     labels: Literal["known", "recovered", "joint"] = "known"
-    start_noise: float = 0.05
-    restarts: int = 1
+    start_noise: Annotated[float, Field(ge=0)] = 0.05
+    restarts: Annotated[int, Field(gt=0)] = 1
 
     @property
     def needs(self) -> Knowledge:
@@ -96,20 +97,16 @@ class FeatureReconstruction(Attack):
         return loss
 
     def _infer_one(self, server: Server, observation: Observation, progress: Progress) -> Inference:
-        model, auxiliary, update = server.model, server.auxiliary, observation.update
-        assert model is not None and auxiliary is not None and update is not None
+        model, space, update = server.model, server.feature_space, observation.update
+        assert model is not None and space is not None and update is not None
         objective = self.objective(update)
         generator = torch.Generator().manual_seed(observation.seed)
         labels = self._labels(server, observation)
-        best: Reconstruction | None = None
-        for restart in range(self.restarts):
-            noise = torch.randn(
-                observation.batch_size, *server.image_shape, generator=generator
-            ).to(auxiliary.features.device)
-            found = match_gradients(
+        tries = [
+            match_gradients(
                 model,
                 objective,
-                start=(0.5 + self.start_noise * noise).clamp(0, 1),
+                start=self._start(server, observation, generator).to(space.features.device),
                 labels=labels,
                 classes=server.classes,
                 steps=self.steps,
@@ -117,27 +114,35 @@ class FeatureReconstruction(Attack):
                 generator=generator,
                 progress=part_of(progress, restart, self.restarts),
             )
-            best = found if best is None or found.loss < best.loss else best
-        assert best is not None
+            for restart in range(self.restarts)
+        ]
+        best = min(tries, key=lambda found: found.loss)
         features = deep_features(model, best.images)
         return Inference(
-            scores=auxiliary.property_model(features),
+            scores=space.property_model(features),
             features=features,
             images=best.images,
             labels=best.labels,
             loss=best.loss,
-            steps=self.steps * self.restarts,
+            steps=sum(found.steps for found in tries),
             diverged=not math.isfinite(best.loss),
         )
 
+    def _start(
+        self, server: Server, observation: Observation, generator: torch.Generator
+    ) -> Tensor:
+        """Return grey with a little noise, shape (B, 3, size, size)."""
+        shape = (observation.batch_size, *server.image_shape)
+        return (0.5 + self.start_noise * torch.randn(shape, generator=generator)).clamp(0, 1)
+
     def _labels(self, server: Server, observation: Observation) -> Tensor | None:
         """Return the dummies' labels, shape (B,), or None where they are to be optimised."""
-        model, auxiliary, update = server.model, server.auxiliary, observation.update
-        assert model is not None and auxiliary is not None and update is not None
+        model, space, update = server.model, server.feature_space, observation.update
+        assert model is not None and space is not None and update is not None
         if self.labels == "known":
             return observation.labels
         if self.labels == "joint":
             return None
         with torch.no_grad():
-            expected = model.classifier(auxiliary.features).softmax(1).mean(0)
-        return label_counts_from_bias(list(update.values())[-1], expected, observation.batch_size)
+            expected = model.classifier(space.features).softmax(1).mean(0)
+        return label_counts_from_bias(update[model.output_bias], expected, observation.batch_size)

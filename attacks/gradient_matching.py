@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -68,15 +68,15 @@ def match_gradients(
         logits = torch.randn(len(start), classes, generator=generator).to(start.device)
         variables.append(logits.requires_grad_())
     optimiser = torch.optim.Adam(variables, lr=learning_rate)
-    best = Reconstruction(start, _classes(labels, variables), math.inf, steps)
+    best = Reconstruction(start, _classes(labels, variables), math.inf, 0)
+    taken = 0
     for step in range(steps):
         targets = variables[1].softmax(1) if labels is None else labels
         loss = objective(client_update(model, images, targets, create_graph=True))
         value = loss.item()
+        taken += 1
         if value < best.loss:
-            best = Reconstruction(
-                images.detach().clone(), _classes(labels, variables), value, steps
-            )
+            best = Reconstruction(images.detach().clone(), _classes(labels, variables), value, 0)
         if not math.isfinite(value):
             break
         for group in optimiser.param_groups:
@@ -87,7 +87,7 @@ def match_gradients(
         with torch.no_grad():
             images.clamp_(0, 1)
         progress((step + 1) / steps)
-    return best
+    return replace(best, steps=taken)
 
 
 def _classes(labels: Tensor | None, variables: list[Tensor]) -> Tensor:

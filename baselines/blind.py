@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
+from torch import Tensor
 
 from bench.registry import register_attack
 from bench.threat import Attack, Inference, Knowledge, Observation, Progress, Server
@@ -17,32 +19,50 @@ class Blind(Attack):
     """Answers with the features of random individuals of D_aux, matched like any attack's.
 
     Reconstructions come unordered and are matched to individuals by feature, with the truth at
-    hand. That alone lifts accuracy above chance. An attack has learnt from the update only what it
-    achieves above this control.
+    hand. That alone lifts accuracy above chance, and so do labels where the main task is related to
+    a property. An attack has learnt from the update only what it achieves above this control.
+
+    Attributes:
+        labels: `known` draws, for each label of the batch, somebody of D_aux who has it, as is fair
+            beside attacks that know the labels; `ignored` draws anybody.
     """
 
     title = "Blind"
     reference = "control"
     control = True
 
+    labels: Literal["known", "ignored"] = "known"
+
     @property
     def needs(self) -> Knowledge:
-        """D_aux, and the model to see it through."""
-        return Knowledge.MODEL | Knowledge.AUXILIARY
+        """D_aux, the model to see it through, and the labels if they are to be known."""
+        base = Knowledge.MODEL | Knowledge.AUXILIARY
+        return base | Knowledge.LABELS if self.labels == "known" else base
 
     def infer(
         self, server: Server, observations: Sequence[Observation], progress: Progress
     ) -> list[Inference]:
         """Return B random auxiliary features for each batch, and what f_p reads off them."""
-        assert server.auxiliary is not None
+        assert server.auxiliary is not None and server.feature_space is not None
+        space = server.feature_space
         progress(1.0)
-        features = server.auxiliary.features
         inferences = []
         for observation in observations:
-            generator = torch.Generator().manual_seed(observation.seed)
-            rows = torch.randperm(len(features), generator=generator)[: observation.batch_size]
-            chosen = features[rows.to(features.device)]
-            inferences.append(
-                Inference(scores=server.auxiliary.property_model(chosen), features=chosen)
-            )
+            rows = self._draw(server.auxiliary.labels, observation)
+            features = space.features[rows]
+            inferences.append(Inference(scores=space.property_model(features), features=features))
         return inferences
+
+    def _draw(self, auxiliary_labels: Tensor, observation: Observation) -> Tensor:
+        """Return rows of D_aux, none twice while there are others, shape (B,)."""
+        generator = torch.Generator().manual_seed(observation.seed)
+        order = torch.randperm(len(auxiliary_labels), generator=generator)
+        if self.labels == "ignored":
+            return order[: observation.batch_size].to(auxiliary_labels.device)
+        assert observation.labels is not None
+        shuffled = auxiliary_labels.cpu()[order]
+        taken: list[int] = []
+        for label in observation.labels.tolist():
+            fitting = order[shuffled == label].tolist() or order.tolist()
+            taken.append(next((row for row in fitting if row not in taken), fitting[0]))
+        return torch.tensor(taken, device=auxiliary_labels.device)

@@ -30,11 +30,11 @@ class Oracle(Attack):
         self, server: Server, observations: Sequence[Observation], progress: Progress
     ) -> list[Inference]:
         """Return what f_p reads off the true features."""
-        assert server.auxiliary is not None
+        assert server.feature_space is not None
         progress(1.0)
         inferences = []
         for observation in observations:
             assert observation.features is not None
-            scores = server.auxiliary.property_model(observation.features)
+            scores = server.feature_space.property_model(observation.features)
             inferences.append(Inference(scores=scores, features=observation.features))
         return inferences

@@ -55,16 +55,22 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock of `path`; the system frees it if this process dies."""
+def locked(path: str) -> Iterator[None]:
+    """Hold the lock of a place in the cache; the system frees it if this process dies."""
+    file = cache_folder() / f"{path}.lock"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(
-            f"cannot write to the cache {path.parent}: {error.strerror}; set LEAKBENCH_CACHE"
+            f"cannot write to the cache {file.parent}: {error.strerror}; set LEAKBENCH_CACHE"
         ) from error
-    with FileLock(f"{path}.lock"):
+    with FileLock(file):
         yield
+
+
+def is_cached(path: str) -> bool:
+    """Whether tensors are stored under `path`."""
+    return (cache_folder() / f"{path}.safetensors").exists()
 
 
 def cached_tensors(path: str, build: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -74,7 +80,7 @@ def cached_tensors(path: str, build: Callable[[], Mapping[str, Tensor]]) -> dict
     """
     file = cache_folder() / f"{path}.safetensors"
     if not file.exists():
-        with _locked(file):
+        with locked(path):
             if not file.exists():
                 tensors = {name: t.detach().cpu().contiguous() for name, t in build().items()}
                 with replacing(file) as temporary:
@@ -86,7 +92,7 @@ def cached_array(path: str, build: Callable[[], NDArray[np.uint8]]) -> NDArray[n
     """Return the array stored under `path` in the cache, memory-mapped, building it if needed."""
     file = cache_folder() / f"{path}.npy"
     if not file.exists():
-        with _locked(file):
+        with locked(path):
             if not file.exists():
                 array = build()
                 with replacing(file) as temporary, temporary.open("wb") as stream:

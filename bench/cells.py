@@ -41,7 +41,7 @@ class Setup(BaseModel):
     model_parameters: dict[str, Any] = {}
     split: str = "convolutions"
     clients: PositiveInt = 8
-    client_batch: PositiveInt = 32
+    client_batch: PositiveInt = 8
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1
     rounds: Annotated[int, Field(ge=0)] = 1000
     auxiliary_share: Share = 0.45
@@ -89,7 +89,8 @@ class Cell(Setup):
     def key(self, attack_version: int) -> str:
         """Return the cell's key, 24 hexadecimal digits of a hash of its canonical JSON."""
         content = self.model_dump(mode="json") | {"grant": sorted(self.grant)}
-        return digest("cell", SCHEMA, content, attack_version)[:24]
+        versions = [SCHEMA, TRAINING_VERSION, PROPERTY_MODEL_VERSION, attack_version]
+        return digest("cell", versions, content)[:24]
 
 
 SCHEMA = 1
@@ -97,3 +98,6 @@ SCHEMA = 1
 
 TRAINING_VERSION = 1
 """Raised when training gives other weights for the same setup."""
+
+PROPERTY_MODEL_VERSION = 1
+"""Raised when fitting f_p gives other numbers for the same D_aux."""

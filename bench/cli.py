@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import traceback
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -107,7 +108,11 @@ def run(
     """Measure a suite's cells, those with a record excepted, and print its tables."""
     from bench.session import run_suite
 
-    failed = run_suite(suite, settings or [], only or [], data_root, device.value, workers, out)
+    try:
+        failed = run_suite(suite, settings or [], only or [], data_root, device.value, workers, out)
+    except KeyboardInterrupt:
+        typer.echo("leakbench: interrupted; run the same command again to go on", err=True)
+        raise typer.Exit(130) from None
     if failed:
         raise typer.Exit(failed)
 
@@ -134,12 +139,9 @@ def main() -> None:
         app()
     except UsageError as error:
         if debug:
-            raise
+            traceback.print_exc()
         typer.echo(f"leakbench: {error}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("leakbench: interrupted; run the same command again to go on", err=True)
-        sys.exit(130)
 
 
 def _refuse_shadows() -> None:

@@ -76,13 +76,13 @@ class RunConsole:
 
     def busy(self, what: str) -> None:
         """Say what a worker has begun."""
-        self._print(f"[dim]{what} …[/dim]")
+        self._print(f"{what} …")
 
     def finished(self, planned: Planned, record: Record) -> None:
         """Say that a cell has its record."""
         self._finished += 1
         if record.cost is None:
-            self._print(f"[red]failed[/red]: {describe(planned)}: {record.error}")
+            self._print(f"failed: {describe(planned)}: {record.error}")
             return
         left = f", {self._left}" if self._left and not self._console.is_terminal else ""
         self._print(
@@ -91,7 +91,7 @@ class RunConsole:
         )
 
     def _print(self, text: str) -> None:
-        self._progress.console.print(text, highlight=False, soft_wrap=True)
+        self._progress.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
 def _duration(seconds: float) -> str:

@@ -69,7 +69,7 @@ def run_cells(
     The work that cells share is done first, once for each setup.
 
     Raises:
-        UsageError: a setup cannot be prepared, or a worker died. Records written stay.
+        UsageError: a worker died. Records written stay.
     """
     run = _Run(cells, store, data_root, device, watcher)
     # Workers inherit the environment: one thread each, or the cores are fought over.
@@ -126,8 +126,9 @@ class _Run:
             for future in done:
                 finished = waiting.pop(future)
                 if isinstance(finished, str):
-                    future.result()
                     self.share[finished] = 1.0
+                    if not self._prepared(finished, future):
+                        continue
                     for planned in self.by_setup[finished]:
                         cell = planned.cell.model_dump_json()
                         job = pool.submit(
@@ -143,6 +144,22 @@ class _Run:
                     self._conclude(finished, future.result())
             self._report()
         return self.failures
+
+    def _prepared(self, setup: str, future: Future[Any]) -> bool:
+        """Whether a setup could be prepared; if not, its cells have failed, the others go on."""
+        try:
+            future.result()
+        except BrokenProcessPool:
+            raise
+        except Exception as error:
+            usage = isinstance(error, UsageError)
+            message = str(error) if usage else f"{type(error).__name__}: {error}"
+            details = "".join(traceback.format_exception(error))
+            for planned in self.by_setup[setup]:
+                self.share[planned.key] = 1.0
+                self.failures.append(Failure(planned, message, usage, details))
+            return False
+        return True
 
     def _conclude(self, planned: Planned, outcome: _Outcome) -> None:
         self.share[planned.key] = 1.0
@@ -199,6 +216,10 @@ def _start_worker(messages: Any) -> None:
     import torch
 
     torch.set_num_threads(1)
+    # A cell's numbers must not depend on the run: no reduced precision, no choice by timing.
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
 
 
 def _say(what: str) -> None:
@@ -248,5 +269,7 @@ def _measure(
             key=key, cell=cell, attack_version=0, status="failed", error=message, device=device
         )
         outcome = _Outcome(record, usage, traceback.format_exc())
-    store.write(outcome.record)
+    earlier = store.read(key)
+    if outcome.record.status != "failed" or earlier is None or earlier.status == "failed":
+        store.write(outcome.record)
     return outcome

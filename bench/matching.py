@@ -23,8 +23,8 @@ def match_individuals(reconstructed: Tensor, true: Tensor) -> tuple[Tensor, Tens
         For each individual the row of its reconstruction, shape (B,), and the cosine between the
         two, shape (B,).
     """
-    cosine = functional.cosine_similarity(true[:, None], reconstructed[None], dim=-1)
-    rows, columns = linear_sum_assignment(cosine.cpu().numpy(), maximize=True)
+    cosine = functional.normalize(true.cpu()) @ functional.normalize(reconstructed.cpu()).T
+    rows, columns = linear_sum_assignment(cosine.numpy(), maximize=True)
     order = torch.empty(len(true), dtype=torch.long)
     order[torch.from_numpy(rows)] = torch.from_numpy(columns)
-    return order, cosine.cpu()[torch.arange(len(true)), order]
+    return order, cosine[torch.arange(len(true)), order]

@@ -6,10 +6,12 @@ import platform
 import resource
 import sys
 import time
+from collections import Counter
 from importlib.metadata import version
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from bench.cells import Cell
 from bench.defenses import Defense
@@ -42,14 +44,18 @@ def measure(cell: Cell, prepared: Prepared, progress: Progress) -> Record:
         UsageError: the cell cannot be run as described, or the attack's answer is malformed.
     """
     attack: Attack = build(ATTACKS, cell.attack, cell.attack_parameters)
-    knowledge = Knowledge.parse(cell.grant)
-    check_grant(attack, knowledge)
+    check_grant(attack, Knowledge.parse(cell.grant))
+    # What the attack declares, not all that the cell grants: else it could use what the table,
+    # which prints its needs, says it does not know.
+    knowledge = attack.needs
     defense: Defense = build(DEFENSES, cell.defense, cell.defense_parameters)
     truths = victim_batches(prepared, cell.batch_size, cell.individuals)
     observations = [
         _observation(truth, i, prepared, defense, knowledge, cell) for i, truth in enumerate(truths)
     ]
     server = granted(prepared.server, knowledge)
+    if prepared.device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
     started = time.perf_counter()
     inferences = attack.infer(server, observations, progress)
     seconds = time.perf_counter() - started
@@ -82,7 +88,7 @@ def victim_batches(prepared: Prepared, batch_size: int, individuals: int) -> lis
     """Draw the victims, the same ones at every batch size, in batches.
 
     Raises:
-        UsageError: there are fewer victims, or their number is no multiple of the batch size.
+        UsageError: there are fewer victims.
     """
     victims = prepared.split.victims
     if batch_size > len(victims) or individuals > len(victims):
@@ -91,13 +97,11 @@ def victim_batches(prepared: Prepared, batch_size: int, individuals: int) -> lis
             f"{prepared.setup.dataset} has {len(victims)} victims; lower them or raise "
             f"`victim_share`"
         )
-    if individuals % batch_size:
-        raise UsageError(
-            f"{individuals} individuals cannot be divided into batches of {batch_size}; set "
-            f"`individuals` to a multiple"
-        )
     draw = generator_for("victims", prepared.setup.seed)
-    rows = victims[torch.randperm(len(victims), generator=draw)[:individuals].numpy()]
+    shuffled = victims[torch.randperm(len(victims), generator=draw).numpy()]
+    # As many different people as there are: only then a second image of somebody.
+    rows = shuffled[_occurrence(prepared.individuals.identities[shuffled]).argsort(kind="stable")]
+    rows = rows[:individuals]
     server = prepared.server
     assert server.model is not None
     device = next(server.model.parameters()).device
@@ -119,6 +123,20 @@ def victim_batches(prepared: Prepared, batch_size: int, individuals: int) -> lis
     ]
 
 
+def _occurrence(identities: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return how often each identity has stood before in the list, shape (n,).
+
+    >>> _occurrence(np.array([7, 3, 7, 7, 3]))
+    array([0, 0, 1, 2, 1])
+    """
+    before: Counter[int] = Counter()
+    ranks = []
+    for identity in identities.tolist():
+        ranks.append(before[identity])
+        before[identity] += 1
+    return np.array(ranks)
+
+
 def granted(server: Server, knowledge: Knowledge) -> Server:
     """Return the part of the server's knowledge that is granted."""
     return Server(
@@ -127,6 +145,9 @@ def granted(server: Server, knowledge: Knowledge) -> Server:
         properties=server.properties,
         model=server.model if Knowledge.MODEL in knowledge else None,
         auxiliary=server.auxiliary if Knowledge.AUXILIARY in knowledge else None,
+        feature_space=server.feature_space
+        if Knowledge.MODEL | Knowledge.AUXILIARY in knowledge
+        else None,
     )
 
 
@@ -147,7 +168,7 @@ def _observation(
 
 
 def _peak_memory_mib(device: str) -> float:
-    """Return the most memory that this process, or the device, has held so far."""
+    """Return the most memory held: on CUDA by this cell, elsewhere by the process until now."""
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated(device) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

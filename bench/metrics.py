@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
+from scipy.stats import norm as normal
+from scipy.stats import t as student
 
 RESAMPLES = 2_000
 LEVEL = 0.95
@@ -91,9 +94,12 @@ def count_error(
 def estimate(
     metric: Callable[[Weights], Weights], batches: int, batch_size: int, seed: int
 ) -> Estimate:
-    """Return a metric on all individuals and its percentile bootstrap interval.
+    """Return a metric on all individuals and its bootstrap interval.
 
-    Batches are resampled, not individuals, since those of one batch are not independent.
+    Batches are resampled, not individuals, since those of one batch are not independent. The
+    percentiles are the expanded ones of Hesterberg 2015 (What Teachers Should Know About the
+    Bootstrap, The American Statistician 69(4), section 5): they widen the interval where batches
+    are few, as Student's t does, so that it still covers what it says.
 
     Args:
         metric: takes weights (resamples, batches · batch_size), returns values (resamples,).
@@ -104,7 +110,7 @@ def estimate(
     resampled = resampled[np.isfinite(resampled)]
     if not np.isfinite(value) or not len(resampled):
         return Estimate(value=None, low=None, high=None)
-    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.quantile(resampled, _expanded_percentiles(batches))
     return Estimate(value=float(value), low=float(low), high=float(high))
 
 
@@ -116,6 +122,14 @@ def estimate_mean(values: NDArray[np.float64], batch_size: int, seed: int) -> Es
         batch_size,
         seed,
     )
+
+
+def _expanded_percentiles(batches: int) -> tuple[float, float]:
+    if batches == 1:
+        return 0.0, 1.0
+    reach = math.sqrt(batches / (batches - 1)) * student.ppf((1 + LEVEL) / 2, batches - 1)
+    tail = float(normal.cdf(-reach))
+    return tail, 1 - tail
 
 
 def _ratio(numerator: NDArray[np.float64], denominator: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -37,6 +37,11 @@ class SharedModel(nn.Module):
         self.extractor = extractor
         self.classifier = classifier
 
+    @property
+    def output_bias(self) -> str:
+        """The name of the output layer's bias."""
+        return [name for name, _ in self.named_parameters()][-1]
+
     def features(self, images: Tensor) -> Tensor:
         """Return deep features E(X) = f_n(X), shape (n, d)."""
         return self.extractor(images)  # type: ignore[no-any-return]

@@ -1,21 +1,21 @@
 """The work that many cells share: loading, splitting, training, D_aux's features and f_p.
 
-Each step is cached under a key of everything that shaped it, so that it is done once.
+Images, weights and f_p are cached under keys of everything that shaped them, and so made once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from bench.cache import cache_folder, cached_tensors
-from bench.cells import Setup
+from bench.cache import cached_tensors, is_cached, locked
+from bench.cells import PROPERTY_MODEL_VERSION, Setup
 from bench.data import DataSet, Individuals
 from bench.errors import UsageError
 from bench.federation import ClientData, main_task_accuracy, to_images, train
@@ -25,7 +25,7 @@ from bench.property_model import PropertyModel, fit_property_model
 from bench.registry import DATASETS, MODELS
 from bench.seeds import digest, seed_for
 from bench.split import Split, split_individuals
-from bench.threat import Auxiliary, Server
+from bench.threat import Auxiliary, FeatureSpace, Server
 
 
 @dataclass(frozen=True)
@@ -57,16 +57,24 @@ def load_individuals(setup: Setup, data_root: Path | None) -> Individuals:
     """
     dataset: DataSet = build(DATASETS, setup.dataset, setup.dataset_parameters)
     folder = type(dataset).folder
-    if folder is None:
-        return dataset.load(None, setup.image_size)
-    if data_root is None or not (data_root / folder).is_dir():
-        where = f"{data_root / folder} not found" if data_root else "no --data-root given"
+    check_available(setup, data_root)
+    return dataset.load(None if folder is None else data_root, setup.image_size)
+
+
+def check_available(setup: Setup, data_root: Path | None) -> None:
+    """Refuse a data set whose folder is not there.
+
+    Raises:
+        UsageError: says what to download, and how to do without.
+    """
+    dataset: type[DataSet] = DATASETS.get(setup.dataset)
+    if dataset.folder is not None and not (data_root and (data_root / dataset.folder).is_dir()):
+        where = f"{data_root / dataset.folder} not found" if data_root else "no --data-root given"
         raise UsageError(
-            f"data set {setup.dataset!r} needs real data: {where}; put {type(dataset).source} into "
-            f"DIR/{folder} and pass --data-root DIR, or run on the embedded default with "
+            f"data set {setup.dataset!r} needs real data: {where}; put {dataset.source} into "
+            f"DIR/{dataset.folder} and pass --data-root DIR, or run on the embedded default with "
             f"--set dataset=synthetic"
         )
-    return dataset.load(data_root, setup.image_size)
 
 
 def prepare(
@@ -93,12 +101,16 @@ def prepare(
     properties = {name: individuals.attribute(name, "property") for name in setup.properties}
     model = _trained(setup, individuals, split, device, say)
     say("reading D_aux")
+    auxiliary = _auxiliary(individuals, split, properties, device)
     server = Server(
         classes=split.classes,
         image_shape=(3, setup.image_size, setup.image_size),
         properties=setup.properties,
         model=model,
-        auxiliary=_auxiliary(setup, individuals, split, properties, model, device),
+        auxiliary=auxiliary,
+        feature_space=_feature_space(
+            model, auxiliary, individuals.identities[split.auxiliary], setup.seed
+        ),
     )
     return Prepared(
         setup=setup,
@@ -126,78 +138,72 @@ def _trained(
     architecture.check(setup.image_size, setup.split)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for("weights", setup.seed))
-        model = architecture.build(split.classes, setup.image_size, setup.split)
-    run = f"models/{setup.training_key(individuals.fingerprint)}"
-
-    def train_on() -> dict[str, Tensor]:
-        first = _latest_checkpoint(run, setup.rounds)
-        if first:
-            model.load_state_dict(cached_tensors(f"{run}/round-{first:06d}", dict))
-        say(f"training {setup.model} for {setup.rounds - first} rounds")
-        model.to(device)
-        clients = [
-            ClientData(np.array(individuals.images[rows]), split.labels[rows])
-            for rows in split.clients
-        ]
-        train(
-            model,
-            clients,
-            range(first, setup.rounds),
-            setup.learning_rate,
-            setup.client_batch,
-            setup.seed,
-        )
-        return model.state_dict()
-
-    model.load_state_dict(cached_tensors(f"{run}/round-{setup.rounds:06d}", train_on))
+        model = architecture.build(split.classes, setup.image_size, setup.split).to(device)
+    clients = [
+        ClientData(np.array(individuals.images[rows]), split.labels[rows]) for rows in split.clients
+    ]
+    # Rounding differs between devices, so that each has its own weights.
+    run = f"models/{setup.training_key(individuals.fingerprint)}-{torch.device(device).type}"
+    reached = 0
+    with locked(run):
+        for stop in _checkpoints(setup.rounds):
+            if not is_cached(f"{run}/round-{stop:06d}"):
+                say(f"training {setup.model}: round {reached} of {setup.rounds}")
+                rounds = range(reached, stop)
+                train(model, clients, rounds, setup.learning_rate, setup.client_batch, setup.seed)
+            weights = cached_tensors(f"{run}/round-{stop:06d}", model.state_dict)
+            model.load_state_dict(weights)
+            reached = stop
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    return model.to(device).eval()
+    return model.eval()
 
 
-def _latest_checkpoint(run: str, rounds: int) -> int:
-    """Return the last cached round up to `rounds`; 0 if there is none."""
-    found = (cache_folder() / run).glob("round-*.safetensors")
-    numbers = [int(file.stem.removeprefix("round-")) for file in found]
-    return max((number for number in numbers if number <= rounds), default=0)
+def _checkpoints(rounds: int) -> list[int]:
+    """Return the rounds at which weights are kept: 0, some on the way, and the last."""
+    return sorted({*range(0, rounds, CHECKPOINT_EVERY), rounds})
 
 
 def _auxiliary(
-    setup: Setup,
     individuals: Individuals,
     split: Split,
-    properties: dict[str, NDArray[np.bool_]],
-    model: SharedModel,
+    properties: Mapping[str, NDArray[np.bool_]],
     device: str,
 ) -> Auxiliary:
-    """Return D_aux with its deep features and f_p."""
     rows = split.auxiliary
-    images = to_images(individuals.images[rows], device)
-    features = deep_features(model, images)
-    present = {
-        name: torch.from_numpy(values[rows]).to(device) for name, values in properties.items()
-    }
+    return Auxiliary(
+        images=to_images(individuals.images[rows], device),
+        labels=torch.from_numpy(split.labels[rows]).to(device),
+        properties={
+            name: torch.from_numpy(present[rows]).to(device) for name, present in properties.items()
+        },
+    )
+
+
+def _feature_space(
+    model: SharedModel, auxiliary: Auxiliary, identities: NDArray[np.int64], seed: int
+) -> FeatureSpace:
+    """Return D_aux's deep features and f_p, which is cached under the features themselves."""
+    features = deep_features(model, auxiliary.images)
+    present = torch.stack(list(auxiliary.properties.values()))
+    content = [t.cpu().numpy().tobytes() for t in (features, present)]
+    names = tuple(auxiliary.properties)
     key = digest(
         "property model",
         PROPERTY_MODEL_VERSION,
-        setup.training_key(individuals.fingerprint),
-        setup.rounds,
-        setup.properties,
+        [hashlib.sha256(part).hexdigest() for part in content],
+        names,
+        identities.tolist(),
+        seed,
     )
     fitted = cached_tensors(
         f"property-models/{key[:24]}",
         lambda: fit_property_model(
-            features, present, individuals.identities[rows], seed_for("f_p", setup.seed)
+            features, auxiliary.properties, identities, seed_for("f_p", seed)
         ).tensors(),
     )
-    return Auxiliary(
-        images=images,
-        labels=torch.from_numpy(split.labels[rows]).to(device),
-        features=features,
-        properties=present,
-        property_model=PropertyModel.from_tensors(setup.properties, fitted, torch.device(device)),
-    )
+    return FeatureSpace(features, PropertyModel.from_tensors(names, fitted, features.device))
 
 
-PROPERTY_MODEL_VERSION = 1
-"""Raised when fitting f_p gives other numbers for the same D_aux."""
+CHECKPOINT_EVERY = 500
+"""Rounds after which weights are kept, so that a killed training loses no more than these."""

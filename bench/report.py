@@ -100,19 +100,25 @@ def _row(measured: Measured, name: str, columns: Sequence[str]) -> Row:
 def _varying_settings(cells: Sequence[Cell], leading: Sequence[str]) -> list[str]:
     """Return the settings, besides the leading columns, that differ between cells of a table."""
     shown = {
-        "data set": {"dataset", "dataset_parameters"},
+        "data set": {"dataset"},
         "main task": {"main_task"},
         "B": {"batch_size"},
     }
     ignored = {"attack", "attack_parameters", "grant", "properties"}
     ignored |= set().union(*(shown.get(column, set()) for column in leading))
-    if "data set" in leading:
+    if "data set" in leading and len({(_dataset(c), c.main_task) for c in cells}) == len(
+        {_dataset(c) for c in cells}
+    ):
+        # Each data set has a main task of its own, which the settings name.
         ignored.add("main_task")
-    return [
-        field
-        for field in Cell.model_fields
-        if field not in ignored and len({_text(getattr(cell, field)) for cell in cells}) > 1
-    ]
+
+    def values(field: str) -> set[str]:
+        found = [getattr(cell, field) for cell in cells]
+        if field == "dataset_parameters":
+            found = [{k: v for k, v in each.items() if k != "subject"} for each in found]
+        return {_text(each) for each in found}
+
+    return [f for f in Cell.model_fields if f not in ignored and len(values(f)) > 1]
 
 
 def _accuracy(measured: Measured, name: str) -> str:
@@ -122,7 +128,8 @@ def _accuracy(measured: Measured, name: str) -> str:
     if record.metrics is None:
         return "failed"
     shown = _percent(record.metrics.properties[name].balanced_accuracy)
-    return f"{shown} (diverged)" if record.status == "diverged" else shown
+    diverged = record.metrics.diverged
+    return f"{shown} ({100 * diverged:.0f} % diverged)" if diverged else shown
 
 
 def reading_aid(cells: Sequence[Measured]) -> str:
@@ -130,7 +137,8 @@ def reading_aid(cells: Sequence[Measured]) -> str:
     lines = [
         "Balanced accuracy in % [95 % bootstrap interval by victim batch]; chance is 50. "
         "**Prior**: D_aux's majority for everybody. **Blind**: random features of D_aux, matched "
-        "to individuals like any attack's; an attack has learnt only what it earns above this. "
+        "to individuals like any attack's, of the batch's labels where they are known; an attack "
+        "has learnt only what it earns above this. "
         "**Oracle**: f_p on the true features, the most that any attack through them can earn.",
     ]
     if any(_implied(m, name) for m in cells for name in m.planned.cell.properties):
@@ -173,8 +181,9 @@ def details(cells: Sequence[Measured]) -> str:
         "## Reconstruction\n\nFeature cosine is taken after matching; exact means cosine ≥ 0.99; "
         "steps are gradient evaluations a batch.\n\n"
         f"{_table(reconstruction, [*place, *what])}\n\n"
-        "## All metrics by property\n\nIn %; count error is |inferred − true| number of "
-        f"individuals over B and needs no matching.\n\n{_table(properties, [*place, *each])}"
+        "## All metrics by property\n\nIn %; f_p decides at the threshold of balanced accuracy, "
+        "also for accuracy and count. Count error is |inferred − true| number of individuals over "
+        f"B and needs no matching.\n\n{_table(properties, [*place, *each])}"
     )
 
 
@@ -195,8 +204,13 @@ def _reconstruction(metrics: Metrics, record: Record) -> list[str]:
 def settings(cells: Sequence[Measured]) -> str:
     """Return the settings under the tables: number of individuals, models, threat models."""
     lines = ["## Settings", ""]
-    individuals = sorted({m.planned.cell.individuals for m in cells})
-    lines.append(f"- individuals in each cell: {', '.join(map(str, individuals))}")
+    planned = [m.planned.cell for m in cells]
+    individuals = sorted({cell.individuals for cell in planned})
+    batches = sorted({(c.batch_size, c.individuals // c.batch_size) for c in planned})
+    lines.append(
+        f"- individuals in each cell: {', '.join(map(str, individuals))}, in "
+        f"{', '.join(f'{n} batches of {size}' for size, n in batches)}"
+    )
     for setup, main_task in _setups(cells).items():
         lines.append(f"- {setup}: {main_task}")
     for column in dict.fromkeys(m.planned.column for m in cells):
@@ -212,6 +226,14 @@ def settings(cells: Sequence[Measured]) -> str:
         for m in cells
     }
     lines.append(f"- defense: {', '.join(sorted(defenses))}")
+    fingerprints = sorted(
+        {
+            f"{m.record.cell.dataset} {m.record.fingerprint}"
+            for m in cells
+            if m.record is not None and m.record.fingerprint
+        }
+    )
+    lines.append(f"- fingerprints of the data: {', '.join(fingerprints) or MISSING}")
     measured = [m.record for m in cells if m.record and m.record.versions]
     versions = {", ".join(f"{k} {v}" for k, v in r.versions.items()) for r in measured}
     devices = sorted({r.device for r in measured})
@@ -227,11 +249,12 @@ def _setups(cells: Sequence[Measured]) -> dict[str, str]:
     for m in cells:
         cell = m.planned.cell
         sentence = (
-            f"{_dataset(cell)}, {cell.image_size} px, main task {cell.main_task}; "
-            f"{cell.model} {_text(cell.model_parameters)}, split after {cell.split}; "
-            f"{cell.rounds} rounds of SGD over {cell.clients} clients (batch {cell.client_batch}, "
-            f"η = {cell.learning_rate:g}); D_aux {100 * cell.auxiliary_share:.0f} % of identities; "
-            f"seed {cell.seed}"
+            f"{cell.dataset} ({_text(cell.dataset_parameters)}), {cell.image_size} px, main task "
+            f"{cell.main_task}; {cell.model} ({_text(cell.model_parameters)}) split after "
+            f"{cell.split}; {cell.rounds} rounds of SGD over {cell.clients} clients (batch "
+            f"{cell.client_batch}, η = {cell.learning_rate:g}); of all identities "
+            f"{100 * cell.auxiliary_share:.0f} % are in D_aux, {100 * cell.victim_share:.0f} % "
+            f"victims; seed {cell.seed}"
         )
         if m.record is not None and m.record.metrics is not None:
             task = m.record.metrics.main_task

@@ -15,6 +15,7 @@ from bench.cells import Cell
 from bench.console import RunConsole
 from bench.errors import UsageError
 from bench.executor import Failure, run_cells
+from bench.preparation import check_available
 from bench.report import Measured, describe, main_tables, markdown, reading_aid, settings
 from bench.store import Store
 from bench.suite import Planned, expand, load_suite, override
@@ -36,27 +37,39 @@ def run_suite(
     """
     name, suite = load_suite(suite_name)
     suite = override(suite, changes)
-    cells = expand(name, suite, only)
+    chosen, every = expand(name, suite, only), expand(name, suite)
     store = Store(out / "records")
-    unique = {planned.key: planned for planned in cells}
+    unique = {planned.key: planned for planned in chosen}
     pending = _pending(list(unique.values()), store, data_root)
     console = Console(stderr=True)
     if len(unique) > len(pending):
         console.print(f"{len(unique) - len(pending)} of {len(unique)} cells have their record")
     failures: list[Failure] = []
     if pending:
-        chosen = _device(device)
-        count = workers or (1 if chosen != "cpu" else _cores())
+        for planned in pending:
+            check_available(planned.cell.setup, data_root)
+        where = _device(device)
+        count = workers or (1 if where != "cpu" else _cores())
         with RunConsole(console, len(pending)) as watcher:
-            failures = run_cells(pending, store, data_root, chosen, count, watcher)
-    _present(name, suite.title, cells, store, out, _command(suite_name, changes, only))
-    for failure in failures:
-        console.print(f"failed: {describe(failure.planned)}: {failure.message}", style="red")
-        if not failure.usage:
-            console.print(failure.details, markup=False)
+            failures = run_cells(pending, store, data_root, where, count, watcher)
+    if len(failures) < len(unique):
+        _present(name, suite.title, chosen, every, store, out, _command(suite_name, changes))
+    for message, several in _by_message(failures).items():
+        more = f" (and {len(several) - 1} more cells)" if len(several) > 1 else ""
+        where = describe(several[0].planned)
+        console.print(f"failed: {where}{more}: {message}", markup=False, style="red")
+        if not several[0].usage:
+            console.print(several[0].details, markup=False)
     if not failures:
         return 0
     return 2 if all(failure.usage for failure in failures) else 1
+
+
+def _by_message(failures: Sequence[Failure]) -> dict[str, list[Failure]]:
+    found: dict[str, list[Failure]] = {}
+    for failure in failures:
+        found.setdefault(failure.message, []).append(failure)
+    return found
 
 
 def report_suite(suite_name: str, changes: Sequence[str], only: Sequence[str], out: Path) -> None:
@@ -67,14 +80,14 @@ def report_suite(suite_name: str, changes: Sequence[str], only: Sequence[str], o
     """
     name, suite = load_suite(suite_name)
     suite = override(suite, changes)
-    cells = expand(name, suite, only)
+    chosen, every = expand(name, suite, only), expand(name, suite)
     store = Store(out / "records")
-    if not any(store.read(planned.key) for planned in cells):
+    if not any(store.read(planned.key) for planned in chosen):
         raise UsageError(
             f"{out / 'records'} holds no record of suite {name!r} with these settings; run "
             f"`leakbench run {suite_name}` first or name another folder with --out"
         )
-    _present(name, suite.title, cells, store, out, _command(suite_name, changes, only))
+    _present(name, suite.title, chosen, every, store, out, _command(suite_name, changes))
 
 
 def _pending(cells: Sequence[Planned], store: Store, data_root: Path | None) -> list[Planned]:
@@ -103,26 +116,35 @@ def _fingerprint(cell: Cell, data_root: Path | None) -> str | None:
     from bench.preparation import load_individuals
 
     try:
-        return load_individuals(cell.setup, data_root).fingerprint
+        check_available(cell.setup, data_root)
     except UsageError:
         return None
+    return load_individuals(cell.setup, data_root).fingerprint
 
 
 def _present(
-    name: str, title: str, cells: Sequence[Planned], store: Store, out: Path, command: str
+    name: str,
+    title: str,
+    chosen: Sequence[Planned],
+    every: Sequence[Planned],
+    store: Store,
+    out: Path,
+    command: str,
 ) -> None:
-    measured = [Measured(planned, store.read(planned.key)) for planned in cells]
+    """Print the chosen cells' tables; write the whole suite's."""
     path = out / f"{name}.md"
     with replacing(path) as temporary:
+        measured = [Measured(planned, store.read(planned.key)) for planned in every]
         temporary.write_text(markdown(title, measured, command), encoding="utf-8")
-    print(main_tables(measured), reading_aid(measured), settings(measured), sep="\n\n")
+    shown = [Measured(planned, store.read(planned.key)) for planned in chosen]
+    print(main_tables(shown), reading_aid(shown), settings(shown), sep="\n\n")
     print(f"\nAll metrics are in {path}.")
 
 
-def _command(suite_name: str, changes: Sequence[str], only: Sequence[str]) -> str:
+def _command(suite_name: str, changes: Sequence[str]) -> str:
     """Return the command that measures these cells; data sets lie in the reader's own folder."""
-    options = [*(("--set", change) for change in changes), *(("--only", text) for text in only)]
-    return shlex.join(["leakbench", "run", suite_name, *chain.from_iterable(options)])
+    options = chain.from_iterable(("--set", change) for change in changes)
+    return shlex.join(["leakbench", "run", suite_name, *options])
 
 
 def _device(name: str) -> str:

@@ -176,6 +176,9 @@ def expand(name: str, suite: Suite, only: Iterable[str] = ()) -> list[Planned]:
             cell is left.
     """
     filters = [_filter(text) for text in only]
+    titles = {c: e.title or ATTACKS.get(e.attack or c).title for c, e in suite.attack.items()}
+    # Two columns of one attack are told apart by their own names.
+    headings = {c: t if list(titles.values()).count(t) == 1 else c for c, t in titles.items()}
     planned = []
     for group in suite.group:
         for field, values in group.sweep.items():
@@ -192,7 +195,7 @@ def expand(name: str, suite: Suite, only: Iterable[str] = ()) -> list[Planned]:
                             key=cell.key(attack.version),
                             group=group.title,
                             layout=group.layout,
-                            column=entry.title or attack.title,
+                            column=headings[column],
                             work=cell.individuals * attack.work(cell.batch_size),
                         )
                     )
@@ -224,6 +227,11 @@ def _cell(name: str, fields: dict[str, Any], column: str, entry: Column) -> tupl
         if field == "dataset":
             complete["main_task"] = built.main_tasks().get(cell.main_task, cell.main_task)
     check_grant(attack, Knowledge.parse(cell.grant))
+    if cell.individuals % cell.batch_size:
+        raise UsageError(
+            f"suite {name}: {cell.individuals} individuals cannot be divided into batches of "
+            f"{cell.batch_size}; set `individuals` to a multiple"
+        )
     return Cell.model_validate(complete), attack
 
 

@@ -104,16 +104,25 @@ class Auxiliary:
 
     Attributes:
         images: in [0, 1], shape (n, 3, size, size).
-        labels: main-task classes, shape (n,).
-        features: E(images) through the attacked shared model, shape (n, d).
+        labels: main-task classes, shape (n,); −1 where the main task is identity.
         properties: property → presence, shape (n,) each.
-        property_model: f_p, trained on `features` and `properties`.
     """
 
     images: Tensor
     labels: Tensor
-    features: Tensor
     properties: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class FeatureSpace:
+    """D_aux seen through the attacked shared model.
+
+    Attributes:
+        features: E(images of D_aux), shape (n, d).
+        property_model: f_p, trained on `features` and the properties of D_aux.
+    """
+
+    features: Tensor
     property_model: PropertyModel
 
 
@@ -127,6 +136,7 @@ class Server:
         properties: the properties it wants to infer.
         model: the shared model in the attacked round, if granted.
         auxiliary: D_aux, if granted.
+        feature_space: D_aux through the model, if both are granted.
     """
 
     classes: int
@@ -134,6 +144,7 @@ class Server:
     properties: tuple[str, ...]
     model: SharedModel | None = None
     auxiliary: Auxiliary | None = None
+    feature_space: FeatureSpace | None = None
 
 
 @dataclass(frozen=True)

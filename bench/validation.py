@@ -28,31 +28,54 @@ def check_inferences(
             f"observations; `infer` must return one for each"
         )
     for inference, observation in zip(inferences, observations, strict=True):
-        size = observation.batch_size
-        for wanted in server.properties:
-            if wanted not in inference.scores:
-                raise UsageError(
-                    f"attack {name!r} returned no scores for property {wanted!r}; return one "
-                    f"probability for each individual"
-                )
-            scores = inference.scores[wanted]
-            _check_tensor(name, f"scores[{wanted!r}]", scores, (size,))
-            if bool(((scores < 0) | (scores > 1)).any()):
-                raise UsageError(
-                    f"attack {name!r} returned scores[{wanted!r}] outside [0, 1]; return "
-                    f"probabilities"
-                )
+        if not isinstance(inference, Inference):
+            raise UsageError(f"attack {name!r} returned {inference!r}, not an `Inference`")
+        _check_scores(name, inference, observation.batch_size, server)
         if inference.features is not None:
-            width = None if server.auxiliary is None else server.auxiliary.features.shape[1]
-            shape = (size, width if width is not None else inference.features.shape[-1])
-            _check_tensor(name, "features", inference.features, shape)
+            space = server.feature_space
+            width = inference.features.shape[-1] if space is None else space.features.shape[1]
+            _check_tensor(name, "features", inference.features, (observation.batch_size, width))
         if inference.images is not None:
-            _check_tensor(name, "images", inference.images, (size, *server.image_shape))
+            shape = (observation.batch_size, *server.image_shape)
+            _check_tensor(name, "images", inference.images, shape)
         if inference.labels is not None:
-            _check_tensor(name, "labels", inference.labels, (size,))
+            _check_labels(name, inference.labels, observation.batch_size, server.classes)
 
 
-def _check_tensor(name: str, field: str, value: Tensor, shape: tuple[int, ...]) -> None:
+def _check_scores(name: str, inference: Inference, size: int, server: Server) -> None:
+    for wanted in server.properties:
+        if wanted not in inference.scores:
+            raise UsageError(
+                f"attack {name!r} returned no scores for property {wanted!r}; return one "
+                f"probability for each individual"
+            )
+        scores = inference.scores[wanted]
+        _check_tensor(name, f"scores[{wanted!r}]", scores, (size,))
+        if bool(((scores < 0) | (scores > 1)).any()):
+            raise UsageError(
+                f"attack {name!r} returned scores[{wanted!r}] outside [0, 1]; return probabilities"
+            )
+        if inference.features is None and bool((scores != scores[0]).any()):
+            raise UsageError(
+                f"attack {name!r} returned different scores[{wanted!r}] within a batch but no "
+                f"features to tell individuals apart by; return features, or one score for all"
+            )
+
+
+def _check_labels(name: str, labels: Tensor, size: int, classes: int) -> None:
+    _check_tensor(name, "labels", labels, (size,))
+    if labels.is_floating_point() or bool(((labels < 0) | (labels >= classes)).any()):
+        raise UsageError(
+            f"attack {name!r} returned labels that are no classes; return integers from 0 to "
+            f"{classes - 1}"
+        )
+
+
+def _check_tensor(name: str, field: str, value: object, shape: tuple[int, ...]) -> None:
+    if not isinstance(value, Tensor):
+        raise UsageError(
+            f"attack {name!r} returned {field} as {type(value).__name__}; return a tensor"
+        )
     if tuple(value.shape) != shape:
         raise UsageError(
             f"attack {name!r} returned {field} of shape {tuple(value.shape)}, expected {shape}; "

@@ -165,7 +165,7 @@ def tensors_of(value: Any) -> list[Tensor]:
     return []
 
 
-GOOD = Inference(scores={"gender": torch.rand(2), "glasses": torch.rand(2)})
+GOOD = Inference(scores={"gender": torch.full((2,), 0.3), "glasses": torch.full((2,), 0.7)})
 
 
 @pytest.mark.parametrize(
@@ -189,6 +189,14 @@ GOOD = Inference(scores={"gender": torch.rand(2), "glasses": torch.rand(2)})
         ([replace(GOOD, images=torch.rand(2, 3, 8, 8))], "images of shape"),
         ([replace(GOOD, images=torch.full((2, 3, 32, 32), torch.inf))], "NaN or infinity"),
         ([replace(GOOD, labels=torch.zeros(1))], "labels of shape"),
+        ([replace(GOOD, labels=torch.zeros(2))], "labels that are no classes"),
+        ([replace(GOOD, labels=torch.tensor([0, 99]))], "labels that are no classes"),
+        ([None], "returned None, not an `Inference`"),
+        ([replace(GOOD, scores={**GOOD.scores, "gender": [0.5, 0.5]})], "as list; return a tensor"),
+        (
+            [replace(GOOD, scores={**GOOD.scores, "gender": torch.tensor([0.1, 0.9])})],
+            "different scores.*no features",
+        ),
     ],
 )
 def test_a_malformed_answer_is_refused(

@@ -150,7 +150,8 @@ def b1_cell(**fields: object) -> Cell:
         "properties": ("gender", "glasses", "smile", "young"),
         "main_task": "hat+dark_hair+looking_left",
         "model_parameters": {"width": 8},
-        "rounds": 60,
+        "rounds": 100,
+        "client_batch": 16,
         "attack": "feature",
         "batch_size": 1,
         "individuals": 12,
@@ -170,9 +171,9 @@ def test_a_single_individual_is_recovered_so_that_f_p_sees_what_the_oracle_sees(
     cell = b1_cell(attack_parameters=parameters_of(attack), grant=("model", "update", "auxiliary"))
     prepared = prepare(cell.setup, None, "cpu", lambda message: None)
     truths = victim_batches(prepared, 1, cell.individuals)
-    model, auxiliary = prepared.server.model, prepared.server.auxiliary
+    model, space = prepared.server.model, prepared.server.feature_space
     assert model is not None
-    assert auxiliary is not None
+    assert space is not None
     observations = [
         observe(truth, client_update(model, truth.images, truth.labels), attack.needs, number)
         for number, truth in enumerate(truths)
@@ -182,7 +183,7 @@ def test_a_single_individual_is_recovered_so_that_f_p_sees_what_the_oracle_sees(
     found = torch.cat([i.features for i in inferences if i.features is not None])
     true = torch.cat([truth.features for truth in truths])
     assert functional.cosine_similarity(found, true).mean() >= 0.99
-    for name, seen in auxiliary.property_model(true).items():
+    for name, seen in space.property_model(true).items():
         inferred = torch.cat([i.scores[name] for i in inferences])
         assert (inferred - seen).abs().mean() < 0.1
 
@@ -232,6 +233,7 @@ def test_d_aux_s_model_is_the_one_that_is_attacked() -> None:
         server = prepare(setup, None, "cpu", lambda message: None).server
         assert server.model is not None
         assert server.auxiliary is not None
+        assert server.feature_space is not None
         torch.testing.assert_close(
-            server.model.features(server.auxiliary.images[:5]), server.auxiliary.features[:5]
+            server.model.features(server.auxiliary.images[:5]), server.feature_space.features[:5]
         )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from bench import preparation
 from bench.cache import cache_folder
 from bench.cells import Setup
 from bench.errors import UsageError
@@ -83,17 +86,27 @@ def prepared_weights(rounds: int, seed: int) -> Tensor:
     return weights(found)
 
 
-def test_a_later_round_goes_on_from_an_earlier_checkpoint() -> None:
-    prepared_weights(2, seed=11)
-    run = setup(2, 11).training_key(
-        prepare(setup(2, 11), None, "cpu", lambda m: None).individuals.fingerprint
-    )
-    assert (cache_folder() / "models" / run / "round-000002.safetensors").is_file()
-    went_on = prepared_weights(5, seed=11)
-    for file in (cache_folder() / "models" / run).glob("round-*.safetensors"):
-        file.unlink()
+def test_training_goes_on_from_the_last_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preparation, "CHECKPOINT_EVERY", 2)
     from_nothing = prepared_weights(5, seed=11)
-    assert torch.equal(went_on, from_nothing)
+    run = next((cache_folder() / "models").glob(f"{training_key(5, 11)}-cpu"))
+    names = sorted(file.name for file in run.glob("*.safetensors"))
+    assert names == [f"round-{n:06d}.safetensors" for n in (0, 2, 4, 5)]
+    (run / "round-000005.safetensors").unlink()
+    trained: list[range] = []
+
+    def spy(model: SharedModel, clients: Any, rounds: range, *settings: Any) -> None:
+        trained.append(rounds)
+        train(model, clients, rounds, *settings)
+
+    monkeypatch.setattr(preparation, "train", spy)
+    assert torch.equal(prepared_weights(5, seed=11), from_nothing)
+    assert trained == [range(4, 5)]
+
+
+def training_key(rounds: int, seed: int) -> str:
+    of = setup(rounds, seed)
+    return of.training_key(preparation.load_individuals(of, None).fingerprint)
 
 
 def test_an_update_is_the_gradient_of_the_mean_over_the_batch() -> None:

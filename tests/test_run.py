@@ -227,7 +227,7 @@ def test_a_faulty_attack_costs_its_own_cells_only(
         (["--set", "properties=beard"], "unknown property 'beard'; this data set has: gender"),
         (["--set", "main_task=hut"], "unknown main-task attribute 'hut'"),
         (["--set", "individuals=9"], "9 individuals cannot be divided into batches of 4"),
-        (["--set", "batch_size=999"], "batch size 999"),
+        (["--set", "individuals=999", "--set", "batch_size=999"], "batch size 999"),
         (["--set", "image_size=33"], "image size 33 does not fit small_cnn"),
     ],
 )
