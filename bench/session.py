@@ -57,7 +57,8 @@ def run_suite(
     for message, several in _by_message(failures).items():
         more = f" (and {len(several) - 1} more cells)" if len(several) > 1 else ""
         where = describe(several[0].planned)
-        console.print(f"failed: {where}{more}: {message}", markup=False, style="red")
+        sentence = f"failed: {where}{more}: {message}"
+        console.print(sentence, markup=False, style="red", soft_wrap=True)
         if not several[0].usage:
             console.print(several[0].details, markup=False)
     if not failures:

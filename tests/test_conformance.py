@@ -172,7 +172,10 @@ GOOD = Inference(scores={"gender": torch.full((2,), 0.3), "glasses": torch.full(
     ("answer", "named"),
     [
         ([], "returned 0 inferences for 1"),
-        ([replace(GOOD, scores={"gender": torch.rand(2)})], "no scores for property 'glasses'"),
+        (
+            [replace(GOOD, scores={"gender": torch.full((2,), 0.5)})],
+            "no scores for property 'glasses'",
+        ),
         (
             [replace(GOOD, scores={**GOOD.scores, "gender": torch.rand(3)})],
             r"scores\['gender'\] of shape \(3,\), expected \(2,\)",

@@ -217,7 +217,7 @@ def test_features_of_a_main_task_know_more_of_a_property_than_pixels(
     subject: SubjectName, asked: str
 ) -> None:
     people = Synthetic(subject=subject, individuals=1_200).load(None, 32)
-    images = torch.from_numpy(people.images).float() / 64 - 2
+    images = torch.from_numpy(np.array(people.images)).float() / 64 - 2
     train = people.identities % 2 == 0
     rows = torch.from_numpy(np.flatnonzero(train))
     features = train_on_main_task(people, images, subject, rows)
