@@ -35,6 +35,7 @@ class RunConsole:
         self._finished = 0
         self._started = time.monotonic()
         self._last_line = 0.0
+        self._said: set[str] = set()
         self._left = ""
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -75,8 +76,10 @@ class RunConsole:
         )
 
     def busy(self, what: str) -> None:
-        """Say what a worker has begun."""
-        self._print(f"{what} …")
+        """Say what a worker has begun, once: workers repeat what comes out of the cache."""
+        if what not in self._said:
+            self._said.add(what)
+            self._print(f"{what} …")
 
     def finished(self, planned: Planned, record: Record) -> None:
         """Say that a cell has its record."""

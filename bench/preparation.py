@@ -100,7 +100,7 @@ def prepare(
     )
     properties = {name: individuals.attribute(name, "property") for name in setup.properties}
     model = _trained(setup, individuals, split, device, say)
-    say("reading D_aux")
+    say(f"reading D_aux of {setup.dataset}")
     auxiliary = _auxiliary(individuals, split, properties, device)
     server = Server(
         classes=split.classes,
@@ -148,7 +148,10 @@ def _trained(
     with locked(run):
         for stop in _checkpoints(setup.rounds):
             if not is_cached(f"{run}/round-{stop:06d}"):
-                say(f"training {setup.model}: round {reached} of {setup.rounds}")
+                say(
+                    f"training {setup.model} for {setup.main_task}: round {reached} of "
+                    f"{setup.rounds}"
+                )
                 rounds = range(reached, stop)
                 train(model, clients, rounds, setup.learning_rate, setup.client_batch, setup.seed)
             weights = cached_tensors(f"{run}/round-{stop:06d}", model.state_dict)
