@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -111,12 +112,17 @@ def _describe(registry: Registry, name: str) -> str:
 
 
 def _parameters(plugin: type) -> str:
-    rows = [[f.name, f.type, _default(f)] for f in dataclasses.fields(plugin)]
+    rows = [[f.name, _type(f), _default(f)] for f in dataclasses.fields(plugin)]
     if not rows:
         return "Parameters: none"
     return tabulate(
         rows, ["parameter", "type", "default"], tablefmt="simple", disable_numparse=True
     )
+
+
+def _type(field: dataclasses.Field[Any]) -> str:
+    """Return a field's type as written, `Annotated[int, Field(gt=0)]` as `int, gt=0`."""
+    return re.sub(r"Annotated\[(.+), Field\((.*)\)\]", r"\1, \2", str(field.type))
 
 
 def _default(field: dataclasses.Field[Any]) -> str:
