@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import lru_cache
 from multiprocessing.connection import wait as wait_for_sentinel
 from pathlib import Path
 from queue import Empty
@@ -243,12 +242,19 @@ def _prepare(setup_json: str, data_root: Path | None, device: str) -> None:
     _prepared(setup_json, data_root, device)
 
 
-@lru_cache(maxsize=1)
+_kept: dict[str, Prepared] = {}
+"""The last setup made real, for the worker's next cell."""
+
+
 def _prepared(setup_json: str, data_root: Path | None, device: str) -> Prepared:
-    """Return a setup made real; the last one is kept for the next cell."""
     from bench.preparation import prepare
 
-    return prepare(Setup.model_validate_json(setup_json), data_root, device, _say)
+    if setup_json not in _kept:
+        # The old one goes before the new one comes: both at once would double the memory.
+        _kept.clear()
+        setup = Setup.model_validate_json(setup_json)
+        _kept[setup_json] = prepare(setup, data_root, device, _say)
+    return _kept[setup_json]
 
 
 def _measure(
