@@ -151,8 +151,7 @@ class _Run:
         except BrokenProcessPool:
             raise
         except Exception as error:
-            usage = isinstance(error, UsageError)
-            message = str(error) if usage else f"{type(error).__name__}: {error}"
+            usage, message = _explain(error)
             details = "".join(traceback.format_exception(error))
             for planned in self.by_setup[setup]:
                 self.share[planned.key] = 1.0
@@ -187,6 +186,12 @@ class _Run:
 def _training_work(setup_json: str) -> float:
     setup = Setup.model_validate_json(setup_json)
     return TRAINING_COST * setup.rounds * setup.clients * setup.client_batch
+
+
+def _explain(error: Exception) -> tuple[bool, str]:
+    """Return whether the user can put an error right, and the sentence that says what it is."""
+    usage = isinstance(error, UsageError)
+    return usage, str(error) if usage else f"{type(error).__name__}: {error}"
 
 
 @dataclass(frozen=True)
@@ -269,8 +274,7 @@ def _measure(
         prepared = _prepared(cell.setup.model_dump_json(), data_root, device)
         outcome = _Outcome(measure(cell, prepared, _teller(key)))
     except Exception as error:
-        usage = isinstance(error, UsageError)
-        message = str(error) if usage else f"{type(error).__name__}: {error}"
+        usage, message = _explain(error)
         record = Record(
             key=key, cell=cell, attack_version=0, status="failed", error=message, device=device
         )

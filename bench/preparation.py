@@ -56,9 +56,8 @@ def load_individuals(setup: Setup, data_root: Path | None) -> Individuals:
         UsageError: it is unknown, malformed or not there.
     """
     dataset: DataSet = build(DATASETS, setup.dataset, setup.dataset_parameters)
-    folder = type(dataset).folder
     check_available(setup, data_root)
-    return dataset.load(None if folder is None else data_root, setup.image_size)
+    return dataset.load(data_root, setup.image_size)
 
 
 def check_available(setup: Setup, data_root: Path | None) -> None:

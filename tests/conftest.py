@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.cells import Setup
+
 # One thread a process: tests run on all cores at once.
 torch.set_num_threads(1)
 
@@ -29,3 +31,17 @@ def data_root() -> Path:
     if not (root / "celeba").is_dir():
         pytest.skip(f"no real data: neither $LEAKBENCH_DATA_ROOT nor {beside} has celeba/")
     return root
+
+
+@pytest.fixture(scope="session")
+def small_setup() -> Setup:
+    """A setup that is prepared in seconds: 8 classes, 80 victims."""
+    return Setup(
+        dataset="synthetic",
+        dataset_parameters={"individuals": 400},
+        properties=("gender", "glasses"),
+        main_task="hat+dark_hair+looking_left",
+        model_parameters={"width": 4},
+        rounds=2,
+        victim_share=0.2,
+    )

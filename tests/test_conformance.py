@@ -33,17 +33,8 @@ DEVICES = [
 
 
 @pytest.fixture(scope="module", params=DEVICES)
-def prepared(request: pytest.FixtureRequest) -> Prepared:
-    setup = Setup(
-        dataset="synthetic",
-        dataset_parameters={"individuals": 400},
-        properties=("gender", "glasses"),
-        main_task="hat+dark_hair+looking_left",
-        model_parameters={"width": 4},
-        rounds=2,
-        victim_share=0.2,
-    )
-    return prepare(setup, None, request.param, lambda message: None)
+def prepared(request: pytest.FixtureRequest, small_setup: Setup) -> Prepared:
+    return prepare(small_setup, None, request.param, lambda message: None)
 
 
 def short(name: str) -> Attack:

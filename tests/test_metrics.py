@@ -12,12 +12,13 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_sco
 
 import attacks.distance
 import attacks.labels
+import bench.measure
 import bench.metrics
 from bench.matching import match_individuals
 from bench.metrics import Metric, accuracy, auc, balanced_accuracy, estimate, estimate_mean
 
 
-@pytest.mark.parametrize("module", [bench.metrics, attacks.distance, attacks.labels])
+@pytest.mark.parametrize("module", [bench.metrics, bench.measure, attacks.distance, attacks.labels])
 def test_examples_in_docstrings_are_true(module: object) -> None:
     failed, tried = doctest.testmod(module)  # type: ignore[arg-type]
     assert tried

@@ -23,26 +23,10 @@ from bench.preparation import Prepared, prepare
 from bench.registry import ATTACKS
 from bench.threat import Attack, Knowledge, Server, Truth, check_grant, observe
 
-SECRETS = {
-    Knowledge.LABELS: "labels",
-    Knowledge.FEATURES: "features",
-    Knowledge.NOTHING: "images",
-}
-"""What grants the sight of each part of a truth; images and properties are never granted."""
-
 
 @pytest.fixture(scope="module")
-def prepared() -> Prepared:
-    setup = Setup(
-        dataset="synthetic",
-        dataset_parameters={"individuals": 400},
-        properties=("gender", "glasses"),
-        main_task="hat+dark_hair+looking_left",
-        model_parameters={"width": 4},
-        rounds=2,
-        victim_share=0.2,
-    )
-    return prepare(setup, None, "cpu", lambda message: None)
+def prepared(small_setup: Setup) -> Prepared:
+    return prepare(small_setup, None, "cpu", lambda message: None)
 
 
 def reachable(roots: list[object]) -> Iterator[object]:
