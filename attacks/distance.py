@@ -1,18 +1,61 @@
-"""Distances between gradients, as pure functions."""
+"""Distances between gradients, as pure functions over R runs at once.
+
+A gradient is a mapping from parameter name to a tensor of shape (R, *parameter's).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+Gradients = Mapping[str, Tensor]
+"""Parameter name → gradient, shape (R, *parameter's)."""
+
 TINY = 1e-30
-"""Keeps quotients finite where a gradient is exactly zero."""
+"""Keeps quotients and roots differentiable where a gradient is exactly zero."""
+
+
+def squared_error(gradients: Gradients, target: Gradients) -> Tensor:
+    """DLG (Zhu et al. 2019): Σ ‖∇ − ∇*‖², a plain sum over all parameters.
+
+    Returns:
+        Shape (R,), at least 0.
+    """
+    squares = [(gradients[n] - target[n]).flatten(1).square().sum(1) for n in target]
+    return torch.stack(squares).sum(0)
+
+
+def cosine_distance(gradients: Gradients, target: Gradients) -> Tensor:
+    """IG (Geiping et al. 2020): 1 − cos, over all layers as one vector.
+
+    Returns:
+        Shape (R,), in [0, 2].
+
+    >>> g = {"weight": torch.tensor([[3.0, 4.0]])}
+    >>> cosine_distance(g, {"weight": torch.tensor([[4.0, -3.0]])})
+    tensor([1.])
+    """
+    return 1 - _cosine(gradients, target)[0]
+
+
+def layerwise_norm(gradients: Gradients, target: Gradients) -> Tensor:
+    """GradInversion (Yin et al. 2021): Σ_l ‖∇_l − ∇*_l‖₂, the unsquared norm of each tensor.
+
+    Returns:
+        Shape (R,), at least 0.
+
+    >>> zero = {"a": torch.zeros(1, 2), "b": torch.zeros(1, 1)}
+    >>> layerwise_norm({"a": torch.tensor([[3.0, 4.0]]), "b": torch.ones(1, 1)}, zero)
+    tensor([6.])
+    """
+    squares = [(gradients[n] - target[n]).flatten(1).square().sum(1) for n in target]
+    return torch.stack(squares).clamp_min(TINY).sqrt().sum(0)
 
 
 def cosine_gaussian_distance(
-    gradient: Sequence[Tensor], target: Sequence[Tensor], variance: Tensor
+    gradients: Gradients, target: Gradients, kernel_width: float
 ) -> Tensor:
     """Eq. 3 of Yang et al. 2022: cosine distance plus a Gaussian-kernel distance.
 
@@ -20,34 +63,35 @@ def cosine_gaussian_distance(
     of the model as one vector.
 
     Args:
-        gradient: g̃, one tensor for each parameter.
-        target: g, tensors of the same shapes.
-        variance: σ² > 0 of the kernel, a scalar.
+        kernel_width: σ² as a multiple of the target's ‖g‖².
 
     Returns:
-        A scalar in [0, 3]; 0 where the gradients are equal.
+        Shape (R,), in [0, 3]; 0 where the gradients are equal.
 
-    >>> g = [torch.tensor([3.0, 4.0])]
-    >>> cosine_gaussian_distance(g, g, torch.tensor(25.0)).item()
-    0.0
-    >>> cosine_gaussian_distance([-g[0]], g, torch.tensor(25.0)).item()  # 2 + (1 − e⁻⁴)
-    2.981684446334839
+    >>> g = {"weight": torch.tensor([[3.0, 4.0]])}
+    >>> cosine_gaussian_distance(g, g, 1.0)
+    tensor([0.])
+    >>> cosine_gaussian_distance({"weight": -g["weight"]}, g, 1.0)  # 2 + (1 − e⁻⁴)
+    tensor([2.9817])
     """
-    inner = _inner_product(gradient, target)
-    norm, target_norm = squared_norm(gradient), squared_norm(target)
-    # Each norm for itself: the product of two tiny squares would underflow.
-    cosine = inner / (norm.clamp_min(TINY).sqrt() * target_norm.clamp_min(TINY).sqrt())
+    cosine, inner, norm, target_norm = _cosine(gradients, target)
     # ‖g − g̃‖² from the same three sums: one pass over the gradients less than by subtraction.
     squared_difference = (norm + target_norm - 2 * inner).clamp_min(0)
+    variance = kernel_width * target_norm.clamp_min(TINY)
     return (1 - cosine) + (1 - torch.exp(-squared_difference / variance))
 
 
-def squared_norm(tensors: Sequence[Tensor]) -> Tensor:
-    """Return ‖g‖² of all tensors as one vector, a scalar."""
-    return _inner_product(tensors, tensors)
+def _cosine(gradients: Gradients, target: Gradients) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return cos, ⟨g, g̃⟩, ‖g̃‖² and ‖g‖², shape (R,) each."""
+    inner = _inner_product(gradients, target)
+    norm, target_norm = _inner_product(gradients, gradients), _inner_product(target, target)
+    # Each norm for itself: the product of two tiny squares would underflow.
+    length = norm.clamp_min(TINY).sqrt() * target_norm.clamp_min(TINY).sqrt()
+    return inner / length, inner, norm, target_norm
 
 
-def _inner_product(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
-    """Return ⟨a, b⟩ of all tensors as one vector, a scalar."""
-    products = [torch.dot(x.flatten(), y.flatten()) for x, y in zip(a, b, strict=True)]
-    return torch.stack(products).sum()
+def _inner_product(a: Gradients, b: Gradients) -> Tensor:
+    """Return ⟨a, b⟩ of all tensors as one vector, shape (R,)."""
+    assert a.keys() == b.keys()
+    products = [torch.linalg.vecdot(a[n].flatten(1), b[n].flatten(1)) for n in b]
+    return torch.stack(products).sum(0)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from bench.registry import register_attack
 from bench.threat import Attack, Inference, Knowledge, Observation, Progress, Server
@@ -48,21 +47,9 @@ class Blind(Attack):
         progress(1.0)
         inferences = []
         for observation in observations:
-            rows = self._draw(server.auxiliary.labels, observation)
+            generator = torch.Generator().manual_seed(observation.seed)
+            labels = observation.labels if self.labels == "known" else None
+            rows = server.auxiliary.draw(labels, observation.batch_size, generator)
             features = space.features[rows]
             inferences.append(Inference(scores=space.property_model(features), features=features))
         return inferences
-
-    def _draw(self, auxiliary_labels: Tensor, observation: Observation) -> Tensor:
-        """Return rows of D_aux, none twice while there are others, shape (B,)."""
-        generator = torch.Generator().manual_seed(observation.seed)
-        order = torch.randperm(len(auxiliary_labels), generator=generator)
-        if self.labels == "ignored":
-            return order[: observation.batch_size].to(auxiliary_labels.device)
-        assert observation.labels is not None
-        shuffled = auxiliary_labels.cpu()[order]
-        taken: list[int] = []
-        for label in observation.labels.tolist():
-            fitting = order[shuffled == label].tolist() or order.tolist()
-            taken.append(next((row for row in fitting if row not in taken), fitting[0]))
-        return torch.tensor(taken, device=auxiliary_labels.device)

@@ -108,6 +108,8 @@ def _describe(registry: Registry, name: str) -> str:
     if registry is DATASETS and plugin.source:
         parts.append(f"Get {plugin.source}; put it into DIR/{plugin.folder} under --data-root DIR.")
     parts.append(_parameters(plugin))
+    if registry is ATTACKS and plugin.presets:
+        parts.append(_presets(plugin))
     return "\n\n".join(parts)
 
 
@@ -118,6 +120,15 @@ def _parameters(plugin: type) -> str:
     return tabulate(
         rows, ["parameter", "type", "default"], tablefmt="simple", disable_numparse=True
     )
+
+
+def _presets(attack: type[Attack]) -> str:
+    rows = [
+        [name, ", ".join(f"{parameter} = {value!r}" for parameter, value in preset.items())]
+        for name, preset in attack.presets.items()
+    ]
+    table = tabulate(rows, ["preset", "parameters"], tablefmt="simple", disable_numparse=True)
+    return f"Presets, taken by --set attack.{attack.name}.preset=NAME:\n\n{table}"
 
 
 def _type(field: dataclasses.Field[Any]) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bench.seeds import digest
+from bench.threat import Mode
 
 PositiveInt = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -69,6 +70,7 @@ class Cell(Setup):
         attack, attack_parameters: a registered attack and all its parameters.
         batch_size: individuals B in a victim batch.
         individuals: victims in all, the same ones at every batch size.
+        mode: how the client runs the model for its update; see `Mode`.
         grant: what the adversary may know; see `Knowledge`.
         defense, defense_parameters: a registered defense and its parameters.
     """
@@ -77,6 +79,7 @@ class Cell(Setup):
     attack_parameters: dict[str, Any] = {}
     batch_size: PositiveInt
     individuals: PositiveInt = 256
+    mode: Mode = "eval"
     grant: tuple[str, ...] = ("model", "update", "auxiliary", "labels")
     defense: str = "none"
     defense_parameters: dict[str, Any] = {}
@@ -93,10 +96,10 @@ class Cell(Setup):
         return digest("cell", versions, content)[:24]
 
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of cells and records; raised when their meaning changes."""
 
-TRAINING_VERSION = 1
+TRAINING_VERSION = 2
 """Raised when training gives other weights for the same setup."""
 
 PROPERTY_MODEL_VERSION = 1

@@ -33,6 +33,13 @@ class Kind(StrEnum):
     SUITES = "suites"
 
 
+class FigureKind(StrEnum):
+    """What can be drawn."""
+
+    BUDGET = "budget"
+    RECONSTRUCTIONS = "reconstructions"
+
+
 class Device(StrEnum):
     """Where tensors are computed."""
 
@@ -48,7 +55,8 @@ SetOption = Annotated[
         "--set",
         metavar="KEY=VALUE",
         help="Change a setting: a cell field (several values, separated by commas, are swept), "
-        "attack.PARAMETER, attack.COLUMN.PARAMETER, dataset.PARAMETER, model.PARAMETER.",
+        "attack.PARAMETER (likewise), attack.COLUMN.PARAMETER, attack.COLUMN.preset, "
+        "dataset.PARAMETER, model.PARAMETER.",
     ),
 ]
 OnlyOption = Annotated[
@@ -56,6 +64,14 @@ OnlyOption = Annotated[
     typer.Option("--only", metavar="FIELD=VALUE[,…]", help="Take only these cells; globs work."),
 ]
 OutOption = Annotated[Path, typer.Option("--out", help="Folder of records and reports.")]
+DataRootOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-root",
+        envvar="LEAKBENCH_DATA_ROOT",
+        help="Folder in which each data set lies in its official folder.",
+    ),
+]
 DEFAULT_OUT = Path("results/runs")
 
 
@@ -89,14 +105,7 @@ def show(name: str) -> None:
 @app.command()
 def run(
     suite: Annotated[str, typer.Argument(help="A suite's name, or a TOML file.")],
-    data_root: Annotated[
-        Path | None,
-        typer.Option(
-            "--data-root",
-            envvar="LEAKBENCH_DATA_ROOT",
-            help="Folder in which each data set lies in its official folder.",
-        ),
-    ] = None,
+    data_root: DataRootOption = None,
     device: Annotated[Device, typer.Option("--device")] = Device.AUTO,
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="Processes; default one a core or GPU.")
@@ -104,12 +113,32 @@ def run(
     settings: SetOption = None,
     only: OnlyOption = None,
     out: OutOption = DEFAULT_OUT,
+    lpips_weights: Annotated[
+        str | None,
+        typer.Option(
+            "--lpips-weights",
+            metavar="PATH|download",
+            envvar="LEAKBENCH_LPIPS",
+            help="AlexNet's weights for LPIPS: a .pth or .safetensors file, a folder that holds "
+            "one, or `download` (240 MB); default torch hub's cache. Cells whose images have no "
+            "LPIPS yet are measured again.",
+        ),
+    ] = None,
 ) -> None:
     """Measure a suite's cells, those with a record excepted, and print its tables."""
     from bench.session import run_suite
 
     try:
-        failed = run_suite(suite, settings or [], only or [], data_root, device.value, workers, out)
+        failed = run_suite(
+            suite,
+            settings or [],
+            only or [],
+            data_root,
+            device.value,
+            workers,
+            out,
+            lpips_weights,
+        )
     except KeyboardInterrupt:
         typer.echo("leakbench: interrupted; run the same command again to go on", err=True)
         raise typer.Exit(130) from None
@@ -128,6 +157,29 @@ def report(
     from bench.session import report_suite
 
     report_suite(suite, settings or [], only or [], out)
+
+
+@app.command()
+def figure(
+    kind: FigureKind,
+    suite: Annotated[str, typer.Argument(help="A suite's name, or a TOML file.")],
+    data_root: DataRootOption = None,
+    device: Annotated[Device, typer.Option("--device")] = Device.AUTO,
+    settings: SetOption = None,
+    only: OnlyOption = None,
+    out: OutOption = DEFAULT_OUT,
+) -> None:
+    """Draw accuracy by budget from records, or run attacks and draw what they reconstruct."""
+    from bench.session import draw_budget, draw_reconstructions
+
+    if kind is FigureKind.BUDGET:
+        written = draw_budget(suite, settings or [], only or [], out)
+    else:
+        written = draw_reconstructions(
+            suite, settings or [], only or [], data_root, device.value, out
+        )
+    for path in written:
+        typer.echo(f"The figure is in {path}.")
 
 
 def main() -> None:

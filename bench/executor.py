@@ -62,15 +62,19 @@ def run_cells(
     device: str,
     workers: int,
     watcher: Watcher,
+    lpips_weights: Path | None = None,
 ) -> list[Failure]:
     """Measure cells, writing each record as soon as it is there; return those that failed.
 
     The work that cells share is done first, once for each setup.
 
+    Args:
+        lpips_weights: a file of AlexNet's weights; without it images have no LPIPS.
+
     Raises:
         UsageError: a worker died. Records written stay.
     """
-    run = _Run(cells, store, data_root, device, watcher)
+    run = _Run(cells, store, data_root, device, watcher, lpips_weights)
     # Workers inherit the environment: one thread each, or the cores are fought over.
     os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
     context = multiprocessing.get_context("spawn")
@@ -103,8 +107,10 @@ class _Run:
         data_root: Path | None,
         device: str,
         watcher: Watcher,
+        lpips_weights: Path | None,
     ) -> None:
         self.store, self.data_root, self.device, self.watcher = store, data_root, device, watcher
+        self.lpips_weights = lpips_weights
         self.by_setup: dict[str, list[Planned]] = {}
         for planned in cells:
             self.by_setup.setdefault(planned.cell.setup.model_dump_json(), []).append(planned)
@@ -137,6 +143,7 @@ class _Run:
                             self.store.folder,
                             self.data_root,
                             self.device,
+                            self.lpips_weights,
                         )
                         waiting[job] = planned
                 else:
@@ -217,10 +224,15 @@ def _start_worker(messages: Any) -> None:
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
+    compute_reproducibly()
+
+
+def compute_reproducibly() -> None:
+    """Let this process give numbers that do not depend on the run, with one thread."""
     import torch
 
     torch.set_num_threads(1)
-    # A cell's numbers must not depend on the run: no reduced precision, no choice by timing.
+    # No reduced precision, no choice by timing.
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
@@ -263,7 +275,12 @@ def _prepared(setup_json: str, data_root: Path | None, device: str) -> Prepared:
 
 
 def _measure(
-    cell_json: str, key: str, folder: Path, data_root: Path | None, device: str
+    cell_json: str,
+    key: str,
+    folder: Path,
+    data_root: Path | None,
+    device: str,
+    lpips_weights: Path | None,
 ) -> _Outcome:
     """Measure a cell and write its record, also when it fails."""
     from bench.measure import measure
@@ -272,7 +289,7 @@ def _measure(
     store = Store(folder)
     try:
         prepared = _prepared(cell.setup.model_dump_json(), data_root, device)
-        outcome = _Outcome(measure(cell, prepared, _teller(key)))
+        outcome = _Outcome(measure(cell, prepared, _teller(key), lpips_weights))
     except Exception as error:
         usage, message = _explain(error)
         record = Record(

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.func import functional_call
+from torch import Tensor, nn
+from torch.func import functional_call, replace_all_batch_norm_modules_
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from bench.models import SharedModel
 from bench.seeds import generator_for
+from bench.threat import Mode
 
 
 @dataclass(frozen=True)
@@ -66,20 +70,82 @@ def train(
     model.eval()
 
 
-def client_update(
-    model: SharedModel, images: Tensor, targets: Tensor, create_graph: bool = False
-) -> dict[str, Tensor]:
+def client_update(model: SharedModel, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
     """Return the gradient of the mean cross-entropy over a batch, by parameter name.
 
     Args:
+        model: as the client runs it, see `in_mode`.
         images: shape (B, 3, size, size).
         targets: classes, shape (B,), or class probabilities, shape (B, K).
-        create_graph: make the gradient itself differentiable, for the adversary's dummies.
     """
     parameters = {name: p.detach().requires_grad_() for name, p in model.named_parameters()}
     loss = functional.cross_entropy(functional_call(model, parameters, (images,)), targets)
-    gradients = torch.autograd.grad(loss, list(parameters.values()), create_graph=create_graph)
+    gradients = torch.autograd.grad(loss, list(parameters.values()))
     return dict(zip(parameters, gradients, strict=True))
+
+
+def in_mode(model: SharedModel, mode: Mode) -> SharedModel:
+    """Return the attacked model as clients run it: in `train`, a copy that normalises by the batch.
+
+    The copy keeps no running statistics, so that computing an update with it changes nothing.
+    """
+    if mode == "eval" or not batch_norm_layers(model):
+        return model
+    normalising_by_batch = copy.deepcopy(model)
+    replace_all_batch_norm_modules_(normalising_by_batch)
+    return normalising_by_batch
+
+
+def batch_norm_layers(model: SharedModel) -> dict[str, _BatchNorm]:
+    """Return the model's BatchNorm layers by name."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, _BatchNorm)}
+
+
+def batch_statistics(model: SharedModel, images: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return mean and variance of every BatchNorm layer's input over a batch.
+
+    Args:
+        model: as the client runs it, see `in_mode`.
+        images: shape (B, 3, size, size).
+
+    Returns:
+        Layer → mean and (biased) variance over batch and positions, shape (channels,) each.
+    """
+    with recorded_statistics(model) as statistics, torch.no_grad():
+        model(images)
+    return statistics
+
+
+@contextmanager
+def recorded_statistics(
+    model: SharedModel, record: bool = True
+) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
+    """Record what `batch_statistics` returns during a forward pass, differentiably."""
+    statistics: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def recorder(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def hook(_module: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
+            axes = [axis for axis in range(inputs[0].ndim) if axis != 1]
+            statistics[name] = (inputs[0].mean(axes), inputs[0].var(axes, correction=0))
+
+        return hook
+
+    layers = batch_norm_layers(model).items() if record else ()
+    handles = [layer.register_forward_hook(recorder(name)) for name, layer in layers]
+    try:
+        yield statistics
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def running_statistics(model: SharedModel) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return running mean and variance of every BatchNorm layer: what the model itself tells."""
+    return {
+        name: (layer.running_mean, layer.running_var)
+        for name, layer in batch_norm_layers(model).items()
+        if layer.running_mean is not None and layer.running_var is not None
+    }
 
 
 def main_task_accuracy(model: SharedModel, images: Tensor, labels: Tensor) -> dict[str, float]:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from bench.cells import Cell
 from bench.defenses import Defense
 from bench.errors import UsageError
-from bench.federation import client_update, to_images
+from bench.federation import batch_statistics, client_update, in_mode, to_images
 from bench.models import deep_features
 from bench.plugins import build
 from bench.preparation import Prepared
@@ -27,33 +28,42 @@ from bench.store import Cost, Record
 from bench.threat import (
     Attack,
     Knowledge,
+    Mode,
     Observation,
     Progress,
     Server,
     Truth,
+    check_batch_size,
     check_grant,
     observe,
 )
 from bench.validation import check_inferences
 
 
-def measure(cell: Cell, prepared: Prepared, progress: Progress) -> Record:
+def measure(
+    cell: Cell, prepared: Prepared, progress: Progress, lpips_weights: Path | None = None
+) -> Record:
     """Run one cell on its prepared setup and return its record.
+
+    Args:
+        lpips_weights: a file of AlexNet's weights; without it images have no LPIPS.
 
     Raises:
         UsageError: the cell cannot be run as described, or the attack's answer is malformed.
     """
     attack: Attack = build(ATTACKS, cell.attack, cell.attack_parameters)
     check_grant(attack, Knowledge.parse(cell.grant))
+    check_batch_size(attack, cell.batch_size)
     # What the attack declares, not all that the cell grants: else it could use what the table,
     # which prints its needs, says it does not know.
     knowledge = attack.needs
     defense: Defense = build(DEFENSES, cell.defense, cell.defense_parameters)
     truths = victim_batches(prepared, cell.batch_size, cell.individuals)
     observations = [
-        _observation(truth, i, prepared, defense, knowledge, cell) for i, truth in enumerate(truths)
+        observe_batch(truth, i, prepared, defense, knowledge, cell)
+        for i, truth in enumerate(truths)
     ]
-    server = granted(prepared.server, knowledge)
+    server = granted(prepared.server, knowledge, cell.mode)
     if prepared.device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
     started = time.perf_counter()
@@ -67,7 +77,7 @@ def measure(cell: Cell, prepared: Prepared, progress: Progress) -> Record:
         attack_version=attack.version,
         status="diverged" if all(diverged) else "done",
         knowledge=tuple(attack.needs.names()),
-        metrics=score(truths, inferences, cell, prepared),
+        metrics=score(truths, inferences, cell, prepared, lpips_weights),
         cost=Cost(
             seconds=seconds,
             steps=float(np.mean([inference.steps for inference in inferences])),
@@ -79,6 +89,7 @@ def measure(cell: Cell, prepared: Prepared, progress: Progress) -> Record:
             "python": platform.python_version(),
             "torch": torch.__version__,
             "numpy": np.__version__,
+            "torchmetrics": version("torchmetrics"),
         },
         device=prepared.device,
     )
@@ -137,12 +148,13 @@ def _occurrence(identities: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.array(ranks)
 
 
-def granted(server: Server, knowledge: Knowledge) -> Server:
-    """Return the part of the server's knowledge that is granted."""
+def granted(server: Server, knowledge: Knowledge, mode: Mode = "eval") -> Server:
+    """Return the part of the server's knowledge that is granted; the clients' mode is public."""
     return Server(
         classes=server.classes,
         image_shape=server.image_shape,
         properties=server.properties,
+        mode=mode,
         model=server.model if Knowledge.MODEL in knowledge else None,
         auxiliary=server.auxiliary if Knowledge.AUXILIARY in knowledge else None,
         feature_space=server.feature_space
@@ -151,7 +163,7 @@ def granted(server: Server, knowledge: Knowledge) -> Server:
     )
 
 
-def _observation(
+def observe_batch(
     truth: Truth,
     number: int,
     prepared: Prepared,
@@ -161,10 +173,12 @@ def _observation(
 ) -> Observation:
     """Return what the adversary sees of batch `number`."""
     assert prepared.server.model is not None
-    update = client_update(prepared.server.model, truth.images, truth.labels)
+    model = in_mode(prepared.server.model, cell.mode)
+    update = client_update(model, truth.images, truth.labels)
     sent = defense.protect(update, generator_for("defense", cell.seed, cell.batch_size, number))
     seed = seed_for("attack", cell.attack, cell.batch_size, cell.seed, number)
-    return observe(truth, sent, knowledge, seed)
+    statistics = batch_statistics(model, truth.images)
+    return observe(truth, sent, knowledge, seed, statistics)
 
 
 def _peak_memory_mib(device: str) -> float:

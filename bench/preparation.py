@@ -107,9 +107,7 @@ def prepare(
         properties=setup.properties,
         model=model,
         auxiliary=auxiliary,
-        feature_space=_feature_space(
-            model, auxiliary, individuals.identities[split.auxiliary], setup.seed
-        ),
+        feature_space=_feature_space(model, auxiliary, setup.seed),
     )
     return Prepared(
         setup=setup,
@@ -179,17 +177,17 @@ def _auxiliary(
         properties={
             name: torch.from_numpy(present[rows]).to(device) for name, present in properties.items()
         },
+        identities=torch.from_numpy(np.array(individuals.identities[rows])).to(device),
     )
 
 
-def _feature_space(
-    model: SharedModel, auxiliary: Auxiliary, identities: NDArray[np.int64], seed: int
-) -> FeatureSpace:
+def _feature_space(model: SharedModel, auxiliary: Auxiliary, seed: int) -> FeatureSpace:
     """Return D_aux's deep features and f_p, which is cached under the features themselves."""
     features = deep_features(model, auxiliary.images)
     present = torch.stack(list(auxiliary.properties.values()))
     content = [t.cpu().numpy().tobytes() for t in (features, present)]
     names = tuple(auxiliary.properties)
+    identities = auxiliary.identities.cpu().numpy()
     key = digest(
         "property model",
         PROPERTY_MODEL_VERSION,

@@ -70,7 +70,7 @@ def fit_property_model(
             )
     mean, scale = features.mean(0), features.std(0, unbiased=False).clamp_min(1e-6)
     standardised = ((features - mean) / scale).cpu().numpy()
-    held_out = _a_quarter_of_people(identities, seed)
+    held_out = a_quarter_of_people(identities, seed)
     fits = [_fit(standardised, p.cpu().numpy(), held_out) for p in properties.values()]
     return PropertyModel(
         properties=tuple(properties),
@@ -81,7 +81,8 @@ def fit_property_model(
     )
 
 
-def _a_quarter_of_people(identities: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
+def a_quarter_of_people(identities: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
+    """Return who is held out, shape (n,): all images of a quarter of the identities."""
     people, person = np.unique(identities, return_inverse=True)
     chosen = np.random.default_rng(seed).permutation(len(people)) < max(1, len(people) // 4)
     return chosen[person]

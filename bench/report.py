@@ -11,16 +11,19 @@ import pandas as pd
 from bench.cells import Cell
 from bench.metrics import Estimate
 from bench.split import task_attributes
-from bench.store import Metrics, Record
+from bench.store import ImageMetrics, Metrics, Record
 from bench.suite import Planned
 
 MISSING = "–"
+NO_WEIGHTS = "no weights"
+IMAGE_COLUMNS = ("PSNR, dB", "SSIM", "LPIPS", "≥ 20 dB, %")
 
 Row = tuple[str, ...]
 
 LAYOUTS: Mapping[str, tuple[str, ...]] = {
     "table1": ("data set", "property"),
     "table2": ("main task", "property", "B"),
+    "budget": ("main task", "property", "budget"),
 }
 """Leading columns of each layout; settings that vary within a table are put before them."""
 
@@ -51,11 +54,11 @@ def main_tables(cells: Sequence[Measured]) -> str:
 
 def _group_table(cells: Sequence[Measured]) -> str:
     leading = LAYOUTS[cells[0].planned.layout]
-    varying = _varying_settings([m.planned.cell for m in cells], leading)
+    varying = varying_settings([m.planned for m in cells], leading)
     frame: dict[Row, dict[str, str]] = {}
     for measured in cells:
         for name in measured.planned.cell.properties:
-            row = (*_row(measured, name, varying), *_row(measured, name, leading))
+            row = leading_values(measured, name, (*varying, *leading))
             frame.setdefault(row, {})[measured.planned.column] = _accuracy(measured, name)
     columns = list(dict.fromkeys(m.planned.column for m in cells))
     rows = _in_reading_order(frame)
@@ -86,19 +89,29 @@ def _without_repeats(row: Row, rows: Sequence[Row], index: int) -> list[str]:
     return shown
 
 
-def _row(measured: Measured, name: str, columns: Sequence[str]) -> Row:
-    cell = measured.planned.cell
+def leading_values(measured: Measured, name: str, columns: Sequence[str]) -> Row:
+    """Return what stands in the leading columns for a cell and one of its properties."""
+    cell, swept = measured.planned.cell, measured.planned.swept
     values: dict[str, Callable[[], str]] = {
         "data set": lambda: _dataset(cell),
         "main task": lambda: _task(measured),
         "property": lambda: name + ("†" if _implied(measured, name) else ""),
         "B": lambda: str(cell.batch_size),
     }
-    return tuple(values[c]() if c in values else _text(getattr(cell, c)) for c in columns)
+
+    def value(column: str) -> str:
+        if column in values:
+            return values[column]()
+        if column in Cell.model_fields:
+            return _text(getattr(cell, column))
+        return _text(swept[column]) if column in swept else MISSING
+
+    return tuple(value(column) for column in columns)
 
 
-def _varying_settings(cells: Sequence[Cell], leading: Sequence[str]) -> list[str]:
+def varying_settings(planned: Sequence[Planned], leading: Sequence[str]) -> list[str]:
     """Return the settings, besides the leading columns, that differ between cells of a table."""
+    cells = [each.cell for each in planned]
     shown = {
         "data set": {"dataset"},
         "main task": {"main_task"},
@@ -118,7 +131,11 @@ def _varying_settings(cells: Sequence[Cell], leading: Sequence[str]) -> list[str
             found = [{k: v for k, v in each.items() if k != "subject"} for each in found]
         return {_text(each) for each in found}
 
-    return [f for f in Cell.model_fields if f not in ignored and len(values(f)) > 1]
+    swept = dict.fromkeys(name for each in planned for name in each.swept if name not in leading)
+    return [
+        *(f for f in Cell.model_fields if f not in ignored and len(values(f)) > 1),
+        *(p for p in swept if len({_text(each.swept.get(p, MISSING)) for each in planned}) > 1),
+    ]
 
 
 def _accuracy(measured: Measured, name: str) -> str:
@@ -143,10 +160,11 @@ def reading_aid(cells: Sequence[Measured]) -> str:
     ]
     if any(_implied(m, name) for m in cells for name in m.planned.cell.properties):
         lines.append("† The main task's own label gives this property away.")
-    missing = sum(m.record is None for m in cells)
-    failed = [m for m in cells if m.record is not None and m.record.status == "failed"]
+    unique = {m.planned.key: m for m in cells}.values()
+    missing = sum(m.record is None for m in unique)
+    failed = [m for m in unique if m.record is not None and m.record.status == "failed"]
     if missing:
-        lines.append(f"{missing} of {len(cells)} cells are not measured yet ({MISSING}).")
+        lines.append(f"{missing} of {len(unique)} cells are not measured yet ({MISSING}).")
     for measured in failed:
         assert measured.record is not None
         lines.append(f"Failed: {describe(measured.planned)}: {measured.record.error}")
@@ -156,11 +174,16 @@ def reading_aid(cells: Sequence[Measured]) -> str:
 def details(cells: Sequence[Measured]) -> str:
     """Return the other metrics: reconstruction by cell, and all of each property's."""
     unique = {m.planned.key: m for m in cells if m.record is not None and m.record.metrics}
+    leading = ("data set", "main task", "B")
+    varying = varying_settings([m.planned for m in cells], leading)
+    fields = [*leading, *(name for name in varying if name in Cell.model_fields)]
+    parameters = _varying_parameters(cells)
     reconstruction, properties = [], []
     for measured in unique.values():
         record, cell = measured.record, measured.planned.cell
         assert record is not None and record.metrics is not None and record.cost is not None
-        place = [measured.planned.column, _dataset(cell), _task(measured), str(cell.batch_size)]
+        place = [measured.planned.column, *leading_values(measured, "", fields)]
+        place += [_text(cell.attack_parameters.get(name, MISSING)) for name in parameters]
         reconstruction.append([*place, *_reconstruction(record.metrics, record)])
         for name, m in record.metrics.properties.items():
             properties.append(
@@ -174,17 +197,28 @@ def details(cells: Sequence[Measured]) -> str:
             )
     if not unique:
         return ""
-    place = ["attack", "data set", "main task", "B"]
-    what = ["feature cosine", "exact, %", "labels right, %", "diverged, %", "steps", "s/batch"]
+    place = ["attack", *fields, *parameters]
+    what = ["feature cosine", "exact, %", *IMAGE_COLUMNS, "labels right, %", "diverged, %"]
+    what += ["steps", "s/batch"]
     each = ["property", "accuracy", "balanced accuracy", "AUC", "count error", "prevalence"]
     return (
         "## Reconstruction\n\nFeature cosine is taken after matching; exact means cosine ≥ 0.99; "
-        "steps are gradient evaluations a batch.\n\n"
-        f"{_table(reconstruction, [*place, *what])}\n\n"
+        "PSNR (at most 100 dB an image), SSIM and LPIPS (AlexNet; 0 is equal) compare images in "
+        "that same order, clamped to [0, 1]; steps are gradient evaluations a batch.\n\n"
+        f"{_table(reconstruction, [*place, *what])}\n\n{_weights_aid(list(unique.values()))}"
         "## All metrics by property\n\nIn %; f_p decides at the threshold of balanced accuracy, "
         "also for accuracy and count. Count error is |inferred − true| number of individuals over "
         f"B and needs no matching.\n\n{_table(properties, [*place, *each])}"
     )
+
+
+def _varying_parameters(cells: Sequence[Measured]) -> list[str]:
+    """Return the parameters of which some column has several values: swept, or a group's own."""
+    found: dict[str, dict[str, set[str]]] = {}
+    for m in cells:
+        for name, value in m.planned.cell.attack_parameters.items():
+            found.setdefault(name, {}).setdefault(m.planned.column, set()).add(_text(value))
+    return [name for name, of in found.items() if any(len(values) > 1 for values in of.values())]
 
 
 def _reconstruction(metrics: Metrics, record: Record) -> list[str]:
@@ -192,13 +226,37 @@ def _reconstruction(metrics: Metrics, record: Record) -> list[str]:
     batches = record.cell.individuals // record.cell.batch_size
     cosine, exact = metrics.feature_cosine, metrics.exact
     return [
-        MISSING if cosine is None else f"{cosine.value:.3f} [{cosine.low:.3f}, {cosine.high:.3f}]",
+        MISSING if cosine is None else _number(cosine, 3),
         MISSING if exact is None else _percent(exact),
+        *_images(metrics.images),
         MISSING if metrics.label_accuracy is None else f"{100 * metrics.label_accuracy:.1f}",
         f"{100 * metrics.diverged:.0f}",
         f"{record.cost.steps:.0f}",
         f"{record.cost.seconds / batches:.2f}",
     ]
+
+
+def _images(images: ImageMetrics | None) -> list[str]:
+    if images is None:
+        return [MISSING] * len(IMAGE_COLUMNS)
+    return [
+        _number(images.psnr, 1),
+        _number(images.ssim, 3),
+        NO_WEIGHTS if images.lpips is None else _number(images.lpips, 3),
+        _percent(images.recognisable),
+    ]
+
+
+def _weights_aid(cells: Sequence[Measured]) -> str:
+    """Return how to get the LPIPS that records lack; nothing where none does."""
+    found = [m.record.metrics.images for m in cells if m.record and m.record.metrics]
+    if all(images is None or images.lpips is not None for images in found):
+        return ""
+    return (
+        f"“{NO_WEIGHTS}”: LPIPS needs AlexNet's weights; run again with `--lpips-weights PATH`, or "
+        "with `--lpips-weights download`, which fetches them (240 MB), to measure these cells "
+        "with it.\n\n"
+    )
 
 
 def settings(cells: Sequence[Measured]) -> str:
@@ -213,14 +271,7 @@ def settings(cells: Sequence[Measured]) -> str:
     )
     for setup, main_task in _setups(cells).items():
         lines.append(f"- {setup}: {main_task}")
-    for column in dict.fromkeys(m.planned.column for m in cells):
-        of_column = [m for m in cells if m.planned.column == column]
-        cell = of_column[0].planned.cell
-        knows = next((m.record.knowledge for m in of_column if m.record and m.record.knowledge), ())
-        lines.append(
-            f"- {column} (`{cell.attack}`): knows {', '.join(knows) or MISSING}; "
-            f"{_text(cell.attack_parameters) or 'no parameters'}"
-        )
+    lines += _columns(cells)
     defenses = {
         f"{m.planned.cell.defense} {_text(m.planned.cell.defense_parameters)}".strip()
         for m in cells
@@ -241,6 +292,45 @@ def settings(cells: Sequence[Measured]) -> str:
         f"- measured on {', '.join(devices) or MISSING} with {'; '.join(sorted(versions))}"
     )
     return "\n".join(lines)
+
+
+def _columns(cells: Sequence[Measured]) -> list[str]:
+    """Return a line for each column; one for each of its forms where groups change it."""
+    forms: dict[str, dict[str, list[Measured]]] = {}
+    for m in cells:
+        parameters = _text(m.planned.cell.attack_parameters | _swept_values(m, cells))
+        forms.setdefault(m.planned.column, {}).setdefault(parameters, []).append(m)
+    lines = []
+    for column, by_parameters in forms.items():
+        for parameters, alike in by_parameters.items():
+            knows = next((m.record.knowledge for m in alike if m.record and m.record.knowledge), ())
+            groups = "”, “".join(dict.fromkeys(m.planned.group for m in alike))
+            where = f" in “{groups}”" if len(by_parameters) > 1 else ""
+            lines.append(
+                f"- {column} (`{alike[0].planned.cell.attack}`){where}: knows "
+                f"{', '.join(knows) or MISSING}; {parameters or 'no parameters'}"
+            )
+    return lines
+
+
+def _swept_values(measured: Measured, cells: Sequence[Measured]) -> dict[str, str]:
+    """Return the parameters that a column sweeps in its group, each with all of its values."""
+    planned = measured.planned
+    alike = [
+        m.planned
+        for m in cells
+        if (m.planned.group, m.planned.column) == (planned.group, planned.column)
+    ]
+    found = {}
+    for name in planned.swept:
+        values = dict.fromkeys(
+            _text(each.cell.attack_parameters[name])
+            for each in alike
+            if name in each.cell.attack_parameters
+        )
+        if values:
+            found[name] = " or ".join(values)
+    return found
 
 
 def _setups(cells: Sequence[Measured]) -> dict[str, str]:
@@ -270,7 +360,9 @@ def _setups(cells: Sequence[Measured]) -> dict[str, str]:
 def describe(planned: Planned) -> str:
     """Return a cell in a few words."""
     cell = planned.cell
-    return f"{planned.column}, {_dataset(cell)}, {cell.main_task}, B = {cell.batch_size}"
+    swept = _text({k: v for k, v in cell.attack_parameters.items() if k in planned.swept})
+    place = f"{planned.column}, {_dataset(cell)}, {cell.main_task}, B = {cell.batch_size}"
+    return f"{place}, {swept}" if swept else place
 
 
 def _dataset(cell: Cell) -> str:
@@ -299,6 +391,13 @@ def _percent(estimate: Estimate) -> str:
     if estimate.value is None or estimate.low is None or estimate.high is None:
         return "undefined"
     return f"{100 * estimate.value:.1f} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
+
+
+def _number(estimate: Estimate, digits: int) -> str:
+    if estimate.value is None or estimate.low is None or estimate.high is None:
+        return "undefined"
+    value, low, high = (f"{x:.{digits}f}" for x in (estimate.value, estimate.low, estimate.high))
+    return f"{value} [{low}, {high}]"
 
 
 def _text(value: object) -> str:

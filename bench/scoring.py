@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from bench import metrics
 from bench.cells import Cell
+from bench.image_metrics import RECOGNISABLE, lpips, lpips_network, psnr, ssim
 from bench.matching import match_individuals
 from bench.preparation import Prepared
 from bench.seeds import seed_for
 from bench.split import task_attributes
-from bench.store import Metrics, PropertyMetrics
+from bench.store import ImageMetrics, Metrics, PropertyMetrics
 from bench.threat import Inference, Truth
 
 EXACT = 0.99
@@ -21,9 +23,17 @@ EXACT = 0.99
 
 
 def score(
-    truths: Sequence[Truth], inferences: Sequence[Inference], cell: Cell, prepared: Prepared
+    truths: Sequence[Truth],
+    inferences: Sequence[Inference],
+    cell: Cell,
+    prepared: Prepared,
+    lpips_weights: Path | None = None,
 ) -> Metrics:
-    """Compare answers with the truth, individuals matched by feature where there are features."""
+    """Compare answers with the truth, individuals matched by feature where there are features.
+
+    Args:
+        lpips_weights: a file of AlexNet's weights; without it images have no LPIPS.
+    """
     orders, cosines = _match_all(truths, inferences)
     seed = seed_for("bootstrap", cell.seed) % 2**32
     implied = _implied_properties(prepared)
@@ -61,6 +71,13 @@ def score(
         properties={name: of_property(name) for name in cell.properties},
         feature_cosine=mean(cosines),
         exact=mean((cosines >= EXACT).astype(np.float64)),
+        images=_image_metrics(
+            truths,
+            inferences,
+            orders,
+            lambda values: metrics.estimate_mean(values, cell.batch_size, seed),
+            lpips_weights,
+        ),
         label_accuracy=_label_accuracy(truths, inferences),
         diverged=float(np.mean([inference.diverged for inference in inferences])),
         main_task=prepared.main_task,
@@ -84,6 +101,39 @@ def _match_all(
         orders.append(order)
         cosines.append(cosine)
     return orders, torch.cat(cosines).double().numpy() if cosines else np.empty(0)
+
+
+def _image_metrics(
+    truths: Sequence[Truth],
+    inferences: Sequence[Inference],
+    orders: Sequence[torch.Tensor],
+    mean: Callable[[np.ndarray], metrics.Estimate],
+    lpips_weights: Path | None,
+) -> ImageMetrics | None:
+    """Compare images in the order of features; None where a batch has none.
+
+    Always on the CPU, so that a record does not depend on the device that scores it.
+    """
+    network = None
+    found: dict[str, list[torch.Tensor]] = {"psnr": [], "ssim": [], "lpips": []}
+    for truth, inference, order in zip(truths, inferences, orders, strict=True):
+        if inference.images is None:
+            return None
+        # Attacks without projection leave the pixel range; an image file would not.
+        images = inference.images.detach().cpu().float()[order].clamp(0, 1)
+        true = truth.images.cpu()
+        found["psnr"].append(psnr(images, true))
+        found["ssim"].append(ssim(images, true))
+        if lpips_weights is not None:
+            network = network or lpips_network(lpips_weights)
+            found["lpips"].append(lpips(images, true, network))
+    values = {name: torch.cat(of).double().numpy() for name, of in found.items() if of}
+    return ImageMetrics(
+        psnr=mean(values["psnr"]),
+        ssim=mean(values["ssim"]),
+        lpips=mean(values["lpips"]) if "lpips" in values else None,
+        recognisable=mean((values["psnr"] >= RECOGNISABLE).astype(np.float64)),
+    )
 
 
 def _implied_properties(prepared: Prepared) -> set[str]:

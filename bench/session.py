@@ -1,4 +1,4 @@
-"""What `leakbench run` and `leakbench report` do."""
+"""What `leakbench run`, `leakbench report` and `leakbench figure` do."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from bench.cache import replacing
 from bench.cells import Cell
 from bench.console import RunConsole
 from bench.errors import UsageError
-from bench.executor import Failure, run_cells
+from bench.executor import Failure, compute_reproducibly, run_cells
+from bench.override import override
 from bench.preparation import check_available
 from bench.report import Measured, describe, main_tables, markdown, reading_aid, settings
 from bench.store import Store
-from bench.suite import Planned, expand, load_suite, override
+from bench.suite import Planned, expand, load_suite
 
 
 def run_suite(
@@ -29,18 +30,25 @@ def run_suite(
     device: str,
     workers: int | None,
     out: Path,
+    lpips_weights: str | None = None,
 ) -> int:
     """Measure what is not measured yet, write and print the tables; return the exit code.
 
+    Args:
+        lpips_weights: what the user names; see `find_lpips_weights`.
+
     Raises:
-        UsageError: the suite, a setting or the data are not as they must be.
+        UsageError: the suite, a setting, the data or the weights are not as they must be.
     """
+    from bench.lpips_weights import find_lpips_weights
+
     name, suite = load_suite(suite_name)
     suite = override(suite, changes)
     chosen, every = expand(name, suite, only), expand(name, suite)
     store = Store(out / "records")
     unique = {planned.key: planned for planned in chosen}
-    pending = _pending(list(unique.values()), store, data_root)
+    weights = find_lpips_weights(lpips_weights)
+    pending = _pending(list(unique.values()), store, data_root, lpips_weights is not None)
     console = Console(stderr=True)
     if len(unique) > len(pending):
         console.print(f"{len(unique) - len(pending)} of {len(unique)} cells have their record")
@@ -51,7 +59,7 @@ def run_suite(
         where = _device(device)
         count = workers or (1 if where != "cpu" else _cores())
         with RunConsole(console, len(pending)) as watcher:
-            failures = run_cells(pending, store, data_root, where, count, watcher)
+            failures = run_cells(pending, store, data_root, where, count, watcher, weights)
     if len(failures) < len(unique):
         _present(name, suite.title, chosen, every, store, out, _command(suite_name, changes))
     for message, several in _by_message(failures).items():
@@ -84,20 +92,105 @@ def report_suite(suite_name: str, changes: Sequence[str], only: Sequence[str], o
     chosen, every = expand(name, suite, only), expand(name, suite)
     store = Store(out / "records")
     if not any(store.read(planned.key) for planned in chosen):
-        raise UsageError(
-            f"{out / 'records'} holds no record of suite {name!r} with these settings; run "
-            f"`leakbench run {suite_name}` first or name another folder with --out"
-        )
+        raise _no_record(store, name, suite_name)
     _present(name, suite.title, chosen, every, store, out, _command(suite_name, changes))
 
 
-def _pending(cells: Sequence[Planned], store: Store, data_root: Path | None) -> list[Planned]:
-    """Return the cells to measure: no record, a failed one, or one of other data than are there."""
+def draw_budget(
+    suite_name: str, changes: Sequence[str], only: Sequence[str], out: Path
+) -> list[Path]:
+    """Draw accuracy by budget from the records that exist; return the files written.
+
+    Raises:
+        UsageError: there are none, or the suite has no group that is laid out by budget.
+    """
+    from bench.figures import budget_figures, save
+
+    name, suite = load_suite(suite_name)
+    store = Store(out / "records")
+    chosen = expand(name, override(suite, changes), only)
+    if not any(planned.layout == "budget" for planned in chosen):
+        raise UsageError(
+            f'suite {name!r} has no group with layout = "budget" to draw, or --only leaves none; '
+            f'add one, with "attack.budget" = [100, 300] in its `sweep`'
+        )
+    figures = budget_figures([Measured(planned, store.read(planned.key)) for planned in chosen])
+    if not any(figures):
+        raise _no_record(store, name, suite_name)
+    written = []
+    for number, figure in enumerate(figures, start=1):
+        if figure is not None:
+            suffix = f"-{number}" if len(figures) > 1 else ""
+            written.append(out / "figures" / f"{name}-budget{suffix}.png")
+            save(figure, written[-1])
+    return written
+
+
+def draw_reconstructions(
+    suite_name: str,
+    changes: Sequence[str],
+    only: Sequence[str],
+    data_root: Path | None,
+    device: str,
+    out: Path,
+) -> list[Path]:
+    """Run the attacks on the first victim batch of each size and draw it; return the file written.
+
+    Raises:
+        UsageError: the suite, a setting or the data are not as they must be, or real individuals
+            would be drawn into a work tree.
+    """
+    from bench.figures import save
+    from bench.preparation import prepare
+    from bench.reconstructions import (
+        chosen_cells,
+        reconstruct,
+        reconstruction_figure,
+        refuse_real_individuals,
+    )
+
+    name, suite = load_suite(suite_name)
+    cells = chosen_cells(expand(name, override(suite, changes), only))
+    refuse_real_individuals(cells[0].cell, out / "figures")
+    setup = cells[0].cell.setup
+    check_available(setup, data_root)
+    where = _device(device)
+    console = Console(stderr=True)
+
+    def say(what: str) -> None:
+        console.print(f"{what} …", highlight=False, soft_wrap=True, markup=False)
+
+    compute_reproducibly()
+    true, blocks = reconstruct(cells, prepare(setup, data_root, where, say), say)
+    path = out / "figures" / f"{name}-reconstructions.png"
+    save(reconstruction_figure(suite.title, cells[0], true, blocks), path)
+    return [path]
+
+
+def _no_record(store: Store, name: str, suite_name: str) -> UsageError:
+    return UsageError(
+        f"{store.folder} holds no record of suite {name!r} with these settings; run "
+        f"`leakbench run {suite_name}` first or name another folder with --out"
+    )
+
+
+def _pending(
+    cells: Sequence[Planned], store: Store, data_root: Path | None, wants_lpips: bool
+) -> list[Planned]:
+    """Return the cells to measure: no record, a failed one, or one of other data than are there.
+
+    Args:
+        wants_lpips: also those whose images were scored without LPIPS.
+    """
     pending = []
     fingerprints: dict[str, str | None] = {}
     for planned in cells:
         record = store.read(planned.key)
         if record is None or record.status == "failed":
+            pending.append(planned)
+            continue
+        images = record.metrics.images if record.metrics else None
+        if wants_lpips and images is not None and images.lpips is None:
             pending.append(planned)
             continue
         data = _data_key(planned.cell)

@@ -27,6 +27,24 @@ class PropertyMetrics(BaseModel):
     in_main_task: bool
 
 
+class ImageMetrics(BaseModel):
+    """How near reconstructed images are to the true ones, matched by feature; means over images.
+
+    Attributes:
+        psnr: peak signal-to-noise ratio in dB, each image's at most 100.
+        ssim: structural similarity.
+        lpips: learned perceptual distance; None where AlexNet's weights were not at hand.
+        recognisable: share of individuals whose image has a PSNR of at least 20 dB.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    psnr: Estimate
+    ssim: Estimate
+    lpips: Estimate | None
+    recognisable: Estimate
+
+
 class Metrics(BaseModel):
     """What a cell measured.
 
@@ -34,6 +52,7 @@ class Metrics(BaseModel):
         properties: by property.
         feature_cosine: between reconstructed and true features, matched; None without features.
         exact: share of individuals whose feature has cosine ≥ 0.99.
+        images: of reconstructed images; None where the attack gives none.
         label_accuracy: share of the batch's labels that the attack believed in, as a multiset.
         diverged: share of batches on which the attack reports failure.
         main_task: the shared model's accuracy on the victims' images, none of which it has seen.
@@ -44,6 +63,7 @@ class Metrics(BaseModel):
     properties: dict[str, PropertyMetrics]
     feature_cosine: Estimate | None
     exact: Estimate | None
+    images: ImageMetrics | None = None
     label_accuracy: float | None
     diverged: float
     main_task: dict[str, float]

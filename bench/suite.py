@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,17 +12,17 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from bench.cells import Cell
 from bench.errors import UsageError
 from bench.plugins import build, parameters_of, sentence
 from bench.registry import ATTACKS, DATASETS, DEFENSES, MODELS
-from bench.threat import Attack, Knowledge, check_grant
+from bench.threat import Attack, Knowledge, check_batch_size, check_grant
 
 FOLDER = Path(__file__).parent / "suites"
 
-Layout = Literal["table1", "table2"]
+Layout = Literal["table1", "table2", "budget"]
 
 PLUGIN_FIELDS = {"dataset": DATASETS, "model": MODELS, "defense": DEFENSES}
 """Cell fields that name a plugin whose parameters are in `<field>_parameters`."""
@@ -29,23 +30,41 @@ PLUGIN_FIELDS = {"dataset": DATASETS, "model": MODELS, "defense": DEFENSES}
 ATTACK_FIELDS = {"attack", "attack_parameters"}
 """Cell fields that a suite's columns fill in."""
 
+SWEPT = "attack."
+"""Before the name of an attack's parameter in a sweep."""
 
-class Column(BaseModel):
-    """An attack or control of a suite: one column of its tables.
+
+class GroupColumn(BaseModel):
+    """What a group changes in one of the suite's columns.
 
     Attributes:
-        attack: the registered attack, if it is not the column's own name.
         title: the column's heading, if it is not the attack's.
-        parameters: those that differ from the attack's defaults.
+        preset: the attack's preset over which `parameters` are laid, if not its defaults.
+        parameters: those that differ from the preset.
         grant: what this column's cells grant, if it is not what the others grant.
     """
 
     model_config = ConfigDict(extra="forbid")
 
-    attack: str | None = None
     title: str | None = None
+    preset: str | None = None
     parameters: dict[str, Any] = {}
     grant: tuple[str, ...] | None = None
+
+
+class Column(GroupColumn):
+    """An attack or control of a suite: one column of its tables.
+
+    Attributes:
+        attack: the registered attack, if it is not the column's own name.
+    """
+
+    attack: str | None = None
+
+    def changed(self, by: GroupColumn) -> Column:
+        """Return the column as a group has it: what the group gives counts."""
+        given = by.model_dump(exclude={"parameters"}, exclude_none=True)
+        return self.model_copy(update=given | {"parameters": self.parameters | by.parameters})
 
 
 class Group(BaseModel):
@@ -53,9 +72,12 @@ class Group(BaseModel):
 
     Attributes:
         title: the table's heading.
-        layout: the paper's table whose layout it follows.
+        layout: the paper's table whose layout it follows; `budget` sweeps the attacks' budget.
         cell: cell fields that differ from the suite's.
-        sweep: cell field → values; every combination is measured.
+        sweep: cell field, or `attack.PARAMETER`, → values; every combination is measured. A column
+            whose attack has no such parameter, or to which the group gives it, stands unchanged
+            beside the others.
+        attack: its columns, and what it changes in them; without any it has all of the suite's.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -64,6 +86,16 @@ class Group(BaseModel):
     layout: Layout
     cell: dict[str, Any] = {}
     sweep: dict[str, list[Any]] = {}
+    attack: dict[str, GroupColumn] = {}
+
+    @field_validator("sweep", mode="before")
+    @classmethod
+    def _join_dotted_keys(cls, sweep: Any) -> Any:
+        """Take `attack.budget = …`, which TOML reads as a table, for `"attack.budget" = …`."""
+        if not isinstance(sweep, dict) or not isinstance(sweep.get("attack"), dict):
+            return sweep
+        joined = {f"{SWEPT}{parameter}": v for parameter, v in sweep["attack"].items()}
+        return {key: v for key, v in sweep.items() if key != "attack"} | joined
 
 
 class Suite(BaseModel):
@@ -86,7 +118,12 @@ class Suite(BaseModel):
 
 @dataclass(frozen=True)
 class Planned:
-    """A cell of a suite and where it stands: in which group and under which column."""
+    """A cell of a suite and where it stands: in which group and under which column.
+
+    Attributes:
+        swept: parameter of attacks → value in this cell's row, in which the column may stand
+            without having the parameter.
+    """
 
     cell: Cell
     key: str
@@ -94,6 +131,7 @@ class Planned:
     layout: Layout
     column: str
     work: float
+    swept: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def suite_names(pattern: str = "*") -> list[str]:
@@ -122,47 +160,29 @@ def load_suite(name: str) -> tuple[str, Suite]:
         raise UsageError(f"suite file {path}: {sentence(error)}") from None
     for table in [suite.cell, *(part for g in suite.group for part in (g.cell, g.sweep))]:
         for field in table:
-            if field not in Cell.model_fields or field in ATTACK_FIELDS:
+            swept = any(table is g.sweep for g in suite.group) and field.startswith(SWEPT)
+            if not swept and (field not in Cell.model_fields or field in ATTACK_FIELDS):
                 raise UsageError(f"suite file {path}: unknown key {field!r} of a cell")
     if not suite.attack or not suite.group:
         raise UsageError(f"suite file {path}: it needs at least one [attack.…] and one [[group]]")
+    for group in suite.group:
+        _check_group(path, suite, group)
     return path.stem, suite
 
 
-def override(suite: Suite, settings: Iterable[str]) -> Suite:
-    """Return the suite with `KEY=VALUE` settings in place of its own.
-
-    A key is a cell field (several values are swept), `attack.PARAMETER`, `attack.COLUMN.PARAMETER`,
-    or `dataset.`, `model.` or `defense.` and a parameter.
-
-    Raises:
-        UsageError: a setting is malformed or names nothing.
-    """
-    changed = suite.model_copy(deep=True)
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals or not key:
-            raise UsageError(f"--set {setting!r} is not of the form KEY=VALUE")
-        value = _value(text)
-        head, _, rest = key.partition(".")
-        if head == "attack" and rest:
-            _set_attack_parameter(changed, rest, value)
-        elif head in PLUGIN_FIELDS and rest:
-            _set_plugin_parameter(changed, f"{head}_parameters", rest, value)
-        elif key in ATTACK_FIELDS:
+def _check_group(path: Path, suite: Suite, group: Group) -> None:
+    where = f"suite file {path}: group {group.title!r}"
+    for column in group.attack:
+        if column not in suite.attack:
             raise UsageError(
-                f"--set {key}: a suite's columns are its attacks; choose some with "
-                f"--only attack=NAME, or change one with --set attack.PARAMETER=VALUE"
+                f"{where} has a column {column!r} that the suite has not; it has "
+                f"{', '.join(suite.attack)}"
             )
-        elif key in Cell.model_fields:
-            _set_field(changed, key, value)
-        else:
-            near = get_close_matches(key, Cell.model_fields, n=3, cutoff=0.4)
-            raise UsageError(
-                f"--set {key}: no such setting; did you mean "
-                f"{', '.join(near) or 'attack.PARAMETER, ' + ', '.join(Cell.model_fields)}?"
-            )
-    return changed
+    if group.layout == "budget" and f"{SWEPT}budget" not in group.sweep:
+        raise UsageError(
+            f"{where} is laid out by budget but does not sweep it; add "
+            f'"{SWEPT}budget" = [100, 300] to its `sweep`'
+        )
 
 
 def expand(name: str, suite: Suite, only: Iterable[str] = ()) -> list[Planned]:
@@ -176,17 +196,19 @@ def expand(name: str, suite: Suite, only: Iterable[str] = ()) -> list[Planned]:
             cell is left.
     """
     filters = [_filter(text) for text in only]
-    titles = {c: e.title or ATTACKS.get(e.attack or c).title for c, e in suite.attack.items()}
-    # Two columns of one attack are told apart by their own names.
-    headings = {c: t if list(titles.values()).count(t) == 1 else c for c, t in titles.items()}
+    headings = {c: e.title or ATTACKS.get(e.attack or c).title for c, e in suite.attack.items()}
+    headings = _told_apart(headings, suite.attack)
     planned = []
     for group in suite.group:
-        for field, values in group.sweep.items():
-            if not values:
-                raise UsageError(f"suite {name}: the sweep of {field!r} is empty")
-        for fields in _combinations(suite.cell | group.cell, group.sweep):
-            for column, entry in suite.attack.items():
-                cell, attack = _cell(name, fields, column, entry)
+        columns = columns_of(suite, group)
+        titles = _told_apart(
+            headings | {c: e.title for c, e in group.attack.items() if e.title}, columns
+        )
+        for fields, swept in _combinations(name, suite.cell | group.cell, group, columns):
+            for column, entry in columns.items():
+                fixed = group.attack[column].parameters if column in group.attack else {}
+                varied = {k: v for k, v in swept.items() if k not in fixed}
+                cell, attack = _cell(name, fields, column, entry, varied)
                 aliases = {"attack": column, "main_task": fields.get("main_task")}
                 if all(_matches(cell, aliases, field, values) for field, values in filters):
                     planned.append(
@@ -195,8 +217,9 @@ def expand(name: str, suite: Suite, only: Iterable[str] = ()) -> list[Planned]:
                             key=cell.key(attack.version),
                             group=group.title,
                             layout=group.layout,
-                            column=headings[column],
+                            column=titles[column],
                             work=cell.individuals * attack.work(cell.batch_size),
+                            swept=swept,
                         )
                     )
     if not planned:
@@ -204,16 +227,46 @@ def expand(name: str, suite: Suite, only: Iterable[str] = ()) -> list[Planned]:
     return planned
 
 
+def _told_apart(titles: Mapping[str, str], columns: Iterable[str]) -> dict[str, str]:
+    """Return the columns' titles; those of the same title are told apart by their own names."""
+    chosen = {column: titles[column] for column in columns}
+    return {c: t if list(chosen.values()).count(t) == 1 else c for c, t in chosen.items()}
+
+
+def columns_of(suite: Suite, group: Group) -> dict[str, Column]:
+    """Return a group's columns by name."""
+    if not group.attack:
+        return suite.attack
+    return {column: suite.attack[column].changed(by) for column, by in group.attack.items()}
+
+
 def _combinations(
-    fields: Mapping[str, Any], sweep: Mapping[str, Sequence[Any]]
-) -> Iterator[dict[str, Any]]:
-    for values in product(*sweep.values()):
-        yield {**fields, **dict(zip(sweep, values, strict=True))}
+    name: str, fields: Mapping[str, Any], group: Group, columns: Mapping[str, Column]
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Yield the fields of the group's cells, and the attack parameters, of each combination."""
+    for key, values in group.sweep.items():
+        if not values:
+            raise UsageError(f"suite {name}: the sweep of {key!r} is empty")
+        if key.startswith(SWEPT):
+            having_parameter(columns, key.removeprefix(SWEPT), f"suite {name}: {key}")
+    for combined in product(*group.sweep.values()):
+        combination = dict(zip(group.sweep, combined, strict=True))
+        swept = {
+            key.removeprefix(SWEPT): value
+            for key, value in combination.items()
+            if key.startswith(SWEPT)
+        }
+        unswept = {k: v for k, v in combination.items() if not k.startswith(SWEPT)}
+        yield {**fields, **unswept}, swept
 
 
-def _cell(name: str, fields: dict[str, Any], column: str, entry: Column) -> tuple[Cell, Attack]:
+def _cell(
+    name: str, fields: dict[str, Any], column: str, entry: Column, swept: Mapping[str, Any]
+) -> tuple[Cell, Attack]:
     plugin = entry.attack or column
-    attack: Attack = build(ATTACKS, plugin, entry.parameters)
+    parameters = {**_preset(name, column, entry), **entry.parameters}
+    parameters |= {k: v for k, v in swept.items() if k in known_parameters(column, entry)}
+    attack: Attack = build(ATTACKS, plugin, parameters)
     complete = {**fields, "attack": plugin, "attack_parameters": parameters_of(attack)}
     if entry.grant is not None:
         complete["grant"] = entry.grant
@@ -227,6 +280,7 @@ def _cell(name: str, fields: dict[str, Any], column: str, entry: Column) -> tupl
         if field == "dataset":
             complete["main_task"] = built.main_tasks().get(cell.main_task, cell.main_task)
     check_grant(attack, Knowledge.parse(cell.grant))
+    check_batch_size(attack, cell.batch_size)
     if cell.individuals % cell.batch_size:
         raise UsageError(
             f"suite {name}: {cell.individuals} individuals cannot be divided into batches of "
@@ -235,71 +289,40 @@ def _cell(name: str, fields: dict[str, Any], column: str, entry: Column) -> tupl
     return Cell.model_validate(complete), attack
 
 
-def _set_attack_parameter(suite: Suite, key: str, value: Any) -> None:
-    """Set a parameter of the column that is named, or of all columns that have it."""
-    column, dot, parameter = key.partition(".")
-    chosen = [column] if dot else list(suite.attack)
-    parameter = parameter if dot else key
-    if dot and column not in suite.attack:
+def _preset(name: str, column: str, entry: Column) -> Mapping[str, Any]:
+    """Return the parameters of the column's preset; none if it names none."""
+    presets = ATTACKS.get(entry.attack or column).presets
+    if entry.preset is None:
+        return {}
+    if entry.preset not in presets:
         raise UsageError(
-            f"--set attack.{key}: the suite has no column {column!r}; it has "
-            f"{', '.join(suite.attack)}"
+            f"suite {name}: attack {entry.attack or column!r} has no preset {entry.preset!r}; it "
+            f"has: {', '.join(presets) or 'none'}"
         )
-    known = {name: parameters_of(_plugin(suite, name)) for name in suite.attack}
-    having = [name for name in chosen if parameter in known[name]]
+    preset: Mapping[str, Any] = presets[entry.preset]
+    return preset
+
+
+def known_parameters(column: str, entry: Column) -> list[str]:
+    """Return the names of the parameters that a column's attack has."""
+    return [field.name for field in dataclasses.fields(ATTACKS.get(entry.attack or column))]
+
+
+def having_parameter(columns: Mapping[str, Column], parameter: str, where: str) -> list[str]:
+    """Return the columns whose attack has a parameter.
+
+    Raises:
+        UsageError: there is none.
+    """
+    known = {column: known_parameters(column, entry) for column, entry in columns.items()}
+    having = [column for column in columns if parameter in known[column]]
     if not having:
-        every = sorted({p for name in chosen for p in known[name]})
+        every = sorted({p for parameters in known.values() for p in parameters})
         raise UsageError(
-            f"--set attack.{key}: no attack of the suite has a parameter {parameter!r}; "
+            f"{where}: no attack of the suite has a parameter {parameter!r}; "
             f"there is {', '.join(every) or 'none'}"
         )
-    for name in having:
-        suite.attack[name].parameters[parameter] = value
-
-
-def _set_plugin_parameter(suite: Suite, field: str, parameter: str, value: Any) -> None:
-    """Set a data set's, model's or defense's parameter wherever its parameters are given."""
-    suite.cell.setdefault(field, {})[parameter] = value
-    for group in suite.group:
-        for parameters in [group.cell.get(field), *group.sweep.get(field, [])]:
-            if parameters is not None:
-                parameters[parameter] = value
-
-
-def _plugin(suite: Suite, column: str) -> Any:
-    entry = suite.attack[column]
-    return build(ATTACKS, entry.attack or column, entry.parameters)
-
-
-def _set_field(suite: Suite, field: str, value: Any) -> None:
-    """Set a cell field everywhere; several values are swept, unless the field is a list itself."""
-    swept = isinstance(value, list) and field not in {"properties", "grant"}
-    if field in {"properties", "grant"} and not isinstance(value, list):
-        value = [value]
-    if field in PLUGIN_FIELDS:
-        _drop_parameters_of_others(suite, field, value)
-    for table in [suite.cell, *(part for g in suite.group for part in (g.cell, g.sweep))]:
-        table.pop(field, None)
-    for group in suite.group:
-        (group.sweep if swept else group.cell)[field] = value
-
-
-def _drop_parameters_of_others(suite: Suite, field: str, value: Any) -> None:
-    """Drop the parameters of a plugin that gives way to another; those of the same one stay."""
-    for group in suite.group:
-        if group.sweep.get(field, group.cell.get(field, suite.cell.get(field))) != value:
-            group.cell.pop(f"{field}_parameters", None)
-            group.sweep.pop(f"{field}_parameters", None)
-    if suite.cell.get(field) != value:
-        suite.cell.pop(f"{field}_parameters", None)
-
-
-def _value(text: str) -> Any:
-    """Return a TOML value, a comma-separated list of them, or the text itself."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return [_value(part) for part in text.split(",")] if "," in text else text
+    return having
 
 
 def _filter(text: str) -> tuple[str, list[str]]:

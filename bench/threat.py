@@ -11,8 +11,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Flag, auto
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from bench.errors import UsageError
@@ -20,6 +21,11 @@ from bench.errors import UsageError
 if TYPE_CHECKING:
     from bench.models import SharedModel
     from bench.property_model import PropertyModel
+
+
+Mode = Literal["eval", "train"]
+"""How clients run the model when they compute an update: BatchNorm layers normalise by their
+running statistics (`eval`) or by the batch's own (`train`)."""
 
 
 class Knowledge(Flag):
@@ -34,6 +40,9 @@ class Knowledge(Flag):
     """The main-task labels of the victim batch, as a multiset."""
     AUXILIARY = auto()
     """D_aux: images of other individuals, labelled with properties and main task."""
+    STATISTICS = auto()
+    """Mean and variance of the victim batch before every BatchNorm layer: what clients give away
+    who send their running statistics along with the update."""
     FEATURES = auto()
     """The victims' true deep features. No server has them: only the `oracle` control."""
 
@@ -88,6 +97,8 @@ class Observation:
         update: parameter name → gradient of the mean cross-entropy over the batch.
         labels: main-task classes in ascending order, shape (B,): which individual has which label
             is not known.
+        statistics: BatchNorm layer → mean and variance of its input over the batch, shape
+            (channels,) each.
         features: true E(X), shape (B, d); for the `oracle` control.
     """
 
@@ -95,6 +106,7 @@ class Observation:
     seed: int
     update: Mapping[str, Tensor] | None = None
     labels: Tensor | None = None
+    statistics: Mapping[str, tuple[Tensor, Tensor]] | None = None
     features: Tensor | None = None
 
 
@@ -106,11 +118,30 @@ class Auxiliary:
         images: in [0, 1], shape (n, 3, size, size).
         labels: main-task classes, shape (n,); −1 where the main task is identity.
         properties: property → presence, shape (n,) each.
+        identities: who is shown, shape (n,); equal numbers mean the same person or object.
     """
 
     images: Tensor
     labels: Tensor
     properties: Mapping[str, Tensor]
+    identities: Tensor
+
+    def draw(self, labels: Tensor | None, count: int, generator: torch.Generator) -> Tensor:
+        """Return rows of random individuals, none twice while there are others, shape (count,).
+
+        Args:
+            labels: draw for each of these somebody who has it, shape (count,); None for anybody.
+            generator: a CPU generator.
+        """
+        order = torch.randperm(len(self.labels), generator=generator)
+        if labels is None:
+            return order[:count].to(self.labels.device)
+        shuffled = self.labels.cpu()[order]
+        taken: list[int] = []
+        for label in labels.tolist():
+            fitting = order[shuffled == label].tolist() or order.tolist()
+            taken.append(next((row for row in fitting if row not in taken), fitting[0]))
+        return torch.tensor(taken, device=self.labels.device)
 
 
 @dataclass(frozen=True)
@@ -134,6 +165,7 @@ class Server:
         classes: number K of main-task classes.
         image_shape: (channels, height, width) of the model's input.
         properties: the properties it wants to infer.
+        mode: how clients run the model for their update; `train` normalises by the batch.
         model: the shared model in the attacked round, if granted.
         auxiliary: D_aux, if granted.
         feature_space: D_aux through the model, if both are granted.
@@ -142,6 +174,7 @@ class Server:
     classes: int
     image_shape: tuple[int, int, int]
     properties: tuple[str, ...]
+    mode: Mode = "eval"
     model: SharedModel | None = None
     auxiliary: Auxiliary | None = None
     feature_space: FeatureSpace | None = None
@@ -155,10 +188,12 @@ class Inference:
         scores: property → probability of presence in [0, 1], shape (B,) each.
         features: reconstructed E(X), shape (B, d); None for an attack that reconstructs none, whose
             answer then is the same for all individuals of the batch.
-        images: reconstructed images in [0, 1], shape (B, 3, size, size), if any.
+        images: reconstructed images, shape (B, 3, size, size), if any; [0, 1] is the pixel range,
+            which an attack without projection leaves.
         labels: main-task classes that the attack believes in, shape (B,), if any.
-        loss: final value of the attack's objective, if it has one.
+        loss: final distance between the dummies' gradient and the update, if it has one.
         steps: evaluations of the update's gradient that were spent.
+        restarts: how often a run that had diverged was started afresh.
         diverged: whether the attack itself reports failure.
     """
 
@@ -168,6 +203,7 @@ class Inference:
     labels: Tensor | None = None
     loss: float | None = None
     steps: int = 0
+    restarts: int = 0
     diverged: bool = False
 
 
@@ -189,6 +225,8 @@ class Attack(ABC):
         title: its column in a table.
         reference: the publication it implements.
         control: whether it is a control, not an attack.
+        largest_batch: the largest B it is defined for, if there is such a limit.
+        presets: name → parameters, such as those of its paper.
     """
 
     name: ClassVar[str]
@@ -196,6 +234,8 @@ class Attack(ABC):
     title: ClassVar[str]
     reference: ClassVar[str]
     control: ClassVar[bool] = False
+    largest_batch: ClassVar[int | None] = None
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     @property
     @abstractmethod
@@ -218,9 +258,14 @@ class Attack(ABC):
 
 
 def observe(
-    truth: Truth, update: Mapping[str, Tensor], knowledge: Knowledge, seed: int
+    truth: Truth,
+    update: Mapping[str, Tensor],
+    knowledge: Knowledge,
+    seed: int,
+    statistics: Mapping[str, tuple[Tensor, Tensor]] | None = None,
 ) -> Observation:
     """Return what an adversary with `knowledge` sees of a victim batch, as copies."""
+    known = statistics if Knowledge.STATISTICS in knowledge else None
     return Observation(
         batch_size=len(truth),
         seed=seed,
@@ -228,8 +273,24 @@ def observe(
         if Knowledge.UPDATE in knowledge
         else None,
         labels=truth.labels.sort().values.clone() if Knowledge.LABELS in knowledge else None,
+        statistics=None
+        if known is None
+        else {layer: (mean.clone(), variance.clone()) for layer, (mean, variance) in known.items()},
         features=truth.features.clone() if Knowledge.FEATURES in knowledge else None,
     )
+
+
+def check_batch_size(attack: Attack, batch_size: int) -> None:
+    """Refuse a batch that the attack is not defined for.
+
+    Raises:
+        UsageError: names the largest.
+    """
+    if attack.largest_batch is not None and batch_size > attack.largest_batch:
+        raise UsageError(
+            f"attack {attack.name!r} is defined up to B = {attack.largest_batch}, not for "
+            f"B = {batch_size}; leave it out with --only attack=…, or lower batch_size"
+        )
 
 
 def check_grant(attack: Attack, granted: Knowledge) -> None:

@@ -38,6 +38,11 @@ def check_inferences(
         if inference.images is not None:
             shape = (observation.batch_size, *server.image_shape)
             _check_tensor(name, "images", inference.images, shape)
+            if inference.features is None and observation.batch_size > 1:
+                raise UsageError(
+                    f"attack {name!r} returned images but no features to tell individuals apart "
+                    f"by; return the images' features too"
+                )
         if inference.labels is not None:
             _check_labels(name, inference.labels, observation.batch_size, server.classes)
 

@@ -65,8 +65,8 @@ def process(
         (["run", "quick", "--set", "rounds"], r"--set 'rounds' is not of the form KEY=VALUE"),
         (["run", "quick", "--set", "round=1"], r"no such setting; did you mean rounds"),
         (["run", "quick", "--set", "rounds=-1"], r"rounds: .*\(got -1\)"),
-        (["run", "quick", "--set", "attack.stepz=1"], r"parameter 'stepz'; there is .*steps"),
-        (["run", "quick", "--set", "grant=model"], r"attack 'feature' needs to know update"),
+        (["run", "quick", "--set", "attack.stepz=1"], r"parameter 'stepz'; there is .*start_noise"),
+        (["run", "quick", "--set", "grant=model"], r"attack 'dlg' needs to know update"),
         (["report", "quick"], r"no record of suite 'quick' .*leakbench run quick"),
         (["show", "featur"], r"nothing is called 'featur'; did you mean feature"),
         (["list", "attacks", "x*"], r"no attacks match 'x\*'; try `leakbench list attacks`"),
@@ -154,7 +154,7 @@ def test_show_tells_reference_parameters_defaults_and_knowledge(run: Run) -> Non
     assert "Needs to know: model, update, labels, auxiliary" in out
     rows = dict(re.findall(r"^(\w+) +\S.*? (\S+)$", out.partition("default\n")[2], re.M))
     default = FeatureReconstruction()
-    assert rows["steps"] == str(default.steps)
+    assert rows["budget"] == str(default.budget)
     assert rows["lam"] == str(default.lam)
     assert rows["labels"] == "'known'"
 

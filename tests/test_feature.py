@@ -12,16 +12,17 @@ from torch.nn import functional
 from attacks.distance import cosine_gaussian_distance
 from attacks.feature import FeatureReconstruction
 from attacks.gradient_matching import match_gradients
-from attacks.labels import label_counts_from_bias
+from attacks.labels import recover_labels
+from attacks.method import Reconstruction, Victim
 from bench.cells import Cell, Setup
 from bench.federation import client_update
 from bench.measure import measure, victim_batches
-from bench.models import Architecture, LeNet, SharedModel, SmallCNN
+from bench.models import Architecture, SharedModel, SmallCNN
 from bench.plugins import build, parameters_of
 from bench.preparation import prepare
 from bench.registry import MODELS
 from bench.store import Record
-from bench.threat import observe
+from bench.threat import Auxiliary, Server, observe
 
 
 def small_model(classes: int = 2) -> SharedModel:
@@ -29,14 +30,18 @@ def small_model(classes: int = 2) -> SharedModel:
     return SmallCNN(width=4).build(classes, 16, "convolutions")
 
 
+def alone(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Gradients as those of a single run."""
+    return {name: gradient[None] for name, gradient in gradients.items()}
+
+
 def test_eq_3_on_vectors_of_known_angle_and_length() -> None:
-    g = [torch.tensor([3.0]), torch.tensor([[4.0]])]
-    turned = [torch.tensor([-4.0]), torch.tensor([[3.0]])]
-    variance = torch.tensor(10.0)
-    assert cosine_gaussian_distance(g, g, variance).item() == pytest.approx(0)
-    # Orthogonal, so the cosine part is 1; ‖g − g̃‖² = 49 + 1.
+    g = {"a": torch.tensor([[3.0]]), "b": torch.tensor([[[4.0]]])}
+    turned = {"a": torch.tensor([[-4.0]]), "b": torch.tensor([[[3.0]]])}
+    assert cosine_gaussian_distance(g, g, 0.4).item() == pytest.approx(0)
+    # Orthogonal, so the cosine part is 1; ‖g − g̃‖² = 49 + 1, and σ² = 0.4 · 25.
     expected = 1 + 1 - math.exp(-50 / 10)
-    assert cosine_gaussian_distance(turned, g, variance).item() == pytest.approx(expected)
+    assert cosine_gaussian_distance(turned, g, 0.4).item() == pytest.approx(expected)
 
 
 def test_eq_2_weighs_the_extractor_by_lambda_and_the_kernel_by_the_part_s_norm() -> None:
@@ -55,10 +60,11 @@ def test_eq_2_weighs_the_extractor_by_lambda_and_the_kernel_by_the_part_s_norm()
 
     for lam in (0.0, 0.3):
         attack = FeatureReconstruction(lam=lam, kernel_width=2.0)
-        loss = attack.objective(update)
         expected = lam * eq_3("extractor.") + eq_3("classifier.")
-        assert loss(dummy).item() == pytest.approx(expected, rel=1e-5)
-        assert loss(update).item() == pytest.approx(0, abs=1e-5)
+        assert attack.distance(alone(dummy), alone(update)).item() == pytest.approx(
+            expected, rel=1e-5
+        )
+        assert attack.distance(alone(update), alone(update)).item() == pytest.approx(0, abs=1e-5)
 
 
 def test_the_update_of_the_true_batch_has_no_loss_in_any_order() -> None:
@@ -67,69 +73,53 @@ def test_the_update_of_the_true_batch_has_no_loss_in_any_order() -> None:
     order = torch.tensor([2, 0, 3, 1])
     update = client_update(model, images, labels)
     again = client_update(model, images[order], labels[order])
-    assert FeatureReconstruction().objective(update)(again).item() == pytest.approx(0, abs=1e-5)
+    distance = FeatureReconstruction().distance(alone(again), alone(update))
+    assert distance.item() == pytest.approx(0, abs=1e-5)
 
 
-def test_the_best_iterate_is_kept_not_the_last() -> None:
-    model = small_model()
-    losses: list[float] = []
-
-    def objective(gradients: dict[str, Tensor]) -> Tensor:
-        wanted = [0.5, 0.1, 0.9, math.nan][len(losses)]
-        loss = gradients["classifier.0.bias"].sum() * 0 + wanted
-        losses.append(wanted)
-        return loss
-
-    found = match_gradients(
-        model,
-        objective,
-        start=torch.rand(1, 3, 16, 16),
-        labels=torch.tensor([0]),
-        classes=2,
-        steps=4,
-        learning_rate=0.1,
-        generator=torch.Generator(),
-        progress=lambda share: None,
-    )
-    assert found.loss == pytest.approx(0.1)
-    assert torch.isfinite(found.images).all()
+def matched(
+    model: SharedModel, attack: FeatureReconstruction, victims: list[Victim], classes: int
+) -> list[Reconstruction]:
+    auxiliary = Auxiliary(torch.rand(4, 3, 16, 16), torch.arange(4), {}, torch.arange(4))
+    server = Server(classes, (3, 16, 16), (), model=model, auxiliary=auxiliary)
+    return match_gradients(model, attack.method(server), victims, classes, lambda share: None)
 
 
 def test_joint_labels_are_the_optimised_ones() -> None:
     """The label that the update was made with is found from random logits, at B = 1."""
     model = small_model(classes=4)
-    for label in range(4):
-        update = client_update(model, torch.rand(1, 3, 16, 16), torch.tensor([label]))
-        found = match_gradients(
-            model,
-            FeatureReconstruction().objective(update),
-            start=torch.rand(1, 3, 16, 16),
-            labels=None,
-            classes=4,
-            steps=150,
-            learning_rate=0.1,
-            generator=torch.Generator().manual_seed(label),
-            progress=lambda share: None,
-        )
-        assert found.labels.tolist() == [label]
+    updates = [client_update(model, torch.rand(1, 3, 16, 16), torch.tensor([k])) for k in range(4)]
+    attack = FeatureReconstruction(budget=150, learning_rate=0.1, labels="joint")
+    victims = [Victim(update, None, 1, seed) for seed, update in enumerate(updates)]
+    assert [found.labels.item() for found in matched(model, attack, victims, 4)] == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("labels", [[0, 0, 1, 3, 3, 3, 7, 7], [5], [2] * 8, list(range(8))])
-def test_label_counts_are_exact_where_predictions_are_uniform(labels: list[int]) -> None:
-    y = torch.tensor(labels)
-    uniform = torch.full((8,), 1 / 8)
-    gradient = uniform - torch.bincount(y, minlength=8) / len(y)
-    assert label_counts_from_bias(gradient, uniform, len(y)).tolist() == labels
+def test_the_engine_finds_what_stands_in_the_update_in_closed_form() -> None:
+    """At B = 1 a hidden layer's weight gradient over its bias gradient is the feature."""
+    model = small_model()
+    update = client_update(model, torch.rand(1, 3, 16, 16), torch.tensor([1]))
+    weight, bias = update["classifier.0.weight"], update["classifier.0.bias"]
+    row = bias.abs().argmax()
+    closed_form = weight[row] / bias[row]
+    label = recover_labels("idlg", model, update, 1)
+    assert label.tolist() == [1]
+    attack = FeatureReconstruction(budget=600, learning_rate=0.05)
+    (found,) = matched(model, attack, [Victim(update, label, 1, 0)], 2)
+    reached = functional.cosine_similarity(model.features(found.images)[0], closed_form, dim=0)
+    assert reached > 0.999
 
 
-@pytest.mark.parametrize("label", range(8))
-def test_a_single_label_is_exact_on_any_model(label: int) -> None:
-    torch.manual_seed(3)
-    model = LeNet().build(8, 32, "convolutions")
-    update = client_update(model, torch.rand(1, 3, 32, 32), torch.tensor([label]))
-    wrong_guess = torch.zeros(8)
-    found = label_counts_from_bias(update["classifier.0.bias"], wrong_guess, 1)
-    assert found.tolist() == [label]
+def test_a_start_from_auxiliary_images_takes_individuals_of_the_batch_s_labels() -> None:
+    model = small_model(classes=4)
+    images = torch.rand(40, 3, 16, 16)
+    auxiliary = Auxiliary(images, torch.arange(40) % 4, {}, torch.arange(40))
+    server = Server(4, (3, 16, 16), (), model=model, auxiliary=auxiliary)
+    start = FeatureReconstruction(start="auxiliary").method(server).start
+    victim = Victim({}, torch.tensor([0, 2, 2, 3]), 4, 0)
+    drawn = start(victim, torch.Generator().manual_seed(0))
+    rows = [int((images == image).all((1, 2, 3)).nonzero()) for image in drawn]
+    assert [row % 4 for row in rows] == [0, 2, 2, 3]
+    assert len(set(rows)) == 4
 
 
 def test_a_single_individual_s_feature_stands_in_the_update_in_closed_form() -> None:
@@ -167,7 +157,7 @@ def measured(cell: Cell) -> Record:
 @pytest.mark.slow
 def test_a_single_individual_is_recovered_so_that_f_p_sees_what_the_oracle_sees() -> None:
     """Labels are read off the update, which at B = 1 is exact: none are granted."""
-    attack = FeatureReconstruction(labels="recovered")
+    attack = FeatureReconstruction(labels="idlg")
     cell = b1_cell(attack_parameters=parameters_of(attack), grant=("model", "update", "auxiliary"))
     prepared = prepare(cell.setup, None, "cpu", lambda message: None)
     truths = victim_batches(prepared, 1, cell.individuals)
@@ -204,7 +194,7 @@ def test_every_model_is_trained_attacked_and_scored(model: str, split: str) -> N
         victim_share=0.2,
         individuals=2,
         batch_size=2,
-        attack_parameters={"steps": 2},
+        attack_parameters={"budget": 2},
     )
     record = measured(cell)
     assert record.status == "done"

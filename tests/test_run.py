@@ -29,7 +29,7 @@ victim_share = 0.2
 individuals = 8
 
 [attack.feature]
-parameters = { steps = 4 }
+parameters = { budget = 4 }
 
 [attack.prior]
 

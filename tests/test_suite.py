@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from attacks.feature import FeatureReconstruction
+from baselines.prior import Prior
+from bench.catalogue import description
 from bench.cells import Cell
 from bench.errors import UsageError
+from bench.override import override
 from bench.plugins import build
-from bench.registry import DATASETS
+from bench.registry import ATTACKS, DATASETS
+from bench.report import Measured, describe, main_tables, settings
 from bench.seeds import digest
 from bench.split import task_attributes
-from bench.suite import Planned, Suite, expand, load_suite, override, suite_names
+from bench.suite import Planned, Suite, expand, load_suite, suite_names
 from datasets.synthetic import Synthetic
 
 TITLE = 'title = "Small"\n'
@@ -30,12 +35,12 @@ rounds = 5
 """
 COLUMNS = """
 [attack.feature]
-parameters = { steps = 7, lam = 0.5 }
+parameters = { budget = 7, lam = 0.5 }
 
 [attack.soft]
 attack = "feature"
 title = "Joint"
-parameters = { steps = 7, labels = "joint" }
+parameters = { budget = 7, labels = "joint" }
 
 [attack.prior]
 
@@ -54,6 +59,13 @@ title = "By data set"
 layout = "table1"
 cell = { properties = ["wheel"], main_task = "cargo", batch_size = 2, \
 dataset_parameters = { subject = "vehicles" } }
+"""
+BUDGET_GROUP = """
+[[group]]
+title = "By budget"
+layout = "budget"
+cell = { batch_size = 8 }
+sweep = { attack.budget = [3, 5] }
 """
 SMALL = TITLE + CELL + COLUMNS + GROUP
 
@@ -141,7 +153,24 @@ def test_a_suite_file_that_is_not_there_is_unknown(tmp_path: Path) -> None:
             SMALL + SECOND_GROUP.replace("batch_size", "batch"),
             "unknown key 'batch' of a cell",
         ),
-        (SMALL.replace("[attack.prior]", "[attack.prior]\nsteps = 3"), r"'attack\.prior\.steps'"),
+        (SMALL.replace("[attack.prior]", "[attack.prior]\nbudget = 3"), r"'attack\.prior\.budget'"),
+        (
+            SMALL + "[group.attack.dlg]",
+            "group 'By batch size' has a column 'dlg' that the suite has not; it has feature, ",
+        ),
+        (
+            SMALL + '[group.attack.soft]\nattack = "prior"',
+            r"unknown key 'group\.0\.attack\.soft\.attack'",
+        ),
+        (
+            SMALL.replace('"table2"', '"budget"'),
+            r"group 'By batch size' is laid out by budget but does not sweep it; add .*attack\.",
+        ),
+        (SMALL.replace("rounds", '"attack.budget"'), r"unknown key 'attack\.budget' of a cell"),
+        (
+            SMALL.replace("{ batch_size = [1, 8] }", "{ attack.budget = 3 }"),
+            r"group\.0\.sweep\.attack\.budget: .*list.*got 3",
+        ),
         (SMALL.replace('"table2"', '"table9"'), r"group\.0\.layout: .*'table1'.*got 'table9'"),
         (SMALL.replace(TITLE, ""), "key 'title' is missing"),
         (TITLE + CELL + GROUP, "key 'attack' is missing"),
@@ -179,10 +208,27 @@ def test_a_suite_file_that_is_no_text_is_named(tmp_path: Path) -> None:
         (SMALL.replace('"synthetic"', '"synthetik"'), "unknown data set .*mean synthetic"),
         (SMALL.replace("[attack.prior]", "[attack.priro]"), "unknown attack 'priro'.*mean prior"),
         (SMALL.replace('attack = "feature"', 'attack = "x"'), "unknown attack 'x'"),
-        (SMALL.replace("steps = 7, lam", "step = 7, lam"), "no parameter 'step'; it has: steps"),
-        (SMALL.replace("steps = 7, lam", 'steps = "x", lam'), r"'feature': steps: .*got 'x'"),
-        (SMALL.replace('"joint"', '"guessed"'), r"'feature': labels: .*'known'.*got 'guessed'"),
+        (
+            SMALL.replace("budget = 7, lam", "budge = 7, lam"),
+            "no parameter 'budge'; it has: budget",
+        ),
+        (SMALL.replace("budget = 7, lam", 'budget = "x", lam'), r"'feature': budget: .*got 'x'"),
+        (SMALL.replace('"joint"', '"guessed"'), r"'feature': labels.*'known'.*got 'guessed'"),
         (SMALL.replace("seed = 3", "sed = 3"), "data set 'synthetic' has no parameter 'sed'"),
+        (
+            SMALL.replace("[attack.prior]", '[attack.prior]\npreset = "paper"'),
+            "attack 'prior' has no preset 'paper'; it has: none",
+        ),
+        (
+            SMALL.replace("[1, 8] }", "[1, 8], attack.budgett = [3] }"),
+            r"attack\.budgett: no attack .* parameter 'budgett'; there is budget",
+        ),
+        (SMALL + BUDGET_GROUP.replace("[3, 5]", "[3, 0]"), r"budget: .*greater than 0 \(got 0\)"),
+        (SMALL + BUDGET_GROUP.replace("[3, 5]", "[]"), r"sweep of 'attack\.budget' is empty"),
+        (
+            SMALL + BUDGET_GROUP + "[group.attack.prior]",
+            "no attack .* parameter 'budget'; there is none",
+        ),
     ],
 )
 def test_a_wrong_value_is_named(write: Any, text: str, message: str) -> None:
@@ -214,7 +260,7 @@ def test_a_group_s_cell_fields_take_the_place_of_the_suite_s(write: Any) -> None
 def test_cells_hold_every_parameter_defaults_included(small: Suite) -> None:
     feature, soft, _, oracle, *_ = cells(small)
     assert feature.attack == soft.attack == "feature"
-    assert feature.attack_parameters["steps"] == 7
+    assert feature.attack_parameters["budget"] == 7
     assert feature.attack_parameters["restarts"] == FeatureReconstruction().restarts
     assert soft.attack_parameters["labels"] == "joint"
     assert feature.dataset_parameters == {
@@ -275,21 +321,21 @@ def test_an_override_leaves_the_suite_as_it_was(write: Any) -> None:
     _, suite = load_suite(write(SMALL + SECOND_GROUP))
     before = suite.model_dump()
     override(
-        suite, ["rounds=1", "batch_size=1,2", "attack.steps=1", "dataset.seed=9", "model=lenet"]
+        suite, ["rounds=1", "batch_size=1,2", "attack.budget=1", "dataset.seed=9", "model=lenet"]
     )
     assert suite.model_dump() == before
 
 
 def test_an_attack_parameter_is_set_in_every_column_that_has_it(small: Suite) -> None:
-    found = cells(small, "attack.steps=11")
-    assert {c.attack_parameters["steps"] for c in found if c.attack == "feature"} == {11}
+    found = cells(small, "attack.budget=11")
+    assert {c.attack_parameters["budget"] for c in found if c.attack == "feature"} == {11}
     assert {len(c.attack_parameters) for c in found if c.attack == "prior"} == {0}
 
 
 def test_an_attack_parameter_is_set_in_one_column(small: Suite) -> None:
-    feature, soft, *_ = cells(small, "attack.soft.steps=11")
-    assert feature.attack_parameters["steps"] == 7
-    assert soft.attack_parameters["steps"] == 11
+    feature, soft, *_ = cells(small, "attack.soft.budget=11")
+    assert feature.attack_parameters["budget"] == 7
+    assert soft.attack_parameters["budget"] == 11
 
 
 def test_a_data_set_parameter_is_set_in_every_group(write: Any) -> None:
@@ -324,10 +370,22 @@ def test_another_data_set_or_model_comes_with_its_own_parameters(small: Suite) -
         ("", "'' is not of the form KEY=VALUE"),
         ("batchsize=3", "batchsize: no such setting; did you mean batch_size"),
         ("zzz=3", r"zzz: no such setting; did you mean .*attack\.PARAMETER.*rounds"),
-        ("attack.stepz=3", r"attack\.stepz: no attack .* parameter 'stepz'; there is .*steps"),
-        ("attack.prior.steps=3", r"no attack .* parameter 'steps'; there is none"),
-        ("attack.dlg.steps=3", "no column 'dlg'; it has feature, soft, prior, oracle"),
-        ("attack.steps=x", r"'feature': steps: .*integer.*got 'x'"),
+        (
+            "attack.budgett=3",
+            r"attack\.budgett: no attack .* parameter 'budgett'; there is .*budget",
+        ),
+        ("attack.prior.budget=3", r"no attack .* parameter 'budget'; there is none"),
+        ("attack.dlg.budget=3", "no column 'dlg'; it has feature, soft, prior, oracle"),
+        ("attack.budget=x", r"'feature': budget: .*integer.*got 'x'"),
+        ("attack.budget=1,x", r"'feature': budget: .*integer.*got 'x'"),
+        ("attack.budget=[]", r"sweep of 'attack\.budget' is empty"),
+        (
+            "attack.soft.budget=1,2",
+            r"soft\.budget=1,2: several values .* all columns at once; use .* attack\.budget=1,2",
+        ),
+        ("attack.preset=papers", "no attack .* preset 'papers'; there is none"),
+        ("attack.prior.preset=paper", "no attack .* preset 'paper'; there is none"),
+        ("attack.dlg.preset=paper", "no column 'dlg'; it has feature, soft, prior, oracle"),
         ("dataset.sed=3", "data set 'synthetic' has no parameter 'sed'; it has: subject"),
         ("dataset.seed=x", r"data set 'synthetic': seed: .*integer.*got 'x'"),
         ("model.depth=3", "model 'small_cnn' has no parameter 'depth'; it has: "),
@@ -348,7 +406,7 @@ def test_a_wrong_setting_is_named_with_what_there_is(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("setting", ["attack=oracle", "attack_parameters={ steps = 1 }"])
+@pytest.mark.parametrize("setting", ["attack=oracle", "attack_parameters={ budget = 1 }"])
 def test_a_setting_that_changes_nothing_is_refused(small: Suite, setting: str) -> None:
     with pytest.raises(UsageError, match=setting.partition("=")[0]):
         cells(small, setting)
@@ -433,8 +491,265 @@ def test_the_oracle_needs_the_features_granted_by_name(write: Any) -> None:
 
 
 def test_an_attack_that_guesses_labels_need_not_be_granted_them(small: Suite) -> None:
-    found = cells(small, "grant=model,update,auxiliary", "attack.labels=recovered")
-    assert {cell.attack_parameters.get("labels") for cell in found} == {"recovered", None}
+    found = cells(small, "grant=model,update,auxiliary", "attack.labels=counts")
+    assert {cell.attack_parameters.get("labels") for cell in found} == {"counts", None}
+
+
+PRESETS = {"paper": {"budget": 9, "lam": 0.25, "restarts": 3}, "fast": {"budget": 2}}
+
+
+@pytest.fixture
+def presets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FeatureReconstruction, "presets", PRESETS)
+
+
+def of_group(suite: Suite, title: str, *settings: str) -> list[Planned]:
+    return [p for p in expand("small", override(suite, settings)) if p.group == title]
+
+
+def parameters(planned: Sequence[Planned], name: str) -> list[tuple[str, Any]]:
+    return [(p.column, p.cell.attack_parameters.get(name)) for p in planned]
+
+
+def test_a_group_without_columns_has_those_of_the_suite(write: Any) -> None:
+    _, suite = load_suite(write(SMALL + SECOND_GROUP))
+    found = [p.column for p in of_group(suite, "By data set")]
+    assert found == ["Proposed", "Joint", "Prior", "Oracle"]
+
+
+def test_a_group_with_columns_has_only_these_in_its_own_order(write: Any) -> None:
+    text = SMALL + SECOND_GROUP + "[group.attack.prior]\n[group.attack.feature]\n"
+    _, suite = load_suite(write(text))
+    assert [p.column for p in of_group(suite, "By data set")] == ["Prior", "Proposed"]
+    assert len(of_group(suite, "By batch size")) == 8
+
+
+def test_what_a_group_gives_a_column_is_laid_over_the_suite_s(write: Any) -> None:
+    text = SMALL + SECOND_GROUP
+    text += '[group.attack.soft]\ntitle = "Mine"\nparameters = { lam = 2.0 }\n'
+    text += 'grant = ["model", "update", "auxiliary"]'
+    _, suite = load_suite(write(text))
+    (mine,) = of_group(suite, "By data set")
+    given = {"budget": 7, "labels": "joint", "lam": 2.0}
+    assert mine.column == "Mine"
+    assert mine.cell.attack == "feature"
+    assert given.items() <= mine.cell.attack_parameters.items()
+    assert mine.cell.grant == ("model", "update", "auxiliary")
+    assert {p.column for p in of_group(suite, "By batch size")} >= {"Joint"}
+
+
+def test_columns_that_a_group_gives_one_title_are_told_apart_by_their_names(write: Any) -> None:
+    text = SMALL + '[group.attack.soft]\ntitle = "Proposed"\n[group.attack.feature]\n'
+    _, suite = load_suite(write(text))
+    assert [p.column for p in expand("small", suite)[:2]] == ["soft", "feature"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("attack.lam=4.0", [("Proposed", 4.0), ("Joint", 4.0)]),
+        ("attack.soft.lam=4.0", [("Proposed", 3.0), ("Joint", 4.0)]),
+    ],
+)
+def test_a_setting_of_an_attack_wins_over_a_group_s(
+    write: Any, setting: str, expected: list[tuple[str, float]]
+) -> None:
+    text = SMALL + SECOND_GROUP + "[group.attack.feature]\nparameters = { lam = 3.0 }\n"
+    text += "[group.attack.soft]\nparameters = { lam = 3.0 }\n"
+    _, suite = load_suite(write(text))
+    assert parameters(of_group(suite, "By data set", setting), "lam") == expected
+
+
+@pytest.mark.usefixtures("presets")
+def test_a_column_s_parameters_are_laid_over_its_preset(write: Any) -> None:
+    _, suite = load_suite(
+        write(SMALL.replace("[attack.feature]", '[attack.feature]\npreset="paper"'))
+    )
+    found = cells(suite)[0].attack_parameters
+    assert (found["budget"], found["lam"], found["restarts"]) == (7, 0.5, 3)
+
+
+@pytest.mark.usefixtures("presets")
+def test_a_cell_does_not_depend_on_whether_a_preset_is_named_or_spelt_out(write: Any) -> None:
+    named = SMALL.replace("[attack.prior]", '[attack.mine]\nattack = "feature"\npreset = "paper"')
+    spelt = named.replace('preset = "paper"', f"parameters = {{ {toml(PRESETS['paper'])} }}")
+    assert keys(expand(*load_suite(write(named)))) == keys(expand(*load_suite(write(spelt))))
+
+
+def toml(parameters: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} = {value}" for name, value in parameters.items())
+
+
+@pytest.mark.usefixtures("presets")
+def test_a_preset_that_is_not_there_lists_those_that_are(write: Any) -> None:
+    text = SMALL.replace("[attack.feature]", '[attack.feature]\npreset = "papers"')
+    with pytest.raises(UsageError, match=r"'feature' has no preset 'papers'; .* paper, fast"):
+        expand(*load_suite(write(text)))
+    with pytest.raises(
+        UsageError, match=r"attack\.preset=x: no attack .*'x'; there is paper, fast"
+    ):
+        cells(load_suite(write(SMALL))[1], "attack.preset=x")
+
+
+@pytest.mark.usefixtures("presets")
+@pytest.mark.parametrize(
+    ("setting", "restarts"),
+    [
+        ("attack.preset=paper", [("Proposed", 3), ("Joint", 3), ("Prior", None)]),
+        ("attack.soft.preset=paper", [("Proposed", 1), ("Joint", 3), ("Prior", None)]),
+    ],
+)
+def test_a_preset_is_set_in_the_columns_that_have_it_and_wins_over_a_group_s(
+    write: Any, setting: str, restarts: list[tuple[str, int | None]]
+) -> None:
+    text = SMALL + '[group.attack.feature]\npreset = "fast"\n[group.attack.soft]\n'
+    text += 'preset = "fast"\n[group.attack.prior]'
+    found = expand("small", override(load_suite(write(text))[1], [setting]))
+    assert parameters(found, "restarts")[:3] == restarts
+
+
+@pytest.mark.usefixtures("presets")
+@pytest.mark.parametrize(
+    ("settings", "budget", "lam"),
+    [
+        (["attack.preset=paper"], [9, 9], [0.25, 0.25]),
+        (["attack.preset=fast"], [2, 2], [0.5, 0.1]),
+        (["attack.feature.preset=paper"], [9, 7], [0.25, 0.1]),
+        (["attack.preset=paper", "attack.lam=1.0"], [9, 9], [1.0, 1.0]),
+        (["attack.soft.lam=1.0", "attack.preset=paper"], [9, 9], [0.25, 1.0]),
+        (["attack.preset=paper", "attack.soft.preset=fast"], [9, 2], [0.25, 0.1]),
+    ],
+)
+def test_a_preset_that_is_set_gives_way_only_to_other_settings(
+    write: Any, settings: list[str], budget: list[int], lam: list[float]
+) -> None:
+    text = SMALL.replace("[1, 8]", "[1]") + "[group.attack.feature]\nparameters = { budget = 8 }\n"
+    found = expand("small", override(load_suite(write(text + "[group.attack.soft]"))[1], settings))
+    assert [value for _, value in parameters(found, "budget")] == budget
+    assert [value for _, value in parameters(found, "lam")] == lam
+
+
+@pytest.mark.usefixtures("presets")
+def test_show_lists_presets_with_their_parameters() -> None:
+    shown = description("feature").partition("Presets")[2]
+    assert re.search(r"attack\.feature\.preset=NAME", shown)
+    assert re.search(r"^paper +budget = 9, lam = 0\.25, restarts = 3$", shown, re.M)
+    assert "Presets" not in description("prior")
+
+
+@pytest.mark.parametrize("key", ["attack.budget", '"attack.budget"'])
+def test_a_swept_parameter_is_given_to_the_columns_that_have_it(write: Any, key: str) -> None:
+    _, suite = load_suite(write(SMALL + BUDGET_GROUP.replace("attack.budget", key)))
+    found = of_group(suite, "By budget")
+    assert [
+        (p.column, p.swept["budget"], p.cell.attack_parameters.get("budget")) for p in found
+    ] == [
+        (column, budget, budget if column in {"Proposed", "Joint"} else None)
+        for budget in (3, 5)
+        for column in ("Proposed", "Joint", "Prior", "Oracle")
+    ]
+    assert all(p.swept == {} for p in of_group(suite, "By batch size"))
+
+
+def test_a_column_without_the_swept_parameter_is_measured_once(write: Any) -> None:
+    _, suite = load_suite(write(SMALL + BUDGET_GROUP))
+    several = {p.column: set[str]() for p in of_group(suite, "By budget")}
+    for p in of_group(suite, "By budget"):
+        several[p.column].add(p.key)
+    assert {c: len(found) for c, found in several.items()} == {
+        "Proposed": 2,
+        "Joint": 2,
+        "Prior": 1,
+        "Oracle": 1,
+    }
+
+
+def test_parameters_are_swept_together_with_cell_fields(write: Any) -> None:
+    text = SMALL + BUDGET_GROUP.replace("[3, 5]", "[3, 5], rounds = [1, 2]")
+    found = of_group(load_suite(write(text))[1], "By budget")
+    assert {(p.swept["budget"], p.cell.rounds) for p in found} == {(3, 1), (3, 2), (5, 1), (5, 2)}
+
+
+def test_a_column_to_which_the_group_gives_the_swept_parameter_stands_unchanged(write: Any) -> None:
+    text = SMALL + BUDGET_GROUP + "[group.attack.feature]\n[group.attack.soft]\n"
+    _, suite = load_suite(write(text + "parameters = { budget = 4 }"))
+    found = parameters(of_group(suite, "By budget"), "budget")
+    assert found == [("Proposed", 3), ("Joint", 4), ("Proposed", 5), ("Joint", 4)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "feature", "soft"),
+    [
+        (["attack.budget=1,2,4"], [1, 2, 4], [1, 2, 4]),
+        (["attack.budget=[1, 2]"], [1, 2], [1, 2]),
+        (["attack.budget=6"], [6], [6]),
+        (["attack.soft.budget=6"], [3, 5], [6, 6]),
+        (["attack.soft.budget=6", "attack.budget=1,2"], [1, 2], [1, 2]),
+        (["attack.budget=1,2", "attack.soft.budget=6"], [1, 2], [6, 6]),
+    ],
+)
+def test_a_setting_takes_the_place_of_a_sweep(
+    write: Any, settings: list[str], feature: list[int], soft: list[int]
+) -> None:
+    _, suite = load_suite(write(SMALL + BUDGET_GROUP))
+    found = of_group(suite, "By budget", *settings)
+    budgets = parameters(found, "budget")
+    assert [budget for column, budget in budgets if column == "Proposed"] == feature
+    assert [budget for column, budget in budgets if column == "Joint"] == soft
+    assert [p.swept["budget"] for p in found if p.column == "Proposed"] == feature
+
+
+def test_several_values_of_a_parameter_are_swept_in_every_group_that_has_it(write: Any) -> None:
+    _, suite = load_suite(write(SMALL + SECOND_GROUP + "[group.attack.prior]"))
+    settings = ("attack.lam=0.0,1.0",)
+    assert {p.swept["lam"] for p in of_group(suite, "By batch size", *settings)} == {0.0, 1.0}
+    assert [p.swept for p in of_group(suite, "By data set", *settings)] == [{}]
+
+
+def test_a_list_that_an_attack_takes_as_one_value_is_not_swept(
+    small: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Layered(Prior):
+        layers: tuple[int, ...] = ()
+
+    ATTACKS.get("prior")
+    monkeypatch.setitem(ATTACKS._plugins, "prior", Layered)
+    found = cells(small, "attack.prior.layers=1,2", only=["attack=prior"])
+    assert [cell.attack_parameters["layers"] for cell in found] == [(1, 2), (1, 2)]
+    assert cells(small, "attack.layers=1,2", only=["attack=prior"]) == found
+
+
+@pytest.mark.parametrize("layout", ["table2", "budget"])
+def test_a_table_has_a_leading_column_for_a_swept_parameter(write: Any, layout: str) -> None:
+    text = SMALL + BUDGET_GROUP.replace('"budget"', f'"{layout}"')
+    found = of_group(load_suite(write(text))[1], "By budget")
+    heading, _, *rows = main_tables([Measured(p, None) for p in found]).splitlines()[2:]
+    names = [cell.strip() for cell in heading.strip("|").split("|")]
+    column = names.index("budget")
+    assert names[:-4] == (
+        ["main task", "property", "budget"]
+        if layout == "budget"
+        else ["budget", "main task", "property", "B"]
+    )
+    assert {row.split("|")[column + 1].strip() for row in rows} - {""} == {"3", "5"}
+
+
+def test_the_settings_tell_what_was_swept_and_what_a_group_changed(write: Any) -> None:
+    text = SMALL + BUDGET_GROUP + "[group.attack.feature]\n[group.attack.prior]"
+    found = expand(*load_suite(write(text)))
+    lines = settings([Measured(p, None) for p in found]).splitlines()
+    proposed = [line for line in lines if line.startswith("- Proposed")]
+    assert len(proposed) == 2
+    assert "in “By batch size”: knows –; budget = 7, " in proposed[0]
+    assert "in “By budget”: knows –; budget = 3 or 5, " in proposed[1]
+    assert "- Prior (`prior`): knows –; no parameters" in lines
+
+
+def test_a_cell_is_described_by_its_swept_parameters(write: Any) -> None:
+    found = of_group(load_suite(write(SMALL + BUDGET_GROUP))[1], "By budget")
+    assert describe(found[0]) == "Proposed, synthetic faces, hat, B = 8, budget = 3"
+    assert describe(found[2]) == "Prior, synthetic faces, hat, B = 8"
 
 
 OTHER: dict[str, Any] = {
@@ -454,9 +769,10 @@ OTHER: dict[str, Any] = {
     "victim_share": 0.3,
     "seed": 3,
     "attack": "prior",
-    "attack_parameters": {"steps": 8},
+    "attack_parameters": {"budget": 8},
     "batch_size": 3,
     "individuals": 3,
+    "mode": "train",
     "grant": ("model",),
     "defense": "noise",
     "defense_parameters": {"sigma": 1.0},
@@ -501,7 +817,7 @@ def test_a_digest_is_the_same_on_every_machine() -> None:
 def test_keys_do_not_depend_on_the_order_in_the_file(write: Any) -> None:
     lines = CELL.strip().splitlines()
     reordered = "\n".join([lines[0], *reversed(lines[1:]), ""])
-    columns = COLUMNS.replace("steps = 7, lam = 0.5", "lam = 0.5, steps = 7")
+    columns = COLUMNS.replace("budget = 7, lam = 0.5", "lam = 0.5, budget = 7")
     cell = reordered.replace("individuals = 40, seed = 3", "seed = 3, individuals = 40")
     assert (cell, columns) != (CELL, COLUMNS)
     first = expand(*load_suite(write(SMALL)))

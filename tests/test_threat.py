@@ -21,7 +21,7 @@ from bench.measure import granted, measure, victim_batches
 from bench.plugins import build
 from bench.preparation import Prepared, prepare
 from bench.registry import ATTACKS
-from bench.threat import Attack, Knowledge, Server, Truth, check_grant, observe
+from bench.threat import Attack, Knowledge, Server, Truth, check_batch_size, check_grant, observe
 
 
 @pytest.fixture(scope="module")
@@ -189,12 +189,19 @@ def test_an_attack_is_refused_without_each_thing_it_needs(name: str) -> None:
             check_grant(attack, attack.needs & ~kind)
 
 
+def test_a_batch_beyond_an_attack_s_limit_is_refused() -> None:
+    check_batch_size(build(ATTACKS, "idlg", {}), 1)
+    with pytest.raises(UsageError, match="'idlg' is defined up to B = 1, not for B = 2"):
+        check_batch_size(build(ATTACKS, "idlg", {}), 2)
+
+
 def test_no_signature_on_the_attack_s_side_mentions_a_truth() -> None:
     methods: list[Callable[..., Any]] = [
         method
         for name in ATTACKS.names()
-        for _, method in inspect.getmembers(ATTACKS.get(name), inspect.isfunction)
-        if method.__module__.partition(".")[0] in {"attacks", "baselines"}
+        for member, method in inspect.getmembers(ATTACKS.get(name), inspect.isfunction)
+        # What dataclasses generate takes the fields, whose types the module may not name.
+        if method.__module__.partition(".")[0] in {"attacks", "baselines"} and member != "__init__"
     ]
     assert methods
     names = {"Server": Server}

@@ -1,0 +1,76 @@
+"""IG, Inverting Gradients: cosine distance, total variation, signed Adam."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from attacks.distance import cosine_distance
+from attacks.matching_attack import GradientMatching
+from attacks.method import CENTRED, Iterate, Method, Victim
+from attacks.optimisers import Adam
+from attacks.priors import total_variation
+from attacks.schedules import step_decay
+from bench.registry import register_attack
+from bench.threat import Server
+
+
+@register_attack("ig")
+@dataclass(frozen=True, kw_only=True)
+class InvertingGradients(GradientMatching):
+    """Geiping, Bauermeister, Dröge, Moeller 2020: minimise 1 − cos(∇, ∇*) + α·TV(x̃).
+
+    1. x̃ ~ N(0, 1) in normalised pixels; labels are known.
+    2. Adam on the sign of the gradient (of distance and prior together), learning rate ×0.1 at 3/8,
+       5/8 and 7/8 of the steps; box projection to the pixel range after each.
+    3. Of several restarts the one with the least distance, prior left out.
+
+    Attributes:
+        tv: α, the weight of the total variation.
+        learning_rate: Adam's, in normalised pixels, of which there are 2 between black and white.
+        restarts: independent starts, between which the budget is divided.
+    """
+
+    title = "IG"
+    reference = (
+        "Geiping, Bauermeister, Dröge, Moeller 2020, Inverting Gradients: How Easy Is It to Break "
+        "Privacy in Federated Learning? (NeurIPS)"
+    )
+    presets: ClassVar = {
+        "paper": {"budget": 24_000, "tv": 1e-4},
+        "fast": {"budget": 4_000, "tv": 1e-6},
+    }
+
+    tv: Annotated[float, Field(ge=0)] = 1e-4
+    learning_rate: Annotated[float, Field(gt=0)] = 0.1
+    restarts: Annotated[int, Field(gt=0)] = 1
+
+    @property
+    def runs(self) -> int:
+        """The restarts."""
+        return self.restarts
+
+    def method(self, server: Server) -> Method:
+        """Return the algorithm box of the paper."""
+        size = server.image_shape
+
+        def start(victim: Victim, generator: torch.Generator) -> Tensor:
+            return torch.randn(victim.batch_size, *size, generator=generator)
+
+        def prior(iterate: Iterate) -> Tensor:
+            return self.tv * total_variation(iterate.images)
+
+        return Method(
+            distance=cosine_distance,
+            prior=prior,
+            optimiser=Adam(self.learning_rate, signed=True),
+            schedule=step_decay,
+            start=start,
+            steps=self.steps,
+            runs=self.runs,
+            pixels=CENTRED,
+        )

@@ -1,0 +1,488 @@
+"""Facts about figures: what is drawn from records, and who may not be drawn where."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from torch import Tensor
+
+import bench.cli
+from attacks.feature import FeatureReconstruction
+from bench.cells import Cell
+from bench.errors import UsageError
+from bench.figures import budget_figures
+from bench.measure import victim_batches
+from bench.metrics import Estimate
+from bench.models import deep_features
+from bench.override import override
+from bench.preparation import Prepared, prepare
+from bench.reconstructions import (
+    Block,
+    chosen_cells,
+    reconstruct,
+    reconstruction_figure,
+    refuse_real_individuals,
+)
+from bench.report import Measured, details
+from bench.store import Cost, Metrics, PropertyMetrics, Record, Store
+from bench.suite import Planned, expand, load_suite
+from bench.threat import Inference, Observation, Server
+
+CHECKOUT = Path(bench.cli.__file__).resolve().parent.parent
+
+SUITE = """
+title = "Small"
+
+[cell]
+dataset = "synthetic"
+dataset_parameters = { individuals = 300 }
+properties = ["gender", "glasses"]
+main_task = "hat+smile"
+model_parameters = { width = 4 }
+clients = 2
+rounds = 3
+victim_share = 0.2
+individuals = 12
+
+[attack.feature]
+parameters = { budget = 4 }
+
+[attack.soft]
+attack = "feature"
+title = "Soft"
+parameters = { budget = 5, labels = "joint" }
+
+[attack.blind]
+
+[attack.oracle]
+grant = ["model", "auxiliary", "features"]
+
+[[group]]
+title = "Table 2"
+layout = "table2"
+sweep = { batch_size = [1, 4, 12], seed = [0, 1] }
+
+[[group]]
+title = "By budget"
+layout = "budget"
+cell = { batch_size = 4 }
+sweep = { attack.budget = [10, 100, 1000] }
+"""
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> str:
+    path = tmp_path / "small.toml"
+    path.write_text(SUITE)
+    return str(path)
+
+
+def planned(suite: str, *settings: str, only: Sequence[str] = ()) -> list[Planned]:
+    name, content = load_suite(suite)
+    return expand(name, override(content, settings), only)
+
+
+Accuracy = Callable[[Planned, str], Estimate]
+"""What a hand-made record says of a property."""
+
+
+def growing(planned: Planned, name: str) -> Estimate:
+    """60 % for controls; 50 % plus 10 for each tenfold budget for attacks, ± 5; glasses 2 more."""
+    budget = planned.cell.attack_parameters.get("budget")
+    value = 0.6 if budget is None else 0.4 + 0.1 * float(np.log10(budget))
+    value += 0.02 * (name == "glasses")
+    return Estimate(value=value, low=value - 0.05, high=value + 0.05)
+
+
+def record(planned: Planned, accuracy: Accuracy) -> Record:
+    def metrics(name: str) -> PropertyMetrics:
+        estimate = accuracy(planned, name)
+        return PropertyMetrics(
+            accuracy=estimate,
+            balanced_accuracy=estimate,
+            auc=estimate,
+            count_error=estimate,
+            prevalence=0.5,
+            in_main_task=False,
+        )
+
+    return Record(
+        key=planned.key,
+        cell=planned.cell,
+        attack_version=1,
+        status="done",
+        metrics=Metrics(
+            properties={name: metrics(name) for name in planned.cell.properties},
+            feature_cosine=None,
+            exact=None,
+            label_accuracy=None,
+            diverged=0.0,
+            main_task={"accuracy": 0.5, "most_frequent_class": 0.3},
+            classes=4,
+        ),
+    )
+
+
+def measured(cells: Sequence[Planned], accuracy: Accuracy = growing) -> list[Measured]:
+    return [Measured(cell, record(cell, accuracy)) for cell in cells]
+
+
+def only_figure(cells: Sequence[Measured]) -> Figure:
+    (figure,) = budget_figures(cells)
+    assert figure is not None
+    figure.canvas.draw()
+    return figure
+
+
+def lines(figure: Figure, panel: int) -> dict[str, tuple[list[float], list[float]]]:
+    return {
+        str(line.get_label()): (list(line.get_xdata()), np.round(line.get_ydata(), 6).tolist())
+        for line in figure.axes[panel].lines
+    }
+
+
+def test_a_budget_figure_has_a_panel_a_property_and_a_line_an_attack(suite: str) -> None:
+    figure = only_figure(measured(planned(suite)))
+    assert [ax.get_title() for ax in figure.axes] == ["gender", "glasses"]
+    assert {ax.get_xscale() for ax in figure.axes} == {"log"}
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["10", "100", "1k"]
+    for panel, more in enumerate((0, 2)):
+        found = lines(figure, panel)
+        assert list(found) == ["Proposed", "Soft", "Blind", "Oracle"]
+        assert found["Proposed"] == ([10, 100, 1000], [50 + more, 60 + more, 70 + more])
+        assert found["Soft"] == found["Proposed"]
+
+
+def test_controls_are_horizontal_lines_that_differ(suite: str) -> None:
+    figure = only_figure(measured(planned(suite)))
+    assert lines(figure, 0)["Blind"] == ([0, 1], [60, 60])
+    styles = {line.get_label(): line.get_linestyle() for line in figure.axes[0].lines}
+    assert len({styles["Blind"], styles["Oracle"], styles["Proposed"]}) == 3
+
+
+def test_a_band_shows_an_attack_s_interval(suite: str) -> None:
+    (band, *_) = only_figure(measured(planned(suite))).axes[0].collections
+    corners = band.get_paths()[0].vertices
+    for budget, value in ((10, 50), (100, 60), (1000, 70)):
+        heights = corners[np.isclose(corners[:, 0], budget)][:, 1]
+        assert (heights.min(), heights.max()) == pytest.approx((value - 5, value + 5))
+
+
+def test_every_interval_lies_within_the_axes(suite: str) -> None:
+    low, high = only_figure(measured(planned(suite))).axes[0].get_ylim()
+    assert low < 45
+    assert high > 77
+
+
+def test_attacks_have_colours_of_their_own(suite: str) -> None:
+    figure = only_figure(measured(planned(suite)))
+    colours = [to_hex(line.get_color()) for line in figure.axes[0].lines[:2]]
+    assert len(set(colours)) == 2
+    assert colours == [to_hex(line.get_color()) for line in figure.axes[1].lines[:2]]
+
+
+def test_nothing_that_is_written_overlaps(suite: str) -> None:
+    figure = only_figure(measured(planned(suite)))
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        *("Proposed", "Soft", "Blind", "Oracle"),
+    ]
+    assert figure._suptitle is not None
+    boxes = [legend.get_window_extent(), figure._suptitle.get_window_extent()]
+    boxes += [ax.get_tightbbox() for ax in figure.axes]
+    for number, box in enumerate(boxes):
+        assert box is not None
+        assert not any(box.overlaps(other) for other in boxes[:number])
+        assert figure.bbox.contains(box.x0, box.y0)
+        assert figure.bbox.contains(box.x1, box.y1)
+
+
+def test_an_attack_whose_budget_is_fixed_is_a_line_across(suite: str) -> None:
+    figure = only_figure(measured(planned(suite, "attack.soft.budget=100")))
+    assert lines(figure, 0)["Soft"] == ([0, 1], [60, 60])
+    assert lines(figure, 0)["Proposed"][0] == [10, 100, 1000]
+
+
+def test_cells_without_a_number_are_left_out(suite: str) -> None:
+    def undefined_at_100(planned: Planned, name: str) -> Estimate:
+        if planned.cell.attack_parameters.get("budget") == 100:
+            return Estimate(value=None, low=None, high=None)
+        return growing(planned, name)
+
+    cells = measured(planned(suite), undefined_at_100)
+    cells = [Measured(m.planned, None) if m.planned.cell.attack == "oracle" else m for m in cells]
+    found = lines(only_figure(cells), 0)
+    assert found["Proposed"][0] == [10, 1000]
+    assert "Oracle" not in found
+
+
+def test_settings_that_a_group_sweeps_besides_have_panels_of_their_own(suite: str) -> None:
+    figure = only_figure(measured(planned(suite, "batch_size=1,4", "properties=gender")))
+    assert [ax.get_title() for ax in figure.axes] == ["gender\nB = 1", "gender\nB = 4"]
+
+
+def test_a_single_budget_can_be_drawn(suite: str) -> None:
+    figure = only_figure(measured(planned(suite, "attack.budget=100")))
+    assert lines(figure, 0)["Proposed"] == ([100], [60])
+
+
+def test_all_metrics_are_told_apart_by_what_was_swept(suite: str) -> None:
+    cells = [m for m in measured(planned(suite)) if m.planned.layout == "budget"]
+    cells = [Measured(m.planned, with_cost(m.record)) for m in cells]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in details(cells).partition("## All")[0].splitlines()
+        if line.startswith("|")
+    ]
+    assert rows[0][:5] == ["attack", "data set", "main task", "B", "budget"]
+    assert [(row[0], row[4]) for row in rows[2:]] == [
+        ("Proposed", "10"),
+        ("Soft", "10"),
+        ("Blind", "–"),
+        ("Oracle", "–"),
+        ("Proposed", "100"),
+        ("Soft", "100"),
+        ("Proposed", "1000"),
+        ("Soft", "1000"),
+    ]
+
+
+def with_cost(record: Record | None) -> Record:
+    assert record is not None
+    cost = Cost(seconds=1, steps=1, peak_memory_mib=1)
+    return record.model_copy(update={"cost": cost})
+
+
+def test_groups_without_a_record_are_not_drawn(suite: str) -> None:
+    assert budget_figures([Measured(cell, None) for cell in planned(suite)]) == [None]
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Return a function that runs the command line in this process: code, stdout, stderr."""
+    monkeypatch.delenv("LEAKBENCH_DATA_ROOT", raising=False)
+
+    def ran(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["leakbench", *arguments])
+        with pytest.raises(SystemExit) as left:
+            bench.cli.main()
+        captured = capsys.readouterr()
+        return int(left.value.code or 0), captured.out, captured.err
+
+    return ran
+
+
+def is_png(path: Path) -> bool:
+    return path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def write_records(folder: Path, cells: Sequence[Planned]) -> None:
+    store = Store(folder / "records")
+    for cell in cells:
+        store.write(record(cell, growing))
+
+
+def test_the_command_draws_the_records_that_exist(run: Run, suite: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write_records(out, planned(suite))
+    code, printed, err = run("figure", "budget", suite, "--out", str(out))
+    path = out / "figures" / "small-budget.png"
+    assert (code, err) == (0, "")
+    assert printed == f"The figure is in {path}.\n"
+    assert is_png(path)
+    before = path.read_bytes()
+    run("figure", "budget", suite, "--out", str(out))
+    assert path.read_bytes() == before
+
+
+def test_several_groups_are_numbered(run: Run, suite: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    group = SUITE[SUITE.index('[[group]]\ntitle = "By budget"') :]
+    Path(suite).write_text(SUITE + group.replace("By budget", "Again"))
+    write_records(out, planned(suite))
+    assert run("figure", "budget", suite, "--out", str(out))[0] == 0
+    names = ["small-budget-1.png", "small-budget-2.png"]
+    assert sorted(path.name for path in (out / "figures").iterdir()) == names
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["budget", "SUITE"], r"no record of suite 'small' .*run `leakbench run .*small\.toml`"),
+        (
+            ["budget", "SUITE", "--only", "batch_size=12"],
+            "no group with layout = .budget. .*--only",
+        ),
+        (["reconstructions", "SUITE", "--only", "attack=oracle"], "reconstructs images"),
+        (["reconstructions", "SUITE", "--set", "attack.budgett=1"], "parameter 'budgett'"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_code_2(
+    run: Run, suite: str, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    out = tmp_path / "out"
+    named = [suite if argument == "SUITE" else argument for argument in arguments]
+    code, printed, err = run("figure", *named, "--out", str(out))
+    assert (code, printed) == (2, "")
+    assert re.fullmatch(rf"leakbench: .*{message}.*", err.splitlines()[-1])
+    assert "Traceback" not in err
+    assert not out.exists()
+
+
+def test_a_suite_without_a_table_2_has_no_reconstructions(suite: str) -> None:
+    with pytest.raises(UsageError, match='layout = "table2", and there is none'):
+        chosen_cells([cell for cell in planned(suite) if cell.layout == "budget"])
+
+
+def test_reconstructions_are_of_the_first_setting_at_each_batch_size(suite: str) -> None:
+    found = chosen_cells(planned(suite, "attack.lam=0.0,1.0"))
+    assert {(p.cell.batch_size, p.cell.seed, p.swept["lam"]) for p in found} == {
+        (1, 0, 0.0),
+        (4, 0, 0.0),
+        (12, 0, 0.0),
+    }
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    path = tmp_path_factory.mktemp("suite") / "small.toml"
+    path.write_text(SUITE)
+    return prepare(planned(str(path))[0].cell.setup, None, "cpu", lambda message: None)
+
+
+Answers = Mapping[int, Tensor]
+"""Batch size → images of the individuals in true order."""
+
+
+@pytest.fixture
+def answers(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> Answers:
+    """Let `feature` answer with the true images, a little darker, in reversed order."""
+    true = {size: victim_batches(prepared, size, size)[0].images for size in (1, 4, 12)}
+    darker = {size: images * 0.9 for size, images in true.items()}
+
+    def infer(
+        self: FeatureReconstruction,
+        server: Server,
+        observations: Sequence[Observation],
+        progress: Callable[[float], None],
+    ) -> list[Inference]:
+        (observation,) = observations
+        images = darker[observation.batch_size].flip(0)
+        assert server.model is not None
+        return [
+            Inference(
+                scores={name: torch.full((len(images),), 0.5) for name in server.properties},
+                features=deep_features(server.model, images),
+                images=images,
+                steps=self.budget,
+            )
+        ]
+
+    monkeypatch.setattr(FeatureReconstruction, "infer", infer)
+    return darker
+
+
+def test_a_reconstruction_stands_below_the_individual_to_whom_it_is_matched(
+    suite: str, prepared: Prepared, answers: Answers
+) -> None:
+    said: list[str] = []
+    true, blocks = reconstruct(chosen_cells(planned(suite)), prepared, said.append)
+    assert [block.title for block in blocks] == [
+        "Proposed, 4 gradient evaluations a batch",
+        "Soft, 5 gradient evaluations a batch",
+    ]
+    assert said[:2] == ["Proposed, B = 1", "Soft, B = 1"]
+    assert len(true) == 8
+    for block in blocks:
+        assert list(block.rows) == [1, 4, 12]
+        for size, images in block.rows.items():
+            torch.testing.assert_close(images, answers[size][:8])
+            torch.testing.assert_close(images, true[:size] * 0.9)
+
+
+def test_controls_are_not_drawn(suite: str, prepared: Prepared) -> None:
+    cells = [p for p in chosen_cells(planned(suite)) if p.cell.attack in {"oracle", "blind"}]
+    with pytest.raises(UsageError, match="none of the chosen attacks reconstructs images"):
+        reconstruct(cells, prepared, lambda message: None)
+
+
+def test_images_are_drawn_pixel_by_pixel_and_clamped(suite: str) -> None:
+    image = torch.tensor([-0.5, 0.0, 0.5, 1.7]).view(1, 2, 2).expand(3, 2, 2)
+    block = Block("Any", {1: image[None]})
+    figure = reconstruction_figure("Title", planned(suite)[0], image[None], [block])
+    assert len(figure.images) == 2
+    for drawn in figure.images:
+        pixels = drawn.get_array()
+        assert pixels is not None
+        side = len(pixels) // 2
+        assert pixels.shape == (2 * side, 2 * side, 3)
+        corners = pixels[side // 2 :: side, side // 2 :: side, 0]
+        assert corners.tolist() == [[0, 0], [128, 255]]
+    figure.canvas.draw()
+    shown = np.asarray(figure.canvas.buffer_rgba())[..., :3]
+    side = figure.images[0].get_array().shape[0]
+    assert (shown == 128).all(-1).sum() >= 2 * (side // 2) ** 2
+
+
+def test_the_command_draws_reconstructions_of_an_embedded_data_set_anywhere(
+    run: Run, suite: str, tmp_path: Path
+) -> None:
+    (tmp_path / ".git").mkdir()
+    out = tmp_path / "out"
+    arguments = ["--out", str(out), "--device", "cpu", "--only", "batch_size=1,4"]
+    code, printed, _ = run("figure", "reconstructions", suite, *arguments)
+    path = out / "figures" / "small-reconstructions.png"
+    assert code == 0
+    assert printed == f"The figure is in {path}.\n"
+    assert is_png(path)
+
+
+def real(suite: str) -> Cell:
+    return planned(suite, "dataset=celeba")[0].cell
+
+
+@pytest.mark.parametrize("folder", [".", "results/runs/figures", "not/there/yet"])
+def test_real_individuals_are_not_drawn_into_the_checkout(suite: str, folder: str) -> None:
+    with pytest.raises(UsageError, match=r"'celeba' shows real individuals.*outside of it"):
+        refuse_real_individuals(real(suite), CHECKOUT / folder)
+
+
+def test_real_individuals_are_not_drawn_into_a_work_tree(suite: str, tmp_path: Path) -> None:
+    tree, outside = tmp_path / "tree", tmp_path / "outside"
+    (tree / ".git").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tree / "deeper")
+    for folder in (tree, tree / "out" / "figures", tmp_path / "link", outside / ".." / "tree"):
+        with pytest.raises(UsageError, match=f"inside the work tree {re.escape(str(tree))};"):
+            refuse_real_individuals(real(suite), folder)
+    refuse_real_individuals(real(suite), outside)
+
+
+def test_a_worktree_s_git_file_counts_too(suite: str, tmp_path: Path) -> None:
+    (tmp_path / ".git").write_text("gitdir: elsewhere\n")
+    with pytest.raises(UsageError, match="inside the work tree"):
+        refuse_real_individuals(real(suite), tmp_path / "figures")
+
+
+def test_real_individuals_are_refused_before_any_work(
+    run: Run, suite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(CHECKOUT)
+    arguments: list[Any] = ["figure", "reconstructions", suite, "--set", "dataset=celeba"]
+    code, printed, err = run(*arguments)
+    assert (code, printed) == (2, "")
+    assert re.fullmatch(r"leakbench: data set 'celeba' shows real individuals, .*\n", err)
+    code, _, err = run(*arguments, "--out", str(tmp_path / "out"))
+    assert code == 2
+    assert "no --data-root given" in err
