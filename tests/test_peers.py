@@ -1,0 +1,152 @@
+"""Agreement with breaching 0.1.2 (the `peers` extra) where that is right."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from attacks.distance import cosine_distance, squared_error
+from attacks.gradient_matching import dummy_gradients, match_gradients
+from attacks.ig import InvertingGradients
+from attacks.method import CENTRED, Victim
+from attacks.priors import total_variation
+from bench.federation import client_update
+from bench.models import LeNet, SharedModel, SmallCNN
+from bench.plugins import build
+from bench.registry import DATASETS
+from bench.threat import Server
+
+breaching = pytest.importorskip("breaching", reason="the `peers` extra is not installed")
+
+SETUP = {"dtype": torch.float, "device": torch.device("cpu")}
+SIZE = 32
+
+
+def in_centred_pixels(model: SharedModel) -> nn.Module:
+    """The same network on pixels in [-1, 1], with the same parameters in the same order."""
+    if isinstance(model.extractor[0], nn.Conv2d):
+        return model
+    return nn.Sequential(*list(model.extractor)[1:], *model.classifier)
+
+
+def faces(number: int) -> Tensor:
+    individuals = build(DATASETS, "synthetic", {"individuals": number}).load(None, SIZE)
+    return torch.from_numpy(individuals.images[:number].copy()).float() / 255
+
+
+def gradient_of(value: Tensor, dummies: Tensor) -> Tensor:
+    return torch.autograd.grad(value, dummies)[0]
+
+
+def peer_objective(
+    kind: str, model: nn.Module, update: dict[str, Tensor], x: Tensor, y: Tensor
+) -> Tensor:
+    objective = breaching.attacks.auxiliaries.objectives.objective_lookup[kind]()
+    objective.initialize(nn.CrossEntropyLoss(), attack_config().impl)
+    return objective(model, list(update.values()), x, y)[0].squeeze()
+
+
+def attack_config(*overrides: str) -> Any:
+    with contextlib.redirect_stdout(io.StringIO()):
+        return breaching.get_attack_config("invertinggradients", list(overrides))
+
+
+@pytest.mark.parametrize(
+    ("kind", "distance", "factor"),
+    # breaching takes half of the squared error that DLG's paper and code minimise.
+    [("euclidean", squared_error, 2.0), ("cosine-similarity", cosine_distance, 1.0)],
+)
+@pytest.mark.parametrize("name", ["lenet", "small_cnn"])
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_objectives_and_their_gradients_agree(
+    kind: str, distance: Any, factor: float, name: str, batch_size: int
+) -> None:
+    torch.manual_seed(0)
+    architecture = LeNet() if name == "lenet" else SmallCNN(width=8)
+    model = architecture.build(10, SIZE, "convolutions").eval()
+    labels = torch.randint(10, (batch_size,))
+    update = client_update(model, torch.rand(batch_size, 3, SIZE, SIZE), labels)
+    dummies = torch.randn(batch_size, 3, SIZE, SIZE, requires_grad=True)
+    raw = name == "lenet"
+    pixels = dummies if raw else CENTRED.to_pixels(dummies)
+    gradients, _ = dummy_gradients(model, pixels[None], labels[None])
+    ours = distance(gradients, {name: g[None] for name, g in update.items()}).sum()
+    theirs = factor * peer_objective(kind, in_centred_pixels(model), update, dummies, labels)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        gradient_of(ours, dummies), gradient_of(theirs, dummies), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_total_variation_agrees_where_the_border_is_black() -> None:
+    """breaching pads with zeros, which counts the last row and column as edges."""
+    images = torch.randn(4, 3, SIZE, SIZE)
+    images[..., -1, :] = 0
+    images[..., :, -1] = 0
+    images.requires_grad_()
+    theirs = breaching.attacks.auxiliaries.regularizers.TotalVariation(SETUP, scale=1.0)(images)
+    # It also divides by all pixels, where there is one difference less than pixels in a row.
+    ours = total_variation(images[None]).sum() * (SIZE - 1) / SIZE
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    inside = (slice(None), slice(None), slice(0, -1), slice(0, -1))
+    torch.testing.assert_close(
+        gradient_of(ours, images)[inside], gradient_of(theirs, images)[inside], rtol=1e-5, atol=1e-5
+    )
+
+
+STEPS, SEEDS = 4_000, 3
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1_500)
+def test_ig_s_images_are_no_worse_than_breaching_s_from_the_same_starts() -> None:
+    torch.manual_seed(0)
+    model = SmallCNN(width=8).build(10, SIZE, "convolutions").eval()
+    images = faces(SEEDS)
+    starts = torch.randn(SEEDS, 1, 3, SIZE, SIZE)
+    labels = torch.arange(SEEDS)[:, None]
+    updates = [client_update(model, x[None], y) for x, y in zip(images, labels, strict=True)]
+    attack = InvertingGradients(budget=STEPS)
+    server = Server(10, (3, SIZE, SIZE), (), model=model)
+    method = replace(attack.method(server), start=lambda victim, _: starts[victim.seed])
+    victims = [
+        Victim(u, y, 1, seed) for seed, (u, y) in enumerate(zip(updates, labels, strict=True))
+    ]
+    found = match_gradients(model, method, victims, 10, lambda share: None)
+    ours = torch.cat([reconstruction.images for reconstruction in found])
+    theirs = torch.cat(
+        [
+            breaching_ig(in_centred_pixels(model), update, label, start, attack.tv)
+            for update, label, start in zip(updates, labels, starts, strict=True)
+        ]
+    )
+    gained = psnr(ours, images) - psnr(theirs, images)
+    assert gained.mean() >= 0, (psnr(ours, images), psnr(theirs, images))
+
+
+def psnr(images: Tensor, truth: Tensor) -> Tensor:
+    return -10 * (images - truth).square().mean((1, 2, 3)).log10()
+
+
+def breaching_ig(
+    model: nn.Module, update: dict[str, Tensor], label: Tensor, start: Tensor, tv: float
+) -> Tensor:
+    """What breaching reconstructs from one update, in [0, 1], shape (1, 3, SIZE, SIZE)."""
+    config = attack_config(
+        f"optim.max_iterations={STEPS}", f"regularization.total_variation.scale={tv}"
+    )
+    attacker = breaching.attacks.prepare_attack(model, nn.CrossEntropyLoss(), config, SETUP)
+    half = (0.5, 0.5, 0.5)
+    metadata = SimpleNamespace(shape=(3, SIZE, SIZE), mean=half, std=half, modality="vision")
+    payload = {"parameters": list(model.parameters()), "buffers": [], "metadata": metadata}
+    known = {"num_data_points": 1, "labels": label, "local_hyperparams": None}
+    shared = {"gradients": list(update.values()), "buffers": None, "metadata": known}
+    found, _ = attacker.reconstruct([payload], [shared], {}, initial_data=start)
+    return CENTRED.to_pixels(found["data"])
