@@ -10,6 +10,7 @@ import pandas as pd
 
 from bench.cells import Cell
 from bench.metrics import Estimate
+from bench.registry import ATTACKS
 from bench.split import task_attributes
 from bench.store import ImageMetrics, Metrics, Record
 from bench.suite import Planned
@@ -36,20 +37,54 @@ class Measured:
     record: Record | None
 
 
-def markdown(title: str, cells: Sequence[Measured], command: str) -> str:
-    """Return a suite's whole report."""
+def markdown(title: str, cells: Sequence[Measured], command: str, reading: str = "") -> str:
+    """Return a suite's whole report.
+
+    Args:
+        reading: what somebody has to say of the tables, put under them.
+    """
     parts = [f"# {title}", f"Made by `{command}`."]
-    parts += [main_tables(cells), reading_aid(cells), details(cells), settings(cells)]
+    parts += [main_tables(cells), reading_aid(cells), reading.strip()]
+    parts += [details(cells), settings(cells)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def main_tables(cells: Sequence[Measured]) -> str:
     """Return one table a group: balanced accuracy with its interval, in percent."""
     groups = list(dict.fromkeys(m.planned.group for m in cells))
-    return "\n\n".join(
-        f"## {group}\n\n{_group_table([m for m in cells if m.planned.group == group])}"
-        for group in groups
-    )
+    tables = []
+    for group in groups:
+        of_group = [m for m in cells if m.planned.group == group]
+        parts = [f"## {group}", _group_table(of_group), _terms(of_group)]
+        tables.append("\n\n".join(part for part in parts if part))
+    return "\n\n".join(tables)
+
+
+def _terms(cells: Sequence[Measured]) -> str:
+    """Return a sentence on what attacks were given: evaluations, labels, and what f_p reads."""
+    wordings = {
+        "budget": "{} gradient evaluations a victim batch",
+        "labels": "labels {}",
+        "reads": "properties read off {}",
+    }
+    said = []
+    for parameter, wording in wordings.items():
+        values: dict[str, list[str]] = {}
+        for m in cells:
+            known = m.planned.cell.attack_parameters
+            if not ATTACKS.get(m.planned.cell.attack).control and parameter in known:
+                if parameter in m.planned.swept:
+                    break
+                columns = values.setdefault(_text(known[parameter]), [])
+                columns += [m.planned.column] * (m.planned.column not in columns)
+        else:
+            shares = [
+                value if len(values) == 1 else f"{value} ({', '.join(columns)})"
+                for value, columns in values.items()
+            ]
+            if shares:
+                said.append(wording.format(", ".join(shares)))
+    return f"Attacks have {'; '.join(said)}." if said else ""
 
 
 def _group_table(cells: Sequence[Measured]) -> str:

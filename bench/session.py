@@ -226,10 +226,11 @@ def _present(
     command: str,
 ) -> None:
     """Print the chosen cells' tables; write the whole suite's."""
-    path = out / f"{name}.md"
+    path, beside = out / f"{name}.md", out / f"{name}.reading.md"
+    reading = beside.read_text(encoding="utf-8") if beside.is_file() else ""
     with replacing(path) as temporary:
         measured = [Measured(planned, store.read(planned.key)) for planned in every]
-        temporary.write_text(markdown(title, measured, command), encoding="utf-8")
+        temporary.write_text(markdown(title, measured, command, reading), encoding="utf-8")
     shown = [Measured(planned, store.read(planned.key)) for planned in chosen]
     print(main_tables(shown), reading_aid(shown), settings(shown), sep="\n\n")
     print(f"\nAll metrics are in {path}.")
