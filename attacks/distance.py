@@ -1,6 +1,7 @@
 """Distances between gradients, as pure functions over R runs at once.
 
-A gradient is a mapping from parameter name to a tensor of shape (R, *parameter's).
+A gradient is a mapping from parameter name to a tensor of shape (R, *parameter's). What the target
+leaves out is left out of the distance.
 """
 
 from __future__ import annotations
@@ -83,6 +84,7 @@ def cosine_gaussian_distance(
 
 def _cosine(gradients: Gradients, target: Gradients) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return cos, ⟨g, g̃⟩, ‖g̃‖² and ‖g‖², shape (R,) each."""
+    gradients = {name: gradients[name] for name in target}
     inner = _inner_product(gradients, target)
     norm, target_norm = _inner_product(gradients, gradients), _inner_product(target, target)
     # Each norm for itself: the product of two tiny squares would underflow.
@@ -92,6 +94,5 @@ def _cosine(gradients: Gradients, target: Gradients) -> tuple[Tensor, Tensor, Te
 
 def _inner_product(a: Gradients, b: Gradients) -> Tensor:
     """Return ⟨a, b⟩ of all tensors as one vector, shape (R,)."""
-    assert a.keys() == b.keys()
     products = [torch.linalg.vecdot(a[n].flatten(1), b[n].flatten(1)) for n in b]
     return torch.stack(products).sum(0)

@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from torch import Tensor
-
 from attacks.distance import squared_error
 from attacks.matching_attack import GradientMatching, Labels
-from attacks.method import Method, Victim
+from attacks.method import Method, standard_normal
 from attacks.optimisers import LBFGS
 from bench.registry import register_attack
 from bench.threat import Server
@@ -40,15 +37,10 @@ class DeepLeakage(GradientMatching):
 
     def method(self, server: Server) -> Method:
         """Return the algorithm box of the paper; 20 steps here are one of its 300."""
-        size = server.image_shape
-
-        def start(victim: Victim, generator: torch.Generator) -> Tensor:
-            return torch.randn(victim.batch_size, *size, generator=generator)
-
         return Method(
             distance=squared_error,
             optimiser=LBFGS(),
-            start=start,
+            start=standard_normal(server.image_shape),
             steps=self.steps,
             project=False,
             tolerance=CONVERGED,

@@ -28,7 +28,8 @@ class FeatureReconstruction(GradientMatching):
     3. E(X) := f_n(x̃*) at the best x̃ (Eq. 4), and f_p(E(X)) answers every property.
 
     Not public, and chosen here: λ, σ², the optimiser (Adam, cosine decay, box projection), the
-    start (grey with a little noise).
+    start (grey with a little noise), and labels that are known; Eq. 1 has dummy labels ỹ, which
+    `labels=joint` optimises.
 
     Attributes:
         learning_rate: Adam's, in pixel values.
@@ -74,12 +75,10 @@ class FeatureReconstruction(GradientMatching):
         """Return L of Eq. 2, shape (R,)."""
         value = torch.zeros((), device=next(iter(target.values())).device)
         for weight, part in ((self.lam, "extractor."), (1.0, "classifier.")):
-            names = [name for name in target if name.startswith(part)]
-            if weight and names:
+            of_part = {name: g for name, g in target.items() if name.startswith(part)}
+            if weight and of_part:
                 value = value + weight * cosine_gaussian_distance(
-                    {name: gradients[name] for name in names},
-                    {name: target[name] for name in names},
-                    self.kernel_width,
+                    gradients, of_part, self.kernel_width
                 )
         return value
 

@@ -230,6 +230,8 @@ class _Search:
         best = int(losses.argmin())
         images, logits = self._parts(torch.cat([part.best for part in parts])[best][None])
         labels = self.of_run[int(parts[0].number[0])].labels
+        if self.method.project:  # the start is not
+            images = images.clamp(self.method.pixels.low, self.method.pixels.high)
         loss = losses[best].item()
         first = torch.cat([part.first_loss for part in parts])[best].item()
         return Reconstruction(

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from attacks.distance import Gradients, layerwise_norm
 from attacks.matching_attack import GradientMatching
-from attacks.method import CENTRED, Iterate, Method, Victim
+from attacks.method import CENTRED, Iterate, Method, standard_normal
 from attacks.optimisers import Adam
 from attacks.priors import (
     distance_to,
@@ -34,15 +33,17 @@ from bench.threat import Knowledge, Observation, Server
 class GradInversion(GradientMatching):
     """Yin, Mallya, Vahdat, Alvarez, Kautz, Molchanov 2021: gradients, priors and a group of seeds.
 
-    1. Several seeds x̃ ~ N(0, 1) in normalised pixels; labels are recovered first.
+    1. Several seeds x̃ ~ N(0, 1) in normalised pixels; labels are recovered first (`row_minimum`).
     2. Minimise α_G Σ_l ‖∇_l − ∇*_l‖₂ + α_TV·TV + α_ℓ2·‖x̃‖₂ + α_BN·R_BN + α_group·‖x̃ − x̄‖₂, x̄
        being the mean of the seeds, from a quarter of the steps on.
     3. Adam with a warm-up and cosine decay λ(t); after each step noise λ(t)·η, η ~ N(0, 1), times
        `noise` is added to the pixels, which then are projected.
 
     The paper registers the seeds to one another before it takes their mean; `consensus` is the
-    place for that, and is the plain mean here, renewed at each step instead of every 100. Its
-    labels (`row_minimum`) need different ones and B ≤ K, so `known` or `counts` serve elsewhere.
+    place for that, and is the plain mean here, renewed at each step instead of every 100. Like its
+    label scheme, its group supposes that all labels of a batch differ: individuals of one label
+    may stand in another order in each seed, and their mean then is nobody's. Where labels repeat,
+    `known` or `counts` serve, and more seeds do harm.
 
     Attributes:
         seeds: runs of the group, between which the budget is divided.
@@ -91,10 +92,6 @@ class GradInversion(GradientMatching):
 
     def method(self, server: Server) -> Method:
         """Return the algorithm of the paper."""
-        size = server.image_shape
-
-        def start(victim: Victim, generator: torch.Generator) -> Tensor:
-            return torch.randn(victim.batch_size, *size, generator=generator)
 
         def distance(gradients: Gradients, target: Gradients) -> Tensor:
             return self.gradient * layerwise_norm(gradients, target)
@@ -104,7 +101,7 @@ class GradInversion(GradientMatching):
             prior=self.prior,
             optimiser=Adam(self.learning_rate),
             schedule=warm_cosine_decay(self.warm_up),
-            start=start,
+            start=standard_normal(server.image_shape),
             steps=self.steps,
             runs=self.runs,
             pixels=CENTRED,

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from attacks.distance import cosine_distance
 from attacks.matching_attack import GradientMatching
-from attacks.method import CENTRED, Iterate, Method, Victim
+from attacks.method import CENTRED, Iterate, Method, standard_normal
 from attacks.optimisers import Adam
 from attacks.priors import total_variation
 from attacks.schedules import step_decay
@@ -56,10 +55,6 @@ class InvertingGradients(GradientMatching):
 
     def method(self, server: Server) -> Method:
         """Return the algorithm box of the paper."""
-        size = server.image_shape
-
-        def start(victim: Victim, generator: torch.Generator) -> Tensor:
-            return torch.randn(victim.batch_size, *size, generator=generator)
 
         def prior(iterate: Iterate) -> Tensor:
             return self.tv * total_variation(iterate.images)
@@ -69,7 +64,7 @@ class InvertingGradients(GradientMatching):
             prior=prior,
             optimiser=Adam(self.learning_rate, signed=True),
             schedule=step_decay,
-            start=start,
+            start=standard_normal(server.image_shape),
             steps=self.steps,
             runs=self.runs,
             pixels=CENTRED,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -80,47 +80,67 @@ class GradientMatching(Attack):
     ) -> list[Inference]:
         """Reconstruct each batch's images and read the properties off them."""
         assert server.model is not None
+        expected = self._expected_predictions(server)
         found = match_gradients(
             in_mode(server.model, server.mode),
             self.method(server),
-            [self._victim(server, observation) for observation in observations],
+            [self._victim(server, observation, expected) for observation in observations],
             server.classes,
             progress,
         )
-        return [self._inference(server, reconstruction) for reconstruction in found]
+        read = self._reader(server)
+        return [self._inference(server, reconstruction, read) for reconstruction in found]
 
-    def _victim(self, server: Server, observation: Observation) -> Victim:
+    def _victim(self, server: Server, observation: Observation, expected: Tensor | None) -> Victim:
         assert server.model is not None and observation.update is not None
         return Victim(
             update=observation.update,
-            labels=self._labels(server, observation),
+            labels=self._labels(server.model, observation, expected),
             batch_size=observation.batch_size,
             seed=observation.seed,
             statistics=self.statistics(server.model, observation),
         )
 
-    def _labels(self, server: Server, observation: Observation) -> Tensor | None:
+    def _expected_predictions(self, server: Server) -> Tensor | None:
+        """Return the model's mean prediction on D_aux, shape (K,), for the scheme that needs it."""
+        if self.labels != "counts":
+            return None
+        assert server.model is not None and server.feature_space is not None
+        with torch.no_grad():
+            logits: Tensor = server.model.classifier(server.feature_space.features)
+        return logits.softmax(1).mean(0)
+
+    def _labels(
+        self, model: SharedModel, observation: Observation, expected: Tensor | None
+    ) -> Tensor | None:
         """Return the dummies' labels, shape (B,), or None where they are to be optimised."""
-        model, space, update = server.model, server.feature_space, observation.update
-        assert model is not None and space is not None and update is not None
         if self.labels == "known":
             return observation.labels
         if self.labels == "joint":
             return None
-        with torch.no_grad():
-            expected = model.classifier(space.features).softmax(1).mean(0)
-        return recover_labels(self.labels, model, update, observation.batch_size, expected)
+        assert observation.update is not None
+        size = observation.batch_size
+        return recover_labels(self.labels, model, observation.update, size, expected)
 
-    def _inference(self, server: Server, found: Reconstruction) -> Inference:
-        model, space = server.model, server.feature_space
-        assert model is not None and space is not None
-        features = deep_features(model, found.images)
-        if self.reads == "features":
-            scores = space.property_model(features)
-        else:
-            scores = image_property_model(server)(found.images.clamp(0, 1))
+    def _reader(self, server: Server) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
+        """Return what reads properties off images and their deep features."""
+        if self.reads == "images":
+            of_images = image_property_model(server)
+            return lambda images, _features: of_images(images.clamp(0, 1))
+        assert server.feature_space is not None
+        of_features = server.feature_space.property_model
+        return lambda _images, features: of_features(features)
+
+    def _inference(
+        self,
+        server: Server,
+        found: Reconstruction,
+        read: Callable[[Tensor, Tensor], dict[str, Tensor]],
+    ) -> Inference:
+        assert server.model is not None
+        features = deep_features(server.model, found.images)
         return Inference(
-            scores=scores,
+            scores=read(found.images, features),
             features=features,
             images=found.images,
             labels=found.labels,

@@ -76,6 +76,15 @@ Start = Callable[[Victim, torch.Generator], Tensor]
 """A victim and a CPU generator to the first images of a run, shape (B, 3, size, size)."""
 
 
+def standard_normal(image_shape: tuple[int, int, int]) -> Start:
+    """Return the start x̃ ~ N(0, 1) in the method's coordinates."""
+
+    def start(victim: Victim, generator: torch.Generator) -> Tensor:
+        return torch.randn(victim.batch_size, *image_shape, generator=generator)
+
+    return start
+
+
 @dataclass(frozen=True)
 class Method:
     """What tells one gradient-matching attack from another.

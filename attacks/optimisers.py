@@ -87,10 +87,10 @@ class LBFGS(Optimiser):
     """L-BFGS without line search, as `torch.optim.LBFGS` at its defaults (Nocedal 1980).
 
     One step here is one of the up to 20 iterations of a step there: one evaluation, one move. A run
-    stalls where torch's inner loop ends for good: at a gradient or a move of (nearly) nothing, or
-    where the direction leads up. Only torch's stop at a small change of the loss is left out, since
-    its next step goes on from there. A pair that tells no curvature leaves its place in the history
-    empty; torch does not count it.
+    stalls where torch's inner loop ends: at a gradient or a move of (nearly) nothing, or where the
+    direction leads up. Torch's stop at a small change of the loss is left out, since its next step
+    goes on from there. A pair that tells no curvature leaves its place in the history empty; torch
+    does not count it.
 
     Attributes:
         learning_rate: length of a step along the direction.

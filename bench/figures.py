@@ -175,11 +175,13 @@ def _draw_panel(
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
     for column, by_budget in panel.items():
-        style, points = styles[column], sorted(by_budget.items())
-        if not points:
+        style = styles[column]
+        if not by_budget:
             continue
+        # A line breaks where a budget has not been measured.
+        x = list(by_budget) if style.level else budgets
         values, low, high = (
-            np.array([100 * getattr(estimate, part) for _, estimate in points])
+            np.array([100 * getattr(by_budget[b], part) if b in by_budget else np.nan for b in x])
             for part in ("value", "low", "high")
         )
         if style.level:
@@ -194,7 +196,6 @@ def _draw_panel(
             if not style.control:
                 ax.axhspan(low[0], high[0], color=style.colour, alpha=SHADE, linewidth=0)
             continue
-        x = [budget for budget, _ in points]
         shade, edge = (style.colour, SHADE), (style.colour, EDGE)
         ax.fill_between(x, low, high, facecolor=shade, edgecolor=edge, linewidth=0.7)
         ax.plot(x, values, color=style.colour, marker=style.marker, markersize=4.5, label=column)
@@ -236,5 +237,5 @@ def _title(cells: Sequence[Measured], letters: int) -> str:
         )
         if len(values) == 1
     ]
-    below = f"{', '.join(shared)}; bands: 95 % intervals by victim batch"
+    below = f"{', '.join(shared)}; bands: 95 % intervals of attacks, by victim batch"
     return f"{fill(cells[0].planned.group, letters)}\n{fill(below, letters)}"

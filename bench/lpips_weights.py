@@ -38,10 +38,14 @@ def find_lpips_weights(named: str | None) -> Path | None:
         UsageError: what is named is not there or is no such file, or cannot be downloaded.
     """
     if named is None:
-        return _checked(_in_hub()) if _in_hub().exists() else None
+        # A damaged file that nobody named stops no run: the column says that there are no weights.
+        return _in_hub() if _is_good(_in_hub()) else None
     if named == DOWNLOAD:
         return _checked(_downloaded())
-    path = Path(named).expanduser()
+    try:
+        path = Path(named).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"LPIPS weights {named} not found ({error}); {WAY_OUT}") from None
     if path.is_dir():
         return _only_one(path)
     if not path.exists():
@@ -85,14 +89,19 @@ def _checked(path: Path) -> Path:
     return path
 
 
+def _is_good(path: Path) -> bool:
+    try:
+        _checked(path)
+    except UsageError:
+        return False
+    return True
+
+
 def _only_one(folder: Path) -> Path:
     fitting = []
     for path in sorted(folder.resolve().iterdir()):
         if path.suffix in {".pth", ".safetensors"}:
-            try:
-                fitting.append(_checked(path))
-            except UsageError:
-                continue
+            fitting += [path] * _is_good(path)
     if len(fitting) != 1:
         named = ", ".join(path.name for path in fitting) or "none"
         raise UsageError(
@@ -115,7 +124,7 @@ def _url() -> str:
 
 def _downloaded() -> Path:
     path = _in_hub()
-    if not path.exists():
+    if not _is_good(path):
         digits = path.stem.rpartition("-")[2]
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

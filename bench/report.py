@@ -206,6 +206,14 @@ def reading_aid(cells: Sequence[Measured]) -> str:
     return "\n\n".join(lines)
 
 
+def _labels_right(record: Record) -> str:
+    assert record.metrics is not None
+    share = record.metrics.label_accuracy
+    if share is None:
+        return MISSING
+    return "granted" if "labels" in record.knowledge else f"{100 * share:.1f}"
+
+
 def details(cells: Sequence[Measured]) -> str:
     """Return the other metrics: reconstruction by cell, and all of each property's."""
     unique = {m.planned.key: m for m in cells if m.record is not None and m.record.metrics}
@@ -213,12 +221,16 @@ def details(cells: Sequence[Measured]) -> str:
     varying = varying_settings([m.planned for m in cells], leading)
     fields = [*leading, *(name for name in varying if name in Cell.model_fields)]
     parameters = _varying_parameters(cells)
-    reconstruction, properties = [], []
+    reconstruction: list[list[str]] = []
+    properties: list[list[str]] = []
     for measured in unique.values():
         record, cell = measured.record, measured.planned.cell
         assert record is not None and record.metrics is not None and record.cost is not None
         place = [measured.planned.column, *leading_values(measured, "", fields)]
         place += [_text(cell.attack_parameters.get(name, MISSING)) for name in parameters]
+        control = ATTACKS.get(cell.attack).control
+        if control and place in (row[: len(place)] for row in reconstruction):
+            continue  # A control that was granted more elsewhere, and used none of it.
         reconstruction.append([*place, *_reconstruction(record.metrics, record)])
         for name, m in record.metrics.properties.items():
             properties.append(
@@ -264,7 +276,7 @@ def _reconstruction(metrics: Metrics, record: Record) -> list[str]:
         MISSING if cosine is None else _number(cosine, 3),
         MISSING if exact is None else _percent(exact),
         *_images(metrics.images),
-        MISSING if metrics.label_accuracy is None else f"{100 * metrics.label_accuracy:.1f}",
+        _labels_right(record),
         f"{100 * metrics.diverged:.0f}",
         f"{record.cost.steps:.0f}",
         f"{record.cost.seconds / batches:.2f}",
@@ -379,7 +391,7 @@ def _setups(cells: Sequence[Measured]) -> dict[str, str]:
             f"{cell.split}; {cell.rounds} rounds of SGD over {cell.clients} clients (batch "
             f"{cell.client_batch}, η = {cell.learning_rate:g}); of all identities "
             f"{100 * cell.auxiliary_share:.0f} % are in D_aux, {100 * cell.victim_share:.0f} % "
-            f"victims; seed {cell.seed}"
+            f"victims; clients in {cell.mode} mode; seed {cell.seed}"
         )
         if m.record is not None and m.record.metrics is not None:
             task = m.record.metrics.main_task

@@ -61,11 +61,6 @@ class Column(GroupColumn):
 
     attack: str | None = None
 
-    def changed(self, by: GroupColumn) -> Column:
-        """Return the column as a group has it: what the group gives counts."""
-        given = by.model_dump(exclude={"parameters"}, exclude_none=True)
-        return self.model_copy(update=given | {"parameters": self.parameters | by.parameters})
-
 
 class Group(BaseModel):
     """Cells that make one table.
@@ -224,7 +219,24 @@ def expand(name: str, suite: Suite, only: Iterable[str] = ()) -> list[Planned]:
                     )
     if not planned:
         raise UsageError(f"suite {name}: no cell is left by --only {' --only '.join(only)}")
+    _refuse_two_in_one_place(name, planned)
     return planned
+
+
+def _refuse_two_in_one_place(name: str, planned: Iterable[Planned]) -> None:
+    """Refuse a table in which one cell would stand on another."""
+    unseen = {"attack", "attack_parameters", "grant", "properties"}
+    standing: dict[tuple[str, ...], str] = {}
+    for each in planned:
+        row = each.cell.model_dump_json(exclude=unseen)
+        for shown in each.cell.properties:
+            place = (each.group, each.column, shown, row, str(sorted(each.swept.items())))
+            if standing.setdefault(place, each.key) != each.key:
+                raise UsageError(
+                    f"suite {name}: two cells of column {each.column!r} stand in the same place of "
+                    f"table {each.group!r} (B = {each.cell.batch_size}); give their groups "
+                    f"different titles"
+                )
 
 
 def _told_apart(titles: Mapping[str, str], columns: Iterable[str]) -> dict[str, str]:
@@ -237,7 +249,17 @@ def columns_of(suite: Suite, group: Group) -> dict[str, Column]:
     """Return a group's columns by name."""
     if not group.attack:
         return suite.attack
-    return {column: suite.attack[column].changed(by) for column, by in group.attack.items()}
+    return {
+        column: _changed(column, suite.attack[column], by) for column, by in group.attack.items()
+    }
+
+
+def _changed(name: str, column: Column, by: GroupColumn) -> Column:
+    """Return a column as a group has it: what the group gives counts, its preset included."""
+    given = by.model_dump(exclude={"parameters"}, exclude_none=True)
+    preset = ATTACKS.get(column.attack or name).presets.get(by.preset or "", {})
+    kept = {key: value for key, value in column.parameters.items() if key not in preset}
+    return column.model_copy(update=given | {"parameters": kept | by.parameters})
 
 
 def _combinations(

@@ -289,7 +289,7 @@ def check_batch_size(attack: Attack, batch_size: int) -> None:
     if attack.largest_batch is not None and batch_size > attack.largest_batch:
         raise UsageError(
             f"attack {attack.name!r} is defined up to B = {attack.largest_batch}, not for "
-            f"B = {batch_size}; leave it out with --only attack=…, or lower batch_size"
+            f"B = {batch_size}; give it a [[group]] of its own with that batch_size"
         )
 
 

@@ -212,7 +212,7 @@ def test_an_attack_whose_budget_is_fixed_is_a_line_across(suite: str) -> None:
     assert lines(figure, 0)["Proposed"][0] == [10, 100, 1000]
 
 
-def test_cells_without_a_number_are_left_out(suite: str) -> None:
+def test_a_line_breaks_where_a_cell_has_no_number(suite: str) -> None:
     def undefined_at_100(planned: Planned, name: str) -> Estimate:
         if planned.cell.attack_parameters.get("budget") == 100:
             return Estimate(value=None, low=None, high=None)
@@ -221,7 +221,9 @@ def test_cells_without_a_number_are_left_out(suite: str) -> None:
     cells = measured(planned(suite), undefined_at_100)
     cells = [Measured(m.planned, None) if m.planned.cell.attack == "oracle" else m for m in cells]
     found = lines(only_figure(cells), 0)
-    assert found["Proposed"][0] == [10, 1000]
+    budgets, values = found["Proposed"]
+    assert budgets == [10, 100, 1000]
+    assert np.isnan(values).tolist() == [False, True, False]
     assert "Oracle" not in found
 
 

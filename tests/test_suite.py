@@ -724,7 +724,8 @@ def test_a_list_that_an_attack_takes_as_one_value_is_not_swept(
 def test_a_table_has_a_leading_column_for_a_swept_parameter(write: Any, layout: str) -> None:
     text = SMALL + BUDGET_GROUP.replace('"budget"', f'"{layout}"')
     found = of_group(load_suite(write(text))[1], "By budget")
-    heading, _, *rows = main_tables([Measured(p, None) for p in found]).splitlines()[2:]
+    lines = main_tables([Measured(p, None) for p in found]).splitlines()
+    heading, _, *rows = [line for line in lines if line.startswith("|")]
     names = [cell.strip() for cell in heading.strip("|").split("|")]
     column = names.index("budget")
     assert names[:-4] == (
@@ -839,3 +840,45 @@ def test_keys_do_not_depend_on_the_order_of_a_grant(small: Suite) -> None:
     one = cells(small, "grant=model,update,auxiliary,labels")
     other = cells(small, "grant=labels,auxiliary,update,model")
     assert [cell.key(1) for cell in one] == [cell.key(1) for cell in other]
+
+
+def test_two_cells_in_one_place_of_a_table_are_refused(write: Any) -> None:
+    again = """
+[[group]]
+title = "By batch size"
+layout = "table2"
+sweep = { batch_size = [1, 8] }
+
+[group.attack.feature]
+parameters = { lam = 0.25 }
+"""
+    with pytest.raises(UsageError, match="two cells of column 'Proposed' stand in the same place"):
+        expand(*load_suite(write(SMALL + again)))
+
+
+def test_a_group_s_preset_counts_before_the_suite_s_parameters(write: Any) -> None:
+    text = (
+        SMALL
+        + """
+[attack.ig]
+parameters = { budget = 7, tv = 0.5, learning_rate = 0.3 }
+
+[[group]]
+title = "As published"
+layout = "table2"
+cell = { batch_size = 1 }
+
+[group.attack.ig]
+preset = "paper"
+"""
+    )
+    (found,) = of_group(load_suite(write(text))[1], "As published")
+    expected = {"budget": 24_000, "tv": 1e-4, "learning_rate": 0.3}
+    assert found.cell.attack_parameters.items() >= expected.items()
+
+
+def test_attacks_terms_stand_under_their_table(write: Any) -> None:
+    found = expand(*load_suite(write(SMALL)))
+    shown = main_tables([Measured(planned, None) for planned in found])
+    budget = next(p.cell.attack_parameters["budget"] for p in found if p.cell.attack == "feature")
+    assert f"Attacks have {budget} gradient evaluations a victim batch; labels known" in shown
