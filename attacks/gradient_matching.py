@@ -215,7 +215,9 @@ class _Search:
         if any_lost:
             self._start_afresh(lost)
         if any_ended:
-            self.ended.append(self.runs.where(ended))
+            # The large parts, an L-BFGS history above all, are of no use any more.
+            finished = replace(self.runs, target={}, target_statistics={}, state={})
+            self.ended.append(finished.where(ended))
             self.runs = self.runs.where(~ended)
 
     def best_of_each_victim(self) -> list[Reconstruction]:
@@ -289,18 +291,14 @@ class _Search:
     def _start_afresh(self, lost: Tensor) -> None:
         """Give the lost runs a new start, from which they have the rest of their evaluations."""
         runs = self.runs
-        variables = runs.variables.clone()
-        for row in lost.nonzero().flatten().tolist():
-            variables[row] = _joined(*self._start(int(runs.number[row])))
+        starts = [_joined(*self._start(number)) for number in runs.number[lost].tolist()]
+        variables = torch.stack(starts)
         fresh = self.method.optimiser.begin(variables, self.method.steps)
-        state = {
-            key: torch.where(lost.view(-1, *[1] * (old.ndim - 1)), fresh[key], old)
-            for key, old in runs.state.items()
-        }
+        for key, value in runs.state.items():
+            value[lost] = fresh[key]
         self.runs = replace(
             runs,
-            variables=variables,
-            state=state,
+            variables=runs.variables.index_put((lost,), variables),
             since=torch.where(lost, 0, runs.since),
             length=torch.where(lost, self.method.steps - runs.taken, runs.length),
             restarts=runs.restarts + lost,

@@ -96,6 +96,17 @@ def test_each_run_s_statistics_are_those_of_its_own_batch(
                 torch.testing.assert_close(whole[run], part)
 
 
+def test_statistics_are_the_mean_and_the_biased_variance_of_the_layer_s_input() -> None:
+    model = built(SmallCNN(width=4, batch_norm=True))
+    images = draw(1, 3, *IMAGE)
+    _, found = dummy_gradients(model, images, torch.tensor([[0, 1, 1]]), with_statistics=True)
+    normalise, convolution = model.extractor[:2]
+    entering = convolution(normalise(images[0])).detach().transpose(0, 1).flatten(1)
+    mean, variance = found["extractor.2"]
+    torch.testing.assert_close(mean[0], entering.mean(1))
+    torch.testing.assert_close(variance[0], entering.var(1, correction=0))
+
+
 @pytest.mark.parametrize(
     ("architecture", "mode"), [m for m in MODELS if not isinstance(m[0], ResNet18)], ids=repr
 )
@@ -397,6 +408,18 @@ def test_of_several_runs_the_one_of_least_distance_counts_whatever_the_prior() -
     assert torch.cdist(starts, starts).add(torch.eye(6)).min() > 0.5
 
 
+def test_diverged_is_said_of_the_run_that_counts() -> None:
+    evaluation = count()
+
+    def distance(gradients: Gradients, target: Gradients) -> Tensor:
+        by_evaluation = torch.tensor([[5.0, 1.0], [4.0, 2.0]]).double()
+        return by_evaluation[next(evaluation)] + flat(gradients)
+
+    (found,), _ = run_script(script(0, 0), runs=2, distance=distance)
+    assert found.loss == 1
+    assert found.diverged
+
+
 def test_a_run_that_converged_wins_over_runs_that_diverged() -> None:
     def distance(gradients: Gradients, target: Gradients) -> Tensor:
         by_run = torch.tensor([math.nan, 1.0, math.nan]).double()
@@ -466,6 +489,19 @@ def test_projection_keeps_images_in_the_pixel_range(noise: float, pixels: PixelR
         assert step.variables.min() == pixels.low
         assert step.variables.max() == pixels.high
     assert found.images.min() == 0
+    assert found.images.max() == 1
+
+
+@pytest.mark.parametrize("pixels", [RAW, CENTRED])
+def test_a_projected_answer_is_in_the_pixel_range_even_if_it_is_the_start(
+    pixels: PixelRange,
+) -> None:
+    def start(victim: Victim, generator: torch.Generator) -> Tensor:
+        return 3 * torch.randn(1, *IMAGE, generator=generator).double()
+
+    (found,), log = run_script(script(1, 2), start=start, pixels=pixels, project=True)
+    expected = pixels.to_pixels(log[0].variables[0]).clamp(0, 1)
+    torch.testing.assert_close(found.images.flatten(), expected)
     assert found.images.max() == 1
 
 

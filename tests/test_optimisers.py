@@ -282,23 +282,33 @@ def test_lbfgs_moves_each_run_of_dlg_as_torch_does() -> None:
     assert_same_trajectories(found, expected)
 
 
-@pytest.mark.parametrize("size", [0.0, 1e-8, 1e-6, 1e-4, 1.0])
-def test_lbfgs_stalls_at_once_exactly_where_torch_stays_for_good(size: float) -> None:
-    start = torch.full((4,), size, dtype=torch.float64)
+@pytest.mark.parametrize(
+    ("size", "variables"), [(0.0, 4), (1e-8, 4), (1e-6, 4), (1e-4, 4), (1.0, 4), (9e-8, 10**6)]
+)
+def test_lbfgs_stalls_at_once_exactly_where_torch_stays_for_good(
+    size: float, variables: int
+) -> None:
+    start = torch.full((variables,), size, dtype=torch.float64)
     x = start.clone().requires_grad_()
     peer = torch.optim.LBFGS([x], max_iter=1)
     for _ in range(3):
         x.grad = x.detach().clone()
         peer.step(lambda: x.square().sum() / 2)
-    optimiser = LBFGS()
-    _, _, stalled = optimiser.step(
-        start[None],
-        start[None].clone(),
-        optimiser.begin(start[None], 9),
-        torch.ones(1, 1, dtype=torch.float64),
-        0,
-    )
-    assert stalled.tolist() == [torch.equal(x, start)]
+    assert first_stalls(LBFGS(), start) == torch.equal(x, start)
+
+
+def first_stalls(optimiser: LBFGS, gradient: Tensor) -> bool:
+    """Whether a run stalls at the first step from a point of this gradient."""
+    variables = gradient.new_zeros(1, len(gradient))
+    state = optimiser.begin(variables, 1)
+    _, _, stalled = optimiser.step(variables, gradient[None], state, gradient.new_ones(1, 1), 0)
+    return bool(stalled)
+
+
+def test_lbfgs_stalls_at_a_move_of_nearly_nothing() -> None:
+    gradient = torch.ones(4, dtype=torch.float64)
+    assert first_stalls(LBFGS(learning_rate=1e-9), gradient)
+    assert not first_stalls(LBFGS(learning_rate=1e-8), gradient)
 
 
 def test_lbfgs_stalls_at_the_minimum_where_torch_s_points_end() -> None:

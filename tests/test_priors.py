@@ -275,6 +275,14 @@ def test_distance_of_a_run_depends_on_its_own_gradients_alone(distance: Distance
         torch.testing.assert_close(distance(g, target)[run : run + 1], alone)
 
 
+@EVERY_DISTANCE
+def test_distance_leaves_out_what_the_target_leaves_out(distance: Distance) -> None:
+    g, target = gradients(1), gradients(2)
+    del target["bias"]
+    without = {name: value for name, value in g.items() if name in target}
+    assert torch.equal(distance(g, target), distance(without, target))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
     ("size", "target_size"), [(1.0, 1.0), (0.0, 1.0), (1.0, 0.0), (0.0, 0.0), (1e-12, 1.0)]

@@ -1,0 +1,46 @@
+"""What `results/` publishes is what its records say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.report import Measured, markdown
+from bench.store import Store
+from bench.suite import expand, load_suite
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+
+PUBLISHED = sorted(path.stem for path in RESULTS.glob("table*.md") if "." not in path.stem)
+
+
+def test_something_is_published() -> None:
+    assert PUBLISHED
+
+
+@pytest.mark.parametrize("suite", PUBLISHED)
+def test_a_published_table_is_its_records_and_nothing_else(suite: str) -> None:
+    name, content = load_suite(suite)
+    store = Store(RESULTS / "records")
+    cells = [Measured(planned, store.read(planned.key)) for planned in expand(name, content)]
+    if all(m.record is None for m in cells):
+        pytest.skip(f"{suite} was published by earlier versions of its attacks; publish it again")
+    missing = [m.planned.key for m in cells if m.record is None]
+    assert not missing, f"{len(missing)} cells of {suite} have no record in results/records"
+    assert {m.record.status for m in cells if m.record} <= {"done", "diverged"}
+    reading = (RESULTS / f"{suite}.reading.md").read_text(encoding="utf-8")
+    made = markdown(content.title, cells, f"leakbench run {suite}", reading)
+    assert (RESULTS / f"{suite}.md").read_text(encoding="utf-8") == made
+
+
+@pytest.mark.parametrize("suite", PUBLISHED)
+def test_every_attack_of_a_published_table_had_the_same_budget(suite: str) -> None:
+    name, content = load_suite(suite)
+    by_group: dict[tuple[str, object], set[object]] = {}
+    for planned in expand(name, content):
+        if "budget" in planned.cell.attack_parameters:
+            group = (planned.group, planned.swept.get("budget"))
+            by_group.setdefault(group, set()).add(planned.cell.attack_parameters["budget"])
+    assert by_group
+    assert all(len(budgets) == 1 for budgets in by_group.values()), by_group
