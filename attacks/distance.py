@@ -32,7 +32,7 @@ def cosine_distance(gradients: Gradients, target: Gradients) -> Tensor:
     """IG (Geiping et al. 2020): 1 − cos, over all layers as one vector.
 
     Returns:
-        Shape (R,), in [0, 2].
+        Shape (R,), in [0, 2] up to rounding.
 
     >>> g = {"weight": torch.tensor([[3.0, 4.0]])}
     >>> cosine_distance(g, {"weight": torch.tensor([[4.0, -3.0]])})

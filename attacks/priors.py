@@ -61,10 +61,10 @@ def group_mean(images: Tensor, victim: Tensor) -> Tensor:
             [2.],
             [9.]])
     """
-    victims = int(victim.max()) + 1
-    total = images.new_zeros(victims, *images.shape[1:]).index_add_(0, victim, images)
-    runs = torch.bincount(victim, minlength=victims).clamp_min(1)
-    return (total / runs.view(-1, *[1] * (images.ndim - 1)))[victim]
+    # As a product: adding by index is not deterministic on CUDA.
+    together = (victim[:, None] == victim).to(images.dtype)
+    mean = together @ images.flatten(1) / together.sum(1, keepdim=True)
+    return mean.view_as(images)
 
 
 def distance_to(images: Tensor, consensus: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from bench.report import describe
+from bench.rows import describe
 from bench.store import Record
 from bench.suite import Planned
 

@@ -15,7 +15,7 @@ import numpy as np
 from bench.cache import replacing
 from bench.metrics import Estimate
 from bench.registry import ATTACKS
-from bench.report import LAYOUTS, Measured, leading_values, varying_settings
+from bench.rows import LAYOUTS, Measured, leading_values, varying_settings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

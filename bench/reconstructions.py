@@ -22,7 +22,7 @@ from bench.measure import granted, observe_batch, victim_batches
 from bench.plugins import build
 from bench.preparation import Prepared
 from bench.registry import ATTACKS, DATASETS, DEFENSES
-from bench.report import Measured, leading_values
+from bench.rows import Measured, leading_values
 from bench.suite import Planned
 from bench.threat import Attack, Inference, Truth
 from bench.validation import check_inferences

@@ -17,7 +17,9 @@ from bench.errors import UsageError
 from bench.executor import Failure, compute_reproducibly, run_cells
 from bench.override import override
 from bench.preparation import check_available
-from bench.report import Measured, describe, main_tables, markdown, reading_aid, settings
+from bench.report import main_tables, markdown, reading_aid
+from bench.rows import Measured, describe
+from bench.settings import settings
 from bench.store import Store
 from bench.suite import Planned, expand, load_suite
 

@@ -18,6 +18,7 @@ from torch import Tensor
 import bench.cli
 from attacks.feature import FeatureReconstruction
 from bench.cells import Cell
+from bench.details import details
 from bench.errors import UsageError
 from bench.figures import budget_figures
 from bench.measure import victim_batches
@@ -32,7 +33,7 @@ from bench.reconstructions import (
     reconstruction_figure,
     refuse_real_individuals,
 )
-from bench.report import Measured, details
+from bench.rows import Measured
 from bench.store import Cost, Metrics, PropertyMetrics, Record, Store
 from bench.suite import Planned, expand, load_suite
 from bench.threat import Inference, Observation, Server

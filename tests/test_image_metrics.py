@@ -24,12 +24,13 @@ from torch.nn import functional
 import bench.cli
 import bench.image_metrics
 from bench.cells import Cell, Setup
+from bench.details import details
 from bench.errors import UsageError
 from bench.image_metrics import lpips, lpips_network, psnr, ssim
 from bench.lpips_weights import SHAPES, find_lpips_weights, read_convolutions
 from bench.measure import victim_batches
 from bench.preparation import Prepared, prepare
-from bench.report import Measured, details
+from bench.rows import Measured
 from bench.scoring import score
 from bench.store import Cost, Record
 from bench.suite import Planned

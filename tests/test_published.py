@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.report import Measured, markdown
+from bench.report import markdown
+from bench.rows import Measured
 from bench.store import Store
 from bench.suite import expand, load_suite
 

@@ -18,8 +18,10 @@ from bench.errors import UsageError
 from bench.override import override
 from bench.plugins import build
 from bench.registry import ATTACKS, DATASETS
-from bench.report import Measured, describe, main_tables, settings
+from bench.report import main_tables
+from bench.rows import Measured, describe
 from bench.seeds import digest
+from bench.settings import settings
 from bench.split import task_attributes
 from bench.suite import Planned, Suite, expand, load_suite, suite_names
 from datasets.synthetic import Synthetic

@@ -1,0 +1,145 @@
+"""Measured cells in words and rows, as every table and figure shows them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from bench.cells import Cell
+from bench.metrics import Estimate
+from bench.split import task_attributes
+from bench.store import Record
+from bench.suite import Planned
+
+MISSING = "–"
+
+
+Row = tuple[str, ...]
+
+
+LAYOUTS: Mapping[str, tuple[str, ...]] = {
+    "table1": ("data set", "property"),
+    "table2": ("main task", "property", "B"),
+    "budget": ("main task", "property", "budget"),
+}
+"""Leading columns of each layout; settings that vary within a table are put before them."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A cell's place in a suite and its record, if it has been measured."""
+
+    planned: Planned
+    record: Record | None
+
+
+def leading_values(measured: Measured, name: str, columns: Sequence[str]) -> Row:
+    """Return what stands in the leading columns for a cell and one of its properties."""
+    cell, swept = measured.planned.cell, measured.planned.swept
+    values: dict[str, Callable[[], str]] = {
+        "data set": lambda: dataset_name(cell),
+        "main task": lambda: task_name(measured),
+        "property": lambda: name + ("†" if is_implied(measured, name) else ""),
+        "B": lambda: str(cell.batch_size),
+    }
+
+    def value(column: str) -> str:
+        if column in values:
+            return values[column]()
+        if column in Cell.model_fields:
+            return text_of(getattr(cell, column))
+        return text_of(swept[column]) if column in swept else MISSING
+
+    return tuple(value(column) for column in columns)
+
+
+def varying_settings(planned: Sequence[Planned], leading: Sequence[str]) -> list[str]:
+    """Return the settings, besides the leading columns, that differ between cells of a table."""
+    cells = [each.cell for each in planned]
+    shown = {
+        "data set": {"dataset"},
+        "main task": {"main_task"},
+        "B": {"batch_size"},
+    }
+    ignored = {"attack", "attack_parameters", "grant", "properties"}
+    ignored |= set().union(*(shown.get(column, set()) for column in leading))
+    if "data set" in leading and len({(dataset_name(c), c.main_task) for c in cells}) == len(
+        {dataset_name(c) for c in cells}
+    ):
+        # Each data set has a main task of its own, which the settings name.
+        ignored.add("main_task")
+
+    def values(field: str) -> set[str]:
+        found = [getattr(cell, field) for cell in cells]
+        if field == "dataset_parameters":
+            found = [{k: v for k, v in each.items() if k != "subject"} for each in found]
+        return {text_of(each) for each in found}
+
+    swept = dict.fromkeys(name for each in planned for name in each.swept if name not in leading)
+    return [
+        *(f for f in Cell.model_fields if f not in ignored and len(values(f)) > 1),
+        *(p for p in swept if len({text_of(each.swept.get(p, MISSING)) for each in planned}) > 1),
+    ]
+
+
+def describe(planned: Planned) -> str:
+    """Return a cell in a few words."""
+    cell = planned.cell
+    swept = text_of({k: v for k, v in cell.attack_parameters.items() if k in planned.swept})
+    place = f"{planned.column}, {dataset_name(cell)}, {cell.main_task}, B = {cell.batch_size}"
+    return f"{place}, {swept}" if swept else place
+
+
+def dataset_name(cell: Cell) -> str:
+    """Return the data set, with its subject where it has several."""
+    subject = cell.dataset_parameters.get("subject")
+    return f"{cell.dataset} {subject}" if subject else cell.dataset
+
+
+def task_name(measured: Measured) -> str:
+    """Return the main task and its number of classes, which for identity only a record knows."""
+    record, task = measured.record, measured.planned.cell.main_task
+    if attributes := task_attributes(task):
+        return f"{task} (K = {2 ** len(attributes)})"
+    return (
+        task
+        if record is None or record.metrics is None
+        else f"{task} (K = {record.metrics.classes})"
+    )
+
+
+def is_implied(measured: Measured, name: str) -> bool:
+    """Whether the main task's own label gives a property away."""
+    record = measured.record
+    return bool(record and record.metrics and record.metrics.properties[name].in_main_task)
+
+
+def percent(estimate: Estimate) -> str:
+    """Return a share with its interval, in percent."""
+    if estimate.value is None or estimate.low is None or estimate.high is None:
+        return "undefined"
+    return f"{100 * estimate.value:.1f} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
+
+
+def number(estimate: Estimate, digits: int) -> str:
+    """Return a number with its interval."""
+    if estimate.value is None or estimate.low is None or estimate.high is None:
+        return "undefined"
+    value, low, high = (f"{x:.{digits}f}" for x in (estimate.value, estimate.low, estimate.high))
+    return f"{value} [{low}, {high}]"
+
+
+def text_of(value: object) -> str:
+    """Return a setting as text, a mapping as `key = value, …`."""
+    if isinstance(value, dict):
+        return ", ".join(f"{k} = {v}" for k, v in value.items())
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def markdown_table(rows: Sequence[Sequence[str]], columns: Sequence[str]) -> str:
+    """Return a Markdown table."""
+    frame = pd.DataFrame(rows, columns=pd.Index(columns), dtype=str)
+    return str(frame.to_markdown(index=False, disable_numparse=True))

@@ -1,0 +1,105 @@
+"""The settings under the tables: what was measured, on what, and who knew what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bench.rows import MISSING, Measured, text_of
+
+
+def settings(cells: Sequence[Measured]) -> str:
+    """Return the settings under the tables: number of individuals, models, threat models."""
+    lines = ["## Settings", ""]
+    planned = [m.planned.cell for m in cells]
+    individuals = sorted({cell.individuals for cell in planned})
+    batches = sorted({(c.batch_size, c.individuals // c.batch_size) for c in planned})
+    lines.append(
+        f"- individuals in each cell: {', '.join(map(str, individuals))}, in "
+        f"{', '.join(f'{n} batches of {size}' for size, n in batches)}"
+    )
+    for setup, main_task in _setups(cells).items():
+        lines.append(f"- {setup}: {main_task}")
+    lines += _columns(cells)
+    defenses = {
+        f"{m.planned.cell.defense} {text_of(m.planned.cell.defense_parameters)}".strip()
+        for m in cells
+    }
+    lines.append(f"- defense: {', '.join(sorted(defenses))}")
+    fingerprints = sorted(
+        {
+            f"{m.record.cell.dataset} {m.record.fingerprint}"
+            for m in cells
+            if m.record is not None and m.record.fingerprint
+        }
+    )
+    lines.append(f"- fingerprints of the data: {', '.join(fingerprints) or MISSING}")
+    measured = [m.record for m in cells if m.record and m.record.versions]
+    versions = {", ".join(f"{k} {v}" for k, v in r.versions.items()) for r in measured}
+    devices = sorted({r.device for r in measured})
+    lines.append(
+        f"- measured on {', '.join(devices) or MISSING} with {'; '.join(sorted(versions))}"
+    )
+    return "\n".join(lines)
+
+
+def _columns(cells: Sequence[Measured]) -> list[str]:
+    """Return a line for each column; one for each of its forms where groups change it."""
+    forms: dict[str, dict[str, list[Measured]]] = {}
+    for m in cells:
+        parameters = text_of(m.planned.cell.attack_parameters | swept_values(m, cells))
+        forms.setdefault(m.planned.column, {}).setdefault(parameters, []).append(m)
+    lines = []
+    for column, by_parameters in forms.items():
+        for parameters, alike in by_parameters.items():
+            knows = next((m.record.knowledge for m in alike if m.record and m.record.knowledge), ())
+            groups = "”, “".join(dict.fromkeys(m.planned.group for m in alike))
+            where = f" in “{groups}”" if len(by_parameters) > 1 else ""
+            lines.append(
+                f"- {column} (`{alike[0].planned.cell.attack}`){where}: knows "
+                f"{', '.join(knows) or MISSING}; {parameters or 'no parameters'}"
+            )
+    return lines
+
+
+def swept_values(measured: Measured, cells: Sequence[Measured]) -> dict[str, str]:
+    """Return the parameters that a column sweeps in its group, each with all of its values."""
+    planned = measured.planned
+    alike = [
+        m.planned
+        for m in cells
+        if (m.planned.group, m.planned.column) == (planned.group, planned.column)
+    ]
+    found = {}
+    for name in planned.swept:
+        values = dict.fromkeys(
+            text_of(each.cell.attack_parameters[name])
+            for each in alike
+            if name in each.cell.attack_parameters
+        )
+        if values:
+            found[name] = " or ".join(values)
+    return found
+
+
+def _setups(cells: Sequence[Measured]) -> dict[str, str]:
+    """Return a sentence for each setup and its main task's accuracy."""
+    found: dict[str, str] = {}
+    for m in cells:
+        cell = m.planned.cell
+        sentence = (
+            f"{cell.dataset} ({text_of(cell.dataset_parameters)}), {cell.image_size} px, main task "
+            f"{cell.main_task}; {cell.model} ({text_of(cell.model_parameters)}) split after "
+            f"{cell.split}; {cell.rounds} rounds of SGD over {cell.clients} clients (batch "
+            f"{cell.client_batch}, η = {cell.learning_rate:g}); of all identities "
+            f"{100 * cell.auxiliary_share:.0f} % are in D_aux, {100 * cell.victim_share:.0f} % "
+            f"victims; clients in {cell.mode} mode; seed {cell.seed}"
+        )
+        if m.record is not None and m.record.metrics is not None:
+            task = m.record.metrics.main_task
+            found[sentence] = (
+                f"main-task accuracy {100 * task['accuracy']:.1f} % "
+                f"(most frequent class {100 * task['most_frequent_class']:.1f} %)"
+            )
+        else:
+            found.setdefault(sentence, "main-task accuracy not measured yet")
+    return found
