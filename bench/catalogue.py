@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from tabulate import tabulate
 
@@ -14,6 +14,8 @@ from bench.errors import UsageError
 from bench.registry import ATTACKS, DATASETS, DEFENSES, MODELS, Registry
 from bench.suite import FOLDER, load_suite, suite_names
 from bench.threat import Attack
+
+SECTION = "Attributes:"
 
 REGISTRIES: dict[str, Registry] = {
     "attacks": ATTACKS,
@@ -99,7 +101,7 @@ def _row(registry: Registry, name: str) -> list[str]:
 
 def _describe(registry: Registry, name: str) -> str:
     plugin = registry.get(name)
-    parts = [f"{registry.kind} {name}", inspect.getdoc(plugin) or ""]
+    parts = [f"{registry.kind} {name}", inspect.getdoc(plugin) or "", *_shared(plugin)]
     reference = getattr(plugin, "reference", "")
     if reference:
         parts.append(f"Reference: {reference}")
@@ -113,8 +115,19 @@ def _describe(registry: Registry, name: str) -> str:
     return "\n\n".join(parts)
 
 
+def _shared(plugin: type) -> list[str]:
+    """Return what the most general class that a plugin builds on says of its parameters."""
+    bases = [base for base in plugin.__mro__[1:] if dataclasses.is_dataclass(base)]
+    documented = [inspect.getdoc(base) or "" for base in bases]
+    return [f"Shared:{text.partition(SECTION)[2]}" for text in documented if SECTION in text][-1:]
+
+
 def _parameters(plugin: type) -> str:
-    rows = [[f.name, _type(f), _default(f)] for f in dataclasses.fields(plugin)]
+    try:
+        hints = get_type_hints(plugin, include_extras=True)
+    except NameError:  # an outside plugin may name types that only type checkers import
+        hints = {}
+    rows = [[f.name, _type(f, hints.get(f.name)), _default(f)] for f in dataclasses.fields(plugin)]
     if not rows:
         return "Parameters: none"
     return tabulate(
@@ -131,8 +144,10 @@ def _presets(attack: type[Attack]) -> str:
     return f"Presets, taken by --set attack.{attack.name}.preset=NAME:\n\n{table}"
 
 
-def _type(field: dataclasses.Field[Any]) -> str:
-    """Return a field's type as written, `Annotated[int, Field(gt=0)]` as `int, gt=0`."""
+def _type(field: dataclasses.Field[Any], hint: Any) -> str:
+    """Return a field's choices, or its type, `Annotated[int, Field(gt=0)]` as `int, gt=0`."""
+    if get_origin(hint) is Literal:
+        return " | ".join(map(str, get_args(hint)))
     return re.sub(r"Annotated\[(.+), Field\((.*)\)\]", r"\1, \2", str(field.type))
 
 

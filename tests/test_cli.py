@@ -157,6 +157,14 @@ def test_show_tells_reference_parameters_defaults_and_knowledge(run: Run) -> Non
     assert rows["budget"] == str(default.budget)
     assert rows["lam"] == str(default.lam)
     assert rows["labels"] == "'known'"
+    assert "known | joint | idlg | analytic | row_minimum | counts | ilrg" in out
+    assert "budget: gradient evaluations per victim batch" in out
+
+
+def test_show_tells_presets(run: Run) -> None:
+    _, out, _ = run("show", "ig")
+    assert "--set attack.ig.preset=NAME" in out
+    assert re.search(r"^paper +budget = 24000, tv = 0.0001$", out, re.M)
 
 
 def test_show_tells_where_to_get_a_data_set(run: Run) -> None:
