@@ -81,6 +81,7 @@ def measure(
         cost=Cost(
             seconds=seconds,
             steps=float(np.mean([inference.steps for inference in inferences])),
+            restarts=float(np.mean([inference.restarts for inference in inferences])),
             peak_memory_mib=_peak_memory_mib(prepared.device),
         ),
         fingerprint=prepared.individuals.fingerprint,

@@ -71,12 +71,20 @@ class Metrics(BaseModel):
 
 
 class Cost(BaseModel):
-    """What a cell took: seconds of wall time, gradient evaluations a batch, peak memory."""
+    """What a cell took.
+
+    Attributes:
+        seconds: wall time of the attack.
+        steps: gradient evaluations a batch.
+        restarts: runs started afresh a batch, since they had diverged.
+        peak_memory_mib: of the process, or on CUDA of the cell.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     seconds: float
     steps: float
+    restarts: float | None = None
     peak_memory_mib: float
 
 

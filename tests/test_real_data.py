@@ -8,7 +8,9 @@ import pytest
 
 from bench.cells import Cell
 from bench.measure import measure
+from bench.plugins import build, parameters_of
 from bench.preparation import prepare
+from bench.registry import ATTACKS
 from bench.store import Metrics
 
 pytestmark = [pytest.mark.real_data, pytest.mark.slow]
@@ -40,6 +42,22 @@ def test_a_single_face_s_feature_is_recovered(data_root: Path) -> None:
     assert cosine is not None
     assert cosine.value is not None
     assert cosine.value >= 0.99
+
+
+@pytest.mark.parametrize("attack", ["dlg", "ig", "gradinversion"])
+def test_the_attacks_it_is_compared_with_learn_more_than_blind(
+    data_root: Path, attack: str
+) -> None:
+    parameters = {"seeds": 1} if attack == "gradinversion" else {}
+    complete = parameters_of(build(ATTACKS, attack, parameters))
+    found = measured(data_root, attack, batch_size=1, attack_parameters=complete)
+    blind = measured(data_root, "blind", batch_size=1)
+    assert found.feature_cosine is not None
+    assert blind.feature_cosine is not None
+    assert found.feature_cosine.low is not None
+    assert blind.feature_cosine.high is not None
+    assert found.feature_cosine.low > blind.feature_cosine.high
+    assert found.images is not None
 
 
 def test_the_oracle_reads_gender_off_true_features_and_blind_does_not(data_root: Path) -> None:
