@@ -222,16 +222,14 @@ class _Search:
 
     def best_of_each_victim(self) -> list[Reconstruction]:
         """Return the best run of each victim, once all have ended."""
-        victims = len(self.of_run) // self.method.runs
-        parts = [part.where(part.victim == v) for v in range(victims) for part in self.ended]
-        by_victim = [parts[i : i + len(self.ended)] for i in range(0, len(parts), len(self.ended))]
-        return [self._reconstruction([part for part in p if len(part)]) for p in by_victim]
+        victims = range(len(self.of_run) // self.method.runs)
+        return [self._reconstruction([p.where(p.victim == v) for p in self.ended]) for v in victims]
 
     def _reconstruction(self, parts: Sequence[_Runs]) -> Reconstruction:
         losses = torch.cat([part.best_loss for part in parts])
         best = int(losses.argmin())
         images, logits = self._parts(torch.cat([part.best for part in parts])[best][None])
-        labels = self.of_run[int(parts[0].number[0])].labels
+        labels = self.of_run[int(torch.cat([part.number for part in parts])[best])].labels
         if self.method.project:  # the start is not
             images = images.clamp(self.method.pixels.low, self.method.pixels.high)
         loss = losses[best].item()
