@@ -19,8 +19,6 @@ from bench.rows import (
 from bench.store import ImageMetrics, Metrics, Record
 
 NO_WEIGHTS = "no weights"
-
-
 IMAGE_COLUMNS = ("PSNR, dB", "SSIM", "LPIPS", "≥ 20 dB, %")
 
 
@@ -62,7 +60,8 @@ def details(cells: Sequence[Measured]) -> str:
         "## Reconstruction\n\nFeature cosine is taken after matching; exact means cosine ≥ 0.99; "
         "PSNR (at most 100 dB an image), SSIM and LPIPS (AlexNet; 0 is equal) compare images in "
         "that same order, clamped to [0, 1]; steps are gradient evaluations a batch.\n\n"
-        f"{markdown_table(reconstruction, [*place, *what])}\n\n{weights_aid(list(unique.values()))}"
+        f"{markdown_table(reconstruction, [*place, *what])}\n\n"
+        f"{_weights_aid(list(unique.values()))}"
         "## All metrics by property\n\nIn %; f_p decides at the threshold of balanced accuracy, "
         "also for accuracy and count. Count error is |inferred − true| number of individuals over "
         f"B and needs no matching.\n\n{markdown_table(properties, [*place, *each])}"
@@ -112,7 +111,7 @@ def _images(images: ImageMetrics | None) -> list[str]:
     ]
 
 
-def weights_aid(cells: Sequence[Measured]) -> str:
+def _weights_aid(cells: Sequence[Measured]) -> str:
     """Return how to get the LPIPS that records lack; nothing where none does."""
     found = [m.record.metrics.images for m in cells if m.record and m.record.metrics]
     if all(images is None or images.lpips is not None for images in found):

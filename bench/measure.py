@@ -7,6 +7,7 @@ import resource
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from bench.cells import Cell
 from bench.defenses import Defense
 from bench.errors import UsageError
 from bench.federation import batch_statistics, client_update, in_mode, to_images
-from bench.models import deep_features
+from bench.models import SharedModel, deep_features
 from bench.plugins import build
 from bench.preparation import Prepared
 from bench.registry import ATTACKS, DEFENSES
@@ -27,6 +28,7 @@ from bench.seeds import generator_for, seed_for
 from bench.store import Cost, Record
 from bench.threat import (
     Attack,
+    Inference,
     Knowledge,
     Mode,
     Observation,
@@ -54,22 +56,10 @@ def measure(
     attack: Attack = build(ATTACKS, cell.attack, cell.attack_parameters)
     check_grant(attack, Knowledge.parse(cell.grant))
     check_batch_size(attack, cell.batch_size)
-    # What the attack declares, not all that the cell grants: else it could use what the table,
-    # which prints its needs, says it does not know.
-    knowledge = attack.needs
-    defense: Defense = build(DEFENSES, cell.defense, cell.defense_parameters)
     truths = victim_batches(prepared, cell.batch_size, cell.individuals)
-    observations = [
-        observe_batch(truth, i, prepared, defense, knowledge, cell)
-        for i, truth in enumerate(truths)
-    ]
-    server = granted(prepared.server, knowledge, cell.mode)
     if prepared.device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
-    started = time.perf_counter()
-    inferences = attack.infer(server, observations, progress)
-    seconds = time.perf_counter() - started
-    check_inferences(attack.name, inferences, observations, server)
+    inferences, seconds = infer(attack, truths, cell, prepared, progress)
     diverged = [inference.diverged for inference in inferences]
     return Record(
         key=cell.key(attack.version),
@@ -94,6 +84,35 @@ def measure(
         },
         device=prepared.device,
     )
+
+
+def infer(
+    attack: Attack, truths: Sequence[Truth], cell: Cell, prepared: Prepared, progress: Progress
+) -> tuple[list[Inference], float]:
+    """Show victim batches to an attack; return its answers, checked, and the seconds it took.
+
+    Args:
+        truths: the first of the cell's victim batches, or all of them.
+
+    Raises:
+        UsageError: an answer is malformed.
+    """
+    # What the attack declares, not all that the cell grants: else it could use what the table,
+    # which prints its needs, says it does not know.
+    knowledge = attack.needs
+    assert prepared.server.model is not None
+    model = in_mode(prepared.server.model, cell.mode)
+    defense: Defense = build(DEFENSES, cell.defense, cell.defense_parameters)
+    observations = [
+        _observation(truth, number, model, defense, knowledge, cell)
+        for number, truth in enumerate(truths)
+    ]
+    server = granted(prepared.server, knowledge, cell.mode)
+    started = time.perf_counter()
+    inferences = attack.infer(server, observations, progress)
+    seconds = time.perf_counter() - started
+    check_inferences(attack.name, inferences, observations, server)
+    return inferences, seconds
 
 
 def victim_batches(prepared: Prepared, batch_size: int, individuals: int) -> list[Truth]:
@@ -164,21 +183,20 @@ def granted(server: Server, knowledge: Knowledge, mode: Mode = "eval") -> Server
     )
 
 
-def observe_batch(
+def _observation(
     truth: Truth,
     number: int,
-    prepared: Prepared,
+    model: SharedModel,
     defense: Defense,
     knowledge: Knowledge,
     cell: Cell,
 ) -> Observation:
-    """Return what the adversary sees of batch `number`."""
-    assert prepared.server.model is not None
-    model = in_mode(prepared.server.model, cell.mode)
+    """Return what the adversary sees of batch `number`, on a model as clients run it."""
     update = client_update(model, truth.images, truth.labels)
     sent = defense.protect(update, generator_for("defense", cell.seed, cell.batch_size, number))
     seed = seed_for("attack", cell.attack, cell.batch_size, cell.seed, number)
-    statistics = batch_statistics(model, truth.images)
+    wanted = Knowledge.STATISTICS in knowledge
+    statistics = batch_statistics(model, truth.images) if wanted else None
     return observe(truth, sent, knowledge, seed, statistics)
 
 

@@ -14,18 +14,16 @@ from torch import Tensor
 
 from bench.cells import Cell
 from bench.data import DataSet
-from bench.defenses import Defense
 from bench.errors import UsageError
 from bench.figures import DPI
 from bench.matching import match_individuals
-from bench.measure import granted, observe_batch, victim_batches
+from bench.measure import infer, victim_batches
 from bench.plugins import build
 from bench.preparation import Prepared
-from bench.registry import ATTACKS, DATASETS, DEFENSES
+from bench.registry import ATTACKS, DATASETS
 from bench.rows import Measured, leading_values
 from bench.suite import Planned
 from bench.threat import Attack, Inference, Truth
-from bench.validation import check_inferences
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -111,7 +109,8 @@ def reconstruct(
             continue
         say(f"{planned.column}, B = {cell.batch_size}")
         truth = victim_batches(prepared, cell.batch_size, cell.batch_size)[0]
-        inference = _infer(cell, truth, prepared)
+        attack: Attack = build(ATTACKS, cell.attack, cell.attack_parameters)
+        (inference,), _ = infer(attack, [truth], cell, prepared, lambda _: None)
         if inference.images is not None:
             images = _in_order(inference, truth)[:INDIVIDUALS_A_ROW]
             rows.setdefault(planned.column, {})[cell.batch_size] = images
@@ -127,17 +126,6 @@ def reconstruct(
         steps = " or ".join(map(str, dict.fromkeys(spent[column])))
         blocks.append(Block(f"{column}, {steps} gradient evaluations a batch", of_column))
     return true, blocks
-
-
-def _infer(cell: Cell, truth: Truth, prepared: Prepared) -> Inference:
-    """Return the attack's answer for the first batch, the same that the cell's record scores."""
-    attack: Attack = build(ATTACKS, cell.attack, cell.attack_parameters)
-    defense: Defense = build(DEFENSES, cell.defense, cell.defense_parameters)
-    observations = [observe_batch(truth, 0, prepared, defense, attack.needs, cell)]
-    server = granted(prepared.server, attack.needs, cell.mode)
-    inferences = attack.infer(server, observations, lambda _: None)
-    check_inferences(attack.name, inferences, observations, server)
-    return inferences[0]
 
 
 def _in_order(inference: Inference, truth: Truth) -> Tensor:

@@ -46,7 +46,7 @@ def _columns(cells: Sequence[Measured]) -> list[str]:
     """Return a line for each column; one for each of its forms where groups change it."""
     forms: dict[str, dict[str, list[Measured]]] = {}
     for m in cells:
-        parameters = text_of(m.planned.cell.attack_parameters | swept_values(m, cells))
+        parameters = text_of(m.planned.cell.attack_parameters | _swept_values(m, cells))
         forms.setdefault(m.planned.column, {}).setdefault(parameters, []).append(m)
     lines = []
     for column, by_parameters in forms.items():
@@ -61,7 +61,7 @@ def _columns(cells: Sequence[Measured]) -> list[str]:
     return lines
 
 
-def swept_values(measured: Measured, cells: Sequence[Measured]) -> dict[str, str]:
+def _swept_values(measured: Measured, cells: Sequence[Measured]) -> dict[str, str]:
     """Return the parameters that a column sweeps in its group, each with all of its values."""
     planned = measured.planned
     alike = [

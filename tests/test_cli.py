@@ -13,28 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
-import bench.cli
 from attacks.feature import FeatureReconstruction
 from bench.session import _command
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Return a function that runs the command line in this process: code, stdout, stderr."""
-    monkeypatch.delenv("LEAKBENCH_DATA_ROOT", raising=False)
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-    monkeypatch.chdir(tmp_path)
-
-    def ran(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["leakbench", *arguments])
-        with pytest.raises(SystemExit) as left:
-            bench.cli.main()
-        captured = capsys.readouterr()
-        return int(left.value.code or 0), captured.out, captured.err
-
-    return ran
 
 
 def process(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -270,21 +269,6 @@ def test_groups_without_a_record_are_not_drawn(suite: str) -> None:
 
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Return a function that runs the command line in this process: code, stdout, stderr."""
-    monkeypatch.delenv("LEAKBENCH_DATA_ROOT", raising=False)
-
-    def ran(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["leakbench", *arguments])
-        with pytest.raises(SystemExit) as left:
-            bench.cli.main()
-        captured = capsys.readouterr()
-        return int(left.value.code or 0), captured.out, captured.err
-
-    return ran
 
 
 def is_png(path: Path) -> bool:
