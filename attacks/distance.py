@@ -1,7 +1,8 @@
 """Distances between gradients, as pure functions over R runs at once.
 
 A gradient is a mapping from parameter name to a tensor of shape (R, *parameter's). What the target
-leaves out is left out of the distance.
+leaves out is left out of the distance. Distances that take nothing but inner products also take the
+weight gradients of linear layers as factors.
 """
 
 from __future__ import annotations
@@ -11,8 +12,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from attacks.linear_layers import Factors
+
 Gradients = Mapping[str, Tensor]
 """Parameter name → gradient, shape (R, *parameter's)."""
+
+FactoredGradients = Mapping[str, Tensor | Factors]
+"""The same, some weight gradients of linear layers as factors."""
 
 TINY = 1e-30
 """Keeps quotients and roots differentiable where a gradient is exactly zero."""
@@ -28,7 +34,7 @@ def squared_error(gradients: Gradients, target: Gradients) -> Tensor:
     return torch.stack(squares).sum(0)
 
 
-def cosine_distance(gradients: Gradients, target: Gradients) -> Tensor:
+def cosine_distance(gradients: FactoredGradients, target: Gradients) -> Tensor:
     """IG (Geiping et al. 2020): 1 − cos, over all layers as one vector.
 
     Returns:
@@ -56,7 +62,7 @@ def layerwise_norm(gradients: Gradients, target: Gradients) -> Tensor:
 
 
 def cosine_gaussian_distance(
-    gradients: Gradients, target: Gradients, kernel_width: float
+    gradients: FactoredGradients, target: Gradients, kernel_width: float
 ) -> Tensor:
     """Eq. 3 of Yang et al. 2022: cosine distance plus a Gaussian-kernel distance.
 
@@ -82,17 +88,26 @@ def cosine_gaussian_distance(
     return (1 - cosine) + (1 - torch.exp(-squared_difference / variance))
 
 
-def _cosine(gradients: Gradients, target: Gradients) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _cosine(
+    gradients: FactoredGradients, target: Gradients
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return cos, ⟨g, g̃⟩, ‖g̃‖² and ‖g‖², shape (R,) each."""
-    gradients = {name: gradients[name] for name in target}
-    inner = _inner_product(gradients, target)
-    norm, target_norm = _inner_product(gradients, gradients), _inner_product(target, target)
+    inner = torch.stack([_inner_product(gradients[n], target[n]) for n in target]).sum(0)
+    norm = torch.stack([_squared_norm(gradients[n]) for n in target]).sum(0)
+    target_norm = torch.stack([_squared_norm(g) for g in target.values()]).sum(0)
     # Each norm for itself: the product of two tiny squares would underflow.
     length = norm.clamp_min(TINY).sqrt() * target_norm.clamp_min(TINY).sqrt()
     return inner / length, inner, norm, target_norm
 
 
-def _inner_product(a: Gradients, b: Gradients) -> Tensor:
-    """Return ⟨a, b⟩ of all tensors as one vector, shape (R,)."""
-    products = [torch.linalg.vecdot(a[n].flatten(1), b[n].flatten(1)) for n in b]
-    return torch.stack(products).sum(0)
+def _inner_product(a: Tensor | Factors, b: Tensor) -> Tensor:
+    """Return ⟨a, b⟩ of one tensor's gradients, shape (R,)."""
+    if isinstance(a, Factors):
+        return a.inner_product(b)
+    product: Tensor = torch.linalg.vecdot(a.flatten(1), b.flatten(1))
+    return product
+
+
+def _squared_norm(a: Tensor | Factors) -> Tensor:
+    """Return ‖a‖² of one tensor's gradients, shape (R,)."""
+    return a.squared_norm() if isinstance(a, Factors) else _inner_product(a, a)

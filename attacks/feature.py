@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from attacks.distance import Gradients, cosine_gaussian_distance
+from attacks.distance import FactoredGradients, Gradients, cosine_gaussian_distance
 from attacks.matching_attack import GradientMatching
 from attacks.method import Method, Start, Victim
 from attacks.optimisers import Adam
@@ -69,9 +69,10 @@ class FeatureReconstruction(GradientMatching):
             start=self._grey(server) if self.start == "grey" else _individuals(server.auxiliary),
             steps=self.steps,
             runs=self.runs,
+            factors=True,
         )
 
-    def distance(self, gradients: Gradients, target: Gradients) -> Tensor:
+    def distance(self, gradients: FactoredGradients, target: Gradients) -> Tensor:
         """Return L of Eq. 2, shape (R,)."""
         value = torch.zeros((), device=next(iter(target.values())).device)
         for weight, part in ((self.lam, "extractor."), (1.0, "classifier.")):

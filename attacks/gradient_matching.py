@@ -17,6 +17,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
 from attacks.distance import Gradients
+from attacks.linear_layers import Factors, factored_layers, shifted_outputs
 from attacks.method import Iterate, Method, Reconstruction, Victim
 from attacks.optimisers import State
 from attacks.priors import Statistics
@@ -40,11 +41,16 @@ def match_gradients(
         classes: K, for soft labels.
         progress: called with the share of evaluations done.
     """
+    if not victims:
+        return []
     found: list[Reconstruction] = []
-    together = _victims_together(model, method, victims[0]) if victims else 1
+    device = next(model.parameters()).device
+    sample = method.start(victims[0], torch.Generator()).to(device)
+    factored = factored_layers(model, sample) if method.factors else []
+    together = _victims_together(model, method, sample, factored)
     for first in range(0, len(victims), together):
         some = victims[first : first + together]
-        search = _Search(model, method, some, classes)
+        search = _Search(model, method, some, classes, factored)
         while search.runs:
             search.step()
             progress((len(found) + len(some) * search.share_done) / len(victims))
@@ -53,27 +59,42 @@ def match_gradients(
 
 
 def dummy_gradients(
-    model: SharedModel, pixels: Tensor, targets: Tensor, with_statistics: bool = False
-) -> tuple[Gradients, Statistics]:
+    model: SharedModel,
+    pixels: Tensor,
+    targets: Tensor,
+    with_statistics: bool = False,
+    factored: Sequence[str] = (),
+) -> tuple[dict[str, Any], Statistics]:
     """Return the update that each run's dummies would make, differentiably.
 
     Args:
         pixels: shape (R, B, 3, size, size).
         targets: classes, shape (R, B), or class probabilities, shape (R, B, K).
         with_statistics: also return what BatchNorm layers see.
+        factored: linear layers whose weight gradients are returned as `Factors`.
     """
     parameters = {name: p.detach() for name, p in model.named_parameters()}
+    fixed = {f"{layer}.weight": parameters[f"{layer}.weight"] for layer in factored}
+    free = {name: p for name, p in parameters.items() if name not in fixed}
+    shifts = {
+        layer: pixels.new_zeros(pixels.shape[1], len(fixed[f"{layer}.weight"]))
+        for layer in factored
+    }
 
     def loss(
-        weights: dict[str, Tensor], images: Tensor, labels: Tensor
-    ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
-        with recorded_statistics(model, record=with_statistics) as statistics:
-            logits = functional_call(model, weights, (images,))
-        return functional.cross_entropy(logits, labels), statistics
+        weights: dict[str, Tensor], shifts: dict[str, Tensor], images: Tensor, labels: Tensor
+    ) -> tuple[Tensor, tuple[dict[str, tuple[Tensor, Tensor]], dict[str, Tensor]]]:
+        with (
+            recorded_statistics(model, record=with_statistics) as statistics,
+            shifted_outputs(model, shifts) as inputs,
+        ):
+            logits = functional_call(model, weights | fixed, (images,))
+        return functional.cross_entropy(logits, labels), (statistics, inputs)
 
-    per_run = vmap(grad(loss, has_aux=True), in_dims=(None, 0, 0))
-    gradients, statistics = per_run(parameters, pixels, targets)
-    return gradients, statistics
+    per_run = vmap(grad(loss, argnums=(0, 1), has_aux=True), in_dims=(None, None, 0, 0))
+    (gradients, deltas), (statistics, inputs) = per_run(free, shifts, pixels, targets)
+    products = {f"{n}.weight": Factors(deltas[n], inputs[n]) for n in factored}
+    return {name: (gradients | products)[name] for name in parameters}, statistics
 
 
 @dataclass(frozen=True)
@@ -131,9 +152,15 @@ class _Search:
     """The runs of some victims, side by side."""
 
     def __init__(
-        self, model: SharedModel, method: Method, victims: Sequence[Victim], classes: int
+        self,
+        model: SharedModel,
+        method: Method,
+        victims: Sequence[Victim],
+        classes: int,
+        factored: Sequence[str],
     ) -> None:
         self.model, self.method, self.classes = model, method, classes
+        self.factored = factored
         self.device = next(model.parameters()).device
         self.of_run = [victim for victim in victims for _ in range(method.runs)]
         self.generators = [
@@ -253,6 +280,7 @@ class _Search:
             method.pixels.to_pixels(images),
             logits.softmax(2) if runs.labels is None else runs.labels,
             with_statistics=bool(runs.target_statistics),
+            factored=self.factored,
         )
         loss = distance = method.distance(gradients, runs.target)
         if method.prior is not None:
@@ -317,16 +345,21 @@ def _joined(images: Tensor, logits: Tensor) -> Tensor:
     return torch.cat([images.flatten(), logits.flatten()])
 
 
-def _victims_together(model: SharedModel, method: Method, victim: Victim) -> int:
+def _victims_together(
+    model: SharedModel, method: Method, sample: Tensor, factored: Sequence[str]
+) -> int:
     """Return how many victims to attack side by side.
 
     On a CPU the gradients of all runs should stay in its cache, on a GPU they should fill it.
+
+    Args:
+        sample: the first images of some run.
+        factored: layers whose gradients are never formed.
     """
-    device = next(model.parameters()).device
-    sample = method.start(victim, torch.Generator())
     state = method.optimiser.floats(sample.numel(), method.steps)
-    gradients = sum(parameter.numel() for parameter in model.parameters())
-    cached, held = (CACHED, HELD) if device.type == "cpu" else (HELD, HELD)
+    factors = {f"{layer}.weight" for layer in factored}
+    gradients = sum(p.numel() for name, p in model.named_parameters() if name not in factors)
+    cached, held = (CACHED, HELD) if sample.device.type == "cpu" else (HELD, HELD)
     return max(1, min(cached // (4 * gradients), held // (4 * state)) // method.runs)
 
 

@@ -68,4 +68,5 @@ class InvertingGradients(GradientMatching):
             steps=self.steps,
             runs=self.runs,
             pixels=CENTRED,
+            factors=True,
         )

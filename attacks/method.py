@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -102,11 +103,13 @@ class Method:
         noise: standard deviation of the noise added to the images after each step, times the
             schedule's factor.
         tolerance: a run has converged, and ends, at this distance.
+        factors: whether the distance takes weight gradients of linear layers as `Factors`: it does
+            if it needs nothing of them but inner products.
         patience: a run is stuck, and starts afresh, when its distance has not fallen by a hundredth
             in so many evaluations; None to let it go on.
     """
 
-    distance: Callable[[Gradients, Gradients], Tensor]
+    distance: Callable[[Any, Gradients], Tensor]
     optimiser: Optimiser
     start: Start
     steps: int
@@ -118,6 +121,7 @@ class Method:
     noise: float = 0.0
     tolerance: float = 0.0
     patience: int | None = None
+    factors: bool = False
 
 
 @dataclass(frozen=True)
