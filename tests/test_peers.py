@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 from dataclasses import replace
 from types import SimpleNamespace
@@ -53,6 +54,7 @@ def peer_objective(
     return objective(model, list(update.values()), x, y)[0].squeeze()
 
 
+@functools.cache  # Composing it takes longer than a few steps.
 def attack_config(*overrides: str) -> Any:
     with contextlib.redirect_stdout(io.StringIO()):
         return breaching.get_attack_config("invertinggradients", list(overrides))
@@ -136,17 +138,22 @@ def psnr(images: Tensor, truth: Tensor) -> Tensor:
 
 
 def breaching_ig(
-    model: nn.Module, update: dict[str, Tensor], label: Tensor, start: Tensor, tv: float
+    model: nn.Module,
+    update: dict[str, Tensor],
+    label: Tensor,
+    start: Tensor,
+    tv: float,
+    steps: int = STEPS,
 ) -> Tensor:
-    """What breaching reconstructs from one update, in [0, 1], shape (1, 3, SIZE, SIZE)."""
+    """What breaching reconstructs from one update, in [0, 1], shape (B, 3, SIZE, SIZE)."""
     config = attack_config(
-        f"optim.max_iterations={STEPS}", f"regularization.total_variation.scale={tv}"
+        f"optim.max_iterations={steps}", f"regularization.total_variation.scale={tv}"
     )
     attacker = breaching.attacks.prepare_attack(model, nn.CrossEntropyLoss(), config, SETUP)
     half = (0.5, 0.5, 0.5)
     metadata = SimpleNamespace(shape=(3, SIZE, SIZE), mean=half, std=half, modality="vision")
     payload = {"parameters": list(model.parameters()), "buffers": [], "metadata": metadata}
-    known = {"num_data_points": 1, "labels": label, "local_hyperparams": None}
+    known = {"num_data_points": len(label), "labels": label, "local_hyperparams": None}
     shared = {"gradients": list(update.values()), "buffers": None, "metadata": known}
     found, _ = attacker.reconstruct([payload], [shared], {}, initial_data=start)
     return CENTRED.to_pixels(found["data"])
