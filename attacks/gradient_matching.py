@@ -94,7 +94,8 @@ def dummy_gradients(
     per_run = vmap(grad(loss, argnums=(0, 1), has_aux=True), in_dims=(None, None, 0, 0))
     (gradients, deltas), (statistics, inputs) = per_run(free, shifts, pixels, targets)
     products = {f"{n}.weight": Factors(deltas[n], inputs[n]) for n in factored}
-    return {name: (gradients | products)[name] for name in parameters}, statistics
+    update = gradients | products
+    return {name: update[name] for name in parameters}, statistics
 
 
 @dataclass(frozen=True)
