@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from attacks.linear_layers import Factors
+from attacks.factors import Factors
 
 Gradients = Mapping[str, Tensor]
 """Parameter name → gradient, shape (R, *parameter's)."""
@@ -30,7 +30,7 @@ def squared_error(gradients: Gradients, target: Gradients) -> Tensor:
     Returns:
         Shape (R,), at least 0.
     """
-    squares = [(gradients[n] - target[n]).flatten(1).square().sum(1) for n in target]
+    squares = [_flat(gradients[n] - target[n]).square().sum(1) for n in target]
     return torch.stack(squares).sum(0)
 
 
@@ -57,7 +57,7 @@ def layerwise_norm(gradients: Gradients, target: Gradients) -> Tensor:
     >>> layerwise_norm({"a": torch.tensor([[3.0, 4.0]]), "b": torch.ones(1, 1)}, zero)
     tensor([6.])
     """
-    squares = [(gradients[n] - target[n]).flatten(1).square().sum(1) for n in target]
+    squares = [_flat(gradients[n] - target[n]).square().sum(1) for n in target]
     return torch.stack(squares).clamp_min(TINY).sqrt().sum(0)
 
 
@@ -104,10 +104,15 @@ def _inner_product(a: Tensor | Factors, b: Tensor) -> Tensor:
     """Return ⟨a, b⟩ of one tensor's gradients, shape (R,)."""
     if isinstance(a, Factors):
         return a.inner_product(b)
-    product: Tensor = torch.linalg.vecdot(a.flatten(1), b.flatten(1))
+    product: Tensor = torch.linalg.vecdot(_flat(a), _flat(b))
     return product
 
 
 def _squared_norm(a: Tensor | Factors) -> Tensor:
     """Return ‖a‖² of one tensor's gradients, shape (R,)."""
     return a.squared_norm() if isinstance(a, Factors) else _inner_product(a, a)
+
+
+def _flat(gradients: Tensor) -> Tensor:
+    """Return gradients as vectors, shape (R, n), kernels in the order in which they lie."""
+    return (gradients.movedim(2, -1) if gradients.ndim == 5 else gradients).flatten(1)

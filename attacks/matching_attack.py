@@ -87,6 +87,7 @@ class GradientMatching(Attack):
             [self._victim(server, observation, expected) for observation in observations],
             server.classes,
             progress,
+            server.compiling,
         )
         read = self._reader(server)
         return [self._inference(server, reconstruction, read) for reconstruction in found]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,7 +17,13 @@ State = dict[str, Tensor]
 
 
 class Optimiser(ABC):
-    """Moves the variables of R runs against their gradients."""
+    """Moves the variables of R runs against their gradients.
+
+    Attributes:
+        compiles: whether `step` is one and the same computation at every `number`.
+    """
+
+    compiles: ClassVar[bool] = False
 
     @abstractmethod
     def begin(self, variables: Tensor, steps: int) -> State:
@@ -50,6 +57,8 @@ class Adam(Optimiser):
         learning_rate: in units of the variables.
         signed: take the gradient's sign first, as IG does.
     """
+
+    compiles: ClassVar[bool] = True
 
     learning_rate: float
     signed: bool = False

@@ -27,6 +27,13 @@ Mode = Literal["eval", "train"]
 """How clients run the model when they compute an update: BatchNorm layers normalise by their
 running statistics (`eval`) or by the batch's own (`train`)."""
 
+Compiling = Literal["auto", "on", "off"]
+"""Whether an attack compiles its steps; `auto` where that takes less time than it saves."""
+
+
+class NotCompiled(RuntimeWarning):
+    """Steps that should have been compiled could not be, and run uncompiled."""
+
 
 class Knowledge(Flag):
     """What an adversary may know. The batch size is always known."""
@@ -169,6 +176,7 @@ class Server:
         model: the shared model in the attacked round, if granted.
         auxiliary: D_aux, if granted.
         feature_space: D_aux through the model, if both are granted.
+        compiling: whether an attack shall compile its steps; no knowledge, but the server's means.
     """
 
     classes: int
@@ -178,6 +186,7 @@ class Server:
     model: SharedModel | None = None
     auxiliary: Auxiliary | None = None
     feature_space: FeatureSpace | None = None
+    compiling: Compiling = "auto"
 
 
 @dataclass(frozen=True)

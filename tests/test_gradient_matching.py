@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from attacks import gradient_matching
+from attacks import memory
 from attacks.distance import Gradients, cosine_distance, squared_error
 from attacks.gradient_matching import dummy_gradients, match_gradients
 from attacks.method import CENTRED, RAW, Iterate, Method, PixelRange, Reconstruction, Victim
@@ -716,7 +716,7 @@ def test_a_victim_s_answer_is_the_same_alone_and_among_others(
         assert_same(run(method, victim, model=model)[0], answer)
     for a, b in zip(run(method, *reversed(victims), model=model), reversed(together), strict=True):
         assert_same(a, b)
-    monkeypatch.setattr(gradient_matching, "CACHED", 1)
+    monkeypatch.setattr(memory, "CACHED", 1)
     for a, b in zip(run(method, *victims, model=model), together, strict=True):
         assert_same(a, b)
 
@@ -735,9 +735,9 @@ def test_no_victims_have_no_answers() -> None:
     assert shares == []
 
 
-@pytest.mark.parametrize("cached", [gradient_matching.CACHED, 1], ids=["together", "in turn"])
+@pytest.mark.parametrize("cached", [memory.CACHED, 1], ids=["together", "in turn"])
 def test_progress_only_grows_and_ends_at_one(cached: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gradient_matching, "CACHED", cached)
+    monkeypatch.setattr(memory, "CACHED", cached)
     model, shares = built(LeNet()), []
     match_gradients(model, ADAM, victims_of(model, True), CLASSES, shares.append)
     assert all(a <= b for a, b in pairwise(shares))

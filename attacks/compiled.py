@@ -1,0 +1,83 @@
+"""Compiling of the engine's steps: one traced function instead of hundreds of calls.
+
+A step, its double differentiation included, is traced to one graph for its shapes and compiled by
+TorchInductor. The weights are inputs of the graph, so that its code, which PyTorch keeps in the
+folder that $TORCHINDUCTOR_CACHE_DIR names, serves every model of the same shape.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench.models import SharedModel
+from bench.threat import Compiling, NotCompiled
+
+Step = TypeVar("Step", bound=Callable[..., Any])
+
+
+def compiled(step: Step, *example: Any) -> Step | None:
+    """Return a pure function compiled for the shapes of an example, or None, with a warning.
+
+    Args:
+        step: takes and returns trees of tensors, no `None` among them, and does the same whatever
+            the tensors hold.
+    """
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    try:
+        graph = make_fx(step)(*example)
+        # Constants that the trace has met are inputs no less than the weights.
+        faster: Any = torch.compile(graph, fullgraph=True, dynamic=False)
+        with torch.no_grad():
+            faster(*example)
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        warnings.warn(
+            f"the steps of an attack could not be compiled and run uncompiled ({reason[0]})",
+            NotCompiled,
+            stacklevel=2,
+        )
+        return None
+    return faster  # type: ignore[no-any-return]
+
+
+def worth_compiling(
+    compiling: Compiling, model: SharedModel, images: Tensor, evaluations: int
+) -> bool:
+    """Weigh the time that compiling takes against the evaluations ahead.
+
+    By counting, not by the clock: the way that a cell is computed must not depend on what else the
+    machine does.
+
+    Args:
+        images: the dummies of one run, shape (B, 3, size, size).
+        evaluations: of one run's update, all victims together.
+    """
+    if compiling != "auto":
+        return compiling == "on"
+    if images.device.type not in FLOPS:
+        return False
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(images)
+    seconds: float = PASSES * counter.get_total_flops() * evaluations / FLOPS[images.device.type]
+    return bool(seconds * SAVED > COMPILE_SECONDS)
+
+
+PASSES = 7
+"""Forward passes that one evaluation costs, the gradient of its distance included."""
+
+FLOPS = {"cpu": 5e10, "cuda": 1e12}
+"""Operations a second of an uncompiled step: of one core measured, of a GPU with small batches
+supposed, since it waits for calls."""
+
+SAVED = 0.25
+"""Share of a step's time that compiling saves at least."""
+
+COMPILE_SECONDS = 40
+"""What compiling takes at most."""

@@ -1,0 +1,227 @@
+"""The update that dummy data would make, for R runs at once, differentiably.
+
+Two ways give the same gradients. *Layer by layer*: all R·B dummies pass through the model as one
+batch, and each run's gradients follow from every layer's inputs and the gradients δ of the loss by
+its outputs. It is the faster one, and open to models whose layers treat individuals apart and have
+a rule here. *Mapped*: `torch.func.vmap` over runs, for every other model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn import functional
+
+from attacks.factors import Factors
+from attacks.priors import Statistics
+from attacks.run_convolutions import Geometry, weight_gradients
+from bench.federation import batch_norm_layers, recorded_statistics
+from bench.models import SharedModel
+
+Weights = Mapping[str, Tensor]
+"""Parameters and buffers of a model by name."""
+
+
+def weights_of(model: SharedModel) -> dict[str, Tensor]:
+    """Return a model's parameters and buffers, kernels in the layout that convolutions prefer."""
+    weights = {name: p.detach() for name, p in model.named_parameters()} | dict(
+        model.named_buffers()
+    )
+    return {
+        name: value.contiguous(memory_format=torch.channels_last) if value.ndim == 4 else value
+        for name, value in weights.items()
+    }
+
+
+def dummy_gradients(
+    model: SharedModel,
+    pixels: Tensor,
+    targets: Tensor,
+    layers: Sequence[str] | None = None,
+    with_statistics: bool = False,
+    factors: bool = False,
+    weights: Weights | None = None,
+) -> tuple[dict[str, Any], Statistics]:
+    """Return the update that each run's dummies would make.
+
+    Args:
+        pixels: shape (R, B, 3, size, size).
+        targets: classes, shape (R, B), or class probabilities, shape (R, B, K).
+        layers: as `layers_with_rules` returns them: layer by layer, or mapped if None.
+        with_statistics: also return what BatchNorm layers see, shape (R, channels) each.
+        factors: leave weight gradients of linear layers as `Factors` where those are smaller; only
+            layer by layer.
+        weights: what `weights_of` returns, to take it once for many calls.
+    """
+    weights = weights_of(model) if weights is None else weights
+    if layers is None:
+        return _mapped(model, weights, pixels, targets, with_statistics)
+    return _layer_by_layer(model, weights, pixels, targets, layers, with_statistics, factors)
+
+
+def layers_with_rules(model: SharedModel, images: Tensor) -> list[str] | None:
+    """Return the layers that hold parameters, if gradients can be had layer by layer, else None.
+
+    Each must have a rule and be met once in a forward pass, no parameter may belong to two, and
+    none may normalise by the batch, which would tie the runs to each other.
+
+    Args:
+        images: any batch, shape (B, 3, size, size).
+    """
+    holders = {n: m for n, m in model.named_modules() if list(m.parameters(recurse=False))}
+    parameters = [id(p) for m in holders.values() for p in m.parameters(recurse=False)]
+    batch_norm = batch_norm_layers(model).values()
+    if (
+        len(set(parameters)) < len(parameters)
+        or any(layer.training or layer.running_mean is None for layer in batch_norm)
+        or not all(_has_rule(layer) for layer in holders.values())
+    ):
+        return None
+    met: list[str] = []
+
+    def meet(name: str, _inputs: Tensor, _output: Tensor) -> None:
+        met.append(name)
+
+    with _hooks(holders, meet), torch.no_grad():
+        model(images)
+    return list(holders) if sorted(met) == sorted(holders) else None
+
+
+def _mapped(
+    model: SharedModel, weights: Weights, pixels: Tensor, targets: Tensor, with_statistics: bool
+) -> tuple[dict[str, Any], Statistics]:
+    parameters = {name: weights[name] for name, _ in model.named_parameters()}
+    buffers = {name: value for name, value in weights.items() if name not in parameters}
+
+    def loss(
+        parameters: Weights, images: Tensor, labels: Tensor
+    ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
+        with recorded_statistics(model, record=with_statistics) as statistics:
+            logits = functional_call(model, {**parameters, **buffers}, (images,))
+        return functional.cross_entropy(logits, labels), statistics
+
+    per_run = vmap(grad(loss, has_aux=True), in_dims=(None, 0, 0))
+    gradients, statistics = per_run(parameters, pixels, targets)
+    return gradients, statistics
+
+
+def _layer_by_layer(
+    model: SharedModel,
+    weights: Weights,
+    pixels: Tensor,
+    targets: Tensor,
+    layers: Sequence[str],
+    with_statistics: bool,
+    factors: bool,
+) -> tuple[dict[str, Any], Statistics]:
+    runs, size = pixels.shape[:2]
+    images = pixels.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+    if not images.requires_grad:
+        images = images.detach().requires_grad_()  # δ needs a graph
+    inputs: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
+
+    def keep(name: str, given: Tensor, output: Tensor) -> None:
+        inputs[name], outputs[name] = given, output
+
+    normalising = batch_norm_layers(model) if with_statistics else {}
+    modules = {name: model.get_submodule(name) for name in [*layers, *normalising]}
+    with torch.enable_grad():
+        with _hooks(modules, keep):
+            logits = functional_call(model, dict(weights), (images,))
+        loss = functional.cross_entropy(logits, targets.flatten(0, 1), reduction="sum") / size
+        deltas = torch.autograd.grad(loss, [outputs[name] for name in layers], create_graph=True)
+    update: dict[str, Any] = {}
+    for name, delta in zip(layers, deltas, strict=True):
+        found = RULES[type(modules[name])](modules[name], weights, name, inputs[name], delta, runs)
+        for parameter, gradient in found.items():
+            if isinstance(gradient, Factors) and not (factors and gradient.are_smaller):
+                gradient = gradient.product()  # noqa: PLW2901
+            update[f"{name}.{parameter}"] = gradient
+    statistics = {name: _statistics(inputs[name], runs) for name in normalising}
+    return {name: update[name] for name, _ in model.named_parameters()}, statistics
+
+
+Rule = Callable[[Any, Weights, str, Tensor, Tensor, int], dict[str, Any]]
+"""A layer, the model's weights, the layer's name, inputs (R·B, …) and δ (R·B, …), and R, to the
+gradient of each of its parameters, shape (R, …)."""
+
+
+def _of_convolution(
+    layer: nn.Conv2d, _weights: Weights, _name: str, inputs: Tensor, deltas: Tensor, runs: int
+) -> dict[str, Any]:
+    found = {"weight": weight_gradients(inputs, deltas, runs, Geometry.of(layer))}
+    if layer.bias is not None:
+        found["bias"] = _summed(deltas, runs)
+    return found
+
+
+def _of_linear(
+    layer: nn.Linear, _weights: Weights, _name: str, inputs: Tensor, deltas: Tensor, runs: int
+) -> dict[str, Any]:
+    # Rows of one individual, if there are several, are rows of its run all the same.
+    rows = deltas.reshape(runs, -1, layer.out_features)
+    found: dict[str, Any] = {"weight": Factors(rows, inputs.reshape(runs, -1, layer.in_features))}
+    if layer.bias is not None:
+        found["bias"] = rows.sum(1)
+    return found
+
+
+def _of_batch_norm(
+    layer: nn.BatchNorm2d, weights: Weights, name: str, inputs: Tensor, deltas: Tensor, runs: int
+) -> dict[str, Any]:
+    mean = weights[f"{name}.running_mean"][:, None, None]
+    variance = weights[f"{name}.running_var"][:, None, None]
+    normalised = (inputs - mean) * (variance + layer.eps).rsqrt()
+    return {
+        "weight": _summed(deltas * normalised, runs),
+        "bias": _summed(deltas, runs),
+    }
+
+
+RULES: Mapping[type[nn.Module], Rule] = {
+    nn.Conv2d: _of_convolution,
+    nn.Linear: _of_linear,
+    nn.BatchNorm2d: _of_batch_norm,
+}
+
+
+def _has_rule(layer: nn.Module) -> bool:
+    if isinstance(layer, nn.Conv2d):
+        plain = layer.groups == 1 and layer.padding_mode == "zeros"
+        return type(layer) is nn.Conv2d and plain and not isinstance(layer.padding, str)
+    return type(layer) in RULES
+
+
+def _summed(images: Tensor, runs: int) -> Tensor:
+    """Return the sum over each run's images and positions, shape (R, channels)."""
+    return images.sum((2, 3)).view(runs, -1, images.shape[1]).sum(1)
+
+
+def _statistics(inputs: Tensor, runs: int) -> tuple[Tensor, Tensor]:
+    of_runs = inputs.view(runs, -1, *inputs.shape[1:])
+    axes = [axis for axis in range(of_runs.ndim) if axis not in (0, 2)]
+    return of_runs.mean(axes), of_runs.var(axes, correction=0)
+
+
+@contextmanager
+def _hooks(
+    modules: Mapping[str, nn.Module], call: Callable[[str, Tensor, Tensor], None]
+) -> Iterator[None]:
+    """Call with a module's name, first input and output whenever it is met in a forward pass."""
+    handles = [
+        module.register_forward_hook(
+            lambda _module, given, output, name=name: call(name, given[0], output)
+        )
+        for name, module in modules.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

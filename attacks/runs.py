@@ -1,0 +1,79 @@
+"""Runs of the engine side by side, as tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attacks.distance import Gradients
+from attacks.optimisers import State
+from attacks.priors import Statistics
+
+
+@dataclass(frozen=True)
+class Runs:
+    """R runs that go on. Every tensor has the runs as its first axis.
+
+    Attributes:
+        image_shape: of a run's dummies, (B, 3, size, size).
+        number: of the run among those that began together; `method.runs` of each victim.
+        victim: which victim it belongs to.
+        target, target_statistics, labels: the victim's; no labels where they are sought.
+        variables: images and label logits, flat, shape (R, n).
+        state: the optimiser's.
+        taken: evaluations spent.
+        since, length: evaluations since the last start, and how many there are from start to end.
+        restarts: starts after the first.
+        mark, stale: the last notable distance since the start, and the evaluations since then.
+        first_loss, best_loss, best: distance of the first iterate and of the best, and that one.
+    """
+
+    image_shape: torch.Size
+    number: Tensor
+    victim: Tensor
+    target: Gradients
+    target_statistics: Statistics
+    labels: Tensor | None
+    variables: Tensor
+    state: State
+    taken: Tensor
+    since: Tensor
+    length: Tensor
+    restarts: Tensor
+    mark: Tensor
+    stale: Tensor
+    first_loss: Tensor
+    best_loss: Tensor
+    best: Tensor
+
+    def __len__(self) -> int:
+        return len(self.number)
+
+    def where(self, chosen: Tensor) -> Runs:
+        """Return the runs that are chosen, shape (R,)."""
+        return replace(self, **{n: _rows(value, chosen) for n, value in self.tensors().items()})
+
+    def tensors(self) -> dict[str, Any]:
+        """Return all that is of tensors, by name."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "image_shape"}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def parts(self, variables: Tensor) -> tuple[Tensor, Tensor]:
+        """Return images (R, B, 3, size, size) and label logits (R, B, K), or (R, B, 0)."""
+        pixels = self.image_shape.numel()
+        images = variables[:, :pixels].reshape(-1, *self.image_shape)
+        rest = variables[:, pixels:]
+        per_individual = (self.image_shape[0], rest.shape[1] // self.image_shape[0])
+        return images, rest.reshape(len(variables), *per_individual)
+
+
+def _rows(value: Any, chosen: Tensor) -> Any:
+    """Return the chosen rows of every tensor in a tree of mappings and tuples."""
+    if isinstance(value, Tensor):
+        return value[chosen]
+    if isinstance(value, tuple):
+        return tuple(_rows(part, chosen) for part in value)
+    return {key: _rows(part, chosen) for key, part in value.items()}
