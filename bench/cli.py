@@ -49,6 +49,14 @@ class Device(StrEnum):
     MPS = "mps"
 
 
+class Compile(StrEnum):
+    """Whether attacks compile their steps."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -124,6 +132,14 @@ def run(
             "LPIPS yet are measured again.",
         ),
     ] = None,
+    compiling: Annotated[
+        Compile,
+        typer.Option(
+            "--compile",
+            help="Compile the steps of attacks; `auto` where it takes less time than it saves. "
+            "Needs a C++ compiler, and Triton on a GPU; what is compiled is kept in the cache.",
+        ),
+    ] = Compile.AUTO,
 ) -> None:
     """Measure a suite's cells, those with a record excepted, and print its tables."""
     from bench.session import run_suite
@@ -138,6 +154,7 @@ def run(
             workers,
             out,
             lpips_weights,
+            compiling.value,
         )
     except KeyboardInterrupt:
         typer.echo("leakbench: interrupted; run the same command again to go on", err=True)

@@ -81,6 +81,12 @@ class RunConsole:
             self._said.add(what)
             self._print(f"{what} …")
 
+    def warned(self, warning: str) -> None:
+        """Show a warning, once."""
+        if warning not in self._said:
+            self._said.add(warning)
+            self._print(f"warning: {warning}")
+
     def finished(self, planned: Planned, record: Record) -> None:
         """Say that a cell has its record."""
         self._finished += 1

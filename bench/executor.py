@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -17,16 +18,21 @@ from pathlib import Path
 from queue import Empty
 from typing import TYPE_CHECKING, Any, Protocol
 
+from bench.cache import cache_folder
 from bench.cells import Cell, Setup
 from bench.errors import UsageError
 from bench.store import Record, Store
 from bench.suite import Planned
+from bench.threat import Compiling, NotCompiled
 
 if TYPE_CHECKING:
     from bench.preparation import Prepared
 
 TRAINING_COST = 1 / 3
 """A training step on one image against one gradient-matching evaluation of it."""
+
+WARNING = "warning"
+"""Stands in the place of a cell's key in a message that is a warning."""
 
 REPORT_EVERY = 0.5
 """Seconds between two progress messages of a worker."""
@@ -40,6 +46,9 @@ class Watcher(Protocol):
 
     def busy(self, what: str) -> None:
         """What a worker has begun."""
+
+    def warned(self, warning: str) -> None:
+        """A worker goes on in another way than asked."""
 
     def finished(self, planned: Planned, record: Record) -> None:
         """A cell has its record."""
@@ -63,6 +72,7 @@ def run_cells(
     workers: int,
     watcher: Watcher,
     lpips_weights: Path | None = None,
+    compiling: Compiling = "auto",
 ) -> list[Failure]:
     """Measure cells, writing each record as soon as it is there; return those that failed.
 
@@ -74,9 +84,8 @@ def run_cells(
     Raises:
         UsageError: a worker died. Records written stay.
     """
-    run = _Run(cells, store, data_root, device, watcher, lpips_weights)
-    # Workers inherit the environment: one thread each, or the cores are fought over.
-    os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
+    run = _Run(cells, store, data_root, device, watcher, lpips_weights, compiling)
+    _prepare_environment()
     context = multiprocessing.get_context("spawn")
     messages = context.Queue()
     pool = ProcessPoolExecutor(
@@ -97,6 +106,18 @@ def run_cells(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+def _prepare_environment() -> None:
+    """Set what worker processes inherit."""
+    # One thread each, or the cores are fought over.
+    threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS")
+    os.environ.update(dict.fromkeys(threads, "1"))
+    # glibc hands large blocks back to the system as soon as they are freed; every step would ask
+    # for them again, and the system would clear them page by page: a third of the time at B = 1.
+    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**30))
+    os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**31))
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
+
+
 class _Run:
     """The state of one run in the parent process."""
 
@@ -108,9 +129,10 @@ class _Run:
         device: str,
         watcher: Watcher,
         lpips_weights: Path | None,
+        compiling: Compiling,
     ) -> None:
         self.store, self.data_root, self.device, self.watcher = store, data_root, device, watcher
-        self.lpips_weights = lpips_weights
+        self.lpips_weights, self.compiling = lpips_weights, compiling
         self.by_setup: dict[str, list[Planned]] = {}
         for planned in cells:
             self.by_setup.setdefault(planned.cell.setup.model_dump_json(), []).append(planned)
@@ -144,6 +166,7 @@ class _Run:
                             self.data_root,
                             self.device,
                             self.lpips_weights,
+                            self.compiling,
                         )
                         waiting[job] = planned
                 else:
@@ -180,7 +203,9 @@ class _Run:
                 key, share, what = messages.get_nowait()
             except Empty:
                 return
-            if what:
+            if key == WARNING:
+                self.watcher.warned(what)
+            elif what:
                 self.watcher.busy(what)
             if key in self.share:
                 self.share[key] = max(self.share[key], share)
@@ -225,6 +250,7 @@ def _start_worker(messages: Any) -> None:
 
     threading.Thread(target=follow, daemon=True).start()
     compute_reproducibly()
+    _hand_warnings_on()
 
 
 def compute_reproducibly() -> None:
@@ -236,6 +262,20 @@ def compute_reproducibly() -> None:
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
+
+
+def _hand_warnings_on() -> None:
+    """Let warnings of steps that do not compile be shown by the parent; others go their way."""
+    shown = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, NotCompiled):
+            _messages.put((WARNING, 0.0, str(message)))
+        else:
+            shown(message, category, *where, **more)
+
+    warnings.showwarning = show
+    warnings.simplefilter("always", NotCompiled)
 
 
 def _say(what: str) -> None:
@@ -281,6 +321,7 @@ def _measure(
     data_root: Path | None,
     device: str,
     lpips_weights: Path | None,
+    compiling: Compiling,
 ) -> _Outcome:
     """Measure a cell and write its record, also when it fails."""
     from bench.measure import measure
@@ -289,7 +330,7 @@ def _measure(
     store = Store(folder)
     try:
         prepared = _prepared(cell.setup.model_dump_json(), data_root, device)
-        outcome = _Outcome(measure(cell, prepared, _teller(key), lpips_weights))
+        outcome = _Outcome(measure(cell, prepared, _teller(key), lpips_weights, compiling))
     except Exception as error:
         usage, message = _explain(error)
         record = Record(

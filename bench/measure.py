@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from bench.seeds import generator_for, seed_for
 from bench.store import Cost, Record
 from bench.threat import (
     Attack,
+    Compiling,
     Inference,
     Knowledge,
     Mode,
@@ -43,7 +45,11 @@ from bench.validation import check_inferences
 
 
 def measure(
-    cell: Cell, prepared: Prepared, progress: Progress, lpips_weights: Path | None = None
+    cell: Cell,
+    prepared: Prepared,
+    progress: Progress,
+    lpips_weights: Path | None = None,
+    compiling: Compiling = "auto",
 ) -> Record:
     """Run one cell on its prepared setup and return its record.
 
@@ -59,7 +65,7 @@ def measure(
     truths = victim_batches(prepared, cell.batch_size, cell.individuals)
     if prepared.device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
-    inferences, seconds = infer(attack, truths, cell, prepared, progress)
+    inferences, seconds = infer(attack, truths, cell, prepared, progress, compiling)
     diverged = [inference.diverged for inference in inferences]
     return Record(
         key=cell.key(attack.version),
@@ -87,7 +93,12 @@ def measure(
 
 
 def infer(
-    attack: Attack, truths: Sequence[Truth], cell: Cell, prepared: Prepared, progress: Progress
+    attack: Attack,
+    truths: Sequence[Truth],
+    cell: Cell,
+    prepared: Prepared,
+    progress: Progress,
+    compiling: Compiling = "auto",
 ) -> tuple[list[Inference], float]:
     """Show victim batches to an attack; return its answers, checked, and the seconds it took.
 
@@ -107,7 +118,7 @@ def infer(
         _observation(truth, number, model, defense, knowledge, cell)
         for number, truth in enumerate(truths)
     ]
-    server = granted(prepared.server, knowledge, cell.mode)
+    server = replace(granted(prepared.server, knowledge, cell.mode), compiling=compiling)
     started = time.perf_counter()
     inferences = attack.infer(server, observations, progress)
     seconds = time.perf_counter() - started

@@ -22,6 +22,7 @@ from bench.rows import Measured, describe
 from bench.settings import settings
 from bench.store import Store
 from bench.suite import Planned, expand, load_suite
+from bench.threat import Compiling
 
 
 def run_suite(
@@ -33,6 +34,7 @@ def run_suite(
     workers: int | None,
     out: Path,
     lpips_weights: str | None = None,
+    compiling: Compiling = "auto",
 ) -> int:
     """Measure what is not measured yet, write and print the tables; return the exit code.
 
@@ -61,7 +63,9 @@ def run_suite(
         where = _device(device)
         count = workers or (1 if where != "cpu" else _cores())
         with RunConsole(console, len(pending)) as watcher:
-            failures = run_cells(pending, store, data_root, where, count, watcher, weights)
+            failures = run_cells(
+                pending, store, data_root, where, count, watcher, weights, compiling
+            )
     if len(failures) < len(unique):
         _present(name, suite.title, chosen, every, store, out, _command(suite_name, changes))
     for message, several in _by_message(failures).items():
