@@ -30,9 +30,10 @@ def compiled(step: Step, *example: Any) -> Step | None:
     """
     from torch.fx.experimental.proxy_tensor import make_fx
 
+    # A trace takes arguments that are one tensor for one argument, also when they differ later.
+    example = _copied(example)
     try:
         graph = make_fx(step)(*example)
-        # Constants that the trace has met are inputs no less than the weights.
         faster: Any = torch.compile(graph, fullgraph=True, dynamic=False)
         with torch.no_grad():
             faster(*example)
@@ -45,6 +46,15 @@ def compiled(step: Step, *example: Any) -> Step | None:
         )
         return None
     return faster  # type: ignore[no-any-return]
+
+
+def _copied(tree: Any) -> Any:
+    """Return a tree of mappings and tuples with a copy of every tensor."""
+    if isinstance(tree, Tensor):
+        return tree.clone()
+    if isinstance(tree, tuple):
+        return tuple(_copied(part) for part in tree)
+    return {key: _copied(part) for key, part in tree.items()}
 
 
 def worth_compiling(

@@ -49,34 +49,40 @@ def match_gradients(
     sample = method.start(victims[0], torch.Generator()).to(device)
     layers = layers_with_rules(model, sample)
     compiles = worth_compiling(compiling, model, sample, method.steps * method.runs * len(victims))
-    together = max(1, runs_together(model, method, sample) // method.runs)
+    most = max(1, runs_together(model, method, sample) // method.runs)
     found: list[Reconstruction] = []
-    step = None
+    step, group = _Step(model, method, layers), _even(len(victims), most)
     while len(found) < len(victims):
-        left = len(victims) - len(found)
-        # Groups of one size, the last one filled up: a compiled step is made for one shape.
-        together = math.ceil(left / math.ceil(left / together))
-        if step is None:
-            step = _Step(model, method, layers)
-        some = victims[len(found) : len(found) + together]
-        filled = [*some, *[some[-1]] * (together - len(some) if compiles else 0)]
+        some = victims[len(found) : len(found) + group]
+        # The last group is filled up: a compiled step is made for one shape.
+        filled = [*some, *[some[-1]] * (group - len(some) if compiles else 0)]
 
-        def tell(share: float, done: int = len(found), group: int = len(some)) -> None:
-            progress((done + group * share) / len(victims))
+        def tell(share: float, done: int = len(found), several: int = len(some)) -> None:
+            progress((done + several * share) / len(victims))
 
         try:
             found += _attack(step, filled, classes, compiles, tell)[: len(some)]
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            if together == 1:
+            if group == 1:
                 raise UsageError(
                     f"not even one batch of {victims[0].batch_size} fits into the memory of "
                     f"{device.type}; lower batch_size or image_size, or run fewer --workers"
                 ) from error
-            # What it had allocated goes with the frames of the error.
-            together, step = together // 2, None
+            step, group = _Step(model, method, layers), _even(len(victims) - len(found), group // 2)
     return found
+
+
+def _even(count: int, most: int) -> int:
+    """Return the size of groups of at most `most`, the last one hardly smaller.
+
+    >>> _even(10, 4), _even(3, 8)
+    (4, 3)
+    >>> _even(9, 8)
+    5
+    """
+    return math.ceil(count / math.ceil(count / most))
 
 
 def _attack(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -115,7 +116,8 @@ def _prepare_environment() -> None:
     # for them again, and the system would clear them page by page: a third of the time at B = 1.
     os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**30))
     os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**31))
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
+    # Not by default only: PyTorch itself may have put its own default there by now.
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache_folder() / "compiled")
 
 
 class _Run:
@@ -275,6 +277,8 @@ def _hand_warnings_on() -> None:
             shown(message, category, *where, **more)
 
     warnings.showwarning = show
+    # Says at every compiling that a machine without a GPU has none.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     warnings.simplefilter("always", NotCompiled)
 
 

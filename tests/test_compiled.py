@@ -1,0 +1,318 @@
+"""Compiled steps: the same answers, alone and among others; when they are made, and when not."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from attacks import gradient_matching, memory
+from attacks.compiled import worth_compiling
+from attacks.dlg import DeepLeakage, ImprovedDeepLeakage
+from attacks.feature import FeatureReconstruction
+from attacks.gradient_matching import match_gradients
+from attacks.gradinversion import GradInversion
+from attacks.ig import InvertingGradients
+from attacks.matching_attack import GradientMatching
+from attacks.memory import is_out_of_memory
+from attacks.method import Iterate, Method, Reconstruction, Victim
+from bench.errors import UsageError
+from bench.federation import client_update
+from bench.models import LeNet, SharedModel, SmallCNN
+from bench.threat import Auxiliary, Compiling, NotCompiled, Server
+
+CLASSES, SIZE, STEPS = 5, 16, 12
+
+ATTACKS: list[GradientMatching] = [
+    DeepLeakage(budget=STEPS),
+    ImprovedDeepLeakage(budget=STEPS),
+    InvertingGradients(budget=STEPS),
+    GradInversion(budget=2 * STEPS, seeds=2, batch_norm="none"),
+    FeatureReconstruction(budget=STEPS),
+]
+
+
+@pytest.fixture(autouse=True)
+def compiled_code(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(cache / "compiled"))
+    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")
+
+
+@dataclass(frozen=True)
+class Case:
+    model: SharedModel
+    method: Method
+    victims: list[Victim]
+
+    def found(self, compiling: Compiling, *chosen: int) -> list[Reconstruction]:
+        victims = [self.victims[i] for i in chosen or range(len(self.victims))]
+        return match_gradients(
+            self.model, self.method, victims, CLASSES, lambda share: None, compiling
+        )
+
+
+def images(count: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(count, 3, SIZE, SIZE, generator=generator, dtype=torch.float64)
+
+
+def case(attack: GradientMatching, model: SharedModel, victims: int = 3) -> Case:
+    """An attack in double precision, where rounding does not grow to a difference."""
+    size = attack.largest_batch or 2
+    labels = torch.tensor([0, 3])[:size]
+    auxiliary = Auxiliary(images(1, 0), labels[:1], {}, labels[:1])
+    method = attack.method(Server(CLASSES, (3, SIZE, SIZE), (), model=model, auxiliary=auxiliary))
+    begin = method.start
+    joint = attack.labels == "joint"
+    return Case(
+        model,
+        replace(method, start=lambda victim, generator: begin(victim, generator).double()),
+        [
+            Victim(
+                client_update(model, images(size, i), labels), None if joint else labels, size, i
+            )
+            for i in range(victims)
+        ],
+    )
+
+
+def small(architecture: LeNet | SmallCNN) -> SharedModel:
+    torch.manual_seed(0)
+    return architecture.build(CLASSES, SIZE, "convolutions").double().eval()
+
+
+def assert_same(found: list[Reconstruction], expected: list[Reconstruction]) -> None:
+    assert len(found) == len(expected)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a.images, b.images, rtol=1e-5, atol=1e-6)
+        assert a.loss == pytest.approx(b.loss, rel=1e-5, abs=1e-9)
+        assert torch.equal(a.labels, b.labels)
+        assert (a.steps, a.restarts, a.diverged) == (b.steps, b.restarts, b.diverged)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
+def test_an_attack_finds_the_same_compiled_or_not_alone_or_among_others(
+    attack: GradientMatching,
+) -> None:
+    of = case(attack, small(LeNet()))
+    expected = of.found("off")
+    assert len({answer.loss for answer in expected}) == 3
+    assert_same(of.found("on"), expected)
+    assert_same(of.found("off", 1), expected[1:2])
+    assert_same(of.found("on", 1), expected[1:2])
+
+
+def uncompiled(step: Callable[..., Any], *_example: Any) -> Callable[..., Any]:
+    return step
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
+@pytest.mark.parametrize("ends_early", [False, True])
+def test_a_compiled_step_serves_groups_of_one_size_only(
+    attack: GradientMatching, ends_early: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five victims, two at a time: the last group is filled up, and runs may end before others."""
+    of = case(attack, small(SmallCNN(width=4)), victims=5)
+    expected = of.found("off")
+    if ends_early:
+        losses = sorted(answer.loss for answer in expected)
+        of = replace(of, method=replace(of.method, tolerance=losses[2]))
+        expected = of.found("off")
+    served: list[int] = []
+    shapes: list[int] = []
+
+    def counting(step: Callable[..., Any], *example: Any) -> Callable[..., Any]:
+        shapes.append(len(example[1]["number"]))
+
+        def counted(weights: Any, tensors: dict[str, Any], noise: Any) -> Any:
+            served.append(len(tensors["number"]))
+            return step(weights, tensors, noise)
+
+        return counted
+
+    monkeypatch.setattr(gradient_matching, "compiled", counting)
+    monkeypatch.setattr(gradient_matching, "runs_together", lambda *_: 2 * of.method.runs)
+    assert_same(of.found("on"), expected)
+    assert shapes == [2 * of.method.runs]
+    assert set(served) == set(shapes)
+    if ends_early:
+        assert len(served) < 3 * of.method.steps
+    else:
+        assert len(served) == 3 * of.method.steps
+
+
+def test_a_step_that_does_not_compile_runs_uncompiled_with_one_warning() -> None:
+    of = case(InvertingGradients(budget=STEPS), small(LeNet()))
+    prior = of.method.prior
+    assert prior is not None
+
+    def fickle(iterate: Iterate) -> Tensor:
+        # Of the value of a tensor, which a trace has not.
+        return prior(iterate) * (2 if iterate.images.sum().item() > 0 else 1)
+
+    of = replace(of, method=replace(of.method, prior=fickle))
+    with pytest.warns(NotCompiled, match="could not be compiled and run uncompiled") as warned:
+        found = of.found("on")
+    assert len(warned) == 1
+    assert_same(found, of.found("off"))
+
+
+def test_compiling_is_weighed_against_the_evaluations_ahead() -> None:
+    model, dummies = small(SmallCNN(width=4)).float(), images(8, 0).float()
+    worth = [worth_compiling("auto", model, dummies, n) for n in (1, 10**3, 10**6, 10**9)]
+    assert worth == sorted(worth)
+    assert worth[0] is False
+    assert worth[-1] is True
+    assert worth_compiling("on", model, dummies, 1)
+    assert not worth_compiling("off", model, dummies, 10**9)
+    wide = SmallCNN(width=64).build(CLASSES, SIZE, "convolutions")
+    count = next(n for n in range(0, 10**7, 1000) if worth_compiling("auto", wide, dummies, n))
+    assert not worth_compiling("auto", model, dummies, count)
+
+
+# Memory
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB)"),
+        MemoryError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_out_of_memory_halves_the_victims_and_goes_on(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = case(FeatureReconstruction(budget=STEPS), small(LeNet()), victims=7)
+    expected = of.found("off")
+    tried: list[int] = []
+    whole = gradient_matching.dummy_gradients
+
+    def greedy(model: SharedModel, pixels: Tensor, *rest: Any, **more: Any) -> Any:
+        tried.append(len(pixels))
+        if len(pixels) > 2:
+            raise error
+        return whole(model, pixels, *rest, **more)
+
+    monkeypatch.setattr(gradient_matching, "dummy_gradients", greedy)
+    monkeypatch.setattr(gradient_matching, "compiled", uncompiled)
+    for compiling in ("off", "on"):
+        tried.clear()
+        assert_same(of.found(compiling), expected)  # type: ignore[arg-type]
+        assert tried[0] == 7
+        assert list(dict.fromkeys(tried)) == [7, 3, 1]
+
+
+def test_a_batch_that_does_not_fit_alone_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise torch.cuda.OutOfMemoryError
+
+    monkeypatch.setattr(gradient_matching, "dummy_gradients", full)
+    of = case(FeatureReconstruction(budget=STEPS), small(LeNet()))
+    with pytest.raises(UsageError, match="not even one batch of 2 fits into the memory of cpu"):
+        of.found("off")
+
+
+def test_what_pytorch_says_when_memory_runs_out_is_understood() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**55, dtype=torch.uint8)
+    assert is_out_of_memory(caught.value)
+    assert not is_out_of_memory(RuntimeError("shapes do not match"))
+
+
+def test_another_error_is_not_taken_for_want_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(gradient_matching, "dummy_gradients", wrong)
+    of = case(FeatureReconstruction(budget=STEPS), small(LeNet()))
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        of.found("off")
+
+
+def test_runs_side_by_side_fill_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    of = case(InvertingGradients(budget=STEPS), small(SmallCNN(width=4)))
+    counts = [memory.runs_together(of.model, of.method, images(size, 0)) for size in (1, 2, 8, 64)]
+    assert counts == sorted(counts, reverse=True)
+    assert counts[0] > counts[-1] >= 1
+    monkeypatch.setattr(memory, "CACHED", 1)
+    assert memory.runs_together(of.model, of.method, images(1, 0)) == 1
+
+
+# The command line
+
+SUITE = """
+title = "Small"
+
+[cell]
+dataset = "synthetic"
+dataset_parameters = { individuals = 300 }
+properties = ["gender"]
+main_task = "2-class"
+model = "lenet"
+clients = 2
+rounds = 1
+victim_share = 0.2
+individuals = 4
+
+[attack.feature]
+parameters = { budget = 3 }
+
+[attack.ig]
+parameters = { budget = 3 }
+
+[[group]]
+title = "Table 2"
+layout = "table2"
+sweep = { batch_size = [2] }
+"""
+
+
+def run_suite(folder: Path, out: str, *options: str, **more: str) -> str:
+    suite = folder / "small.toml"
+    suite.write_text(SUITE)
+    environment = {**os.environ, "LEAKBENCH_CACHE": str(folder / "cache"), **more}
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "bench", "run", str(suite), "--out", str(folder / out)),
+            *("--device", "cpu", "--workers", "1", *options),
+        ],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+@pytest.mark.slow
+def test_a_second_run_compiles_nothing(tmp_path: Path) -> None:
+    def compiled_files() -> dict[Path, int]:
+        folder = tmp_path / "cache" / "compiled"
+        return {p: p.stat().st_mtime_ns for p in folder.rglob("*.so")}
+
+    assert "warning" not in run_suite(tmp_path, "first", "--compile", "on")
+    made = compiled_files()
+    assert made
+    assert "warning" not in run_suite(tmp_path, "second", "--compile", "on")
+    assert compiled_files() == made
+
+
+@pytest.mark.slow
+def test_without_a_compiler_a_run_goes_on_with_one_warning(tmp_path: Path) -> None:
+    said = run_suite(tmp_path, "out", "--compile", "on", CXX=str(tmp_path / "no-compiler"))
+    assert said.count("could not be compiled and run uncompiled") == 1
+    assert "could not be compiled" not in run_suite(tmp_path, "other")
