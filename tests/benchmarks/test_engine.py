@@ -1,89 +1,82 @@
-"""IG by three engines on the same models, victims, starts and labels, one thread: `tox -e perf`.
+"""Milliseconds of one victim's step, by three engines on the same work, and the machine's share.
 
-Each attacks `VICTIMS` batches for `STEPS` steps: leakbench side by side, the others one by one.
-In the ordinary tests every engine runs once, which shows that it works.
+Rounds are the outermost loop, so that the engines take turns and what else the machine does hits
+all of them. In the ordinary tests every engine runs once, which shows that it works.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
+from itertools import product
+from typing import Any, NamedTuple
 
 import pytest
 import torch
-from test_peers import SIZE, breaching_ig, in_centred_pixels
-from torch import Tensor
-from torch.nn import functional
+from engines import ATTACKS, ENGINES, MODELS, batches, built, leakbench, work
+from torch.utils.flop_counter import FlopCounterMode
 
-from attacks.gradient_matching import match_gradients
-from attacks.ig import InvertingGradients
-from attacks.method import CENTRED, Victim
-from attacks.priors import total_variation
-from bench.federation import client_update
-from bench.models import LeNet, SharedModel, SmallCNN
-from bench.threat import Server
+from attacks.compiled import PASSES
+from bench.models import SharedModel
 
-CLASSES, STEPS = 8, 10
-VICTIMS = {1: 16, 8: 4, 32: 1}
-MODELS = {"lenet": LeNet(), "small_cnn": SmallCNN()}
-
-Batch = tuple[dict[str, Tensor], Tensor, Tensor]
-"""Update, labels, start of one victim."""
+VICTIMS = {1: 24, 8: 4, 32: 1}
+PEER_VICTIMS = 4
+STEPS = {"DLG": 40}  # twice the 20 evaluations of a step of torch.optim.LBFGS
+ROUNDS = 3
 
 
-def leakbench(model: SharedModel, batches: list[Batch], attack: InvertingGradients) -> Any:
-    server = Server(CLASSES, (3, SIZE, SIZE), (), model=model)
-    method = replace(attack.method(server), start=lambda victim, _: batches[victim.seed][2])
-    victims = [Victim(u, y, len(y), seed) for seed, (u, y, _) in enumerate(batches)]
-    return match_gradients(model, method, victims, CLASSES, lambda share: None)
+class Measurement(NamedTuple):
+    """A cell of the matrix, in one round."""
+
+    number: int
+    attack: str
+    model: str
+    size: int
+    batch_size: int
+    engine: str
+
+    def __str__(self) -> str:
+        return "-".join(map(str, self))
 
 
-def breaching(model: SharedModel, batches: list[Batch], attack: InvertingGradients) -> Any:
-    peer = in_centred_pixels(model)
-    return [breaching_ig(peer, u, y, start, attack.tv, STEPS) for u, y, start in batches]
-
-
-def plain_loop(model: SharedModel, batches: list[Batch], attack: InvertingGradients) -> Any:
-    return [plain_ig(model, u, y, start, attack.tv) for u, y, start in batches]
-
-
-def plain_ig(
-    model: SharedModel, update: dict[str, Tensor], labels: Tensor, start: Tensor, tv: float
-) -> Tensor:
-    """IG as one would write it first, its schedule and best iterate left out."""
-    parameters, target = list(model.parameters()), list(update.values())
-    images = start.clone().requires_grad_()
-    optimiser = torch.optim.Adam([images], lr=0.1)
-    length = torch.stack([t.square().sum() for t in target]).sum().sqrt()
-    for _ in range(STEPS):
-        loss = functional.cross_entropy(model(CENTRED.to_pixels(images)), labels)
-        gradients = torch.autograd.grad(loss, parameters, create_graph=True)
-        inner = torch.stack([(g * t).sum() for g, t in zip(gradients, target, strict=True)]).sum()
-        norm = torch.stack([g.square().sum() for g in gradients]).sum().sqrt()
-        objective = 1 - inner / (norm * length) + tv * total_variation(images[None]).sum()
-        (images.grad,) = torch.autograd.grad(objective, images)
-        images.grad.sign_()
-        optimiser.step()
-        with torch.no_grad():
-            images.clamp_(CENTRED.low, CENTRED.high)
-    return CENTRED.to_pixels(images.detach())
-
-
-@pytest.mark.parametrize("engine", [leakbench, plain_loop, breaching], ids=lambda e: e.__name__)
-@pytest.mark.parametrize("batch_size", VICTIMS)
-@pytest.mark.parametrize("name", MODELS)
-def test_ig(name: str, batch_size: int, engine: Callable[..., Any], benchmark: Any) -> None:
-    torch.manual_seed(0)
-    model = MODELS[name].build(CLASSES, SIZE, "convolutions").eval()
-    batches = []
-    for _ in range(VICTIMS[batch_size]):
-        labels = torch.randint(CLASSES, (batch_size,)).sort().values
-        update = client_update(model, torch.rand(batch_size, 3, SIZE, SIZE), labels)
-        batches.append((update, labels, torch.randn(batch_size, 3, SIZE, SIZE)))
-    found = benchmark.pedantic(
-        engine, (model, batches, InvertingGradients(budget=STEPS)), rounds=3, warmup_rounds=1
+def measurements(full: bool) -> list[Measurement]:
+    """Return what is measured, in this order."""
+    every: Any = (
+        product(range(ROUNDS), ATTACKS, MODELS, (32, 64), VICTIMS, ENGINES)
+        if full
+        else product([0], ATTACKS, ["lenet"], [32], [8], ENGINES)
     )
-    assert len(found) == len(batches)
-    seconds = benchmark.stats.stats.median if benchmark.stats else 0.0
-    benchmark.extra_info["ms per victim and step"] = 1e3 * seconds / (STEPS * len(batches))
+    cells = [Measurement(*cell) for cell in every]
+    return [cell for cell in cells if (cell.attack, cell.engine) != ("Proposed", "breaching")]
+
+
+def test_step(measurement: Measurement, benchmark: Any, request: pytest.FixtureRequest) -> None:
+    _, attack, name, size, batch_size, engine = measurement
+    if engine == "breaching":
+        pytest.importorskip("breaching", reason="the `peers` extra is not installed")
+    victims = VICTIMS[batch_size]
+    if engine != "leakbench":
+        victims = min(victims, PEER_VICTIMS)
+    model = built(name, size)
+    todo = work(attack, model, batches(victims, batch_size, size), STEPS.get(attack, 12))
+    measured = request.config.getoption("benchmark_only")
+    arguments = (todo, "off") if engine == "leakbench" and not measured else (todo,)
+    done = benchmark.pedantic(ENGINES[engine], arguments, rounds=1)
+    assert done.images.shape == (victims, batch_size, 3, size, size)
+    assert done.step > 0
+    benchmark.extra_info |= {
+        "kind": "step",
+        **measurement._asdict(),
+        "step": done.step,
+        "flops": flops(model, batches(1, batch_size, size)[0][0]),
+    }
+
+
+def flops(model: SharedModel, images: torch.Tensor) -> int:
+    """Return the operations of one evaluation: forward, backward, weights, and back through all."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(images)
+    return PASSES * counter.get_total_flops()
+
+
+def test_leakbench_s_clock_agrees_with_the_whole_time() -> None:
+    done = leakbench(work("IG", built("small_cnn", 32), batches(2, 8, 32), 12), "off")
+    assert 0.3 < 1e3 * done.seconds / (2 * 12) / done.step < 4

@@ -1,0 +1,13 @@
+"""The full matrix is measured with --benchmark-only (`tox -e perf`), else a small part of it."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Let a test's module say what it measures: `measurements(full)` gives its arguments."""
+    if "measurement" in metafunc.fixturenames:
+        full = bool(metafunc.config.getoption("benchmark_only"))
+        found = metafunc.module.measurements(full)
+        metafunc.parametrize("measurement", found, ids=str)

@@ -1,0 +1,291 @@
+"""The same attacks by three engines, each with a clock of its steps: leakbench, a loop, breaching.
+
+All get one thread, the same models, victims, labels and starts. Leakbench attacks victims side by
+side, the others, which cannot, one by one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from attacks.dlg import DeepLeakage
+from attacks.feature import FeatureReconstruction
+from attacks.gradient_matching import match_gradients
+from attacks.gradinversion import GradInversion
+from attacks.ig import InvertingGradients
+from attacks.matching_attack import GradientMatching
+from attacks.method import Iterate, Method, Victim
+from bench.federation import client_update
+from bench.models import LeNet, SharedModel, SmallCNN
+from bench.threat import Auxiliary, Compiling, Server
+
+CLASSES = 8
+
+MODELS = {"lenet": LeNet(), "small_cnn": SmallCNN()}
+
+ATTACKS: dict[str, Callable[[int], GradientMatching]] = {
+    "DLG": lambda budget: DeepLeakage(budget=budget, labels="known"),
+    "IG": lambda budget: InvertingGradients(budget=budget),
+    "GradInversion": lambda budget: GradInversion(budget=budget, seeds=1, batch_norm="none"),
+    "Proposed": lambda budget: FeatureReconstruction(budget=budget),
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """Victims of one batch size, and the method they are attacked by.
+
+    Attributes:
+        model: in eval mode.
+        victims: `victims[i].seed` is i.
+        starts: first images of each, in the coordinates of `method.pixels`, (n, B, 3, size, size).
+        attack: its name.
+        method: with these starts.
+    """
+
+    model: SharedModel
+    victims: Sequence[Victim]
+    starts: Tensor
+    attack: str
+    method: Method
+
+    @property
+    def size(self) -> int:
+        """Height and width of the images."""
+        return self.starts.shape[-1]
+
+
+def work(
+    attack: str, model: SharedModel, batches: Sequence[tuple[Tensor, Tensor]], steps: int
+) -> Work:
+    """Return an attack's work on victim batches of images (B, 3, size, size) and labels (B,)."""
+    shape = batches[0][0].shape
+    nobody = Auxiliary(torch.zeros(1, *shape[1:]), torch.zeros(1).long(), {}, torch.zeros(1).long())
+    server = Server(CLASSES, tuple(shape[1:]), (), model=model, auxiliary=nobody)
+    method = ATTACKS[attack](steps).method(server)
+    victims = [
+        Victim(client_update(model, images, labels), labels, len(labels), number)
+        for number, (images, labels) in enumerate(batches)
+    ]
+    generator = torch.Generator().manual_seed(0)
+    starts = torch.stack([method.start(victim, generator) for victim in victims])
+    method = replace(method, start=lambda victim, _: starts[victim.seed])
+    return Work(model, victims, starts, attack, method)
+
+
+@dataclass(frozen=True)
+class Done:
+    """What an engine found, in [0, 1] and (n, B, 3, size, size), and how long it took.
+
+    Attributes:
+        seconds: in all.
+        step: milliseconds of one victim's step, the median; set-up and compiling are not in it.
+    """
+
+    images: Tensor
+    seconds: float
+    step: float
+
+
+Engine = Callable[[Work], Done]
+
+
+def leakbench(work: Work, compiling: Compiling = "on") -> Done:
+    """The engine under test."""
+    clock: list[float] = []
+    shares: list[float] = []
+
+    def tell(share: float) -> None:
+        clock.append(time.perf_counter())
+        shares.append(share)
+
+    began = time.perf_counter()
+    found = match_gradients(work.model, work.method, work.victims, CLASSES, tell, compiling)
+    seconds = time.perf_counter() - began
+    # The share grows with the victims that stepped; where it grows by more, runs have ended.
+    per_share = [
+        (after - before) / (more - less)
+        for before, after, less, more in zip(clock, clock[1:], shares, shares[1:], strict=False)
+    ]
+    whole = statistics.median(per_share)
+    step = 1e3 * whole / (len(work.victims) * work.method.steps)
+    return Done(torch.stack([reconstruction.images for reconstruction in found]), seconds, step)
+
+
+def plain_loop(work: Work) -> Done:
+    """What one would write first: `torch.optim` around `torch.autograd`, one victim at a time."""
+    began = time.perf_counter()
+    found, steps = [], []
+    for victim in work.victims:
+        clock = Clock(work.model)
+        found.append(_plain(clock, work, victim))
+        steps.append(clock.median())
+    return _done(work, found, began, steps)
+
+
+def _plain(model: nn.Module, work: Work, victim: Victim) -> Tensor:
+    method = work.method
+    images = work.starts[victim.seed].clone().requires_grad_()
+    parameters = list(work.model.parameters())
+    target = {name: gradient[None] for name, gradient in victim.update.items()}
+    none = images.new_zeros(1)
+    lbfgs = work.attack == "DLG"
+    optimiser: torch.optim.Optimizer = (
+        torch.optim.LBFGS([images], max_iter=20) if lbfgs else torch.optim.Adam([images], lr=0.1)
+    )
+
+    def closure() -> Tensor:
+        loss = functional.cross_entropy(model(method.pixels.to_pixels(images)), victim.labels)
+        gradients = torch.autograd.grad(loss, parameters, create_graph=True)
+        named = {name: g[None] for name, g in zip(target, gradients, strict=True)}
+        objective = method.distance(named, target).sum()
+        if method.prior is not None:
+            objective = objective + method.prior(Iterate(images[None], none, none, {}, {})).sum()
+        (slope,) = torch.autograd.grad(objective, images)
+        images.grad = slope.contiguous()
+        if work.attack == "IG":
+            images.grad.sign_()
+        return objective
+
+    for _ in range(method.steps // 20 if lbfgs else method.steps):
+        optimiser.step(closure)  # type: ignore[arg-type]
+        if method.project:
+            with torch.no_grad():
+                images.clamp_(method.pixels.low, method.pixels.high)
+    return method.pixels.to_pixels(images.detach())
+
+
+def breaching(work: Work) -> Done:
+    """The peer, with its own form of the attack; it has none of the proposed one."""
+    peer = in_centred_pixels(work.model)
+    began = time.perf_counter()
+    found, steps = [], []
+    for victim in work.victims:
+        clock = Clock(peer)
+        config = attack_config(work.attack, work.method.steps)
+        found.append(breaching_reconstructs(clock, config, victim, work.starts[victim.seed]))
+        steps.append(clock.median())
+    return _done(work, [work.method.pixels.to_pixels(x) for x in found], began, steps)
+
+
+ENGINES: dict[str, Engine] = {
+    "leakbench": leakbench,
+    "plain loop": plain_loop,
+    "breaching": breaching,
+}
+
+
+def _done(work: Work, found: list[Tensor], began: float, steps: list[float]) -> Done:
+    return Done(torch.stack(found), time.perf_counter() - began, statistics.median(steps))
+
+
+class Times(list[float]):
+    """A list that copies of a model share; breaching copies the model it is given."""
+
+    def __deepcopy__(self, memo: Any) -> Times:
+        return self
+
+
+class Clock(nn.Module):
+    """A model that keeps the time of every forward pass, of which a step has one."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.times = Times()
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.times.append(time.perf_counter())
+        return self.model(images)  # type: ignore[no-any-return]
+
+    def median(self) -> float:
+        """Return the median milliseconds from one pass to the next."""
+        passes = zip(self.times, self.times[1:], strict=False)
+        return 1e3 * statistics.median([after - before for before, after in passes])
+
+
+def in_centred_pixels(model: SharedModel) -> nn.Module:
+    """The same network on pixels in [-1, 1], with the same parameters in the same order."""
+    if isinstance(model.extractor[0], nn.Conv2d):
+        return model
+    return nn.Sequential(*list(model.extractor)[1:], *model.classifier)
+
+
+@functools.cache  # Composing it takes longer than a few steps.
+def attack_config(attack: str, steps: int, *overrides: str) -> Any:
+    """Return breaching's configuration of an attack with known labels."""
+    import breaching
+
+    preset, changes = {
+        "IG": ("invertinggradients", ["regularization.total_variation.scale=1e-4"]),
+        "GradInversion": ("seethroughgradients", ["~regularization.deep_inversion"]),
+        # Its own preset seeks the labels too; DLG's objective and optimiser, labels known.
+        "DLG": (
+            "invertinggradients",
+            [
+                *("objective.type=euclidean", "optim.optimizer=L-BFGS", "optim.signed=null"),
+                *("optim.boxed=False", "optim.step_size=1.0", "~regularization"),
+            ],
+        ),
+    }[attack]
+    iterations = steps // 20 if attack == "DLG" else steps
+    with contextlib.redirect_stdout(io.StringIO()):
+        return breaching.get_attack_config(
+            preset, [*changes, f"optim.max_iterations={iterations}", *overrides]
+        )
+
+
+def breaching_reconstructs(model: nn.Module, config: Any, victim: Victim, start: Tensor) -> Tensor:
+    """Return what breaching makes of one update, from images in its coordinates and in those."""
+    import breaching
+
+    setup = {"dtype": torch.float, "device": torch.device("cpu")}
+    attacker = breaching.attacks.prepare_attack(model, nn.CrossEntropyLoss(), config, setup)
+    half = (0.5, 0.5, 0.5)
+    metadata = SimpleNamespace(shape=start.shape[1:], mean=half, std=half, modality="vision")
+    payload = {"parameters": list(model.parameters()), "buffers": [], "metadata": metadata}
+    labels = victim.labels
+    known = {"num_data_points": len(start), "labels": labels, "local_hyperparams": None}
+    shared = {"gradients": list(victim.update.values()), "buffers": None, "metadata": known}
+    found, _ = attacker.reconstruct([payload], [shared], {}, initial_data=start)
+    return found["data"]  # type: ignore[no-any-return]
+
+
+def faces(number: int, size: int) -> Tensor:
+    """Return images of synthetic faces, (n, 3, size, size) in [0, 1]."""
+    from bench.plugins import build
+    from bench.registry import DATASETS
+
+    individuals = build(DATASETS, "synthetic", {"individuals": max(64, number)}).load(None, size)
+    return torch.from_numpy(individuals.images[:number].copy()).float() / 255
+
+
+def batches(number: int, batch_size: int, size: int) -> list[tuple[Tensor, Tensor]]:
+    """Return victim batches of synthetic faces with random labels."""
+    generator = torch.Generator().manual_seed(0)
+    images = faces(number * batch_size, size).view(number, batch_size, 3, size, size)
+    labels = torch.randint(CLASSES, (number, batch_size), generator=generator).sort(1).values
+    return list(zip(images, labels, strict=True))
+
+
+def built(model: str, size: int) -> SharedModel:
+    """Return an untrained model of the benchmark."""
+    torch.manual_seed(0)
+    return MODELS[model].build(CLASSES, size, "convolutions").eval()
+
+
+def psnr(images: Tensor, truth: Tensor) -> Tensor:
+    """Return the peak signal-to-noise ratio of each image in dB."""
+    return -10 * (images.clamp(0, 1) - truth).square().mean((-3, -2, -1)).log10()

@@ -1,0 +1,86 @@
+"""Seconds until one victim's images, or features, are as good as asked.
+
+The fewest steps of a schedule run to its end that reach the quality, times the time of a step.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from engines import ENGINES, batches, built, leakbench, psnr, work
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from bench.models import SharedModel
+
+BUDGETS = (25, 50, 100, 200, 400, 800, 1600)
+VICTIMS = {1: 4, 8: 2}
+TARGETS = {"PSNR": 20.0, "feature cosine": 0.99}
+
+
+class Measurement(NamedTuple):
+    """A quality to reach."""
+
+    quality: str
+    batch_size: int
+    engine: str
+    attack: str
+
+    def __str__(self) -> str:
+        return "-".join(map(str, self))
+
+
+def measurements(full: bool) -> list[Measurement]:
+    """Return what is measured, in this order."""
+    engines = [(engine, "IG") for engine in ENGINES] + [("leakbench", "Proposed")]
+    if not full:
+        return [Measurement("PSNR", 1, "leakbench", "Proposed")]
+    return [
+        Measurement(quality, batch_size, *engine)
+        for quality, batch_size, engine in product(TARGETS, VICTIMS, engines)
+    ]
+
+
+def quality_of(quality: str, model: SharedModel, images: Tensor, truth: Tensor) -> float:
+    """Return the median over individuals, each compared with its own dummy."""
+    if quality == "PSNR":
+        return psnr(images, truth).median().item()
+    with torch.no_grad():
+        a, b = (model.features(x.flatten(0, 1).clamp(0, 1)) for x in (images, truth))
+    return cosine_similarity(a, b).median().item()
+
+
+def test_quality(measurement: Measurement, benchmark: Any, request: pytest.FixtureRequest) -> None:
+    quality, batch_size, engine, attack = measurement
+    if engine == "breaching":
+        pytest.importorskip("breaching", reason="the `peers` extra is not installed")
+    full = request.config.getoption("benchmark_only")
+    victims = batches(VICTIMS[batch_size], batch_size, 32)
+    model, truth = built("small_cnn", 32), torch.stack([images for images, _ in victims])
+
+    def reach() -> tuple[int, float, float]:
+        for budget in BUDGETS if full else BUDGETS[:1]:
+            todo = work(attack, model, victims, budget)
+            done = (
+                leakbench(todo, "on" if full else "off")
+                if engine == "leakbench"
+                else (ENGINES[engine](todo))
+            )
+            found = quality_of(quality, model, done.images, truth)
+            if found >= TARGETS[quality]:
+                break
+        return budget, done.step * budget / 1e3, found
+
+    steps, seconds, found = benchmark.pedantic(reach, rounds=1)
+    assert seconds > 0
+    benchmark.extra_info |= {
+        "kind": "quality",
+        **measurement._asdict(),
+        "steps": steps,
+        "seconds": seconds,
+        "found": found,
+        "reached": found >= TARGETS[quality],
+    }
