@@ -27,11 +27,16 @@ Weights = Mapping[str, Tensor]
 """Parameters and buffers of a model by name."""
 
 
-def weights_of(model: SharedModel) -> dict[str, Tensor]:
-    """Return a model's parameters and buffers, kernels in the layout that convolutions prefer."""
-    weights = {name: p.detach() for name, p in model.named_parameters()} | dict(
-        model.named_buffers()
-    )
+def weights_of(model: SharedModel, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    """Return a model's parameters and buffers, kernels in the layout that convolutions prefer.
+
+    Args:
+        dtype: of floating-point numbers, if not the model's own.
+    """
+    weights = {name: p.detach() for name, p in model.named_parameters()}
+    weights |= dict(model.named_buffers())
+    if dtype is not None:
+        weights = {n: w.to(dtype) if w.is_floating_point() else w for n, w in weights.items()}
     return {
         name: value.contiguous(memory_format=torch.channels_last) if value.ndim == 4 else value
         for name, value in weights.items()
@@ -48,6 +53,8 @@ def dummy_gradients(
     weights: Weights | None = None,
 ) -> tuple[dict[str, Any], Statistics]:
     """Return the update that each run's dummies would make.
+
+    The model computes in the precision of its weights, all else in that of the pixels.
 
     Args:
         pixels: shape (R, B, 3, size, size).
@@ -97,17 +104,25 @@ def _mapped(
 ) -> tuple[dict[str, Any], Statistics]:
     parameters = {name: weights[name] for name, _ in model.named_parameters()}
     buffers = {name: value for name, value in weights.items() if name not in parameters}
+    dtype = _dtype(weights)
 
     def loss(
         parameters: Weights, images: Tensor, labels: Tensor
     ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
         with recorded_statistics(model, record=with_statistics) as statistics:
-            logits = functional_call(model, {**parameters, **buffers}, (images,))
-        return functional.cross_entropy(logits, labels), statistics
+            logits = functional_call(model, {**parameters, **buffers}, (images.to(dtype),))
+        return functional.cross_entropy(logits.to(images.dtype), labels), statistics
 
     per_run = vmap(grad(loss, has_aux=True), in_dims=(None, 0, 0))
     gradients, statistics = per_run(parameters, pixels, targets)
-    return gradients, statistics
+    return {name: g.to(pixels.dtype) for name, g in gradients.items()}, {
+        name: (mean.to(pixels.dtype), variance.to(pixels.dtype))
+        for name, (mean, variance) in statistics.items()
+    }
+
+
+def _dtype(weights: Weights) -> torch.dtype:
+    return next(weight.dtype for weight in weights.values() if weight.is_floating_point())
 
 
 def _layer_by_layer(
@@ -133,7 +148,8 @@ def _layer_by_layer(
     modules = {name: model.get_submodule(name) for name in [*layers, *normalising]}
     with torch.enable_grad():
         with _hooks(modules, keep):
-            logits = functional_call(model, dict(weights), (images,))
+            logits = functional_call(model, dict(weights), (images.to(_dtype(weights)),))
+        logits = logits.to(images.dtype)
         loss = functional.cross_entropy(logits, targets.flatten(0, 1), reduction="sum") / size
         deltas = torch.autograd.grad(loss, [outputs[name] for name in layers], create_graph=True)
     update: dict[str, Any] = {}
@@ -142,8 +158,8 @@ def _layer_by_layer(
         for parameter, gradient in found.items():
             if isinstance(gradient, Factors) and not (factors and gradient.are_smaller):
                 gradient = gradient.product()  # noqa: PLW2901
-            update[f"{name}.{parameter}"] = gradient
-    statistics = {name: _statistics(inputs[name], runs) for name in normalising}
+            update[f"{name}.{parameter}"] = gradient.to(images.dtype)
+    statistics = {n: _statistics(inputs[n].to(images.dtype), runs) for n in normalising}
     return {name: update[name] for name, _ in model.named_parameters()}, statistics
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -31,6 +32,10 @@ class Factors:
         _, individuals, outputs = self.deltas.shape
         return factors_are_smaller(individuals, outputs, self.inputs.shape[2])
 
+    def to(self, dtype: torch.dtype) -> Factors:
+        """Return the factors in another precision."""
+        return Factors(self.deltas.to(dtype), self.inputs.to(dtype))
+
     def product(self) -> Tensor:
         """Return the gradients themselves, shape (R, m, d)."""
         return self.deltas.mT @ self.inputs
@@ -38,7 +43,6 @@ class Factors:
     def inner_product(self, other: Tensor) -> Tensor:
         """Return the inner product with other gradients of shape (R, m, d), shape (R,).
 
-        >>> import torch
         >>> f = Factors(torch.tensor([[[1.0, 2.0]]]), torch.tensor([[[3.0, 4.0, 5.0]]]))
         >>> f.inner_product(torch.ones(1, 2, 3)), f.product().sum()
         (tensor([36.]), tensor(36.))
@@ -48,7 +52,6 @@ class Factors:
     def squared_norm(self) -> Tensor:
         """Return ‖Σ_i δ_i h_iᵀ‖² = Σ_ij ⟨δ_i, δ_j⟩⟨h_i, h_j⟩, shape (R,).
 
-        >>> import torch
         >>> f = Factors(torch.tensor([[[1.0, 2.0]]]), torch.tensor([[[3.0, 4.0, 5.0]]]))
         >>> f.squared_norm(), f.product().square().sum()
         (tensor([250.]), tensor(250.))

@@ -18,11 +18,12 @@ from attacks.compiled import compiled, worth_compiling
 from attacks.dummy_gradients import Weights, dummy_gradients, layers_with_rules, weights_of
 from attacks.memory import is_out_of_memory, runs_together
 from attacks.method import Iterate, Method, Reconstruction, Victim
+from attacks.precision import tensor_cores
 from attacks.runs import Runs
 from bench.errors import UsageError
 from bench.models import SharedModel
 from bench.seeds import generator_for
-from bench.threat import Compiling, Progress
+from bench.threat import Compiling, Precision, Progress
 
 
 def match_gradients(
@@ -32,6 +33,7 @@ def match_gradients(
     classes: int,
     progress: Progress,
     compiling: Compiling = "auto",
+    precision: Precision = "float32",
 ) -> list[Reconstruction]:
     """Run a method on victims of one batch size, several at a time.
 
@@ -39,19 +41,33 @@ def match_gradients(
         model: as clients run it, see `bench.federation.in_mode`.
         classes: K, for soft labels.
         progress: called with the share of evaluations done.
+        precision: in which the model computes; all else is in the model's own.
 
     Raises:
         UsageError: not even one victim fits into memory.
     """
     if not victims:
         return []
+    with tensor_cores(precision):
+        return _match(model, method, victims, classes, progress, compiling, precision)
+
+
+def _match(
+    model: SharedModel,
+    method: Method,
+    victims: Sequence[Victim],
+    classes: int,
+    progress: Progress,
+    compiling: Compiling,
+    precision: Precision,
+) -> list[Reconstruction]:
     device = next(model.parameters()).device
     sample = method.start(victims[0], torch.Generator()).to(device)
     layers = layers_with_rules(model, sample)
     compiles = worth_compiling(compiling, model, sample, method.steps * method.runs * len(victims))
     most = max(1, runs_together(model, method, sample) // method.runs)
     found: list[Reconstruction] = []
-    step, group = _Step(model, method, layers), _even(len(victims), most)
+    step, group = _Step(model, method, layers, precision), _even(len(victims), most)
     while len(found) < len(victims):
         some = victims[len(found) : len(found) + group]
         # The last group is filled up: a compiled step is made for one shape.
@@ -70,7 +86,10 @@ def match_gradients(
                     f"not even one batch of {victims[0].batch_size} fits into the memory of "
                     f"{device.type}; lower batch_size or image_size, or run fewer --workers"
                 ) from error
-            step, group = _Step(model, method, layers), _even(len(victims) - len(found), group // 2)
+            step, group = (
+                _Step(model, method, layers, precision),
+                _even(len(victims) - len(found), group // 2),
+            )
     return found
 
 
@@ -100,9 +119,15 @@ def _attack(
 class _Step:
     """One step of R runs, as a function of tensors: evaluate their gradients once, and move."""
 
-    def __init__(self, model: SharedModel, method: Method, layers: Sequence[str] | None) -> None:
+    def __init__(
+        self,
+        model: SharedModel,
+        method: Method,
+        layers: Sequence[str] | None,
+        precision: Precision,
+    ) -> None:
         self.model, self.method, self.layers = model, method, layers
-        self.weights = weights_of(model)
+        self.weights = weights_of(model, torch.bfloat16 if precision == "bfloat16" else None)
         self.fast: Callable[..., Any] | None = None
         self.fast_for = 0
 

@@ -88,6 +88,7 @@ class GradientMatching(Attack):
             server.classes,
             progress,
             server.compiling,
+            server.precision,
         )
         read = self._reader(server)
         return [self._inference(server, reconstruction, read) for reconstruction in found]

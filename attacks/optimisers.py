@@ -171,11 +171,11 @@ class LBFGS(Optimiser):
         for slot in newest_first:
             weight = inverse[:, slot] * torch.linalg.vecdot(moves[:, slot], direction)
             weights.append(weight)
-            direction = direction - weight[:, None] * changes[:, slot]
+            direction.addcmul_(weight[:, None], changes[:, slot], value=-1)
         direction = direction * scale
         for slot, weight in zip(reversed(newest_first), reversed(weights), strict=True):
             back = inverse[:, slot] * torch.linalg.vecdot(changes[:, slot], direction)
-            direction = direction + (weight - back)[:, None] * moves[:, slot]
+            direction.addcmul_((weight - back)[:, None], moves[:, slot])
         return direction
 
     def floats(self, variables: int, steps: int) -> int:

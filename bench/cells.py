@@ -7,7 +7,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bench.seeds import digest
-from bench.threat import Mode
+from bench.threat import Mode, Precision
 
 PositiveInt = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -73,6 +73,7 @@ class Cell(Setup):
         mode: how the client runs the model for its update; see `Mode`.
         grant: what the adversary may know; see `Knowledge`.
         defense, defense_parameters: a registered defense and its parameters.
+        precision: in which attacks let the model compute; clients compute in float32.
     """
 
     attack: str
@@ -83,6 +84,7 @@ class Cell(Setup):
     grant: tuple[str, ...] = ("model", "update", "auxiliary", "labels")
     defense: str = "none"
     defense_parameters: dict[str, Any] = {}
+    precision: Precision = "float32"
 
     @property
     def setup(self) -> Setup:
@@ -92,6 +94,8 @@ class Cell(Setup):
     def key(self, attack_version: int) -> str:
         """Return the cell's key, 24 hexadecimal digits of a hash of its canonical JSON."""
         content = self.model_dump(mode="json") | {"grant": sorted(self.grant)}
+        if self.precision == "float32":
+            del content["precision"]  # records are older than the field
         versions = [SCHEMA, TRAINING_VERSION, PROPERTY_MODEL_VERSION, attack_version]
         return digest("cell", versions, content)[:24]
 

@@ -118,7 +118,11 @@ def infer(
         _observation(truth, number, model, defense, knowledge, cell)
         for number, truth in enumerate(truths)
     ]
-    server = replace(granted(prepared.server, knowledge, cell.mode), compiling=compiling)
+    server = replace(
+        granted(prepared.server, knowledge, cell.mode),
+        compiling=compiling,
+        precision=cell.precision,
+    )
     started = time.perf_counter()
     inferences = attack.infer(server, observations, progress)
     seconds = time.perf_counter() - started

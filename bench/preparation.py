@@ -25,7 +25,7 @@ from bench.property_model import PropertyModel, fit_property_model
 from bench.registry import DATASETS, MODELS
 from bench.seeds import digest, seed_for
 from bench.split import Split, split_individuals
-from bench.threat import Auxiliary, FeatureSpace, Server
+from bench.threat import Auxiliary, FeatureSpace, Precision, Server
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,18 @@ def check_available(setup: Setup, data_root: Path | None) -> None:
             f"data set {setup.dataset!r} needs real data: {where}; put {dataset.source} into "
             f"DIR/{dataset.folder} and pass --data-root DIR, or run on the embedded default with "
             f"--set dataset=synthetic"
+        )
+
+
+def check_precision(precision: Precision, device: str) -> None:
+    """Refuse a precision that a device does not have.
+
+    Raises:
+        UsageError: names those that it has.
+    """
+    if precision == "tf32" and not device.startswith("cuda"):
+        raise UsageError(
+            f"precision 'tf32' needs --device cuda, not {device}; choose float32 or bfloat16"
         )
 
 

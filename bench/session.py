@@ -16,7 +16,7 @@ from bench.console import RunConsole
 from bench.errors import UsageError
 from bench.executor import Failure, compute_reproducibly, run_cells
 from bench.override import override
-from bench.preparation import check_available
+from bench.preparation import check_available, check_precision
 from bench.report import main_tables, markdown, reading_aid
 from bench.rows import Measured, describe
 from bench.settings import settings
@@ -58,9 +58,10 @@ def run_suite(
         console.print(f"{len(unique) - len(pending)} of {len(unique)} cells have their record")
     failures: list[Failure] = []
     if pending:
-        for planned in pending:
-            check_available(planned.cell.setup, data_root)
         where = _device(device)
+        for planned in pending:
+            check_precision(planned.cell.precision, where)
+            check_available(planned.cell.setup, data_root)
         count = workers or (1 if where != "cpu" else _cores())
         with RunConsole(console, len(pending)) as watcher:
             failures = run_cells(
@@ -161,6 +162,7 @@ def draw_reconstructions(
     setup = cells[0].cell.setup
     check_available(setup, data_root)
     where = _device(device)
+    check_precision(cells[0].cell.precision, where)
     console = Console(stderr=True)
 
     def say(what: str) -> None:

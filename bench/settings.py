@@ -25,6 +25,9 @@ def settings(cells: Sequence[Measured]) -> str:
         for m in cells
     }
     lines.append(f"- defense: {', '.join(sorted(defenses))}")
+    precisions = sorted({m.planned.cell.precision for m in cells})
+    if precisions != ["float32"]:
+        lines.append(f"- attacks' copy of the model computes in {', '.join(precisions)}")
     fingerprints = sorted(
         {
             f"{m.record.cell.dataset} {m.record.fingerprint}"

@@ -31,6 +31,10 @@ Compiling = Literal["auto", "on", "off"]
 """Whether an attack compiles its steps; `auto` where that takes less time than it saves."""
 
 
+Precision = Literal["float32", "tf32", "bfloat16"]
+"""In which the adversary's copy of the model computes; TF32 on CUDA only."""
+
+
 class NotCompiled(RuntimeWarning):
     """Steps that should have been compiled could not be, and run uncompiled."""
 
@@ -177,6 +181,7 @@ class Server:
         auxiliary: D_aux, if granted.
         feature_space: D_aux through the model, if both are granted.
         compiling: whether an attack shall compile its steps; no knowledge, but the server's means.
+        precision: in which an attack shall let the model compute; likewise.
     """
 
     classes: int
@@ -187,6 +192,7 @@ class Server:
     auxiliary: Auxiliary | None = None
     feature_space: FeatureSpace | None = None
     compiling: Compiling = "auto"
+    precision: Precision = "float32"
 
 
 @dataclass(frozen=True)

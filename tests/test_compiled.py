@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -279,7 +280,7 @@ sweep = { batch_size = [2] }
 """
 
 
-def run_suite(folder: Path, out: str, *options: str, **more: str) -> str:
+def run_suite(folder: Path, out: str, *options: str, code: int = 0, **more: str) -> str:
     suite = folder / "small.toml"
     suite.write_text(SUITE)
     environment = {**os.environ, "LEAKBENCH_CACHE": str(folder / "cache"), **more}
@@ -294,7 +295,7 @@ def run_suite(folder: Path, out: str, *options: str, **more: str) -> str:
         timeout=500,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == code, done.stderr
     return done.stderr
 
 
@@ -316,3 +317,24 @@ def test_without_a_compiler_a_run_goes_on_with_one_warning(tmp_path: Path) -> No
     said = run_suite(tmp_path, "out", "--compile", "on", CXX=str(tmp_path / "no-compiler"))
     assert said.count("could not be compiled and run uncompiled") == 1
     assert "could not be compiled" not in run_suite(tmp_path, "other")
+
+
+def test_precisions_are_swept_and_told(tmp_path: Path) -> None:
+    run_suite(tmp_path, "out", "--set", "precision=float32,bfloat16")
+    page = (tmp_path / "out" / "small.md").read_text()
+    rows = [line for line in page.splitlines() if "| gender" in line]
+    assert ["bfloat16" in row for row in rows[:2]] == [False, True]
+    assert "attacks' copy of the model computes in bfloat16, float32" in page
+    records = [json.loads(p.read_text()) for p in (tmp_path / "out" / "records").glob("*.json")]
+    cosines = {
+        (r["cell"]["attack"], r["cell"]["precision"]): r["metrics"]["feature_cosine"]
+        for r in records
+    }
+    assert len(set(map(str, cosines.values()))) == len(cosines) == 4
+
+
+def test_a_precision_that_the_device_has_not_is_refused(tmp_path: Path) -> None:
+    said = run_suite(tmp_path, "out", "--set", "precision=tf32", code=2)
+    assert said.startswith("leakbench: precision 'tf32' needs --device cuda, not cpu")
+    assert said.count("\n") == 1
+    assert "precision: " in run_suite(tmp_path, "out", "--set", "precision=half", code=2)

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from attacks import run_convolutions
 from attacks.distance import cosine_distance, cosine_gaussian_distance
-from attacks.dummy_gradients import dummy_gradients, layers_with_rules
+from attacks.dummy_gradients import dummy_gradients, layers_with_rules, weights_of
 from attacks.factors import Factors
 from attacks.feature import FeatureReconstruction
 from attacks.gradient_matching import match_gradients
@@ -189,6 +189,31 @@ def test_rows_of_one_individual_are_summed() -> None:
     for run in range(2):
         for name, sent in client_update(model, images(2, 3)[run], labels[run]).items():
             torch.testing.assert_close(found[name][run], sent)
+
+
+# Precision
+
+
+@pytest.mark.parametrize("way", ["layer by layer", "mapped"])
+def test_in_half_precision_the_model_computes_roughly_and_all_else_exactly(way: str) -> None:
+    model = built(SmallCNN(width=16)).float()
+    x, labels = images(2, 3).float().requires_grad_(), torch.tensor([[0, 1, 1], [3, 2, 0]])
+    layers = layers_with_rules(model, images(3).float()) if way == "layer by layer" else None
+    target = dummy_gradients(model, images(2, 3, seed=1).float(), labels)[0]
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        weights = weights_of(model, dtype)
+        gradients, _ = dummy_gradients(
+            model, x, labels, layers, factors=layers is not None, weights=weights
+        )
+        distance = cosine_distance(gradients, target)
+        slope = torch.autograd.grad(distance.sum(), x)[0]
+        assert distance.dtype == slope.dtype == torch.float32
+        found.append((distance.detach(), slope.flatten(1)))
+    (exact, exact_slope), (rough, rough_slope) = found
+    assert not torch.equal(rough, exact)
+    torch.testing.assert_close(rough, exact, rtol=0, atol=0.02)
+    assert (functional.cosine_similarity(rough_slope, exact_slope) > 0.98).all()
 
 
 # Factors

@@ -779,6 +779,7 @@ OTHER: dict[str, Any] = {
     "grant": ("model",),
     "defense": "noise",
     "defense_parameters": {"sigma": 1.0},
+    "precision": "bfloat16",
 }
 
 
