@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from attacks.dlg import DeepLeakage
-from attacks.feature import FeatureReconstruction
+from attacks.feature import FeatureReconstruction, QuasiNewtonFeatureReconstruction
 from attacks.gradient_matching import match_gradients
 from attacks.gradinversion import GradInversion
 from attacks.ig import InvertingGradients
@@ -40,6 +40,7 @@ ATTACKS: dict[str, Callable[[int], GradientMatching]] = {
     "IG": lambda budget: InvertingGradients(budget=budget),
     "GradInversion": lambda budget: GradInversion(budget=budget, seeds=1, batch_norm="none"),
     "Proposed": lambda budget: FeatureReconstruction(budget=budget),
+    "Proposed, L-BFGS": lambda budget: QuasiNewtonFeatureReconstruction(budget=budget),
 }
 
 

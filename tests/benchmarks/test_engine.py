@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from engines import ATTACKS, ENGINES, MODELS, batches, built, leakbench, work
+from engines import ENGINES, MODELS, batches, built, leakbench, work
 from torch.utils.flop_counter import FlopCounterMode
 
 from attacks.compiled import PASSES
@@ -19,6 +19,7 @@ from bench.models import SharedModel
 
 VICTIMS = {1: 24, 8: 4, 32: 1}
 PEER_VICTIMS = 4
+ATTACKS = ("DLG", "IG", "GradInversion", "Proposed")
 STEPS = {"DLG": 40}  # twice the 20 evaluations of a step of torch.optim.LBFGS
 ROUNDS = 3
 

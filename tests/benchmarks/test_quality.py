@@ -35,7 +35,8 @@ class Measurement(NamedTuple):
 
 def measurements(full: bool) -> list[Measurement]:
     """Return what is measured, in this order."""
-    engines = [(engine, "IG") for engine in ENGINES] + [("leakbench", "Proposed")]
+    engines = [(engine, "IG") for engine in ENGINES]
+    engines += [("leakbench", attack) for attack in ("Proposed", "Proposed, L-BFGS")]
     if not full:
         return [Measurement("PSNR", 1, "leakbench", "Proposed")]
     return [
