@@ -99,8 +99,9 @@ class QuasiNewtonFeatureReconstruction(FeatureReconstruction):
     """The proposed attack with another optimiser: L-BFGS, which needs a fraction of the steps.
 
     The paper does not name its optimiser. Eq. 3 is smooth and its scale known, between 0 and 3, so
-    that full steps along the quasi-Newton direction hardly ever fail; one that does is lost, and
-    the run starts afresh.
+    that full steps along the quasi-Newton direction hardly ever fail. There is no box projection:
+    it makes moves other than those that the history holds, and runs get stuck at its walls. A run
+    without progress starts afresh.
 
     Attributes:
         learning_rate: length of a step along the direction.
@@ -114,7 +115,11 @@ class QuasiNewtonFeatureReconstruction(FeatureReconstruction):
     def method(self, server: Server) -> Method:
         """Return Eqs. 1–3 with L-BFGS."""
         return replace(
-            super().method(server), optimiser=LBFGS(self.learning_rate), schedule=constant
+            super().method(server),
+            optimiser=LBFGS(self.learning_rate),
+            schedule=constant,
+            project=False,
+            patience=PATIENCE,
         )
 
 
@@ -125,3 +130,7 @@ def _individuals(auxiliary: Auxiliary) -> Start:
         return auxiliary.images[auxiliary.draw(victim.labels, victim.batch_size, generator)]
 
     return start
+
+
+PATIENCE = 40
+"""Evaluations without progress after which a run of L-BFGS is stuck."""
