@@ -83,7 +83,11 @@ class _WeightGradients(torch.autograd.Function):
 # run, which would take minutes to compile.
 
 
-@torch.library.custom_op("leakbench::weight_gradients", mutates_args=())
+@torch.library.custom_op(
+    "leakbench::weight_gradients",
+    mutates_args=(),
+    schema="(Tensor inputs, Tensor deltas, int runs, int[] geometry) -> Tensor",
+)
 def _weight_gradients(inputs: Tensor, deltas: Tensor, runs: int, geometry: list[int]) -> Tensor:
     g = Geometry.from_flat(geometry)
     outputs, channels = deltas.shape[1], inputs.shape[1]
@@ -103,7 +107,11 @@ def _(inputs: Tensor, deltas: Tensor, runs: int, geometry: list[int]) -> Tensor:
     return _kernels(inputs, (runs, deltas.shape[1], inputs.shape[1], *kernel))
 
 
-@torch.library.custom_op("leakbench::convolve", mutates_args=())
+@torch.library.custom_op(
+    "leakbench::convolve",
+    mutates_args=(),
+    schema="(Tensor inputs, Tensor kernels, int[] geometry) -> Tensor",
+)
 def _convolve(inputs: Tensor, kernels: Tensor, geometry: list[int]) -> Tensor:
     g, runs = Geometry.from_flat(geometry), len(kernels)
     if _as_patches(inputs, kernels.shape[1], runs, g):
@@ -124,7 +132,11 @@ def _(inputs: Tensor, kernels: Tensor, geometry: list[int]) -> Tensor:
     return rows.permute(0, 3, 1, 2)
 
 
-@torch.library.custom_op("leakbench::transpose", mutates_args=())
+@torch.library.custom_op(
+    "leakbench::transpose",
+    mutates_args=(),
+    schema="(Tensor deltas, Tensor kernels, Tensor inputs, int[] geometry) -> Tensor",
+)
 def _transpose(deltas: Tensor, kernels: Tensor, inputs: Tensor, geometry: list[int]) -> Tensor:
     g, runs = Geometry.from_flat(geometry), len(kernels)
     if _as_patches(inputs, kernels.shape[1], runs, g):
