@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from attacks.memory import is_out_of_memory
 from bench.models import SharedModel
 from bench.threat import Compiling, NotCompiled
 
@@ -38,6 +39,8 @@ def compiled(step: Step, *example: Any) -> Step | None:
         with torch.no_grad():
             faster(*example)
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         reason = str(error).strip().splitlines() or [type(error).__name__]
         warnings.warn(
             f"the steps of an attack could not be compiled and run uncompiled ({reason[0]})",

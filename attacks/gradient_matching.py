@@ -86,10 +86,7 @@ def _match(
                     f"not even one batch of {victims[0].batch_size} fits into the memory of "
                     f"{device.type}; lower batch_size or image_size, or run fewer --workers"
                 ) from error
-            step, group = (
-                _Step(model, method, layers, precision),
-                _even(len(victims) - len(found), group // 2),
-            )
+            group = _even(len(victims) - len(found), group // 2)
     return found
 
 
@@ -108,7 +105,7 @@ def _attack(
     step: _Step, victims: Sequence[Victim], classes: int, compiles: bool, progress: Progress
 ) -> list[Reconstruction]:
     search = _Search(step, victims, classes)
-    if compiles and step.fast is None:
+    if compiles and step.fast_for != len(search.runs):
         step.compile(search.runs)
     while search.runs:
         search.step()
@@ -129,7 +126,7 @@ class _Step:
         self.model, self.method, self.layers = model, method, layers
         self.weights = weights_of(model, torch.bfloat16 if precision == "bfloat16" else None)
         self.fast: Callable[..., Any] | None = None
-        self.fast_for = 0
+        self.fast_for = 0  # also where compiling failed, so that it is tried once
 
     def __call__(
         self, runs: Runs, noise: Tensor | None, number: int
