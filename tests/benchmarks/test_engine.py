@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from engines import ENGINES, MODELS, batches, built, leakbench, work
+from matrix import pytest_generate_tests  # noqa: F401
 from torch.utils.flop_counter import FlopCounterMode
 
 from attacks.compiled import PASSES

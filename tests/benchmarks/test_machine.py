@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from matrix import pytest_generate_tests  # noqa: F401
 from torch.nn import functional
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from engines import ENGINES, batches, built, leakbench, psnr, work
+from matrix import pytest_generate_tests  # noqa: F401
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 

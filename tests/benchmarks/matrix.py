@@ -6,7 +6,7 @@ import pytest
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Let a test's module say what it measures: `measurements(full)` gives its arguments."""
+    """Let a module that imports this say what it measures, by `measurements(full)`."""
     if "measurement" in metafunc.fixturenames:
         full = bool(metafunc.config.getoption("benchmark_only"))
         found = metafunc.module.measurements(full)
