@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from attacks.memory import is_out_of_memory
+from attacks.runs import each_tensor
 from bench.models import SharedModel
 from bench.threat import Compiling, NotCompiled
 
@@ -32,7 +32,7 @@ def compiled(step: Step, *example: Any) -> Step | None:
     from torch.fx.experimental.proxy_tensor import make_fx
 
     # A trace takes arguments that are one tensor for one argument, also when they differ later.
-    example = _copied(example)
+    example = each_tensor(example, Tensor.clone)
     try:
         graph = make_fx(step)(*example)
         faster: Any = torch.compile(graph, fullgraph=True, dynamic=False)
@@ -51,15 +51,6 @@ def compiled(step: Step, *example: Any) -> Step | None:
     return faster  # type: ignore[no-any-return]
 
 
-def _copied(tree: Any) -> Any:
-    """Return a tree of mappings and tuples with a copy of every tensor."""
-    if isinstance(tree, Tensor):
-        return tree.clone()
-    if isinstance(tree, tuple):
-        return tuple(_copied(part) for part in tree)
-    return {key: _copied(part) for key, part in tree.items()}
-
-
 def worth_compiling(
     compiling: Compiling, model: SharedModel, images: Tensor, evaluations: int
 ) -> bool:
@@ -76,14 +67,28 @@ def worth_compiling(
         return compiling == "on"
     if images.device.type not in FLOPS:
         return False
+    seconds = operations(model, images) * evaluations / FLOPS[images.device.type]
+    return seconds * SAVED > COMPILE_SECONDS
+
+
+def operations(model: SharedModel, images: Tensor) -> int:
+    """Return the operations of one evaluation of a run, the gradient of its distance included.
+
+    Products in convolutions and linear layers: forward, backward, weights, and back through all.
+
+    Args:
+        images: the dummies of one run, shape (B, 3, size, size).
+    """
+    # Imports Triton, which every command would wait for.
+    from torch.utils.flop_counter import FlopCounterMode
+
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(images)
-    seconds: float = PASSES * counter.get_total_flops() * evaluations / FLOPS[images.device.type]
-    return bool(seconds * SAVED > COMPILE_SECONDS)
+    return PASSES * int(counter.get_total_flops())
 
 
 PASSES = 7
-"""Forward passes that one evaluation costs, the gradient of its distance included."""
+"""Forward passes that one evaluation costs."""
 
 FLOPS = {"cpu": 5e10, "cuda": 1e12}
 """Operations a second of an uncompiled step: of one core measured, of a GPU with small batches

@@ -8,8 +8,7 @@ a rule here. *Mapped*: `torch.func.vmap` over runs, for every other model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,8 +19,9 @@ from torch.nn import functional
 from attacks.factors import Factors
 from attacks.priors import Statistics
 from attacks.run_convolutions import Geometry, weight_gradients
-from bench.federation import batch_norm_layers, recorded_statistics
-from bench.models import SharedModel
+from attacks.runs import each_tensor
+from bench.federation import batch_norm_layers, channel_moments, recorded_statistics
+from bench.models import SharedModel, watched
 
 Weights = Mapping[str, Tensor]
 """Parameters and buffers of a model by name."""
@@ -91,10 +91,10 @@ def layers_with_rules(model: SharedModel, images: Tensor) -> list[str] | None:
         return None
     met: list[str] = []
 
-    def meet(name: str, _inputs: Tensor, _output: Tensor) -> None:
+    def meet(name: str, _inputs: tuple[Tensor, ...], _output: Tensor) -> None:
         met.append(name)
 
-    with _hooks(holders, meet), torch.no_grad():
+    with watched(holders, meet), torch.no_grad():
         model(images)
     return list(holders) if sorted(met) == sorted(holders) else None
 
@@ -114,11 +114,10 @@ def _mapped(
         return functional.cross_entropy(logits.to(images.dtype), labels), statistics
 
     per_run = vmap(grad(loss, has_aux=True), in_dims=(None, 0, 0))
-    gradients, statistics = per_run(parameters, pixels, targets)
-    return {name: g.to(pixels.dtype) for name, g in gradients.items()}, {
-        name: (mean.to(pixels.dtype), variance.to(pixels.dtype))
-        for name, (mean, variance) in statistics.items()
-    }
+    gradients, statistics = each_tensor(
+        per_run(parameters, pixels, targets), lambda found: found.to(pixels.dtype)
+    )
+    return gradients, statistics
 
 
 def _dtype(weights: Weights) -> torch.dtype:
@@ -141,13 +140,13 @@ def _layer_by_layer(
     inputs: dict[str, Tensor] = {}
     outputs: dict[str, Tensor] = {}
 
-    def keep(name: str, given: Tensor, output: Tensor) -> None:
-        inputs[name], outputs[name] = given, output
+    def keep(name: str, given: tuple[Tensor, ...], output: Tensor) -> None:
+        inputs[name], outputs[name] = given[0], output
 
     normalising = batch_norm_layers(model) if with_statistics else {}
     modules = {name: model.get_submodule(name) for name in [*layers, *normalising]}
     with torch.enable_grad():
-        with _hooks(modules, keep):
+        with watched(modules, keep):
             logits = functional_call(model, dict(weights), (images.to(_dtype(weights)),))
         logits = logits.to(images.dtype)
         loss = functional.cross_entropy(logits, targets.flatten(0, 1), reduction="sum") / size
@@ -159,7 +158,12 @@ def _layer_by_layer(
             if isinstance(gradient, Factors) and not (factors and gradient.are_smaller):
                 gradient = gradient.product()  # noqa: PLW2901
             update[f"{name}.{parameter}"] = gradient.to(images.dtype)
-    statistics = {n: _statistics(inputs[n].to(images.dtype), runs) for n in normalising}
+    statistics = {
+        name: vmap(channel_moments)(
+            inputs[name].to(images.dtype).view(runs, size, *inputs[name].shape[1:])
+        )
+        for name in normalising
+    }
     return {name: update[name] for name, _ in model.named_parameters()}, statistics
 
 
@@ -217,27 +221,3 @@ def _has_rule(layer: nn.Module) -> bool:
 def _summed(images: Tensor, runs: int) -> Tensor:
     """Return the sum over each run's images and positions, shape (R, channels)."""
     return images.sum((2, 3)).view(runs, -1, images.shape[1]).sum(1)
-
-
-def _statistics(inputs: Tensor, runs: int) -> tuple[Tensor, Tensor]:
-    of_runs = inputs.view(runs, -1, *inputs.shape[1:])
-    axes = [axis for axis in range(of_runs.ndim) if axis not in (0, 2)]
-    return of_runs.mean(axes), of_runs.var(axes, correction=0)
-
-
-@contextmanager
-def _hooks(
-    modules: Mapping[str, nn.Module], call: Callable[[str, Tensor, Tensor], None]
-) -> Iterator[None]:
-    """Call with a module's name, first input and output whenever it is met in a forward pass."""
-    handles = [
-        module.register_forward_hook(
-            lambda _module, given, output, name=name: call(name, given[0], output)
-        )
-        for name, module in modules.items()
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from attacks.factors import factors_are_smaller
 from attacks.method import Method
-from bench.models import SharedModel
+from bench.models import SharedModel, watched
 
 
 def runs_together(model: SharedModel, method: Method, sample: Tensor) -> int:
@@ -43,17 +43,12 @@ def _activations(model: SharedModel, sample: Tensor) -> int:
     """Return how many numbers the model's modules give out for a batch."""
     sizes: list[int] = []
 
-    def count(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def count(_name: str, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
         sizes.append(output.numel())
 
-    innermost = [module for module in model.modules() if not list(module.children())]
-    handles = [module.register_forward_hook(count) for module in innermost]
-    try:
-        with torch.no_grad():
-            model(sample)
-    finally:
-        for handle in handles:
-            handle.remove()
+    innermost = {name: m for name, m in model.named_modules() if not list(m.children())}
+    with watched(innermost, count), torch.no_grad():
+        model(sample)
     return sum(sizes)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -54,7 +55,7 @@ class Runs:
 
     def where(self, chosen: Tensor) -> Runs:
         """Return the runs that are chosen, shape (R,)."""
-        return replace(self, **{n: _rows(value, chosen) for n, value in self.tensors().items()})
+        return replace(self, **each_tensor(self.tensors(), lambda tensor: tensor[chosen]))
 
     def tensors(self) -> dict[str, Any]:
         """Return all that is of tensors, by name."""
@@ -70,10 +71,10 @@ class Runs:
         return images, rest.reshape(len(variables), *per_individual)
 
 
-def _rows(value: Any, chosen: Tensor) -> Any:
-    """Return the chosen rows of every tensor in a tree of mappings and tuples."""
-    if isinstance(value, Tensor):
-        return value[chosen]
-    if isinstance(value, tuple):
-        return tuple(_rows(part, chosen) for part in value)
-    return {key: _rows(part, chosen) for key, part in value.items()}
+def each_tensor(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Return a tree of mappings and tuples with every tensor changed."""
+    if isinstance(tree, Tensor):
+        return change(tree)
+    if isinstance(tree, tuple):
+        return tuple(each_tensor(part, change) for part in tree)
+    return {key: each_tensor(part, change) for key, part in tree.items()}

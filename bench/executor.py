@@ -253,6 +253,8 @@ def _start_worker(messages: Any) -> None:
     threading.Thread(target=follow, daemon=True).start()
     compute_reproducibly()
     _hand_warnings_on()
+    # Says at every compiling that a machine without a GPU has none.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 
 
 def compute_reproducibly() -> None:
@@ -277,8 +279,6 @@ def _hand_warnings_on() -> None:
             shown(message, category, *where, **more)
 
     warnings.showwarning = show
-    # Says at every compiling that a machine without a GPU has none.
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     warnings.simplefilter("always", NotCompiled)
 
 

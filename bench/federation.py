@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call, replace_all_batch_norm_modules_
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from bench.models import SharedModel
+from bench.models import SharedModel, watched
 from bench.seeds import generator_for
 from bench.threat import Mode
 
@@ -123,20 +123,17 @@ def recorded_statistics(
     """Record what `batch_statistics` returns during a forward pass, differentiably."""
     statistics: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def recorder(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def hook(_module: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
-            axes = [axis for axis in range(inputs[0].ndim) if axis != 1]
-            statistics[name] = (inputs[0].mean(axes), inputs[0].var(axes, correction=0))
+    def keep(name: str, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
+        statistics[name] = channel_moments(inputs[0])
 
-        return hook
-
-    layers = batch_norm_layers(model).items() if record else ()
-    handles = [layer.register_forward_hook(recorder(name)) for name, layer in layers]
-    try:
+    with watched(batch_norm_layers(model) if record else {}, keep):
         yield statistics
-    finally:
-        for handle in handles:
-            handle.remove()
+
+
+def channel_moments(inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and biased variance over all axes but the second, shape (channels,) each."""
+    axes = [axis for axis in range(inputs.ndim) if axis != 1]
+    return inputs.mean(axes), inputs.var(axes, correction=0)
 
 
 def running_statistics(model: SharedModel) -> dict[str, tuple[Tensor, Tensor]]:

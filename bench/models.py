@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -191,6 +193,25 @@ class ResNet18(Architecture):
         output = network.fc
         network.fc = nn.Identity()
         return SharedModel(nn.Sequential(Normalise(), network), nn.Sequential(output))
+
+
+Watch = Callable[[str, tuple[Any, ...], Tensor], None]
+"""A module's name, its arguments and its output, to whatever is kept of them."""
+
+
+@contextmanager
+def watched(modules: Mapping[str, nn.Module], watch: Watch) -> Iterator[None]:
+    """Call `watch` whenever one of the modules is met in a forward pass."""
+
+    def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
+        return lambda _module, inputs, output: watch(name, inputs, output)
+
+    handles = [module.register_forward_hook(hook(name)) for name, module in modules.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def deep_features(model: SharedModel, images: Tensor, batch: int = 256) -> Tensor:

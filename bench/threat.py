@@ -30,7 +30,6 @@ running statistics (`eval`) or by the batch's own (`train`)."""
 Compiling = Literal["auto", "on", "off"]
 """Whether an attack compiles its steps; `auto` where that takes less time than it saves."""
 
-
 Precision = Literal["float32", "tf32", "bfloat16"]
 """In which the adversary's copy of the model computes; TF32 on CUDA only."""
 
