@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from faces import faces
 from torch import Tensor
 
 from attacks.distance import Gradients
@@ -25,18 +26,14 @@ from bench.federation import (
     running_statistics,
     to_images,
 )
+from bench.image_metrics import psnr
 from bench.image_property_model import image_property_model
 from bench.measure import measure
 from bench.models import LeNet, SharedModel, SmallCNN
 from bench.plugins import build, parameters_of
 from bench.preparation import prepare
-from bench.registry import ATTACKS, DATASETS
+from bench.registry import ATTACKS
 from bench.threat import Knowledge, Mode, Observation, Server
-
-
-def faces(number: int, size: int = 32) -> Tensor:
-    individuals = build(DATASETS, "synthetic", {"individuals": number}).load(None, size)
-    return torch.from_numpy(individuals.images[:number].copy()).float() / 255
 
 
 def small_model(seed: int = 0, batch_norm: bool = False) -> SharedModel:
@@ -77,10 +74,6 @@ def reconstruct(
     return match_gradients(client, attack.method(server), [victim], 4, lambda share: None)[0]
 
 
-def psnr(images: Tensor, truth: Tensor) -> float:
-    return float(-10 * (images.clamp(0, 1) - truth).square().mean().log10())
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1_500)
 def test_dlg_recovers_half_of_ten_faces_on_its_own_network() -> None:
@@ -95,7 +88,7 @@ def test_dlg_recovers_half_of_ten_faces_on_its_own_network() -> None:
         method = replace(attack.method(server_of(model, 32, 10)), tolerance=1e-4)
         victim = Victim(update, None, 1, seed)
         (found,) = match_gradients(model, method, [victim], 10, lambda share: None)
-        reached.append(psnr(found.images, images[seed : seed + 1]))
+        reached.append(psnr(found.images.clamp(0, 1), images[seed : seed + 1]).item())
         named.append(found.labels.item() == seed)
     assert sum(value >= 20 for value in reached) >= 5, reached
     assert all(named)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -256,6 +253,8 @@ def test_runs_side_by_side_fill_the_cache(monkeypatch: pytest.MonkeyPatch) -> No
 
 # The command line
 
+RunSuite = Callable[..., tuple[int, str]]
+
 SUITE = """
 title = "Small"
 
@@ -283,47 +282,55 @@ sweep = { batch_size = [2] }
 """
 
 
-def run_suite(folder: Path, out: str, *options: str, code: int = 0, **more: str) -> str:
-    suite = folder / "small.toml"
-    suite.write_text(SUITE)
-    environment = {**os.environ, "LEAKBENCH_CACHE": str(folder / "cache"), **more}
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "bench", "run", str(suite), "--out", str(folder / out)),
-            *("--device", "cpu", "--workers", "1", *options),
-        ],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
-    assert done.returncode == code, done.stderr
-    return done.stderr
+@pytest.fixture
+def run_suite(
+    run: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> RunSuite:
+    """Return a function that runs the suite into a folder: code, stderr."""
+    (tmp_path / "small.toml").write_text(SUITE)
+    monkeypatch.setenv("LEAKBENCH_CACHE", str(tmp_path / "cache"))
+
+    def ran(out: str, *options: str) -> tuple[int, str]:
+        given = ("--out", out, "--device", "cpu", "--workers", "1")
+        code, _, said = run("run", "small.toml", *given, *options)
+        return code, said
+
+    return ran
 
 
 @pytest.mark.slow
-def test_a_second_run_compiles_nothing(tmp_path: Path) -> None:
+def test_a_second_run_compiles_nothing(run_suite: RunSuite, tmp_path: Path) -> None:
     def compiled_files() -> dict[Path, int]:
         folder = tmp_path / "cache" / "compiled"
         return {p: p.stat().st_mtime_ns for p in folder.rglob("*.so")}
 
-    assert "warning" not in run_suite(tmp_path, "first", "--compile", "on")
+    code, said = run_suite("first", "--compile", "on")
+    assert code == 0
+    assert "warning" not in said
     made = compiled_files()
     assert made
-    assert "warning" not in run_suite(tmp_path, "second", "--compile", "on")
+    code, said = run_suite("second", "--compile", "on")
+    assert code == 0
+    assert "warning" not in said
     assert compiled_files() == made
 
 
 @pytest.mark.slow
-def test_without_a_compiler_a_run_goes_on_with_one_warning(tmp_path: Path) -> None:
-    said = run_suite(tmp_path, "out", "--compile", "on", CXX=str(tmp_path / "no-compiler"))
+def test_without_a_compiler_a_run_goes_on_with_one_warning(
+    run_suite: RunSuite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-compiler")
+    code, said = run_suite("out", "--compile", "on")
+    assert code == 0
     assert said.count("could not be compiled and run uncompiled") == 1
-    assert "could not be compiled" not in run_suite(tmp_path, "other")
+    code, said = run_suite("other")
+    assert code == 0
+    assert "could not be compiled" not in said
 
 
-def test_precisions_are_swept_and_told(tmp_path: Path) -> None:
-    run_suite(tmp_path, "out", "--set", "precision=float32,bfloat16")
+def test_precisions_are_swept_and_told(run_suite: RunSuite, tmp_path: Path) -> None:
+    code, _ = run_suite("out", "--set", "precision=float32,bfloat16")
+    assert code == 0
     page = (tmp_path / "out" / "small.md").read_text()
     rows = [line for line in page.splitlines() if "| gender" in line]
     assert ["bfloat16" in row for row in rows[:2]] == [False, True]
@@ -336,8 +343,11 @@ def test_precisions_are_swept_and_told(tmp_path: Path) -> None:
     assert len(set(map(str, cosines.values()))) == len(cosines) == 4
 
 
-def test_a_precision_that_the_device_has_not_is_refused(tmp_path: Path) -> None:
-    said = run_suite(tmp_path, "out", "--set", "precision=tf32", code=2)
+def test_a_precision_that_the_device_has_not_is_refused(run_suite: RunSuite) -> None:
+    code, said = run_suite("out", "--set", "precision=tf32")
+    assert code == 2
     assert said.startswith("leakbench: precision 'tf32' needs --device cuda, not cpu")
     assert said.count("\n") == 1
-    assert "precision: " in run_suite(tmp_path, "out", "--set", "precision=half", code=2)
+    code, said = run_suite("out", "--set", "precision=half")
+    assert code == 2
+    assert "precision: " in said

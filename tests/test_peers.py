@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import io
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from faces import faces
+from peers import SETUP, attack_config, in_centred_pixels, reconstruct
 from torch import Tensor, nn
 
 from attacks.distance import cosine_distance, squared_error
@@ -19,27 +17,13 @@ from attacks.ig import InvertingGradients
 from attacks.method import CENTRED, Victim
 from attacks.priors import total_variation
 from bench.federation import client_update
-from bench.models import LeNet, SharedModel, SmallCNN
-from bench.plugins import build
-from bench.registry import DATASETS
+from bench.image_metrics import psnr
+from bench.models import LeNet, SmallCNN
 from bench.threat import Server
 
 breaching = pytest.importorskip("breaching", reason="the `peers` extra is not installed")
 
-SETUP = {"dtype": torch.float, "device": torch.device("cpu")}
 SIZE = 32
-
-
-def in_centred_pixels(model: SharedModel) -> nn.Module:
-    """The same network on pixels in [-1, 1], with the same parameters in the same order."""
-    if isinstance(model.extractor[0], nn.Conv2d):
-        return model
-    return nn.Sequential(*list(model.extractor)[1:], *model.classifier)
-
-
-def faces(number: int) -> Tensor:
-    individuals = build(DATASETS, "synthetic", {"individuals": number}).load(None, SIZE)
-    return torch.from_numpy(individuals.images[:number].copy()).float() / 255
 
 
 def gradient_of(value: Tensor, dummies: Tensor) -> Tensor:
@@ -50,14 +34,8 @@ def peer_objective(
     kind: str, model: nn.Module, update: dict[str, Tensor], x: Tensor, y: Tensor
 ) -> Tensor:
     objective = breaching.attacks.auxiliaries.objectives.objective_lookup[kind]()
-    objective.initialize(nn.CrossEntropyLoss(), attack_config().impl)
+    objective.initialize(nn.CrossEntropyLoss(), attack_config("invertinggradients").impl)
     return objective(model, list(update.values()), x, y)[0].squeeze()
-
-
-@functools.cache  # Composing it takes longer than a few steps.
-def attack_config(*overrides: str) -> Any:
-    with contextlib.redirect_stdout(io.StringIO()):
-        return breaching.get_attack_config("invertinggradients", list(overrides))
 
 
 @pytest.mark.parametrize(
@@ -123,37 +101,16 @@ def test_ig_s_images_are_no_worse_than_breaching_s_from_the_same_starts() -> Non
     ]
     found = match_gradients(model, method, victims, 10, lambda share: None)
     ours = torch.cat([reconstruction.images for reconstruction in found])
+    config = attack_config(
+        "invertinggradients",
+        f"optim.max_iterations={STEPS}",
+        f"regularization.total_variation.scale={attack.tv}",
+    )
     theirs = torch.cat(
         [
-            breaching_ig(in_centred_pixels(model), update, label, start, attack.tv)
+            CENTRED.to_pixels(reconstruct(in_centred_pixels(model), config, update, label, start))
             for update, label, start in zip(updates, labels, starts, strict=True)
         ]
     )
     gained = psnr(ours, images) - psnr(theirs, images)
     assert gained.mean() >= 0, (psnr(ours, images), psnr(theirs, images))
-
-
-def psnr(images: Tensor, truth: Tensor) -> Tensor:
-    return -10 * (images - truth).square().mean((1, 2, 3)).log10()
-
-
-def breaching_ig(
-    model: nn.Module,
-    update: dict[str, Tensor],
-    label: Tensor,
-    start: Tensor,
-    tv: float,
-    steps: int = STEPS,
-) -> Tensor:
-    """What breaching reconstructs from one update, in [0, 1], shape (B, 3, SIZE, SIZE)."""
-    config = attack_config(
-        f"optim.max_iterations={steps}", f"regularization.total_variation.scale={tv}"
-    )
-    attacker = breaching.attacks.prepare_attack(model, nn.CrossEntropyLoss(), config, SETUP)
-    half = (0.5, 0.5, 0.5)
-    metadata = SimpleNamespace(shape=(3, SIZE, SIZE), mean=half, std=half, modality="vision")
-    payload = {"parameters": list(model.parameters()), "buffers": [], "metadata": metadata}
-    known = {"num_data_points": len(label), "labels": label, "local_hyperparams": None}
-    shared = {"gradients": list(update.values()), "buffers": None, "metadata": known}
-    found, _ = attacker.reconstruct([payload], [shared], {}, initial_data=start)
-    return CENTRED.to_pixels(found["data"])

@@ -6,17 +6,16 @@ side, the others, which cannot, one by one.
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import io
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
+from faces import faces
+from peers import attack_config, in_centred_pixels, reconstruct
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -54,6 +53,7 @@ class Work:
         starts: first images of each, in the coordinates of `method.pixels`, (n, B, 3, size, size).
         attack: its name.
         method: with these starts.
+        compiling: for leakbench.
     """
 
     model: SharedModel
@@ -61,15 +61,15 @@ class Work:
     starts: Tensor
     attack: str
     method: Method
-
-    @property
-    def size(self) -> int:
-        """Height and width of the images."""
-        return self.starts.shape[-1]
+    compiling: Compiling
 
 
 def work(
-    attack: str, model: SharedModel, batches: Sequence[tuple[Tensor, Tensor]], steps: int
+    attack: str,
+    model: SharedModel,
+    batches: Sequence[tuple[Tensor, Tensor]],
+    steps: int,
+    compiling: Compiling,
 ) -> Work:
     """Return an attack's work on victim batches of images (B, 3, size, size) and labels (B,)."""
     shape = batches[0][0].shape
@@ -83,7 +83,7 @@ def work(
     generator = torch.Generator().manual_seed(0)
     starts = torch.stack([method.start(victim, generator) for victim in victims])
     method = replace(method, start=lambda victim, _: starts[victim.seed])
-    return Work(model, victims, starts, attack, method)
+    return Work(model, victims, starts, attack, method, compiling)
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Done:
 Engine = Callable[[Work], Done]
 
 
-def leakbench(work: Work, compiling: Compiling = "on") -> Done:
+def leakbench(work: Work) -> Done:
     """The engine under test."""
     clock: list[float] = []
     shares: list[float] = []
@@ -113,7 +113,7 @@ def leakbench(work: Work, compiling: Compiling = "on") -> Done:
         shares.append(share)
 
     began = time.perf_counter()
-    found = match_gradients(work.model, work.method, work.victims, CLASSES, tell, compiling)
+    found = match_gradients(work.model, work.method, work.victims, CLASSES, tell, work.compiling)
     seconds = time.perf_counter() - began
     # The share grows with the victims that stepped; where it grows by more, runs have ended.
     per_share = [
@@ -143,9 +143,9 @@ def _plain(model: nn.Module, work: Work, victim: Victim) -> Tensor:
     target = {name: gradient[None] for name, gradient in victim.update.items()}
     none = images.new_zeros(1)
     lbfgs = work.attack == "DLG"
-    optimiser: torch.optim.Optimizer = (
-        torch.optim.LBFGS([images], max_iter=20) if lbfgs else torch.optim.Adam([images], lr=0.1)
-    )
+    optimiser: torch.optim.Optimizer = torch.optim.Adam([images], lr=0.1)
+    if lbfgs:
+        optimiser = torch.optim.LBFGS([images], max_iter=EVALUATIONS)
 
     def closure() -> Tensor:
         loss = functional.cross_entropy(model(method.pixels.to_pixels(images)), victim.labels)
@@ -160,7 +160,7 @@ def _plain(model: nn.Module, work: Work, victim: Victim) -> Tensor:
             images.grad.sign_()
         return objective
 
-    for _ in range(method.steps // 20 if lbfgs else method.steps):
+    for _ in range(method.steps // EVALUATIONS if lbfgs else method.steps):
         optimiser.step(closure)  # type: ignore[arg-type]
         if method.project:
             with torch.no_grad():
@@ -170,13 +170,14 @@ def _plain(model: nn.Module, work: Work, victim: Victim) -> Tensor:
 
 def breaching(work: Work) -> Done:
     """The peer, with its own form of the attack; it has none of the proposed one."""
-    peer = in_centred_pixels(work.model)
+    pytest.importorskip("breaching", reason="the `peers` extra is not installed")
+    peer, config = in_centred_pixels(work.model), _config(work)
     began = time.perf_counter()
     found, steps = [], []
     for victim in work.victims:
         clock = Clock(peer)
-        config = attack_config(work.attack, work.method.steps)
-        found.append(breaching_reconstructs(clock, config, victim, work.starts[victim.seed]))
+        start = work.starts[victim.seed]
+        found.append(reconstruct(clock, config, victim.update, victim.labels, start))
         steps.append(clock.median())
     return _done(work, [work.method.pixels.to_pixels(x) for x in found], began, steps)
 
@@ -217,66 +218,28 @@ class Clock(nn.Module):
         return 1e3 * statistics.median([after - before for before, after in passes])
 
 
-def in_centred_pixels(model: SharedModel) -> nn.Module:
-    """The same network on pixels in [-1, 1], with the same parameters in the same order."""
-    if isinstance(model.extractor[0], nn.Conv2d):
-        return model
-    return nn.Sequential(*list(model.extractor)[1:], *model.classifier)
-
-
-@functools.cache  # Composing it takes longer than a few steps.
-def attack_config(attack: str, steps: int, *overrides: str) -> Any:
+def _config(work: Work) -> Any:
     """Return breaching's configuration of an attack with known labels."""
-    import breaching
-
-    preset, changes = {
-        "IG": ("invertinggradients", ["regularization.total_variation.scale=1e-4"]),
-        "GradInversion": ("seethroughgradients", ["~regularization.deep_inversion"]),
-        # Its own preset seeks the labels too; DLG's objective and optimiser, labels known.
-        "DLG": (
-            "invertinggradients",
-            [
-                *("objective.type=euclidean", "optim.optimizer=L-BFGS", "optim.signed=null"),
-                *("optim.boxed=False", "optim.step_size=1.0", "~regularization"),
-            ],
-        ),
-    }[attack]
-    iterations = steps // 20 if attack == "DLG" else steps
-    with contextlib.redirect_stdout(io.StringIO()):
-        return breaching.get_attack_config(
-            preset, [*changes, f"optim.max_iterations={iterations}", *overrides]
-        )
-
-
-def breaching_reconstructs(model: nn.Module, config: Any, victim: Victim, start: Tensor) -> Tensor:
-    """Return what breaching makes of one update, from images in its coordinates and in those."""
-    import breaching
-
-    setup = {"dtype": torch.float, "device": torch.device("cpu")}
-    attacker = breaching.attacks.prepare_attack(model, nn.CrossEntropyLoss(), config, setup)
-    half = (0.5, 0.5, 0.5)
-    metadata = SimpleNamespace(shape=start.shape[1:], mean=half, std=half, modality="vision")
-    payload = {"parameters": list(model.parameters()), "buffers": [], "metadata": metadata}
-    labels = victim.labels
-    known = {"num_data_points": len(start), "labels": labels, "local_hyperparams": None}
-    shared = {"gradients": list(victim.update.values()), "buffers": None, "metadata": known}
-    found, _ = attacker.reconstruct([payload], [shared], {}, initial_data=start)
-    return found["data"]  # type: ignore[no-any-return]
-
-
-def faces(number: int, size: int) -> Tensor:
-    """Return images of synthetic faces, (n, 3, size, size) in [0, 1]."""
-    from bench.plugins import build
-    from bench.registry import DATASETS
-
-    individuals = build(DATASETS, "synthetic", {"individuals": max(64, number)}).load(None, size)
-    return torch.from_numpy(individuals.images[:number].copy()).float() / 255
+    iterations = f"optim.max_iterations={work.method.steps}"
+    if work.attack == "IG":
+        tv = "regularization.total_variation.scale=1e-4"
+        return attack_config("invertinggradients", tv, iterations)
+    if work.attack == "GradInversion":
+        return attack_config("seethroughgradients", "~regularization.deep_inversion", iterations)
+    # Its own preset seeks the labels too; DLG's objective and optimiser, labels known.
+    return attack_config(
+        "invertinggradients",
+        *("objective.type=euclidean", "optim.optimizer=L-BFGS", "optim.signed=null"),
+        *("optim.boxed=False", "optim.step_size=1.0", "~regularization"),
+        f"optim.max_iterations={work.method.steps // EVALUATIONS}",
+    )
 
 
 def batches(number: int, batch_size: int, size: int) -> list[tuple[Tensor, Tensor]]:
     """Return victim batches of synthetic faces with random labels."""
     generator = torch.Generator().manual_seed(0)
-    images = faces(number * batch_size, size).view(number, batch_size, 3, size, size)
+    count = number * batch_size
+    images = faces(count, size, max(64, count)).view(number, batch_size, 3, size, size)
     labels = torch.randint(CLASSES, (number, batch_size), generator=generator).sort(1).values
     return list(zip(images, labels, strict=True))
 
@@ -287,6 +250,5 @@ def built(model: str, size: int) -> SharedModel:
     return MODELS[model].build(CLASSES, size, "convolutions").eval()
 
 
-def psnr(images: Tensor, truth: Tensor) -> Tensor:
-    """Return the peak signal-to-noise ratio of each image in dB."""
-    return -10 * (images.clamp(0, 1) - truth).square().mean((-3, -2, -1)).log10()
+EVALUATIONS = 20
+"""Of a step of `torch.optim.LBFGS`."""

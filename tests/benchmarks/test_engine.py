@@ -9,19 +9,16 @@ from __future__ import annotations
 from itertools import product
 from typing import Any, NamedTuple
 
-import pytest
-import torch
-from engines import ENGINES, MODELS, batches, built, leakbench, work
+from engines import ENGINES, EVALUATIONS, MODELS, batches, built, leakbench, work
 from matrix import pytest_generate_tests  # noqa: F401
-from torch.utils.flop_counter import FlopCounterMode
 
-from attacks.compiled import PASSES
-from bench.models import SharedModel
+from attacks.compiled import operations
+from bench.threat import Compiling
 
 VICTIMS = {1: 24, 8: 4, 32: 1}
 PEER_VICTIMS = 4
 ATTACKS = ("DLG", "IG", "GradInversion", "Proposed")
-STEPS = {"DLG": 40}  # twice the 20 evaluations of a step of torch.optim.LBFGS
+STEPS = {"DLG": 2 * EVALUATIONS}
 ROUNDS = 3
 
 
@@ -35,9 +32,6 @@ class Measurement(NamedTuple):
     batch_size: int
     engine: str
 
-    def __str__(self) -> str:
-        return "-".join(map(str, self))
-
 
 def measurements(full: bool) -> list[Measurement]:
     """Return what is measured, in this order."""
@@ -50,35 +44,25 @@ def measurements(full: bool) -> list[Measurement]:
     return [cell for cell in cells if (cell.attack, cell.engine) != ("Proposed", "breaching")]
 
 
-def test_step(measurement: Measurement, benchmark: Any, request: pytest.FixtureRequest) -> None:
+def test_step(measurement: Measurement, benchmark: Any, compiling: Compiling) -> None:
     _, attack, name, size, batch_size, engine = measurement
-    if engine == "breaching":
-        pytest.importorskip("breaching", reason="the `peers` extra is not installed")
     victims = VICTIMS[batch_size]
     if engine != "leakbench":
         victims = min(victims, PEER_VICTIMS)
     model = built(name, size)
-    todo = work(attack, model, batches(victims, batch_size, size), STEPS.get(attack, 12))
-    measured = request.config.getoption("benchmark_only")
-    arguments = (todo, "off") if engine == "leakbench" and not measured else (todo,)
-    done = benchmark.pedantic(ENGINES[engine], arguments, rounds=1)
+    victim_batches = batches(victims, batch_size, size)
+    todo = work(attack, model, victim_batches, STEPS.get(attack, 12), compiling)
+    done = benchmark.pedantic(ENGINES[engine], (todo,), rounds=1)
     assert done.images.shape == (victims, batch_size, 3, size, size)
     assert done.step > 0
     benchmark.extra_info |= {
         "kind": "step",
         **measurement._asdict(),
         "step": done.step,
-        "flops": flops(model, batches(1, batch_size, size)[0][0]),
+        "flops": operations(model, victim_batches[0][0]),
     }
 
 
-def flops(model: SharedModel, images: torch.Tensor) -> int:
-    """Return the operations of one evaluation: forward, backward, weights, and back through all."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(images)
-    return PASSES * counter.get_total_flops()
-
-
 def test_leakbench_s_clock_agrees_with_the_whole_time() -> None:
-    done = leakbench(work("IG", built("small_cnn", 32), batches(2, 8, 32), 12), "off")
+    done = leakbench(work("IG", built("small_cnn", 32), batches(2, 8, 32), 12, "off"))
     assert 0.3 < 1e3 * done.seconds / (2 * 12) / done.step < 4

@@ -24,9 +24,6 @@ class Measurement(NamedTuple):
     victims: int = 0
     batch_size: int = 0
 
-    def __str__(self) -> str:
-        return "-".join(map(str, self))
-
 
 def measurements(full: bool) -> list[Measurement]:
     """Return what is measured."""
@@ -86,9 +83,9 @@ import torch
 from engines import batches, built, leakbench, work
 torch.set_num_threads(1)
 victims, batch_size = int(sys.argv[1]), int(sys.argv[2])
-todo = work("IG", built("small_cnn", 32), batches(victims, batch_size, 32), 3)
+todo = work("IG", built("small_cnn", 32), batches(victims, batch_size, 32), 3, "off")
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-leakbench(todo, "off")
+leakbench(todo)
 after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(before, after)
 """
@@ -98,7 +95,7 @@ def memory(victims: int, batch_size: int) -> dict[str, float]:
     """MiB that a process holds before the attack, and at most."""
     done = subprocess.run(
         [sys.executable, "-c", MEMORY, str(victims), str(batch_size)],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         check=True,
         capture_output=True,
         text=True,

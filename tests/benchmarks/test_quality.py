@@ -8,14 +8,15 @@ from __future__ import annotations
 from itertools import product
 from typing import Any, NamedTuple
 
-import pytest
 import torch
-from engines import ENGINES, batches, built, leakbench, psnr, work
+from engines import ENGINES, batches, built, work
 from matrix import pytest_generate_tests  # noqa: F401
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from bench.models import SharedModel
+from bench.image_metrics import psnr
+from bench.models import SharedModel, deep_features
+from bench.threat import Compiling
 
 BUDGETS = (25, 50, 100, 200, 400, 800, 1600)
 VICTIMS = {1: 4, 8: 2}
@@ -29,9 +30,6 @@ class Measurement(NamedTuple):
     batch_size: int
     engine: str
     attack: str
-
-    def __str__(self) -> str:
-        return "-".join(map(str, self))
 
 
 def measurements(full: bool) -> list[Measurement]:
@@ -48,29 +46,23 @@ def measurements(full: bool) -> list[Measurement]:
 
 def quality_of(quality: str, model: SharedModel, images: Tensor, truth: Tensor) -> float:
     """Return the median over individuals, each compared with its own dummy."""
+    found, true = images.flatten(0, 1).clamp(0, 1), truth.flatten(0, 1)
     if quality == "PSNR":
-        return psnr(images, truth).median().item()
-    with torch.no_grad():
-        a, b = (model.features(x.flatten(0, 1).clamp(0, 1)) for x in (images, truth))
-    return cosine_similarity(a, b).median().item()
+        return psnr(found, true).median().item()
+    cosines = cosine_similarity(deep_features(model, found), deep_features(model, true))
+    return cosines.median().item()
 
 
-def test_quality(measurement: Measurement, benchmark: Any, request: pytest.FixtureRequest) -> None:
+def test_quality(
+    measurement: Measurement, benchmark: Any, full: bool, compiling: Compiling
+) -> None:
     quality, batch_size, engine, attack = measurement
-    if engine == "breaching":
-        pytest.importorskip("breaching", reason="the `peers` extra is not installed")
-    full = request.config.getoption("benchmark_only")
     victims = batches(VICTIMS[batch_size], batch_size, 32)
     model, truth = built("small_cnn", 32), torch.stack([images for images, _ in victims])
 
     def reach() -> tuple[int, float, float]:
         for budget in BUDGETS if full else BUDGETS[:1]:
-            todo = work(attack, model, victims, budget)
-            done = (
-                leakbench(todo, "on" if full else "off")
-                if engine == "leakbench"
-                else (ENGINES[engine](todo))
-            )
+            done = ENGINES[engine](work(attack, model, victims, budget, compiling))
             found = quality_of(quality, model, done.images, truth)
             if found >= TARGETS[quality]:
                 break
