@@ -2,12 +2,13 @@
 
 A gradient is a mapping from parameter name to a tensor of shape (R, *parameter's). What the target
 leaves out is left out of the distance. Distances that take nothing but inner products also take the
-weight gradients of linear layers as factors.
+weight gradients of linear layers as factors, and targets whose norms are known.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,6 +20,23 @@ Gradients = Mapping[str, Tensor]
 
 FactoredGradients = Mapping[str, Tensor | Factors]
 """The same, some weight gradients of linear layers as factors."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Target gradients of one parameter with their norms, which no step need compute again.
+
+    Attributes:
+        gradient: shape (R, *parameter's).
+        squared_norm: shape (R,).
+    """
+
+    gradient: Tensor
+    squared_norm: Tensor
+
+
+Target = Mapping[str, Tensor | Measured]
+"""Parameter name → target gradient, for distances that take nothing but inner products."""
 
 TINY = 1e-30
 """Keeps quotients and roots differentiable where a gradient is exactly zero."""
@@ -34,7 +52,7 @@ def squared_error(gradients: Gradients, target: Gradients) -> Tensor:
     return torch.stack(squares).sum(0)
 
 
-def cosine_distance(gradients: FactoredGradients, target: Gradients) -> Tensor:
+def cosine_distance(gradients: FactoredGradients, target: Target) -> Tensor:
     """IG (Geiping et al. 2020): 1 − cos, over all layers as one vector.
 
     Returns:
@@ -62,7 +80,7 @@ def layerwise_norm(gradients: Gradients, target: Gradients) -> Tensor:
 
 
 def cosine_gaussian_distance(
-    gradients: FactoredGradients, target: Gradients, kernel_width: float
+    gradients: FactoredGradients, target: Target, kernel_width: float
 ) -> Tensor:
     """Eq. 3 of Yang et al. 2022: cosine distance plus a Gaussian-kernel distance.
 
@@ -88,28 +106,29 @@ def cosine_gaussian_distance(
     return (1 - cosine) + (1 - torch.exp(-squared_difference / variance))
 
 
-def _cosine(
-    gradients: FactoredGradients, target: Gradients
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _cosine(gradients: FactoredGradients, target: Target) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return cos, ⟨g, g̃⟩, ‖g̃‖² and ‖g‖², shape (R,) each."""
     inner = torch.stack([_inner_product(gradients[n], target[n]) for n in target]).sum(0)
-    norm = torch.stack([_squared_norm(gradients[n]) for n in target]).sum(0)
-    target_norm = torch.stack([_squared_norm(g) for g in target.values()]).sum(0)
+    norm = torch.stack([squared_norm(gradients[n]) for n in target]).sum(0)
+    target_norm = torch.stack([squared_norm(g) for g in target.values()]).sum(0)
     # Each norm for itself: the product of two tiny squares would underflow.
     length = norm.clamp_min(TINY).sqrt() * target_norm.clamp_min(TINY).sqrt()
     return inner / length, inner, norm, target_norm
 
 
-def _inner_product(a: Tensor | Factors, b: Tensor) -> Tensor:
-    """Return ⟨a, b⟩ of one tensor's gradients, shape (R,)."""
+def _inner_product(a: Tensor | Factors, b: Tensor | Measured) -> Tensor:
+    """Return ⟨a, b⟩ of one parameter's gradients, shape (R,)."""
+    other = b.gradient if isinstance(b, Measured) else b
     if isinstance(a, Factors):
-        return a.inner_product(b)
-    product: Tensor = torch.linalg.vecdot(_flat(a), _flat(b))
+        return a.inner_product(other)
+    product: Tensor = torch.linalg.vecdot(_flat(a), _flat(other))
     return product
 
 
-def _squared_norm(a: Tensor | Factors) -> Tensor:
-    """Return ‖a‖² of one tensor's gradients, shape (R,)."""
+def squared_norm(a: Tensor | Factors | Measured) -> Tensor:
+    """Return ‖a‖² of one parameter's gradients, shape (R,)."""
+    if isinstance(a, Measured):
+        return a.squared_norm
     return a.squared_norm() if isinstance(a, Factors) else _inner_product(a, a)
 
 

@@ -42,7 +42,7 @@ class DeepLeakage(GradientMatching):
             optimiser=LBFGS(),
             start=standard_normal(server.image_shape),
             steps=self.steps,
-            project=False,
+            projected=0,
             tolerance=CONVERGED,
             patience=PATIENCE,
         )

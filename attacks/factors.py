@@ -9,6 +9,7 @@ of half a million.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,7 +48,8 @@ class Factors:
         >>> f.inner_product(torch.ones(1, 2, 3)), f.product().sum()
         (tensor([36.]), tensor(36.))
         """
-        return (self.deltas * (self.inputs @ other.mT)).sum((1, 2))
+        product: Tensor = _InnerProduct.apply(self.deltas, self.inputs, other)
+        return product
 
     def squared_norm(self) -> Tensor:
         """Return ‖Σ_i δ_i h_iᵀ‖² = Σ_ij ⟨δ_i, δ_j⟩⟨h_i, h_j⟩, shape (R,).
@@ -58,6 +60,36 @@ class Factors:
         """
         gram = (self.deltas @ self.deltas.mT) * (self.inputs @ self.inputs.mT)
         return gram.sum((1, 2))
+
+
+class _InnerProduct(torch.autograd.Function):
+    """⟨Σ_i δ_i h_iᵀ, other⟩, differentiable once by δ and h: `other` is read twice in all."""
+
+    @staticmethod
+    def forward(ctx: Any, deltas: Tensor, inputs: Tensor, other: Tensor) -> Tensor:
+        by_deltas = _matmul(inputs, other.mT)
+        ctx.save_for_backward(deltas, by_deltas, other)
+        product: Tensor = (deltas * by_deltas).sum((1, 2))
+        return product
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor, None]:
+        deltas, by_deltas, other = ctx.saved_tensors
+        slope = slope[:, None, None]
+        return slope * by_deltas, _matmul(slope * deltas, other), None
+
+
+@torch.library.custom_op(
+    "leakbench::matmul", mutates_args=(), schema="(Tensor left, Tensor right) -> Tensor"
+)
+def _matmul(left: Tensor, right: Tensor) -> Tensor:
+    # Where `left` has one row, the compiler would write it out, and read `right` by columns.
+    return torch.bmm(left, right)
+
+
+@_matmul.register_fake
+def _(left: Tensor, right: Tensor) -> Tensor:
+    return left.new_empty(*left.shape[:2], right.shape[2])
 
 
 def factors_are_smaller(individuals: int, outputs: int, inputs: int) -> bool:

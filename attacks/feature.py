@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from attacks.distance import FactoredGradients, Gradients, cosine_gaussian_distance
+from attacks.distance import FactoredGradients, Target, cosine_gaussian_distance, squared_norm
 from attacks.matching_attack import GradientMatching
 from attacks.method import Method, Start, Victim
 from attacks.optimisers import LBFGS, Adam
@@ -72,9 +72,9 @@ class FeatureReconstruction(GradientMatching):
             factors=True,
         )
 
-    def distance(self, gradients: FactoredGradients, target: Gradients) -> Tensor:
+    def distance(self, gradients: FactoredGradients, target: Target) -> Tensor:
         """Return L of Eq. 2, shape (R,)."""
-        value = torch.zeros((), device=next(iter(target.values())).device)
+        value = torch.zeros_like(squared_norm(next(iter(target.values()))))
         for weight, part in ((self.lam, "extractor."), (1.0, "classifier.")):
             of_part = {name: g for name, g in target.items() if name.startswith(part)}
             if weight and of_part:
@@ -99,18 +99,21 @@ class QuasiNewtonFeatureReconstruction(FeatureReconstruction):
     """The proposed attack with another optimiser: L-BFGS, which needs a fraction of the steps.
 
     The paper does not name its optimiser. Eq. 3 is smooth and its scale known, between 0 and 3, so
-    that full steps along the quasi-Newton direction hardly ever fail. There is no box projection:
-    it makes moves other than those that the history holds, and runs get stuck at its walls. A run
-    without progress starts afresh.
+    that full steps along the quasi-Newton direction hardly ever fail. Images are kept in the pixel
+    range at first: without it the first steps, of little known curvature, can lead where there is
+    no way back. Later they are not: runs get stuck at the walls. A run without progress starts
+    afresh.
 
     Attributes:
         learning_rate: length of a step along the direction.
+        projected: in how many evaluations from a start on images are kept in the pixel range.
     """
 
     title = "Proposed, L-BFGS"
-    version = 1
+    version = 2
 
     learning_rate: Annotated[float, Field(gt=0)] = 1.0
+    projected: Annotated[int, Field(ge=0)] = 25
 
     def method(self, server: Server) -> Method:
         """Return Eqs. 1–3 with L-BFGS."""
@@ -118,7 +121,7 @@ class QuasiNewtonFeatureReconstruction(FeatureReconstruction):
             super().method(server),
             optimiser=LBFGS(self.learning_rate),
             schedule=constant,
-            project=False,
+            projected=self.projected,
             patience=PATIENCE,
         )
 

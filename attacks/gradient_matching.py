@@ -7,7 +7,7 @@ iterate, ends runs that have converged and starts afresh those that diverged.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from attacks.compiled import compiled, worth_compiling
+from attacks.distance import squared_norm
 from attacks.dummy_gradients import Weights, dummy_gradients, layers_with_rules, weights_of
 from attacks.memory import is_out_of_memory, runs_together
 from attacks.method import Iterate, Method, Reconstruction, Victim
 from attacks.precision import tensor_cores
-from attacks.runs import Runs
+from attacks.runs import Runs, joined
 from bench.errors import UsageError
 from bench.models import SharedModel
 from bench.seeds import generator_for
@@ -65,7 +66,8 @@ def _match(
     sample = method.start(victims[0], torch.Generator()).to(device)
     layers = layers_with_rules(model, sample)
     compiles = worth_compiling(compiling, model, sample, method.steps * method.runs * len(victims))
-    most = max(1, runs_together(model, method, sample) // method.runs)
+    factored = method.factors and layers is not None
+    most = max(1, runs_together(model, method, sample, factored) // method.runs)
     found: list[Reconstruction] = []
     step, group = _Step(model, method, layers, precision), _even(len(victims), most)
     while len(found) < len(victims):
@@ -77,7 +79,8 @@ def _match(
             progress((done + several * share) / len(victims))
 
         try:
-            found += _attack(step, filled, classes, compiles, tell)[: len(some)]
+            search = _Search(step, filled, classes, sample.shape)
+            found += _attack(search, compiles, tell)[: len(some)]
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -101,10 +104,8 @@ def _even(count: int, most: int) -> int:
     return math.ceil(count / math.ceil(count / most))
 
 
-def _attack(
-    step: _Step, victims: Sequence[Victim], classes: int, compiles: bool, progress: Progress
-) -> list[Reconstruction]:
-    search = _Search(step, victims, classes)
+def _attack(search: _Search, compiles: bool, progress: Progress) -> list[Reconstruction]:
+    step = search.advance
     if compiles and step.fast_for != len(search.runs):
         step.compile(search.runs)
     while search.runs:
@@ -138,14 +139,16 @@ class _Step:
             number: of steps taken before.
         """
         fast = self.fast if len(runs) == self.fast_for else None
+        # Outside of what is compiled, where it would be computed anew for every variable.
+        factor = self.method.schedule((runs.since / runs.length)[:, None])
         if fast is not None and self.method.optimiser.compiles:
-            found: tuple[dict[str, Any], Tensor] = fast(*self._tensors(runs, noise))
+            found: tuple[dict[str, Any], Tensor] = fast(*self._tensors(runs, factor, noise))
             return found
         if fast is not None:
-            distance, gradient = fast(*self._tensors(runs, None))
+            distance, gradient = fast(*self._tensors(runs))
         else:
             distance, gradient = self._evaluate(self.weights, runs)
-        return self._move(runs, distance, gradient, noise, number)
+        return self._move(runs, distance, gradient, factor, noise, number)
 
     def compile(self, runs: Runs) -> None:
         """Compile for runs of this shape.
@@ -154,21 +157,25 @@ class _Step:
         """
         whole = self.method.optimiser.compiles
 
-        def step(weights: Weights, tensors: dict[str, Any], noise: dict[str, Tensor]) -> Any:
+        def step(weights: Weights, tensors: dict[str, Any], *more: Tensor) -> Any:
             given = replace(runs, **tensors)
             distance, gradient = self._evaluate(weights, given)
             if not whole:
                 return distance, gradient
-            return self._move(given, distance, gradient, noise.get("noise"), 0)
+            noise = more[1] if self.method.noise else None
+            return self._move(given, distance, gradient, more[0], noise, 0)
 
+        factor = runs.since[:, None] if whole else None
         noise = runs.parts(runs.variables)[0] if whole and self.method.noise else None
-        self.fast = compiled(step, *self._tensors(runs, noise))
+        self.fast = compiled(step, *self._tensors(runs, factor, noise))
         self.fast_for = len(runs)
 
     def _tensors(
-        self, runs: Runs, noise: Tensor | None
-    ) -> tuple[Weights, dict[str, Any], dict[str, Tensor]]:
-        return self.weights, runs.tensors(), {} if noise is None else {"noise": noise}
+        self, runs: Runs, factor: Tensor | None = None, noise: Tensor | None = None
+    ) -> tuple[Any, ...]:
+        """Return the arguments of the compiled step, those left out that it does not take."""
+        more = [tensor for tensor in (factor, noise) if tensor is not None]
+        return self.weights, runs.tensors(), *more
 
     def _evaluate(self, weights: Weights, runs: Runs) -> tuple[Tensor, Tensor]:
         """Return each run's distance, and the gradient of distance plus prior by its variables."""
@@ -185,7 +192,8 @@ class _Step:
                 factors=method.factors,
                 weights=weights,
             )
-            loss = distance = method.distance(gradients, runs.target)
+            target = runs.measured() if method.factors else runs.target
+            loss = distance = method.distance(gradients, target)
             if method.prior is not None:
                 done = runs.since / runs.length
                 loss = loss + method.prior(
@@ -195,14 +203,19 @@ class _Step:
         return distance.detach(), gradient
 
     def _move(
-        self, runs: Runs, distance: Tensor, gradient: Tensor, noise: Tensor | None, number: int
+        self,
+        runs: Runs,
+        distance: Tensor,
+        gradient: Tensor,
+        factor: Tensor,
+        noise: Tensor | None,
+        number: int,
     ) -> tuple[dict[str, Any], Tensor]:
         method = self.method
         finite = distance.isfinite() & gradient.isfinite().all(1)
         distance = torch.where(finite, distance, math.inf)
         better = distance < runs.best_loss
         notable = distance < 0.99 * runs.mark
-        factor = method.schedule((runs.since / runs.length)[:, None])
         moved, state, stalled = method.optimiser.step(
             runs.variables, gradient, runs.state, factor, number
         )
@@ -234,15 +247,19 @@ class _Step:
         images, logits = runs.parts(variables)
         if noise is not None:
             images = images + method.noise * factor.view(-1, 1, 1, 1, 1) * noise
-        if method.project:
-            images = images.clamp(method.pixels.low, method.pixels.high)
-        return torch.cat([images.flatten(1), logits.flatten(1)], 1)
+        if method.projected:
+            inside = images.clamp(method.pixels.low, method.pixels.high)
+            early = (runs.since < method.projected).view(-1, 1, 1, 1, 1)
+            images = torch.where(early, inside, images)
+        return joined(images, logits)
 
 
 class _Search:
     """The runs of some victims, side by side."""
 
-    def __init__(self, step: _Step, victims: Sequence[Victim], classes: int) -> None:
+    def __init__(
+        self, step: _Step, victims: Sequence[Victim], classes: int, image_shape: torch.Size
+    ) -> None:
         self.advance, self.method, self.classes = step, step.method, classes
         self.device = next(step.model.parameters()).device
         self.of_run = [victim for victim in victims for _ in range(self.method.runs)]
@@ -250,9 +267,8 @@ class _Search:
             generator_for("run", victim.seed, number % self.method.runs)
             for number, victim in enumerate(self.of_run)
         ]
-        starts = [self._start(number) for number in range(len(self.of_run))]
-        self.image_shape = starts[0][0].shape
-        self.runs = self._begin(torch.stack([_joined(*start) for start in starts]))
+        self.image_shape = image_shape
+        self.runs = self._begin(self._starts(range(len(self.of_run))))
         self.ended: list[Runs] = []
         self.number = 0
 
@@ -261,10 +277,13 @@ class _Search:
         numbers = torch.arange(len(of_run), device=self.device)
         known = [victim.labels for victim in of_run if victim.labels is not None]
         zeros = torch.zeros(len(of_run), device=self.device)
+        target = {name: _stacked([v.update[name] for v in of_run]) for name in of_run[0].update}
+        norms = {n: squared_norm(g) for n, g in target.items()} if self.method.factors else {}
         return Runs(
             number=numbers,
             victim=numbers // self.method.runs,
-            target={n: _stacked([v.update[n] for v in of_run]) for n in of_run[0].update},
+            target=target,
+            target_norms=norms,
             target_statistics={
                 layer: (
                     torch.stack([v.statistics[layer][0] for v in of_run]),
@@ -305,7 +324,8 @@ class _Search:
             self._start_afresh(lost)
         if any_ended:
             # The large parts, an L-BFGS history above all, are of no use any more.
-            finished = replace(self.runs, target={}, target_statistics={}, state={})
+            empty: dict[str, Any] = {"target": {}, "target_norms": {}, "target_statistics": {}}
+            finished = replace(self.runs, **empty, state={})
             self.ended.append(finished.where(ended))
             self.runs = self.runs.where(~ended)
 
@@ -317,7 +337,8 @@ class _Search:
             torch.randn(self.image_shape, generator=self.generators[number])
             for number in self.runs.number.tolist()
         ]
-        return torch.stack(drawn).to(self.device)
+        # In the layout of the variables, and of what is compiled.
+        return torch.stack(drawn).movedim(2, -1).contiguous().movedim(-1, 2).to(self.device)
 
     def best_of_each_victim(self) -> list[Reconstruction]:
         """Return the best run of each victim, once all have ended."""
@@ -329,7 +350,7 @@ class _Search:
         best = int(losses.argmin())
         images, logits = self.ended[0].parts(torch.cat([part.best for part in parts])[best][None])
         labels = self.of_run[int(torch.cat([part.number for part in parts])[best])].labels
-        if self.method.project:  # the start is not
+        if self.method.projected == math.inf:  # the start is not
             images = images.clamp(self.method.pixels.low, self.method.pixels.high)
         loss = losses[best].item()
         first = torch.cat([part.first_loss for part in parts])[best].item()
@@ -342,19 +363,23 @@ class _Search:
             diverged=not (loss < first or loss <= self.method.tolerance),
         )
 
-    def _start(self, number: int) -> tuple[Tensor, Tensor]:
+    def _starts(self, numbers: Iterable[int]) -> Tensor:
+        """Return the first variables of runs, shape (R, n)."""
+        starts = [self._start(self.of_run[n], self.generators[n]) for n in numbers]
+        images, logits = zip(*starts, strict=True)
+        return joined(torch.stack(images), torch.stack(logits)).to(self.device)
+
+    def _start(self, victim: Victim, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return a run's first images (B, 3, size, size) and logits (B, K), or (B, 0) if known."""
-        victim, generator = self.of_run[number], self.generators[number]
         images = self.method.start(victim, generator)
         classes = self.classes if victim.labels is None else 0
         logits = torch.randn(victim.batch_size, classes, generator=generator)
-        return images.to(self.device), logits.to(self.device)
+        return images, logits.to(images.device)
 
     def _start_afresh(self, lost: Tensor) -> None:
         """Give the lost runs a new start, from which they have the rest of their evaluations."""
         runs = self.runs
-        starts = [_joined(*self._start(number)) for number in runs.number[lost].tolist()]
-        variables = torch.stack(starts)
+        variables = self._starts(runs.number[lost].tolist())
         fresh = self.method.optimiser.begin(variables, self.method.steps)
         for key, value in runs.state.items():
             value[lost] = fresh[key]
@@ -373,7 +398,3 @@ def _stacked(gradients: Sequence[Tensor]) -> Tensor:
     """Return gradients of runs as one tensor, kernels laid out as those of dummies are."""
     stacked = torch.stack(list(gradients))
     return stacked.movedim(2, -1).contiguous().movedim(-1, 2) if stacked.ndim == 5 else stacked
-
-
-def _joined(images: Tensor, logits: Tensor) -> Tensor:
-    return torch.cat([images.flatten(), logits.flatten()])

@@ -10,7 +10,7 @@ from attacks.method import Method
 from bench.models import SharedModel, watched
 
 
-def runs_together(model: SharedModel, method: Method, sample: Tensor) -> int:
+def runs_together(model: SharedModel, method: Method, sample: Tensor, factored: bool) -> int:
     """Return how many runs to advance side by side, at least 1.
 
     On a CPU what a step works on should stay in its cache, on a GPU it may fill half of the memory
@@ -18,10 +18,11 @@ def runs_together(model: SharedModel, method: Method, sample: Tensor) -> int:
 
     Args:
         sample: the first images of some run, shape (B, 3, size, size).
+        factored: whether gradients of linear layers stay factors where those are smaller.
     """
     state = 4 * method.optimiser.floats(sample.numel(), method.steps)
     activations = 4 * _activations(model, sample)
-    gradients = 4 * _gradients(model, method, len(sample))
+    gradients = 4 * _gradients(model, len(sample), factored)
     device = sample.device
     if device.type == "cpu":
         return max(1, min(CACHED // (activations + gradients), HELD // state))
@@ -52,15 +53,15 @@ def _activations(model: SharedModel, sample: Tensor) -> int:
     return sum(sizes)
 
 
-def _gradients(model: SharedModel, method: Method, batch_size: int) -> int:
+def _gradients(model: SharedModel, batch_size: int, factored: bool) -> int:
     """Return how many numbers a run's gradients are, those that stay factors left out."""
-    linear = [module for module in model.modules() if type(module) is nn.Linear]
-    factored = sum(
+    linear = [m for m in model.modules() if type(m) is nn.Linear] if factored else []
+    left_out = sum(
         layer.weight.numel()
         for layer in linear
-        if method.factors and factors_are_smaller(batch_size, layer.out_features, layer.in_features)
+        if factors_are_smaller(batch_size, layer.out_features, layer.in_features)
     )
-    return sum(p.numel() for p in model.parameters()) - factored
+    return sum(p.numel() for p in model.parameters()) - left_out
 
 
 CACHED = 24 * 2**20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attacks.distance import Gradients
 from attacks.optimisers import Optimiser
 from attacks.priors import Statistics
 from attacks.schedules import Schedule, constant
@@ -99,17 +99,18 @@ class Method:
         schedule: factor of the learning rate.
         prior: what is added to the distance for the optimiser, shape (R,).
         pixels: coordinates of the images.
-        project: whether images are kept in the pixel range after each step.
+        projected: in how many evaluations from a start on images are kept in the pixel range; 0 for
+            none, infinity for all.
         noise: standard deviation of the noise added to the images after each step, times the
             schedule's factor.
         tolerance: a run has converged, and ends, at this distance.
-        factors: whether the distance takes weight gradients of linear layers as `Factors`: it does
-            if it needs nothing of them but inner products.
+        factors: whether the distance takes weight gradients of linear layers as `Factors`, and
+            targets as `Measured`: it does if it needs nothing of them but inner products.
         patience: a run is stuck, and starts afresh, when its distance has not fallen by a hundredth
             in so many evaluations; None to let it go on.
     """
 
-    distance: Callable[[Any, Gradients], Tensor]
+    distance: Callable[[Any, Any], Tensor]
     optimiser: Optimiser
     start: Start
     steps: int
@@ -117,7 +118,7 @@ class Method:
     schedule: Schedule = constant
     prior: Callable[[Iterate], Tensor] | None = None
     pixels: PixelRange = RAW
-    project: bool = True
+    projected: float = math.inf
     noise: float = 0.0
     tolerance: float = 0.0
     patience: int | None = None
@@ -129,7 +130,7 @@ class Reconstruction:
     """The best dummies found for one victim.
 
     Attributes:
-        images: in [0, 1] if the method projects, shape (B, 3, size, size).
+        images: in [0, 1] if the method always projects, shape (B, 3, size, size).
         labels: main-task classes, shape (B,).
         loss: their distance to the update, without the prior.
         steps: gradient evaluations spent on the victim, all runs together.

@@ -68,7 +68,7 @@ class Adam(Optimiser):
         return {
             "mean": torch.zeros_like(variables),
             "square": torch.zeros_like(variables),
-            "count": variables.new_zeros(len(variables), 1),
+            **self._corrections(variables.new_ones(len(variables), 1)),
         }
 
     def step(
@@ -82,13 +82,26 @@ class Adam(Optimiser):
         """Take one step; Adam never stalls."""
         if self.signed:
             gradient = gradient.sign()
-        count = state["count"] + 1
         mean = torch.lerp(state["mean"], gradient, 0.1)
         square = state["square"] * 0.999 + gradient.square() * 0.001
-        denominator = (square / (1 - 0.999**count)).sqrt() + 1e-8
-        moved = variables - self.learning_rate * factor * (mean / (1 - 0.9**count)) / denominator
+        denominator = (square / state["square_correction"]).sqrt() + 1e-8
+        length = self.learning_rate * factor
+        moved = variables - length * (mean / state["mean_correction"]) / denominator
         stalled = torch.zeros(len(variables), dtype=torch.bool, device=variables.device)
-        return moved, {"mean": mean, "square": square, "count": count}, stalled
+        corrections = self._corrections(state["count"] + 1)
+        return moved, {"mean": mean, "square": square, **corrections}, stalled
+
+    @staticmethod
+    def _corrections(count: Tensor) -> State:
+        """Return the bias corrections of step `count`, shape (R, 1), ahead of it.
+
+        Computed in the step itself, a compiled one would take the powers for every variable anew.
+        """
+        return {
+            "count": count,
+            "mean_correction": 1 - 0.9**count,
+            "square_correction": 1 - 0.999**count,
+        }
 
 
 @dataclass(frozen=True)

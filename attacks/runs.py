@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from attacks.distance import Gradients
+from attacks.distance import Gradients, Measured
 from attacks.optimisers import State
 from attacks.priors import Statistics
 
@@ -23,7 +23,8 @@ class Runs:
         number: of the run among those that began together; `method.runs` of each victim.
         victim: which victim it belongs to.
         target, target_statistics, labels: the victim's; no labels where they are sought.
-        variables: images and label logits, flat, shape (R, n).
+        target_norms: ‖target‖² by parameter, for distances that take it, else empty.
+        variables: images, channels innermost, and label logits, flat, shape (R, n); see `joined`.
         state: the optimiser's.
         taken: evaluations spent.
         since, length: evaluations since the last start, and how many there are from start to end.
@@ -36,6 +37,7 @@ class Runs:
     number: Tensor
     victim: Tensor
     target: Gradients
+    target_norms: Mapping[str, Tensor]
     target_statistics: Statistics
     labels: Tensor | None
     variables: Tensor
@@ -62,13 +64,26 @@ class Runs:
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "image_shape"}
         return {name: value for name, value in values.items() if value is not None}
 
+    def measured(self) -> dict[str, Measured]:
+        """Return the target with its norms."""
+        return {name: Measured(self.target[name], n) for name, n in self.target_norms.items()}
+
     def parts(self, variables: Tensor) -> tuple[Tensor, Tensor]:
         """Return images (R, B, 3, size, size) and label logits (R, B, K), or (R, B, 0)."""
+        size, channels, height, width = self.image_shape
         pixels = self.image_shape.numel()
-        images = variables[:, :pixels].reshape(-1, *self.image_shape)
-        rest = variables[:, pixels:]
-        per_individual = (self.image_shape[0], rest.shape[1] // self.image_shape[0])
-        return images, rest.reshape(len(variables), *per_individual)
+        images = variables[:, :pixels].reshape(-1, size, height, width, channels).movedim(-1, 2)
+        logits = variables[:, pixels:]
+        return images, logits.reshape(len(variables), size, logits.shape[1] // size)
+
+
+def joined(images: Tensor, logits: Tensor) -> Tensor:
+    """Return images (R, B, 3, size, size) and label logits (R, B, K) as variables, shape (R, n).
+
+    Channels lie innermost, as convolutions have them: what is done to every variable then runs
+    through memory in order.
+    """
+    return torch.cat([images.movedim(2, -1).flatten(1), logits.flatten(1)], 1)
 
 
 def each_tensor(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:

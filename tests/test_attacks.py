@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -101,7 +102,7 @@ def test_dlg_is_stated_as_in_its_paper() -> None:
     assert Knowledge.LABELS not in attack.needs
     assert method.optimiser == LBFGS(learning_rate=1.0, history=100)
     assert method.prior is None
-    assert not method.project
+    assert method.projected == 0
     assert method.pixels == RAW
     assert DeepLeakage.presets["paper"]["budget"] == 300 * 20
 
@@ -126,7 +127,7 @@ def test_ig_is_stated_as_in_its_paper() -> None:
     method = InvertingGradients().method(server_of(small_model()))
     assert method.optimiser == Adam(learning_rate=0.1, signed=True)
     assert method.pixels == CENTRED
-    assert method.project
+    assert method.projected == math.inf
     done = torch.tensor([[0.0], [0.374], [0.376], [0.626], [0.876]])
     factors = method.schedule(done).flatten()
     torch.testing.assert_close(factors, torch.tensor([1.0, 1.0, 0.1, 0.01, 0.001]))

@@ -131,9 +131,9 @@ def test_a_compiled_step_serves_groups_of_one_size_only(
     def counting(step: Callable[..., Any], *example: Any) -> Callable[..., Any]:
         shapes.append(len(example[1]["number"]))
 
-        def counted(weights: Any, tensors: dict[str, Any], noise: Any) -> Any:
+        def counted(weights: Any, tensors: dict[str, Any], *more: Any) -> Any:
             served.append(len(tensors["number"]))
-            return step(weights, tensors, noise)
+            return step(weights, tensors, *more)
 
         return counted
 
@@ -244,11 +244,13 @@ def test_another_error_is_not_taken_for_want_of_memory(monkeypatch: pytest.Monke
 
 def test_runs_side_by_side_fill_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     of = case(InvertingGradients(budget=STEPS), small(SmallCNN(width=4)))
-    counts = [memory.runs_together(of.model, of.method, images(size, 0)) for size in (1, 2, 8, 64)]
+    counts = [
+        memory.runs_together(of.model, of.method, images(size, 0), True) for size in (1, 2, 8, 64)
+    ]
     assert counts == sorted(counts, reverse=True)
     assert counts[0] > counts[-1] >= 1
     monkeypatch.setattr(memory, "CACHED", 1)
-    assert memory.runs_together(of.model, of.method, images(1, 0)) == 1
+    assert memory.runs_together(of.model, of.method, images(1, 0), True) == 1
 
 
 # The command line

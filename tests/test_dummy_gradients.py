@@ -11,7 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from attacks import run_convolutions
-from attacks.distance import cosine_distance, cosine_gaussian_distance
+from attacks.distance import (
+    Measured,
+    cosine_distance,
+    cosine_gaussian_distance,
+    squared_norm,
+)
 from attacks.dummy_gradients import dummy_gradients, layers_with_rules, weights_of
 from attacks.factors import Factors
 from attacks.feature import FeatureReconstruction
@@ -252,20 +257,22 @@ def test_layers_are_factored_where_factors_are_smaller_than_their_product(
     [cosine_distance, lambda g, t: cosine_gaussian_distance(g, t, 1.0)],
     ids=["cosine", "Eq. 3"],
 )
-def test_distances_and_their_slopes_are_the_same_with_factors(
+def test_distances_and_their_slopes_are_the_same_with_factors_and_measured_targets(
     distance: Callable[..., Tensor],
 ) -> None:
     model, labels = built(SmallCNN(width=4)), torch.tensor([[0, 1, 1], [3, 2, 0]])
-    target = dummy_gradients(model, images(2, 3, seed=1), labels)[0]
+    plain = dummy_gradients(model, images(2, 3, seed=1), labels)[0]
+    measured = {name: Measured(g, squared_norm(g)) for name, g in plain.items()}
     layers = layers_with_rules(model, images(3))
     found = []
-    for factors in (False, True):
+    for factors, target in ((False, plain), (True, plain), (False, measured), (True, measured)):
         x = images(2, 3).requires_grad_()
         value = distance(dummy_gradients(model, x, labels, layers, factors=factors)[0], target)
         found.append((value, *torch.autograd.grad(value.sum(), x)))
-    for whole, factored in zip(*found, strict=True):
+    for whole, *others in zip(*found, strict=True):
         assert whole.abs().max() > 0
-        torch.testing.assert_close(factored, whole, rtol=1e-9, atol=1e-12)
+        for other in others:
+            torch.testing.assert_close(other, whole, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize(

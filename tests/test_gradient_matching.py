@@ -215,14 +215,19 @@ def run_script(
         optimiser=optimiser or Walk(),
         start=uniform,
         steps=len(victims[0].update["script"]),
-        project=False,
+        projected=0,
     )
     method = replace(method, **how)
     return run(method, *victims), method.optimiser.log
 
 
+def innermost(images: Tensor) -> Tensor:
+    """Images (..., 3, size, size) as variables have them: flat, channels innermost."""
+    return images.movedim(-3, -1).flatten()
+
+
 def assert_images(found: Reconstruction, variables: Tensor) -> None:
-    assert torch.equal(found.images.flatten(), variables[: found.images.numel()])
+    assert torch.equal(innermost(found.images), variables[: found.images.numel()])
 
 
 def test_the_best_iterate_is_kept_not_the_last_and_not_the_one_after() -> None:
@@ -312,7 +317,7 @@ def test_starts_that_overflow_are_drawn_again_until_one_does_not() -> None:
         Victim(client_update(model, draw(1, *IMAGE, seed=n), torch.tensor([1])), None, 1, n)
         for n in range(6)
     ]
-    method = Method(squared_error, Adam(0.05), start, steps=12, project=False)
+    method = Method(squared_error, Adam(0.05), start, steps=12, projected=0)
     found = run(method, *victims, model=model)
     restarts = [answer.restarts for answer in found]
     assert restarts == [sum(of_victim) for of_victim in drawn.values()]
@@ -452,7 +457,7 @@ def test_noise_is_added_to_the_images_after_adam_and_scaled_by_the_schedule(
 
     adam = Logged(learning_rate)
     method = Method(
-        standing_still, adam, start, steps=5, schedule=cosine_decay, noise=0.3, project=False
+        standing_still, adam, start, steps=5, schedule=cosine_decay, noise=0.3, projected=0
     )
     update = {"": torch.ones(1)}
     victims = [Victim(update, torch.tensor([0, 1]), 2, seed) for seed in (7, 8)]
@@ -461,7 +466,7 @@ def test_noise_is_added_to_the_images_after_adam_and_scaled_by_the_schedule(
         generator = torch.Generator()
         generator.set_state(states[victim.seed])
         for number, (before, after) in enumerate(pairwise(adam.seen)):
-            drawn = torch.randn(2, *IMAGE, generator=generator).double().flatten()
+            drawn = innermost(torch.randn(2, *IMAGE, generator=generator).double())
             factor = (1 + math.cos(math.pi * number / 5)) / 2
             torch.testing.assert_close(
                 after[0][row] - before[0][row], 0.3 * factor * drawn, rtol=1e-5, atol=1e-6
@@ -483,7 +488,7 @@ def test_noise_leaves_label_logits_alone() -> None:
 def test_projection_keeps_images_in_the_pixel_range(noise: float, pixels: PixelRange) -> None:
     walk = Walk(torch.linspace(-4, 4, PIXELS).double())
     (found,), log = run_script(
-        script(4, 3, 2, 1), optimiser=walk, noise=noise, pixels=pixels, project=True
+        script(4, 3, 2, 1), optimiser=walk, noise=noise, pixels=pixels, projected=math.inf
     )
     for step in log[1:]:
         assert step.variables.min() == pixels.low
@@ -499,9 +504,9 @@ def test_a_projected_answer_is_in_the_pixel_range_even_if_it_is_the_start(
     def start(victim: Victim, generator: torch.Generator) -> Tensor:
         return 3 * torch.randn(1, *IMAGE, generator=generator).double()
 
-    (found,), log = run_script(script(1, 2), start=start, pixels=pixels, project=True)
+    (found,), log = run_script(script(1, 2), start=start, pixels=pixels, projected=math.inf)
     expected = pixels.to_pixels(log[0].variables[0]).clamp(0, 1)
-    torch.testing.assert_close(found.images.flatten(), expected)
+    torch.testing.assert_close(innermost(found.images), expected)
     assert found.images.max() == 1
 
 
@@ -513,9 +518,17 @@ def test_without_projection_images_leave_the_pixel_range() -> None:
     assert found.images.max() > 10
 
 
+def test_projection_ends_after_the_evaluations_given_and_begins_again_with_a_fresh_start() -> None:
+    _, log = run_script(script(9, 8, 7, math.nan, 5, 4, 3), optimiser=Walk(5.0), projected=2)
+    # What evaluation n sees has been moved n times since the start.
+    inside = [bool(step.variables.max() == 1) for step in log]
+    assert inside == [False, True, True, False, False, True, True]
+    assert log[3].variables.min() > 5
+
+
 def test_projection_leaves_label_logits_alone() -> None:
     victim = replace(script(4, 3, 2, 1), labels=None)
-    _, log = run_script(victim, optimiser=Walk(5.0), project=True)
+    _, log = run_script(victim, optimiser=Walk(5.0), projected=math.inf)
     logits = [step.variables[0, PIXELS:] for step in log]
     torch.testing.assert_close(logits[3], logits[0] + 15)
 
@@ -569,7 +582,7 @@ def test_a_prior_sees_each_run_s_images_share_victim_and_statistics() -> None:
     assert [i.victim.tolist() for i in iterates] == [[0, 0, 1, 1, 2, 2]] * 2 + [[0, 0, 2, 2]] * 2
     for number, (iterate, step) in enumerate(zip(iterates, walk.log, strict=True)):
         assert iterate.done.tolist() == [number / 4] * len(iterate.victim)
-        assert torch.equal(iterate.images.flatten(1), step.variables)
+        assert torch.equal(torch.stack([innermost(x) for x in iterate.images]), step.variables)
         torch.testing.assert_close(step.gradient, step.variables - 0.25)
         for row, victim in enumerate(iterate.victim.tolist()):
             true = batch_statistics(model, CENTRED.to_pixels(iterate.images[row].detach()))
@@ -627,7 +640,8 @@ def test_joint_labels_are_the_soft_labels_of_the_cross_entropy() -> None:
     method = Method(squared_error, walk, uniform, steps=1)
     run(method, Victim(update, None, 2, 0), model=model)
     leaf = walk.log[0].variables[0].clone().requires_grad_()
-    images, logits = leaf[: 2 * PIXELS].reshape(2, *IMAGE), leaf[2 * PIXELS :].reshape(2, CLASSES)
+    images = leaf[: 2 * PIXELS].reshape(2, *IMAGE[1:], IMAGE[0]).movedim(-1, 1)
+    logits = leaf[2 * PIXELS :].reshape(2, CLASSES)
     parameters = list(model.parameters())
     loss = functional.cross_entropy(model(images), logits.softmax(1))
     gradients = torch.autograd.grad(loss, parameters, create_graph=True)
@@ -686,7 +700,7 @@ L_BFGS = Method(
     LBFGS(history=4),
     overflowing_at_first,
     steps=24,
-    project=False,
+    projected=0,
     patience=3,
 )
 

@@ -162,7 +162,7 @@ def _plain(model: nn.Module, work: Work, victim: Victim) -> Tensor:
 
     for _ in range(method.steps // EVALUATIONS if lbfgs else method.steps):
         optimiser.step(closure)  # type: ignore[arg-type]
-        if method.project:
+        if method.projected:
             with torch.no_grad():
                 images.clamp_(method.pixels.low, method.pixels.high)
     return method.pixels.to_pixels(images.detach())
