@@ -110,9 +110,14 @@ def ratio(theirs: list[float] | None, ours: list[float]) -> str:
 
 def qualities(rows: list[Row]) -> list[str]:
     """Return the table of seconds to a quality."""
-    measured = of_kind(rows, "quality")
+    measured = [
+        {"quality": quality, **row, **found}
+        for row in of_kind(rows, "quality")
+        for quality, found in row["qualities"].items()
+    ]
     if not measured:
         return []
+    measured.sort(key=lambda row: (row["quality"], row["batch_size"]))
     lines = []
     for row in measured:
         peer = next(

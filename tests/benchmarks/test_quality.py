@@ -5,7 +5,6 @@ The fewest steps of a schedule run to its end that reach the quality, times the 
 
 from __future__ import annotations
 
-from itertools import product
 from typing import Any, NamedTuple
 
 import torch
@@ -24,9 +23,8 @@ TARGETS = {"PSNR": 20.0, "feature cosine": 0.99}
 
 
 class Measurement(NamedTuple):
-    """A quality to reach."""
+    """An attack whose qualities are to be reached."""
 
-    quality: str
     batch_size: int
     engine: str
     attack: str
@@ -37,11 +35,8 @@ def measurements(full: bool) -> list[Measurement]:
     engines = [(engine, "IG") for engine in ENGINES]
     engines += [("leakbench", attack) for attack in ("Proposed", "Proposed, L-BFGS")]
     if not full:
-        return [Measurement("PSNR", 1, "leakbench", "Proposed")]
-    return [
-        Measurement(quality, batch_size, *engine)
-        for quality, batch_size, engine in product(TARGETS, VICTIMS, engines)
-    ]
+        return [Measurement(1, "leakbench", "Proposed")]
+    return [Measurement(batch_size, *engine) for batch_size in VICTIMS for engine in engines]
 
 
 def quality_of(quality: str, model: SharedModel, images: Tensor, truth: Tensor) -> float:
@@ -56,25 +51,29 @@ def quality_of(quality: str, model: SharedModel, images: Tensor, truth: Tensor) 
 def test_quality(
     measurement: Measurement, benchmark: Any, full: bool, compiling: Compiling
 ) -> None:
-    quality, batch_size, engine, attack = measurement
+    batch_size, engine, attack = measurement
     victims = batches(VICTIMS[batch_size], batch_size, 32)
     model, truth = built("small_cnn", 32), torch.stack([images for images, _ in victims])
 
-    def reach() -> tuple[int, float, float]:
+    def reach() -> dict[str, dict[str, Any]]:
+        latest: dict[str, dict[str, Any]] = {}
         for budget in BUDGETS if full else BUDGETS[:1]:
             done = ENGINES[engine](work(attack, model, victims, budget, compiling))
-            found = quality_of(quality, model, done.images, truth)
-            if found >= TARGETS[quality]:
+            for quality, target in TARGETS.items():
+                if quality in latest and latest[quality]["reached"]:
+                    continue
+                found = quality_of(quality, model, done.images, truth)
+                latest[quality] = {
+                    "steps": budget,
+                    "seconds": done.step * budget / 1e3,
+                    "found": found,
+                    "reached": found >= target,
+                }
+            if all(row["reached"] for row in latest.values()):
                 break
-        return budget, done.step * budget / 1e3, found
+        return latest
 
-    steps, seconds, found = benchmark.pedantic(reach, rounds=1)
-    assert seconds > 0
-    benchmark.extra_info |= {
-        "kind": "quality",
-        **measurement._asdict(),
-        "steps": steps,
-        "seconds": seconds,
-        "found": found,
-        "reached": found >= TARGETS[quality],
-    }
+    latest = benchmark.pedantic(reach, rounds=1)
+    assert set(latest) == set(TARGETS)
+    assert all(row["seconds"] > 0 for row in latest.values())
+    benchmark.extra_info |= {"kind": "quality", **measurement._asdict(), "qualities": latest}

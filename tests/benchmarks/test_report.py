@@ -15,7 +15,7 @@ def test_ratios_are_taken_round_by_round() -> None:
 
 def test_the_page_shows_every_kind_of_measurement_and_what_was_not_reached(tmp_path: Path) -> None:
     cell = {"kind": "step", "attack": "IG", "model": "lenet", "size": 32, "batch_size": 1}
-    quality = {"kind": "quality", "quality": "PSNR", "batch_size": 1, "attack": "IG"}
+    quality = {"kind": "quality", "batch_size": 1, "attack": "IG"}
     rows = [
         *(
             {**cell, "number": n, "engine": "leakbench", "step": s, "flops": 5e6}
@@ -30,18 +30,12 @@ def test_the_page_shows_every_kind_of_measurement_and_what_was_not_reached(tmp_p
         {
             **quality,
             "engine": "leakbench",
-            "steps": 50,
-            "seconds": 0.5,
-            "found": 21.0,
-            "reached": True,
+            "qualities": {"PSNR": {"steps": 50, "seconds": 0.5, "found": 21.0, "reached": True}},
         },
         {
             **quality,
             "engine": "breaching",
-            "steps": 1600,
-            "seconds": 8.0,
-            "found": 12.0,
-            "reached": False,
+            "qualities": {"PSNR": {"steps": 1600, "seconds": 8.0, "found": 12.0, "reached": False}},
         },
         {"kind": "memory", "victims": 3, "batch_size": 2, "before": 400.0, "peak": 500.0},
         {"kind": "help", "first": 0.3, "again": 0.1},
