@@ -32,7 +32,9 @@ PROPERTIES = {
 
 IMAGES = "lfw-deepfunneled"
 SCORES = "lfw_attributes*.txt"
+COLUMBIA = "https://www.cs.columbia.edu/CAVE/databases/pubfig/download/"
 
+Presence = NDArray[np.bool_]
 Table = NDArray[np.bool_]
 
 
@@ -57,8 +59,8 @@ class LFW(DataSet):
 
     folder = "lfw"
     source = (
-        "lfw-deepfunneled from https://vis-www.cs.umass.edu/lfw/ and lfw_attributes.txt from "
-        "https://www.cs.columbia.edu/CAVE/databases/pubfig/download/"
+        f"lfw-deepfunneled from https://vis-www.cs.umass.edu/lfw/ and lfw_attributes.txt from "
+        f"{COLUMBIA}"
     )
     properties = tuple(PROPERTIES)
     size = "13,233 faces of 5,749 people"
@@ -71,45 +73,16 @@ class LFW(DataSet):
         """Return the faces whose image is present, in the order of the label file."""
         assert data_root is not None
         folder = data_root / self.folder
-        scores = _score_file(folder)
-        left_out = {}
-        if self.labels == "columbia":
-            if self.selection != "all":
-                raise UsageError(
-                    "dataset.selection of lfw is a column of labels.csv; leave it at all with "
-                    "dataset.labels=columbia"
-                )
-            if scores is None:
-                raise UsageError(
-                    f"{folder / SCORES} not found; get it from {COLUMBIA}, or use labels.csv with "
-                    f"--set dataset.labels=csv"
-                )
-            paths, names, table = _columbia(scores)
-        else:
-            paths, names, table, others = self._csv(folder)
-            left_out[f"not in selection {self.selection!r}"] = others
-            if scores is not None:
-                with_scores, names, table = _joined(paths, names, table, scores)
-                left_out[f"not in {scores.name}"] = len(paths) - len(with_scores)
-                paths = with_scores
+        paths, names, table, left_out = self._listed(folder)
         files = [inside(folder, path, folder) for path in paths]
         rows = present(files, folder / IMAGES, self.source)
         left_out[ABSENT] = len(files) - len(rows)
-        table = table[rows]
-        attributes = {}
-        for name, known in PROPERTIES.items():
-            own = next((each for each in known if each in names), None)
-            if own is None:
-                raise UsageError(
-                    f"{scores} has no column {' or '.join(known)}; get the official file"
-                )
-            attributes[name] = table[:, names.index(own)]
-        attributes |= {name: table[:, i] for i, name in enumerate(names)}
+        attributes = {name: table[rows, i] for i, name in enumerate(names)}
         people = [PurePosixPath(paths[i]).parent.name for i in rows]
         return assembled(
             names=[paths[i] for i in rows],
             files=[files[i] for i in rows],
-            attributes=attributes,
+            attributes={**_properties(attributes, folder), **attributes},
             identities=np.unique(people, return_inverse=True)[1].astype(np.int64),
             crop=FACE,
             size=size,
@@ -122,6 +95,29 @@ class LFW(DataSet):
             "2-class": "Mouth_Slightly_Open",
             "8-class": "Mouth_Slightly_Open+Black_Hair+Bangs",
         }
+
+    def _listed(self, folder: Path) -> tuple[list[str], list[str], Table, dict[str, int]]:
+        """Return image paths, attribute names, presence (images, names), and who is left out."""
+        scores = _score_file(folder)
+        if self.labels == "csv":
+            paths, names, table, others = self._csv(folder)
+            left_out = {f"not in selection {self.selection!r}": others}
+            if scores is not None:
+                listed = len(paths)
+                paths, names, table = _joined(paths, names, table, scores)
+                left_out[f"not in {scores.name}"] = listed - len(paths)
+            return paths, names, table, left_out
+        if self.selection != "all":
+            raise UsageError(
+                "dataset.selection of lfw is a column of labels.csv; leave it at `all` with "
+                "dataset.labels=columbia"
+            )
+        if scores is None:
+            raise UsageError(
+                f"label file {folder / SCORES} not found; get it from {COLUMBIA}, or use "
+                f"labels.csv with --set dataset.labels=csv"
+            )
+        return *_columbia(scores), {}
 
     def _csv(self, folder: Path) -> tuple[list[str], list[str], Table, int]:
         """Return paths, attribute names, presence, and the number of rows not selected."""
@@ -148,12 +144,26 @@ class LFW(DataSet):
                     f"{path} line {rows.line_num}: expected a path and values of 1 or -1, found "
                     f"{row['path']!r} and {', '.join(map(repr, values))}; correct or remove the row"
                 )
+            inside(folder, row["path"], path)
             if self.selection in ("all", row.get("group")):
                 paths.append(row["path"])
                 table.append([value == "1" for value in values])
             else:
                 others += 1
         return paths, names, np.array(table, dtype=np.bool_).reshape(-1, len(names)), others
+
+
+def _properties(attributes: Mapping[str, Presence], folder: Path) -> dict[str, Presence]:
+    """Return each property by its own name."""
+    found = {}
+    for name, known in PROPERTIES.items():
+        own = next((each for each in known if each in attributes), None)
+        if own is None:
+            raise UsageError(
+                f"{folder / SCORES} has no column {' or '.join(known)}; get the official file"
+            )
+        found[name] = attributes[own]
+    return found
 
 
 def _score_file(folder: Path) -> Path | None:
@@ -208,6 +218,3 @@ def _columbia(path: Path) -> tuple[list[str], list[str], Table]:
         paths.append(f"{IMAGES}/{name}/{name}_{image:04d}.jpg")
         table.append([value > 0 for value in values])
     return paths, names, np.array(table, dtype=np.bool_).reshape(-1, len(names))
-
-
-COLUMBIA = "https://www.cs.columbia.edu/CAVE/databases/pubfig/download/"
