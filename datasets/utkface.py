@@ -31,8 +31,9 @@ WHOLE: Box = (0, 0, 200, 200)
 RACES = ("white", "black", "asian", "indian", "other_race")
 OLDEST = 120
 
-LABELLED = re.compile(r"([0-9]+)_([0-9]+)_([0-9]+)_([0-9]{8,}) *\.?jpg(\.chip\.jpg)?")
-INCOMPLETE = re.compile(r"([0-9]+_){0,2}[0-9]{8,} *\.?jpg(\.chip\.jpg)?")
+LABELLED = re.compile(r"([0-9]+)_([0-9]+)_([0-9]+)_[0-9]{8,}\D*jpg")
+INCOMPLETE = re.compile(r"([0-9]+_){0,2}[0-9]{8,}\D*jpg")
+"""After the date several official names have slips of the pen, such as `jpg.chip.jpg`."""
 
 
 @register_dataset("utkface")

@@ -101,7 +101,9 @@ def test_other_files_are_ignored(official: Path, root: Path) -> None:
     assert load(root).fingerprint == load(official).fingerprint
 
 
-@pytest.mark.parametrize("name", ["55_0_0_20170116232725357jpg.chip.jpg", "55_0_0_20170116 .jpg"])
+@pytest.mark.parametrize(
+    "name", [f"55_0_0_20170116232725357{end}" for end in ("jpg.chip.jpg", " .jpg", ".pg.chip.jpg")]
+)
 def test_official_slips_of_the_pen_are_read(root: Path, name: str) -> None:
     noise(9, height=200, width=200).save(root / "utkface" / "UTKFace" / name, format="png")
     assert len(load(root)) == len(FILES) + 1
