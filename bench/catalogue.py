@@ -1,4 +1,4 @@
-"""What `leakbench list` and `leakbench show` print."""
+"""What `leakbench list`, `leakbench datasets list` and `leakbench show` print."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from tabulate import tabulate
@@ -26,8 +27,13 @@ REGISTRIES: dict[str, Registry] = {
 }
 
 
-def listing(kind: str, pattern: str) -> str:
+def listing(kind: str, pattern: str, data_root: Path | None = None) -> str:
     """Return a table of the plugins or suites of a kind whose names match a glob.
+
+    Args:
+        kind: `suites`, or one of `REGISTRIES`.
+        pattern: the glob.
+        data_root: where data sets are looked for.
 
     Raises:
         UsageError: none matches.
@@ -40,7 +46,7 @@ def listing(kind: str, pattern: str) -> str:
         names = [
             name for name in registry.names(pattern) if kind != "baselines" or _is_baseline(name)
         ]
-        rows = [[name, *_row(registry, name)] for name in names]
+        rows = [[name, *_row(registry, name, data_root)] for name in names]
         columns = [registry.kind, *_COLUMNS[registry.kind]]
     if not rows:
         raise UsageError(f"no {kind} match {pattern!r}; try `leakbench list {kind}`")
@@ -75,13 +81,13 @@ def _is_baseline(name: str) -> bool:
 
 _COLUMNS = {
     "attack": ["column", "control", "knows", "reference"],
-    "data set": ["properties", "folder under the data root"],
+    "data set": ["properties", "whole", "folder", "found", "terms"],
     "model": ["splits", "reference"],
     "defense": ["reference"],
 }
 
 
-def _row(registry: Registry, name: str) -> list[str]:
+def _row(registry: Registry, name: str, data_root: Path | None) -> list[str]:
     if registry.is_outside(name):
         return ["(outside package, imported when asked for)"]
     plugin = registry.get(name)
@@ -92,11 +98,26 @@ def _row(registry: Registry, name: str) -> list[str]:
             " ".join(plugin().needs.names()),
             plugin.reference,
         ],
-        "data set": lambda: [" ".join(plugin.properties), plugin.folder or "(embedded)"],
+        "data set": lambda: [
+            " ".join(plugin.properties),
+            plugin.size,
+            plugin.folder or "(embedded)",
+            _found(plugin.folder, data_root),
+            plugin.terms,
+        ],
         "model": lambda: [" ".join(plugin.splits), plugin.reference],
         "defense": lambda: [plugin.reference],
     }
     return cells[registry.kind]()
+
+
+def _found(folder: str | None, data_root: Path | None) -> str:
+    """Return whether a data set's folder is there; its files are not looked at."""
+    if folder is None:
+        return "yes"
+    if data_root is None:
+        return "no --data-root"
+    return "yes" if (data_root / folder).is_dir() else "no"
 
 
 def _describe(registry: Registry, name: str) -> str:
@@ -109,6 +130,7 @@ def _describe(registry: Registry, name: str) -> str:
         parts.append(f"Needs to know: {', '.join(plugin().needs.names()) or 'nothing'}")
     if registry is DATASETS and plugin.source:
         parts.append(f"Get {plugin.source}; put it into DIR/{plugin.folder} under --data-root DIR.")
+        parts.append(f"Whole: {plugin.size}. Terms: {plugin.terms}.")
     parts.append(_parameters(plugin))
     if registry is ATTACKS and plugin.presets:
         parts.append(_presets(plugin))

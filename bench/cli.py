@@ -21,6 +21,9 @@ app = typer.Typer(
     help="Measure what a federated-learning server learns about each individual.",
 )
 
+datasets_app = typer.Typer(no_args_is_help=True, help="Look at data sets.")
+app.add_typer(datasets_app, name="datasets")
+
 
 class Kind(StrEnum):
     """What can be listed."""
@@ -80,6 +83,7 @@ DataRootOption = Annotated[
         help="Folder in which each data set lies in its official folder.",
     ),
 ]
+Pattern = Annotated[str, typer.Argument(metavar="[GLOB]")]
 DEFAULT_OUT = Path("results/runs")
 
 
@@ -94,12 +98,37 @@ def options(
 
 @app.command("list")
 def list_plugins(
-    kind: Kind, pattern: Annotated[str, typer.Argument(metavar="[GLOB]")] = "*"
+    kind: Kind,
+    pattern: Pattern = "*",
+    data_root: DataRootOption = None,
 ) -> None:
     """List attacks (baselines included), baselines, data sets, defenses, models or suites."""
     from bench.catalogue import listing
 
-    typer.echo(listing(kind.value, pattern))
+    typer.echo(listing(kind.value, pattern, data_root))
+
+
+@datasets_app.command("list")
+def list_datasets(pattern: Pattern = "*", data_root: DataRootOption = None) -> None:
+    """List data sets: properties, size, terms, and whether each is found; as `list datasets`."""
+    list_plugins(Kind.DATASETS, pattern, data_root)
+
+
+@datasets_app.command("check")
+def check_dataset(
+    name: str,
+    data_root: DataRootOption = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="dataset.PARAMETER=VALUE", help="Change a parameter, as in `run`."
+        ),
+    ] = None,
+) -> None:
+    """Read a data set, decode every image, and say what was found and what is missing."""
+    from bench.dataset_check import checked
+
+    typer.echo(checked(name, settings or [], data_root))
 
 
 @app.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -23,12 +23,14 @@ class Individuals:
         attributes: name → presence, shape (n,) each; properties and main-task attributes alike.
         identities: who is shown, shape (n,); equal numbers mean the same person or object.
         fingerprint: changes whenever the content of the data set does.
+        left_out: reason → number of entries of the label files that are no individuals for it.
     """
 
     images: NDArray[np.uint8]
     attributes: Mapping[str, NDArray[np.bool_]]
     identities: NDArray[np.int64]
     fingerprint: str
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.identities)
@@ -52,11 +54,15 @@ class DataSet(ABC):
         folder: its official folder under the data root; None for an embedded data set.
         source: where to get it, one sentence; empty for an embedded data set.
         properties: the properties of individuals that it can be asked about.
+        size: number of individuals when whole, a few words.
+        terms: on what terms it may be used, a few words.
     """
 
     folder: ClassVar[str | None]
     source: ClassVar[str]
     properties: ClassVar[tuple[str, ...]]
+    size: ClassVar[str] = "not stated"
+    terms: ClassVar[str] = "not stated"
 
     @abstractmethod
     def load(self, data_root: Path | None, size: int) -> Individuals:

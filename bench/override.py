@@ -41,7 +41,7 @@ def override(suite: Suite, settings: Iterable[str]) -> Suite:
         key, equals, text = setting.partition("=")
         if not equals or not key:
             raise UsageError(f"--set {setting!r} is not of the form KEY=VALUE")
-        value = _value(text)
+        value = value_of(text)
         head, _, rest = key.partition(".")
         if head == "attack" and rest:
             column, dot, parameter = rest.rpartition(".")
@@ -186,9 +186,9 @@ def _drop_parameters_of_others(suite: Suite, field: str, value: Any) -> None:
         suite.cell.pop(f"{field}_parameters", None)
 
 
-def _value(text: str) -> Any:
+def value_of(text: str) -> Any:
     """Return a TOML value, a comma-separated list of them, or the text itself."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        return [_value(part) for part in text.split(",")] if "," in text else text
+        return [value_of(part) for part in text.split(",")] if "," in text else text

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from bench.errors import UsageError
 from bench.images import Box, decoded, inside
 from bench.labelfile import read_lines, read_rows
 from bench.registry import register_dataset
-from bench.seeds import digest
+from datasets.files import ABSENT, content_fingerprint
 
 FACE: Box = (0, 20, 178, 198)
 """The square crop that puts CelebA's faces at the scale of LFW's, 36 pixels from each border."""
@@ -46,6 +45,8 @@ class CelebA(DataSet):
         "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
     )
     properties = tuple(PROPERTIES)
+    size = "202,599 faces of 10,177 people"
+    terms = "non-commercial research; no copies to others"
 
     selection: Literal["all", "natural", "balanced"] = "all"
 
@@ -56,13 +57,18 @@ class CelebA(DataSet):
         names, files, table = _attributes(folder / "list_attr_celeba.txt")
         image_folder = folder / "img_align_celeba"
         paths = [inside(image_folder, file, folder / "list_attr_celeba.txt") for file in files]
-        wanted = _present(image_folder) & self._selected(folder, files)
+        selected = self._selected(folder, files)
+        wanted = _present(image_folder) & selected
         rows = [i for i, file in enumerate(files) if file in wanted]
         if not rows:
             raise UsageError(
                 f"{image_folder} holds none of the images of selection {self.selection!r} that "
                 f"list_attr_celeba.txt lists; unpack img_align_celeba.zip there"
             )
+        left_out = {
+            f"not in selection {self.selection!r}": sum(file not in selected for file in files),
+            ABSENT: sum(file in selected for file in files) - len(rows),
+        }
         kept, paths, table = [files[i] for i in rows], [paths[i] for i in rows], table[rows]
         identities = _identities(folder / "identity_CelebA.txt", kept)
         attributes = {name: table[:, names.index(own)] for name, own in PROPERTIES.items()}
@@ -72,13 +78,8 @@ class CelebA(DataSet):
             images=images,
             attributes=attributes,
             identities=identities,
-            fingerprint=digest(
-                kept,
-                names,
-                np.packbits(table).tobytes().hex(),
-                identities.tolist(),
-                zlib.crc32(np.ascontiguousarray(images).data),
-            )[:16],
+            fingerprint=content_fingerprint(kept, names, table, identities, images),
+            left_out={reason: number for reason, number in left_out.items() if number},
         )
 
     def main_tasks(self) -> Mapping[str, str]:

@@ -88,6 +88,8 @@ class Synthetic(DataSet):
         "wheel",
         "beak",
     )
+    size: ClassVar[str] = "any number"
+    terms: ClassVar[str] = "none: drawn"
 
     def load(self, data_root: Path | None, size: int) -> Individuals:  # noqa: ARG002
         """Draw all individuals, or find them in the cache; `data_root` is not looked at.

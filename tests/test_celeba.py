@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from damage import (
+    Damage,
+    noise,
+    remove,
+    replace,
+    replace_line,
+    shrink,
+    truncate,
+    write,
+    write_bytes,
+)
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -36,8 +46,7 @@ ONE_LABEL = np.arange(PRESENT.size).reshape(PRESENT.shape) == 100
 ATTRIBUTE_FILE = "list_attr_celeba.txt"
 IDENTITY_FILE = "identity_CelebA.txt"
 IMAGES = "img_align_celeba"
-
-Damage = Callable[[Path], object]
+BAD_IMAGE = f"{IMAGES}/{FILES[2]}"
 
 
 def attribute_text(files: list[str], names: list[str], present: NDArray[np.bool_]) -> str:
@@ -48,11 +57,6 @@ def attribute_text(files: list[str], names: list[str], present: NDArray[np.bool_
     return f"{len(files)}\n{' '.join(names)} \n{''.join(rows)}"
 
 
-def noise(seed: int) -> Image.Image:
-    pixels = np.random.default_rng(seed).integers(0, 256, (218, 178, 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
-
-
 @pytest.fixture(scope="session")
 def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data root with a CelebA of twelve images of five people."""
@@ -60,7 +64,7 @@ def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = root / "celeba"
     (folder / IMAGES).mkdir(parents=True)
     for seed, file in enumerate(FILES):
-        noise(seed).save(folder / IMAGES / file)
+        noise(seed, 218, 178).save(folder / IMAGES / file)
     (folder / ATTRIBUTE_FILE).write_text(attribute_text(FILES, NAMES, PRESENT))
     people = zip(FILES, IDENTITIES, strict=True)
     (folder / IDENTITY_FILE).write_text("".join(f"{file} {person}\n" for file, person in people))
@@ -71,28 +75,6 @@ def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def root(official: Path, tmp_path: Path) -> Path:
     """A copy of the tiny CelebA that a test may change."""
     return Path(shutil.copytree(official, tmp_path / "data"))
-
-
-def write(file: str, text: str) -> Damage:
-    return lambda folder: (folder / file).write_text(text)
-
-
-def replace(file: str, old: str, new: str) -> Damage:
-    def damage(folder: Path) -> None:
-        text = (folder / file).read_text()
-        assert old in text
-        (folder / file).write_text(text.replace(old, new, 1))
-
-    return damage
-
-
-def replace_line(file: str, number: int, line: str) -> Damage:
-    def damage(folder: Path) -> None:
-        lines = (folder / file).read_text().splitlines()
-        lines[number - 1] = line
-        (folder / file).write_text("\n".join(lines) + "\n")
-
-    return damage
 
 
 def load(root: Path, size: int = 16) -> Individuals:
@@ -169,12 +151,13 @@ def test_rows_without_image_are_left_out(official: Path, root: Path) -> None:
     kept = [i for i in range(len(FILES)) if i not in (0, 4)]
     people = load(root)
     assert people.identities.tolist() == [IDENTITIES[i] for i in kept]
+    assert people.left_out == {"listed, but their image is absent": 2}
     assert people.attributes["Bald"].tolist() == PRESENT[kept, NAMES.index("Bald")].tolist()
     assert np.array_equal(people.images, load(official).images[kept])
 
 
 def test_images_without_row_are_ignored(official: Path, root: Path) -> None:
-    noise(99).save(root / "celeba" / IMAGES / "999999.jpg")
+    noise(99, 218, 178).save(root / "celeba" / IMAGES / "999999.jpg")
     (root / "celeba" / IMAGES / "Thumbs.db").write_bytes(b"no image")
     assert np.array_equal(load(root).images, load(official).images)
 
@@ -200,7 +183,7 @@ def test_another_size_is_not_taken_from_the_cache(official: Path) -> None:
 
 def test_a_changed_image_is_decoded_again(root: Path) -> None:
     before = np.array(load(root).images)
-    noise(99).save(root / "celeba" / IMAGES / FILES[5])
+    noise(99, 218, 178).save(root / "celeba" / IMAGES / FILES[5])
     after = load(root).images
     assert [i for i in range(len(FILES)) if not np.array_equal(before[i], after[i])] == [5]
 
@@ -235,9 +218,9 @@ def test_any_change_of_content_changes_the_fingerprint(root: Path, change: Damag
 
 def test_another_image_of_the_same_size_changes_the_fingerprint(root: Path) -> None:
     path = root / "celeba" / IMAGES / FILES[0]
-    noise(1).save(path, format="bmp")
+    noise(1, 218, 178).save(path, format="bmp")
     before = load(root).fingerprint
-    noise(2).save(path, format="bmp")
+    noise(2, 218, 178).save(path, format="bmp")
     os.utime(path, ns=(0, 0))
     assert load(root).fingerprint != before
 
@@ -263,19 +246,6 @@ def test_main_tasks_are_made_of_official_attributes_other_than_the_properties() 
         assert set(task.split("+")) <= set(NAMES) - {"Male", "Eyeglasses", "Smiling", "Young"}
 
 
-def undecodable(content: bytes) -> Damage:
-    return lambda folder: (folder / IMAGES / FILES[2]).write_bytes(content)
-
-
-def truncate(folder: Path) -> None:
-    path = folder / IMAGES / FILES[2]
-    path.write_bytes(path.read_bytes()[:5000])
-
-
-def too_small(folder: Path) -> None:
-    Image.new("RGB", (64, 64)).save(folder / IMAGES / FILES[2])
-
-
 def remove_all_images(folder: Path) -> None:
     for file in FILES:
         (folder / IMAGES / file).unlink()
@@ -284,11 +254,11 @@ def remove_all_images(folder: Path) -> None:
 ROW = " ".join(["1"] * 40)
 BAD = {
     "missing attribute file": (
-        lambda folder: (folder / ATTRIBUTE_FILE).unlink(),
+        remove(ATTRIBUTE_FILE),
         r"list_attr_celeba\.txt not found; get ",
     ),
     "missing identity file": (
-        lambda folder: (folder / IDENTITY_FILE).unlink(),
+        remove(IDENTITY_FILE),
         r"identity_CelebA\.txt not found; get ",
     ),
     "missing image folder": (
@@ -338,21 +308,27 @@ BAD = {
         r"identity_CelebA\.txt line 4: expected 2 fields, found 1; get ",
     ),
     "label file that is no text": (
-        lambda folder: (folder / ATTRIBUTE_FILE).write_bytes(b"12\n\xff\xfe\x81"),
+        write_bytes(ATTRIBUTE_FILE, b"12\n\xff\xfe\x81"),
         r"list_attr_celeba\.txt cannot be read",
     ),
     "identity file that is no text": (
-        lambda folder: (folder / IDENTITY_FILE).write_bytes(b"\x1f\x8b\x08\xff"),
+        write_bytes(IDENTITY_FILE, b"\x1f\x8b\x08\xff"),
         r"identity_CelebA\.txt cannot be read",
     ),
-    "truncated image": (truncate, r"000003\.jpg cannot be decoded .*replace it or remove it"),
-    "text as an image": (
-        undecodable(b"<html>404</html>"),
+    "truncated image": (
+        truncate(BAD_IMAGE),
         r"000003\.jpg cannot be decoded .*replace it or remove it",
     ),
-    "empty image": (undecodable(b""), r"000003\.jpg cannot be decoded .*replace it or remove it"),
+    "text as an image": (
+        write_bytes(BAD_IMAGE, b"<html>404</html>"),
+        r"000003\.jpg cannot be decoded .*replace it or remove it",
+    ),
+    "empty image": (
+        write_bytes(BAD_IMAGE, b""),
+        r"000003\.jpg cannot be decoded .*replace it or remove it",
+    ),
     "image smaller than the crop": (
-        too_small,
+        shrink(BAD_IMAGE, 64, 64),
         r"000003\.jpg has .* too few for the crop .*replace it",
     ),
     **{
@@ -381,7 +357,7 @@ def test_an_identity_that_only_looks_like_a_number_is_named(root: Path, identity
 
 
 def test_a_failed_decoding_leaves_nothing_in_the_cache(root: Path) -> None:
-    truncate(root / "celeba")
+    truncate(BAD_IMAGE)(root / "celeba")
     for _ in range(2):
         with pytest.raises(UsageError, match="cannot be decoded"):
             load(root)

@@ -1,17 +1,22 @@
-"""End to end on real CelebA faces."""
+"""End to end on real individuals: faces, vehicles, birds."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
 
 from bench.cells import Cell
 from bench.measure import measure
 from bench.plugins import build, parameters_of
 from bench.preparation import prepare
-from bench.registry import ATTACKS
+from bench.registry import ATTACKS, DATASETS
 from bench.store import Metrics
+
+Gray = NDArray[np.floating]
 
 pytestmark = [pytest.mark.real_data, pytest.mark.slow]
 
@@ -69,3 +74,81 @@ def test_the_oracle_reads_gender_off_true_features_and_blind_does_not(data_root:
     assert blind.balanced_accuracy.high is not None
     assert oracle.balanced_accuracy.low > 0.65
     assert blind.balanced_accuracy.high < 0.65
+
+
+OTHERS = {
+    "lfw": ({}, ("gender", "glasses", "smile", "young"), "Mouth_Slightly_Open"),
+    "utkface": ({}, ("gender", "young"), "white"),
+    "apascal": ({}, ("wheel",), "Window"),
+    "cub": ({"labels": "class"}, ("beak",), "has_wing_color::black"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_single_individual_s_feature_is_recovered_from_every_data_set(
+    data_root: Path, name: str
+) -> None:
+    parameters, properties, main_task = OTHERS[name]
+    folder = DATASETS.get(name).folder
+    if not (data_root / folder).is_dir():
+        pytest.skip(f"no {folder}/ in {data_root}")
+    metrics = measured(
+        data_root,
+        "feature",
+        batch_size=1,
+        individuals=2,
+        dataset=name,
+        dataset_parameters=parameters_of(build(DATASETS, name, parameters)),
+        properties=properties,
+        main_task=main_task,
+    )
+    assert set(metrics.properties) == set(properties)
+    assert metrics.feature_cosine is not None
+    assert metrics.feature_cosine.value is not None
+    assert metrics.feature_cosine.value >= 0.99
+
+
+@pytest.mark.parametrize("name", ["lfw", "utkface"])
+def test_gender_is_read_off_true_features_of_other_faces(data_root: Path, name: str) -> None:
+    _, _, main_task = OTHERS[name]
+    if not (data_root / name).is_dir():
+        pytest.skip(f"no {name}/ in {data_root}")
+    oracle = measured(
+        data_root,
+        "oracle",
+        batch_size=1,
+        individuals=200,
+        dataset=name,
+        dataset_parameters=parameters_of(build(DATASETS, name, {})),
+        properties=("gender",),
+        main_task=main_task,
+    ).properties["gender"]
+    assert oracle.balanced_accuracy.low is not None
+    assert oracle.balanced_accuracy.low > 0.55
+
+
+def test_celeba_and_lfw_faces_are_at_one_scale(data_root: Path) -> None:
+    """Each set's mean face fits the other's best at its own scale, to within an eighth."""
+    if not (data_root / "lfw").is_dir():
+        pytest.skip(f"no lfw/ in {data_root}")
+    celeba, lfw = (
+        build(DATASETS, name, {"selection": "natural"}).load(data_root, 64).images.mean((0, 1))
+        for name in ("celeba", "lfw")
+    )
+    scales = (0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.4)
+    agreement = [_best_agreement(celeba, lfw, scale) for scale in scales]
+    assert 0.875 < scales[int(np.argmax(agreement))] < 1.125
+
+
+def _best_agreement(one: Gray, other: Gray, scale: float) -> float:
+    """Return the highest correlation of one face's middle with the other's, scaled and shifted."""
+    side = round(64 * scale)
+    larger = np.asarray(Image.fromarray(other.astype(np.float32)).resize((side, side)))
+    face = one[20:56, 16:48]
+    height, width = face.shape
+    middle = (side - width) // 2
+    return max(
+        float(np.corrcoef(face.ravel(), larger[y : y + height, x : x + width].ravel())[0, 1])
+        for y in range(side - height + 1)
+        for x in range(max(middle - 3, 0), middle + 4)
+    )
