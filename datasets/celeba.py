@@ -20,7 +20,7 @@ from bench.registry import register_dataset
 from datasets.files import ABSENT, content_fingerprint
 
 FACE: Box = (0, 20, 178, 198)
-"""The square crop that puts CelebA's faces at the scale of LFW's, 36 pixels from each border."""
+"""The square crop of CelebA's faces; LFW's is fitted to it."""
 
 PROPERTIES = {"gender": "Male", "glasses": "Eyeglasses", "smile": "Smiling", "young": "Young"}
 

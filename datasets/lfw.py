@@ -19,8 +19,13 @@ from bench.labelfile import read_lines
 from bench.registry import register_dataset
 from datasets.files import ABSENT, assembled, present
 
-FACE: Box = (36, 36, 214, 214)
-"""The square crop that puts LFW's faces at the scale of CelebA's."""
+FACE: Box = (31, 14, 219, 202)
+"""The square crop that puts LFW's faces where CelebA's are, and at their scale.
+
+Measured on mean faces of unlabelled images: through it LFW's correlates with CelebA's at 0.96 over
+the middle of the picture. Through the centred square (36, 36, 214, 214), which has nearly the same
+scale, it does at 0.35: there the faces stand a tenth of the picture too high.
+"""
 
 PROPERTIES = {
     "gender": ("Male",),
