@@ -37,6 +37,7 @@ from bench.threat import (
 TRAINING_VERSION = 1
 """Raised when training gives other weights for the same D_aux."""
 
+
 @register_attack("hcn")
 @dataclass(frozen=True, kw_only=True)
 class HonestButCurious(Attack):

@@ -52,19 +52,21 @@ def _terms(cells: Sequence[Measured]) -> str:
         "labels": "labels {}",
         "reads": "properties read off {}",
     }
+    attacking = [m for m in cells if not ATTACKS.get(m.planned.cell.attack).control]
+    every = {m.planned.column for m in attacking}
     said = []
     for parameter, wording in wordings.items():
         values: dict[str, list[str]] = {}
-        for m in cells:
+        for m in attacking:
             known = m.planned.cell.attack_parameters
-            if not ATTACKS.get(m.planned.cell.attack).control and parameter in known:
+            if parameter in known:
                 if parameter in m.planned.swept:
                     break
                 columns = values.setdefault(text_of(known[parameter]), [])
                 columns += [m.planned.column] * (m.planned.column not in columns)
         else:
             shares = [
-                value if len(values) == 1 else f"{value} ({', '.join(columns)})"
+                value if set(columns) == every else f"{value} ({', '.join(columns)})"
                 for value, columns in values.items()
             ]
             if shares:
