@@ -46,7 +46,7 @@ class HonestButCurious(Attack):
     F is trained on D_aux alone and deployed in the shared model's place; each individual's output
     answers for that individual. The property's terms weigh presence and absence alike, so that ½ is
     the threshold of balanced accuracy. A quarter of D_aux's people choose the epoch, by accuracy
-    and balanced accuracy weighted β_y to β_s. One F takes 15 seconds of a core for 1,000 images of
+    and balanced accuracy weighted β_y to β_s. One F takes 20 seconds of a core for 1,000 images of
     32 px, four times as much at 64 px.
 
     Attributes:
