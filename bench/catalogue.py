@@ -126,6 +126,8 @@ def _describe(registry: Registry, name: str) -> str:
     reference = getattr(plugin, "reference", "")
     if reference:
         parts.append(f"Reference: {reference}")
+    if registry is ATTACKS and plugin.note:
+        parts.append(f"Note: {plugin.note}.")
     if registry is ATTACKS:
         parts.append(f"Needs to know: {', '.join(plugin().needs.names()) or 'nothing'}")
     if registry is DATASETS and plugin.source:

@@ -62,6 +62,7 @@ def details(cells: Sequence[Measured]) -> str:
         "that same order, clamped to [0, 1]; steps are gradient evaluations a batch.\n\n"
         f"{markdown_table(reconstruction, [*place, *what])}\n\n"
         f"{_weights_aid(list(unique.values()))}"
+        f"{_deployed(list(unique.values()))}"
         "## All metrics by property\n\nIn %; f_p decides at the threshold of balanced accuracy, "
         "also for accuracy and count. Count error is |inferred − true| number of individuals over "
         f"B and needs no matching.\n\n{markdown_table(properties, [*place, *each])}"
@@ -109,6 +110,30 @@ def _images(images: ImageMetrics | None) -> list[str]:
         NO_WEIGHTS if images.lpips is None else number(images.lpips, 3),
         percent(images.recognisable),
     ]
+
+
+def _deployed(cells: Sequence[Measured]) -> str:
+    """Return how well models that attacks deployed do the main task; nothing where none did."""
+    leading = ("data set", "main task")
+    fields = [*leading, *varying_settings([m.planned for m in cells], (*leading, "B"))]
+    rows: dict[tuple[str, ...], None] = {}
+    for m in cells:
+        metrics = m.record.metrics if m.record else None
+        if metrics is None or metrics.deployed is None:
+            continue
+        shared = (metrics.main_task["accuracy"], metrics.main_task["most_frequent_class"])
+        for name, accuracy in metrics.deployed.items():
+            place = (m.planned.column, *leading_values(m, "", fields), name)
+            # The victims are the same at every batch size.
+            rows.setdefault((*place, *(f"{100 * share:.1f}" for share in (accuracy, *shared))))
+    if not rows:
+        return ""
+    what = ["deployed, %", "shared model, %", "most frequent class, %"]
+    return (
+        "## Deployed models\n\nMain-task accuracy, on the victims' images, of the models that a "
+        "server deployed, trained on D_aux, beside the shared model's, which clients trained.\n\n"
+        f"{markdown_table(list(rows), ['attack', *fields, 'model for', *what])}\n\n"
+    )
 
 
 def _weights_aid(cells: Sequence[Measured]) -> str:

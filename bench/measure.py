@@ -7,17 +7,19 @@ import resource
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from bench.cells import Cell
 from bench.defenses import Defense
+from bench.deployment import serve
 from bench.errors import UsageError
 from bench.federation import batch_statistics, client_update, in_mode, to_images
 from bench.models import SharedModel, deep_features
@@ -40,6 +42,7 @@ from bench.threat import (
     check_batch_size,
     check_grant,
     observe,
+    part_of,
 )
 from bench.validation import check_inferences
 
@@ -65,7 +68,8 @@ def measure(
     truths = victim_batches(prepared, cell.batch_size, cell.individuals)
     if prepared.device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
-    inferences, seconds = infer(attack, truths, cell, prepared, progress, compiling)
+    answers = infer(attack, truths, cell, prepared, progress, compiling)
+    inferences = answers.inferences
     diverged = [inference.diverged for inference in inferences]
     return Record(
         key=cell.key(attack.version),
@@ -73,9 +77,9 @@ def measure(
         attack_version=attack.version,
         status="diverged" if all(diverged) else "done",
         knowledge=tuple(attack.needs.names()),
-        metrics=score(truths, inferences, cell, prepared, lpips_weights),
+        metrics=score(truths, inferences, cell, prepared, lpips_weights, answers.outputs),
         cost=Cost(
-            seconds=seconds,
+            seconds=answers.seconds,
             steps=float(np.mean([inference.steps for inference in inferences])),
             restarts=float(np.mean([inference.restarts for inference in inferences])),
             peak_memory_mib=_peak_memory_mib(prepared.device),
@@ -92,6 +96,21 @@ def measure(
     )
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What an attack answered.
+
+    Attributes:
+        inferences: one for each victim batch, checked.
+        outputs: of the models that it deployed, for each victim batch; None where it deploys none.
+        seconds: that it took, the training of deployed models included.
+    """
+
+    inferences: list[Inference]
+    outputs: list[dict[str, Tensor]] | None
+    seconds: float
+
+
 def infer(
     attack: Attack,
     truths: Sequence[Truth],
@@ -99,14 +118,14 @@ def infer(
     prepared: Prepared,
     progress: Progress,
     compiling: Compiling = "auto",
-) -> tuple[list[Inference], float]:
-    """Show victim batches to an attack; return its answers, checked, and the seconds it took.
+) -> Answers:
+    """Show victim batches to an attack; return its answers.
 
     Args:
         truths: the first of the cell's victim batches, or all of them.
 
     Raises:
-        UsageError: an answer is malformed.
+        UsageError: an answer, or a model that it deploys, is malformed.
     """
     # What the attack declares, not all that the cell grants: else it could use what the table,
     # which prints its needs, says it does not know.
@@ -114,20 +133,29 @@ def infer(
     assert prepared.server.model is not None
     model = in_mode(prepared.server.model, cell.mode)
     defense: Defense = build(DEFENSES, cell.defense, cell.defense_parameters)
-    observations = [
-        _observation(truth, number, model, defense, knowledge, cell)
-        for number, truth in enumerate(truths)
-    ]
     server = replace(
         granted(prepared.server, knowledge, cell.mode),
         compiling=compiling,
         precision=cell.precision,
     )
+    deploying = time.perf_counter()
+    outputs = None
+    if Knowledge.OUTPUTS in knowledge:
+        images = [truth.images for truth in truths]
+        outputs = serve(attack, server, images, part_of(progress, 0, 2))
+        progress = part_of(progress, 1, 2)
+    deployed = time.perf_counter()
+    observations = [
+        _observation(
+            truth, number, model, defense, knowledge, cell, outputs[number] if outputs else None
+        )
+        for number, truth in enumerate(truths)
+    ]
     started = time.perf_counter()
     inferences = attack.infer(server, observations, progress)
-    seconds = time.perf_counter() - started
+    seconds = time.perf_counter() - started + deployed - deploying
     check_inferences(attack.name, inferences, observations, server)
-    return inferences, seconds
+    return Answers(inferences, outputs, seconds)
 
 
 def victim_batches(prepared: Prepared, batch_size: int, individuals: int) -> list[Truth]:
@@ -205,6 +233,7 @@ def _observation(
     defense: Defense,
     knowledge: Knowledge,
     cell: Cell,
+    outputs: Mapping[str, Tensor] | None,
 ) -> Observation:
     """Return what the adversary sees of batch `number`, on a model as clients run it."""
     update = client_update(model, truth.images, truth.labels)
@@ -212,7 +241,7 @@ def _observation(
     seed = seed_for("attack", cell.attack, cell.batch_size, cell.seed, number)
     wanted = Knowledge.STATISTICS in knowledge
     statistics = batch_statistics(model, truth.images) if wanted else None
-    return observe(truth, sent, knowledge, seed, statistics)
+    return observe(truth, sent, knowledge, seed, statistics, outputs)
 
 
 def _peak_memory_mib(device: str) -> float:

@@ -110,7 +110,7 @@ def reconstruct(
         say(f"{planned.column}, B = {cell.batch_size}")
         truth = victim_batches(prepared, cell.batch_size, cell.batch_size)[0]
         attack: Attack = build(ATTACKS, cell.attack, cell.attack_parameters)
-        (inference,), _ = infer(attack, [truth], cell, prepared, lambda _: None)
+        (inference,) = infer(attack, [truth], cell, prepared, lambda _: None).inferences
         if inference.images is not None:
             images = _in_order(inference, truth)[:INDIVIDUALS_A_ROW]
             rows.setdefault(planned.column, {})[cell.batch_size] = images

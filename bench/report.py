@@ -52,19 +52,21 @@ def _terms(cells: Sequence[Measured]) -> str:
         "labels": "labels {}",
         "reads": "properties read off {}",
     }
+    attacking = [m for m in cells if not ATTACKS.get(m.planned.cell.attack).control]
+    every = {m.planned.column for m in attacking}
     said = []
     for parameter, wording in wordings.items():
         values: dict[str, list[str]] = {}
-        for m in cells:
+        for m in attacking:
             known = m.planned.cell.attack_parameters
-            if not ATTACKS.get(m.planned.cell.attack).control and parameter in known:
+            if parameter in known:
                 if parameter in m.planned.swept:
                     break
                 columns = values.setdefault(text_of(known[parameter]), [])
                 columns += [m.planned.column] * (m.planned.column not in columns)
         else:
             shares = [
-                value if len(values) == 1 else f"{value} ({', '.join(columns)})"
+                value if set(columns) == every else f"{value} ({', '.join(columns)})"
                 for value, columns in values.items()
             ]
             if shares:
@@ -120,6 +122,16 @@ def _accuracy(measured: Measured, name: str) -> str:
     return f"{shown} ({100 * diverged:.0f} % diverged)" if diverged else shown
 
 
+def _notes(cells: Sequence[Measured]) -> list[str]:
+    """Return a sentence for each attack that has a note, naming all of its columns."""
+    columns: dict[str, list[str]] = {}
+    for planned in (m.planned for m in cells):
+        if note := ATTACKS.get(planned.cell.attack).note:
+            named = columns.setdefault(note, [])
+            named += [planned.column] * (planned.column not in named)
+    return [f"**{', '.join(named)}**: {note}." for note, named in columns.items()]
+
+
 def reading_aid(cells: Sequence[Measured]) -> str:
     """Return what a reader must know to read the tables, and what is missing from them."""
     lines = [
@@ -129,6 +141,7 @@ def reading_aid(cells: Sequence[Measured]) -> str:
         "has learnt only what it earns above this. "
         "**Oracle**: f_p on the true features, the most that any attack through them can earn.",
     ]
+    lines += _notes(cells)
     if any(is_implied(m, name) for m in cells for name in m.planned.cell.properties):
         lines.append("† The main task's own label gives this property away.")
     unique = {m.planned.key: m for m in cells}.values()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,11 +28,13 @@ def score(
     cell: Cell,
     prepared: Prepared,
     lpips_weights: Path | None = None,
+    outputs: Sequence[Mapping[str, torch.Tensor]] | None = None,
 ) -> Metrics:
     """Compare answers with the truth, individuals matched by feature where there are features.
 
     Args:
         lpips_weights: a file of AlexNet's weights; without it images have no LPIPS.
+        outputs: of the models that the attack deployed, for each batch.
     """
     orders, cosines = _match_all(truths, inferences)
     seed = seed_for("bootstrap", cell.seed) % 2**32
@@ -81,6 +83,7 @@ def score(
         label_accuracy=_label_accuracy(truths, inferences),
         diverged=float(np.mean([inference.diverged for inference in inferences])),
         main_task=prepared.main_task,
+        deployed=None if outputs is None else _deployed_accuracy(truths, outputs),
         classes=prepared.split.classes,
     )
 
@@ -90,7 +93,8 @@ def _match_all(
 ) -> tuple[list[torch.Tensor], np.ndarray]:
     """Return, for each batch, which answer is whose, and all individuals' cosines, shape (n,).
 
-    An attack without features gives all individuals of a batch the same answer: order is moot.
+    An attack without features gives all individuals of a batch the same answer, whose order is
+    moot, or has read each answer off one individual's output, whose order is theirs.
     """
     orders, cosines = [], []
     for truth, inference in zip(truths, inferences, strict=True):
@@ -144,6 +148,17 @@ def _implied_properties(prepared: Prepared) -> set[str]:
         name
         for name in prepared.setup.properties
         if any(np.array_equal(individuals.attribute(name), attribute) for attribute in task)
+    }
+
+
+def _deployed_accuracy(
+    truths: Sequence[Truth], outputs: Sequence[Mapping[str, torch.Tensor]]
+) -> dict[str, float]:
+    """Return the share of individuals whose main-task class each deployed model names."""
+    labels = torch.cat([truth.labels for truth in truths])
+    return {
+        name: (torch.cat([of[name] for of in outputs]).argmax(1) == labels).float().mean().item()
+        for name in outputs[0]
     }
 
 

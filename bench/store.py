@@ -56,6 +56,7 @@ class Metrics(BaseModel):
         label_accuracy: share of the batch's labels that the attack believed in, as a multiset.
         diverged: share of batches on which the attack reports failure.
         main_task: the shared model's accuracy on the victims' images, none of which it has seen.
+        deployed: main-task accuracy on the same images of each model that the attack deployed.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -67,6 +68,7 @@ class Metrics(BaseModel):
     label_accuracy: float | None
     diverged: float
     main_task: dict[str, float]
+    deployed: dict[str, float] | None = None
     classes: int
 
 

@@ -14,7 +14,7 @@ from enum import Flag, auto
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.errors import UsageError
 
@@ -53,6 +53,9 @@ class Knowledge(Flag):
     STATISTICS = auto()
     """Mean and variance of the victim batch before every BatchNorm layer: what clients give away
     who send their running statistics along with the update."""
+    OUTPUTS = auto()
+    """What models that the server itself trained and deployed answer on each victim's image. Each
+    individual is served alone, so that the server knows whose output is whose."""
     FEATURES = auto()
     """The victims' true deep features. No server has them: only the `oracle` control."""
 
@@ -109,6 +112,8 @@ class Observation:
             is not known.
         statistics: BatchNorm layer → mean and variance of its input over the batch, shape
             (channels,) each.
+        outputs: deployed model → its output for each individual, shape (B, K) each; row i is the
+            i-th individual's.
         features: true E(X), shape (B, d); for the `oracle` control.
     """
 
@@ -117,6 +122,7 @@ class Observation:
     update: Mapping[str, Tensor] | None = None
     labels: Tensor | None = None
     statistics: Mapping[str, tuple[Tensor, Tensor]] | None = None
+    outputs: Mapping[str, Tensor] | None = None
     features: Tensor | None = None
 
 
@@ -200,8 +206,9 @@ class Inference:
 
     Attributes:
         scores: property → probability of presence in [0, 1], shape (B,) each.
-        features: reconstructed E(X), shape (B, d); None for an attack that reconstructs none, whose
-            answer then is the same for all individuals of the batch.
+        features: reconstructed E(X), shape (B, d); None for an attack that reconstructs none. Its
+            answer then is the same for all individuals of the batch, unless it saw `outputs`: then
+            row i answers for the i-th of them.
         images: reconstructed images, shape (B, 3, size, size), if any; [0, 1] is the pixel range,
             which an attack without projection leaves.
         labels: main-task classes that the attack believes in, shape (B,), if any.
@@ -238,6 +245,7 @@ class Attack(ABC):
         version: raised whenever the numbers that the attack gives may change; part of a cell's key.
         title: its column in a table.
         reference: the publication it implements.
+        note: what the reader of its column must know besides, printed under each table.
         control: whether it is a control, not an attack.
         largest_batch: the largest B it is defined for, if there is such a limit.
         presets: name → parameters, such as those of its paper.
@@ -247,6 +255,7 @@ class Attack(ABC):
     version: ClassVar[int] = 1
     title: ClassVar[str]
     reference: ClassVar[str]
+    note: ClassVar[str] = ""
     control: ClassVar[bool] = False
     largest_batch: ClassVar[int | None] = None
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
@@ -266,6 +275,14 @@ class Attack(ABC):
         others are handed over together so that the work can be vectorised.
         """
 
+    def deploy(self, server: Server, progress: Progress) -> Mapping[str, nn.Module]:  # noqa: ARG002
+        """Return the models that the server puts in the shared model's place, by name.
+
+        Asked for before any victim is seen, of an attack that needs `outputs`. A model maps images
+        (n, 3, size, size) in [0, 1] to K numbers each, the classes' scores.
+        """
+        return {}
+
     def work(self, batch_size: int) -> float:  # noqa: ARG002
         """Return the expected cost per individual in gradient evaluations (for time estimates)."""
         return 1.0
@@ -277,6 +294,7 @@ def observe(
     knowledge: Knowledge,
     seed: int,
     statistics: Mapping[str, tuple[Tensor, Tensor]] | None = None,
+    outputs: Mapping[str, Tensor] | None = None,
 ) -> Observation:
     """Return what an adversary with `knowledge` sees of a victim batch, as copies."""
     known = statistics if Knowledge.STATISTICS in knowledge else None
@@ -290,6 +308,9 @@ def observe(
         statistics=None
         if known is None
         else {layer: (mean.clone(), variance.clone()) for layer, (mean, variance) in known.items()},
+        outputs=None
+        if outputs is None or Knowledge.OUTPUTS not in knowledge
+        else {name: output.clone() for name, output in outputs.items()},
         features=truth.features.clone() if Knowledge.FEATURES in knowledge else None,
     )
 

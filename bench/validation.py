@@ -30,7 +30,7 @@ def check_inferences(
     for inference, observation in zip(inferences, observations, strict=True):
         if not isinstance(inference, Inference):
             raise UsageError(f"attack {name!r} returned {inference!r}, not an `Inference`")
-        _check_scores(name, inference, observation.batch_size, server)
+        _check_scores(name, inference, observation, server)
         if inference.features is not None:
             space = server.feature_space
             width = inference.features.shape[-1] if space is None else space.features.shape[1]
@@ -47,7 +47,9 @@ def check_inferences(
             _check_labels(name, inference.labels, observation.batch_size, server.classes)
 
 
-def _check_scores(name: str, inference: Inference, size: int, server: Server) -> None:
+def _check_scores(
+    name: str, inference: Inference, observation: Observation, server: Server
+) -> None:
     for wanted in server.properties:
         if wanted not in inference.scores:
             raise UsageError(
@@ -55,12 +57,13 @@ def _check_scores(name: str, inference: Inference, size: int, server: Server) ->
                 f"probability for each individual"
             )
         scores = inference.scores[wanted]
-        _check_tensor(name, f"scores[{wanted!r}]", scores, (size,))
+        _check_tensor(name, f"scores[{wanted!r}]", scores, (observation.batch_size,))
         if bool(((scores < 0) | (scores > 1)).any()):
             raise UsageError(
                 f"attack {name!r} returned scores[{wanted!r}] outside [0, 1]; return probabilities"
             )
-        if inference.features is None and bool((scores != scores[0]).any()):
+        told_apart = inference.features is not None or observation.outputs is not None
+        if not told_apart and bool((scores != scores[0]).any()):
             raise UsageError(
                 f"attack {name!r} returned different scores[{wanted!r}] within a batch but no "
                 f"features to tell individuals apart by; return features, or one score for all"

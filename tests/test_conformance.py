@@ -10,16 +10,17 @@ import torch
 from torch import Tensor
 
 from bench.cells import Setup
+from bench.deployment import serve
 from bench.errors import UsageError
 from bench.federation import client_update
 from bench.measure import granted, victim_batches
 from bench.plugins import build
 from bench.preparation import Prepared, prepare
 from bench.registry import ATTACKS
-from bench.threat import Attack, Inference, Observation, Server, observe
+from bench.threat import Attack, Inference, Knowledge, Observation, Server, Truth, observe
 from bench.validation import check_inferences
 
-SHORT = {"budget": 8}
+SHORT = {"budget": 8, "batches": 20, "epochs": 1, "width": 4}
 """Parameters that make an attack quick, for those that have them."""
 
 EVERY_ATTACK = pytest.mark.parametrize("name", ATTACKS.names())
@@ -51,12 +52,26 @@ def observed(
 ) -> tuple[Server, list[Observation]]:
     assert prepared.server.model is not None
     truths = victim_batches(prepared, batch_size, individuals=2 * batch_size)
-    updates = [client_update(prepared.server.model, t.images, t.labels) for t in truths]
+    server = granted(prepared.server, attack.needs)
+    outputs = served(attack, server, truths)
     observations = [
-        observe(truth, update, attack.needs, seed=number)
-        for number, (truth, update) in enumerate(zip(truths, updates, strict=True))
+        observe(
+            truth,
+            client_update(prepared.server.model, truth.images, truth.labels),
+            attack.needs,
+            seed=number,
+            outputs=outputs[number],
+        )
+        for number, truth in enumerate(truths)
     ]
-    return granted(prepared.server, attack.needs), observations
+    return server, observations
+
+
+def served(attack: Attack, server: Server, truths: list[Truth]) -> list[dict[str, Tensor]]:
+    """What the attack's deployed models answer; nothing where it needs no outputs."""
+    if Knowledge.OUTPUTS not in attack.needs:
+        return [{} for _ in truths]
+    return serve(attack, server, [truth.images for truth in truths], lambda share: None)
 
 
 def infer(attack: Attack, server: Server, observations: list[Observation]) -> list[Inference]:
@@ -128,8 +143,16 @@ def test_more_knowledge_than_needed_changes_nothing(name: str, prepared: Prepare
     truths = victim_batches(prepared, batch_for(name), individuals=2 * batch_for(name))
     everything = ~type(attack.needs).NOTHING
     generous = [
-        observe(t, client_update(prepared.server.model, t.images, t.labels), everything, o.seed)
-        for t, o in zip(truths, observations, strict=True)
+        observe(
+            truth,
+            client_update(prepared.server.model, truth.images, truth.labels),
+            everything,
+            o.seed,
+            outputs=outputs,
+        )
+        for truth, o, outputs in zip(
+            truths, observations, served(attack, prepared.server, truths), strict=True
+        )
     ]
     for a, b in zip(
         infer(attack, server, observations), infer(attack, prepared.server, generous), strict=True

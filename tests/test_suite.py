@@ -18,7 +18,7 @@ from bench.errors import UsageError
 from bench.override import override
 from bench.plugins import build
 from bench.registry import ATTACKS, DATASETS
-from bench.report import main_tables
+from bench.report import main_tables, reading_aid
 from bench.rows import Measured, describe
 from bench.seeds import digest
 from bench.settings import settings
@@ -885,3 +885,17 @@ def test_attacks_terms_stand_under_their_table(write: Any) -> None:
     shown = main_tables([Measured(planned, None) for planned in found])
     budget = next(p.cell.attack_parameters["budget"] for p in found if p.cell.attack == "feature")
     assert f"Attacks have {budget} gradient evaluations a victim batch; labels known" in shown
+
+
+def test_terms_that_not_every_attack_has_name_those_that_have_them(write: Any) -> None:
+    found = expand(*load_suite(write(SMALL + "\n[attack.ul]\n")))
+    shown = main_tables([Measured(planned, None) for planned in found])
+    budget = next(p.cell.attack_parameters["budget"] for p in found if p.cell.attack == "feature")
+    assert f"Attacks have {budget} (Proposed, Joint) gradient evaluations a victim batch" in shown
+
+
+def test_a_note_stands_under_the_tables_of_its_attack_alone(write: Any) -> None:
+    note = "**UL**: decides whether a batch contains the property"
+    for text, present in ((SMALL, False), (SMALL + "\n[attack.ul]\n", True)):
+        cells = [Measured(planned, None) for planned in expand(*load_suite(write(text)))]
+        assert (note in reading_aid(cells)) == present

@@ -1,0 +1,236 @@
+"""HCN: a server that trains a model to tell more than its task, and reads that off its outputs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from baselines.hcn_networks import classifier, entropy, entropy_score, reader
+from baselines.hcn_training import (
+    Examples,
+    train_honest,
+    train_parametrised,
+    train_reader,
+    train_regularised,
+)
+from bench.cache import cached_tensors
+from bench.errors import UsageError
+from bench.registry import register_attack
+from bench.seeds import digest, seed_for
+from bench.threat import (
+    Attack,
+    Auxiliary,
+    Inference,
+    Knowledge,
+    Observation,
+    Progress,
+    Server,
+    part_of,
+)
+
+TRAINING_VERSION = 1
+"""Raised when training gives other weights for the same D_aux."""
+
+
+@register_attack("hcn")
+@dataclass(frozen=True, kw_only=True)
+class HonestButCurious(Attack):
+    """Malekzadeh et al. 2021: for each property a classifier F that tells it by its outputs.
+
+    F is trained on D_aux alone and deployed in the shared model's place; each individual's output
+    answers for that individual. The property's terms weigh presence and absence alike, so that ½ is
+    the threshold of balanced accuracy. A quarter of D_aux's people choose the epoch, by accuracy
+    and balanced accuracy weighted β_y to β_s. One F takes 20 seconds of a core for 1,000 images of
+    32 px, four times as much at 64 px.
+
+    Attributes:
+        form: `parametrised`: a network G reads the property off F's outputs and is trained in turns
+            with F on β_y·NLL(y) + β_s·CE(G(F(x)), s) + β_x·H(F(x)); `regularised`: F is trained on
+            β_y·NLL(y) + β_s·(H_{s=0} − H_{s=1}), and an entropy from a threshold on means presence;
+            `honest`: F is trained for the main task alone and G afterwards, the control that says
+            what any model's outputs give away.
+        outputs: what F hands out, and G reads: the classes' `logits`, or `probabilities`.
+        epochs: over D_aux, for F and where it is trained alone for G.
+        width: channels of F's last two convolutions; the others and the hidden layer have twice as
+            many. In the paper's code as many as an image has pixels a side, at 64 px.
+        beta_y: β_y, the main task's weight.
+        beta_s: β_s, the property's weight.
+        beta_x: β_x, the weight of the outputs' entropy.
+    """
+
+    title = "HCN"
+    reference = (
+        "Malekzadeh, Borovykh, Gündüz 2021, Honest-but-Curious Nets: Sensitive Attributes of "
+        "Private Inputs Can Be Secretly Coded into the Classifiers' Outputs (CCS)"
+    )
+    note = (
+        "another threat model: the server trains and deploys a model of its own for each property, "
+        "and reads the property off its outputs for one individual at a time; no update is seen, "
+        "nothing is matched. With form = honest the model is trained for the main task alone: what "
+        "any model's outputs give away"
+    )
+
+    presets: ClassVar = {"paper": {"width": 64}}
+
+    form: Literal["parametrised", "regularised", "honest"] = "parametrised"
+    outputs: Literal["logits", "probabilities"] = "logits"
+    epochs: Annotated[int, Field(gt=0)] = 50
+    width: Annotated[int, Field(gt=0)] = 32
+    beta_y: Annotated[float, Field(gt=0)] = 5.0
+    beta_s: Annotated[float, Field(ge=0)] = 5.0
+    beta_x: Annotated[float, Field(ge=0)] = 2.0
+
+    @property
+    def needs(self) -> Knowledge:
+        """D_aux, and the outputs of what it deploys."""
+        return Knowledge.AUXILIARY | Knowledge.OUTPUTS
+
+    def work(self, batch_size: int) -> float:  # noqa: ARG002
+        """The training of one property's model, as if shared by 256 individuals."""
+        return float(self.epochs)
+
+    def deploy(self, server: Server, progress: Progress) -> Mapping[str, nn.Module]:
+        """Return F for each property, trained now or found in the cache.
+
+        Raises:
+            UsageError: nobody in D_aux has a main-task label.
+        """
+        assert server.auxiliary is not None
+        if bool((server.auxiliary.labels < 0).any()):
+            raise UsageError(
+                "attack 'hcn' trains a model for the main task on D_aux, whose individuals belong "
+                "to none of its classes where it is 'identity'; choose a main task of attributes"
+            )
+        deployed = {}
+        for number, name in enumerate(server.properties):
+            part = part_of(progress, number, len(server.properties))
+            network = self._classifier(server, self._weights(server, name, part), "F.")
+            deployed[name] = nn.Sequential(network, _Read(self.outputs))
+        progress(1.0)
+        return deployed
+
+    def infer(
+        self, server: Server, observations: Sequence[Observation], progress: Progress
+    ) -> list[Inference]:
+        """Read each property off its own model's outputs, individual by individual."""
+        readers = {name: self._weights(server, name, lambda _: None) for name in server.properties}
+        inferences = []
+        for observation in observations:
+            assert observation.outputs is not None
+            inferences.append(
+                Inference(
+                    scores={
+                        name: self._read(server, weights, observation.outputs[name])
+                        for name, weights in readers.items()
+                    }
+                )
+            )
+        progress(1.0)
+        return inferences
+
+    def _read(self, server: Server, weights: Mapping[str, Tensor], outputs: Tensor) -> Tensor:
+        """Return the probability of presence, shape (B,), from outputs (B, K)."""
+        if self.form == "regularised":
+            # Logarithms of probabilities are logits too; a probability may have rounded to 0.
+            logits = outputs.clamp_min(1e-30).log() if self.outputs == "probabilities" else outputs
+            return entropy_score(entropy(logits), weights["threshold"].item(), server.classes)
+        curious = _filled(lambda: reader(server.classes), weights, "G.", str(outputs.device))
+        with torch.no_grad():
+            return curious(outputs).softmax(1)[:, 1]  # type: ignore[no-any-return]
+
+    def _weights(self, server: Server, name: str, progress: Progress) -> dict[str, Tensor]:
+        """Return what training for a property gave: F, and G or the threshold, from the cache."""
+        auxiliary = server.auxiliary
+        assert auxiliary is not None
+        secret = auxiliary.properties[name]
+        shaped_by = [*self._shapes_the_main_task(server), self.form, _content(secret), self.outputs]
+        if self.form != "honest":
+            shaped_by += [self.beta_y, self.beta_s, self.beta_x]
+        key = digest("hcn", TRAINING_VERSION, shaped_by)[:24]
+        return cached_tensors(
+            f"hcn/{key}-{secret.device.type}",
+            lambda: self._train(server, auxiliary, secret, seed_for(key), progress),
+        )
+
+    def _train(
+        self, server: Server, auxiliary: Auxiliary, secret: Tensor, seed: int, progress: Progress
+    ) -> dict[str, Tensor]:
+        data = Examples.of(auxiliary, secret, server.classes)
+        main, hidden, sharp = self.beta_y, self.beta_s, self.beta_x
+        read = _Read(self.outputs)
+        if self.form == "regularised":
+            network, threshold = train_regularised(
+                data, self.width, (main, hidden), self.epochs, seed, progress
+            )
+            return _named("F.", network) | {"threshold": torch.tensor(threshold)}
+        if self.form == "parametrised":
+            network, curious = train_parametrised(
+                data, self.width, read, (main, hidden, sharp), self.epochs, seed, progress
+            )
+        else:
+            network = self._honest(server, data, progress)
+            curious = train_reader(network, data, read, self.epochs, seed)
+        return _named("F.", network) | _named("G.", curious)
+
+    def _honest(self, server: Server, data: Examples, progress: Progress) -> nn.Sequential:
+        """Return the F of the main task alone, the same for all properties."""
+        key = digest("hcn honest", TRAINING_VERSION, self._shapes_the_main_task(server))[:24]
+        weights = cached_tensors(
+            f"hcn/{key}-{data.images.device.type}",
+            lambda: train_honest(
+                data, self.width, self.epochs, seed_for(key), progress
+            ).state_dict(),
+        )
+        return self._classifier(server, weights, "")
+
+    def _classifier(
+        self, server: Server, weights: Mapping[str, Tensor], prefix: str
+    ) -> nn.Sequential:
+        assert server.auxiliary is not None
+        size, device = server.image_shape[-1], str(server.auxiliary.images.device)
+        return _filled(
+            lambda: classifier(server.classes, size, self.width), weights, prefix, device
+        )
+
+    def _shapes_the_main_task(self, server: Server) -> list[Any]:
+        auxiliary = server.auxiliary
+        assert auxiliary is not None
+        tensors = (auxiliary.images, auxiliary.labels, auxiliary.identities)
+        return [*map(_content, tensors), server.classes, self.epochs, self.width]
+
+
+class _Read(nn.Module):
+    """What is handed out of logits."""
+
+    def __init__(self, outputs: Literal["probabilities", "logits"]) -> None:
+        super().__init__()
+        self.outputs = outputs
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return logits.softmax(1) if self.outputs == "probabilities" else logits
+
+
+def _content(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.cpu().numpy().tobytes()).hexdigest()
+
+
+def _named(prefix: str, network: nn.Module) -> dict[str, Tensor]:
+    return {f"{prefix}{name}": tensor for name, tensor in network.state_dict().items()}
+
+
+def _filled(
+    build: Callable[[], nn.Sequential], weights: Mapping[str, Tensor], prefix: str, device: str
+) -> nn.Sequential:
+    """Return a network with the weights that have a prefix, in evaluation mode."""
+    # Without storage: drawing first weights would move on PyTorch's global generator.
+    with torch.device("meta"):
+        network = build()
+    chosen = {n.removeprefix(prefix): t for n, t in weights.items() if n.startswith(prefix)}
+    network.load_state_dict(chosen, assign=True)
+    return network.to(device).eval()

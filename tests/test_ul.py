@@ -1,0 +1,212 @@
+"""UL: what its features are, what it trains on, and that it learns from one individual's update."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from baselines.ul import UnintendedLeakage, update_features
+from bench.cells import Cell, Setup
+from bench.errors import UsageError
+from bench.federation import client_update
+from bench.measure import granted, measure, victim_batches
+from bench.plugins import build, parameters_of
+from bench.preparation import Prepared, prepare
+from bench.registry import ATTACKS
+from bench.store import Metrics
+from bench.threat import Inference, Knowledge, Mode, Observation, observe
+
+
+@pytest.fixture(scope="module")
+def prepared(small_setup: Setup) -> Prepared:
+    return prepare(small_setup, None, "cpu", lambda message: None)
+
+
+def measured(setup: Setup, data_root: Path | None, attack: str, **fields: object) -> Metrics:
+    parameters = parameters_of(build(ATTACKS, attack, fields.pop("parameters", {})))
+    cell = Cell.model_validate(
+        setup.model_dump() | {"attack": attack, "attack_parameters": parameters, **fields}
+    )
+    made = prepare(cell.setup, data_root, "cpu", lambda message: None)
+    metrics = measure(cell, made, lambda share: None).metrics
+    assert metrics is not None
+    return metrics
+
+
+def observations(prepared: Prepared, batch_size: int, number: int) -> list[Observation]:
+    assert prepared.server.model is not None
+    needs = UnintendedLeakage().needs
+    return [
+        observe(t, client_update(prepared.server.model, t.images, t.labels), needs, seed)
+        for seed, t in enumerate(victim_batches(prepared, batch_size, batch_size * number))
+    ]
+
+
+def answers(prepared: Prepared, seen: list[Observation], batches: int = 20) -> list[Inference]:
+    attack = UnintendedLeakage(batches=batches)
+    return attack.infer(granted(prepared.server, attack.needs), seen, lambda share: None)
+
+
+def test_features_are_the_largest_magnitudes_of_kernels_and_small_matrices_whole() -> None:
+    update = {
+        "convolution": torch.tensor([[[[1.0, -3.0], [2.0, 0.0]]], [[[-0.5, 0.0], [0.0, 0.25]]]]),
+        "convolution bias": torch.tensor([9.0, -9.0]),
+        "matrix": torch.tensor([[1.0, -2.0], [-4.0, 3.0], [0.0, 7.0]]),
+        "matrix bias": torch.tensor([9.0]),
+    }
+    assert update_features(update).tolist() == [3.0, 0.5, 1.0, 2.0, 4.0, 3.0, 0.0, 7.0]
+
+
+def test_of_a_large_matrix_the_largest_of_each_input_s_entries_is_kept() -> None:
+    """PyTorch's layout is (units, inputs); the published code's last axis are the units."""
+    matrix = torch.zeros(2, 2501)
+    matrix[0, 0], matrix[1, 0], matrix[1, 2500] = 2.0, -5.0, 1.0
+    features = update_features({"matrix": matrix})
+    assert features.shape == (2501,)
+    assert features[[0, 1, 2500]].tolist() == [5.0, 0.0, 1.0]
+    assert update_features({"matrix": matrix[:, :2500]}).shape == (5000,)
+
+
+def test_a_convolution_of_more_than_5000_kernels_is_left_out() -> None:
+    small, large = torch.ones(50, 100, 3, 3), torch.ones(50, 101, 3, 3)
+    matrix = torch.ones(1, 2)
+    assert update_features({"small": small, "matrix": matrix}).shape == (5002,)
+    assert update_features({"large": large, "matrix": matrix}).shape == (2,)
+
+
+def test_of_one_individual_s_hidden_layer_the_features_are_its_deep_feature(
+    small_setup: Setup,
+) -> None:
+    """∂L/∂W = δ hᵀ at B = 1, so that the largest entries over units are |h|·max|δ|."""
+    setup = small_setup.model_copy(update={"model_parameters": {"width": 8, "hidden": 64}})
+    server = prepare(setup, None, "cpu", lambda message: None).server
+    assert server.model is not None
+    assert server.auxiliary is not None
+    image, label = server.auxiliary.images[:1], server.auxiliary.labels[:1]
+    update = client_update(server.model, image, label)
+    features = update_features({"w": update["classifier.0.weight"]})
+    feature = server.model.features(image)[0]
+    cosine = torch.nn.functional.cosine_similarity(torch.from_numpy(features), feature.abs(), 0)
+    assert cosine == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "counts"), [(1, {1}), (2, {1, 2}), (8, {8, 6, 4, 3}), (32, {32, 25, 19, 12})]
+)
+def test_half_of_the_batches_lack_the_property_and_the_others_have_each_share(
+    batch_size: int, counts: set[int]
+) -> None:
+    present = torch.arange(400) % 3 == 0
+    drawn = UnintendedLeakage(batches=80)._draw(present, batch_size, torch.Generator())
+    assert [contains for _, contains in drawn] == [True, False] * 40
+    assert all(len(rows) == batch_size for rows, _ in drawn)
+    having = [int(present[rows].sum()) for rows, contains in drawn if contains]
+    assert set(having) == counts
+    assert not any(present[rows].any() for rows, contains in drawn if not contains)
+
+
+def test_nobody_is_seen_twice_at_b_1_however_rare_the_property() -> None:
+    present = torch.zeros(500, dtype=torch.bool)
+    present[::50] = True
+    drawn = UnintendedLeakage(batches=1000)._draw(present, 1, torch.Generator())
+    rows = [row for batch, _ in drawn for row in batch]
+    assert len(rows) == len(set(rows)) == 20
+
+
+def test_all_members_of_a_batch_get_the_batch_s_answer(prepared: Prepared) -> None:
+    found = answers(prepared, observations(prepared, 4, 5))
+    for inference in found:
+        assert inference.features is None
+        for scores in inference.scores.values():
+            assert scores.shape == (4,)
+            assert len(scores.unique()) == 1
+    assert len({float(inference.scores["gender"][0]) for inference in found}) > 1
+
+
+def test_an_answer_depends_on_its_update_alone(prepared: Prepared) -> None:
+    """Neither on the other observations, nor on their order, number or batch size, nor on seeds."""
+    seen = observations(prepared, 1, 6)
+    whole = answers(prepared, seen)
+    for part in ([5], [3, 1], [5, 4, 3, 2, 1, 0]):
+        for number, inference in zip(part, answers(prepared, [seen[i] for i in part]), strict=True):
+            assert inference.scores == whole[number].scores
+    mixed = answers(prepared, [*observations(prepared, 4, 2), *seen])
+    assert [m.scores for m in mixed[2:]] == [w.scores for w in whole]
+
+
+def test_random_labels_are_drawn_where_the_main_task_is_identity(small_setup: Setup) -> None:
+    setup = small_setup.model_copy(update={"main_task": "identity"})
+    prepared = prepare(setup, None, "cpu", lambda message: None)
+    assert prepared.server.auxiliary is not None
+    assert bool((prepared.server.auxiliary.labels == -1).all())
+    assert len(answers(prepared, observations(prepared, 2, 2))) == 2
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_the_server_simulates_in_the_clients_mode(
+    small_setup: Setup, mode: Mode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup = small_setup.model_copy(update={"model_parameters": {"width": 4, "batch_norm": True}})
+    prepared = prepare(setup, None, "cpu", lambda message: None)
+    trained: list[bool] = []
+
+    def spy(model: torch.nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        layers = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+        trained.append(all(layer.running_mean is None for layer in layers))
+        return client_update(model, images, labels)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("baselines.ul.client_update", spy)
+    attack = UnintendedLeakage(batches=4)
+    server = granted(prepared.server, attack.needs, mode)
+    attack.infer(server, observations(prepared, 2, 1), lambda share: None)
+    assert trained == [mode == "train"] * 8
+
+
+def test_it_needs_no_labels() -> None:
+    assert Knowledge.LABELS not in UnintendedLeakage().needs
+
+
+@pytest.mark.parametrize("parameters", [{"shares": []}, {"shares": [0.0]}, {"batches": 1}])
+def test_parameters_out_of_range_are_refused(parameters: dict[str, object]) -> None:
+    with pytest.raises(UsageError, match="attack 'ul'"):
+        build(ATTACKS, "ul", parameters)
+
+
+@pytest.mark.slow
+def test_it_beats_the_prior_on_drawn_faces_at_b_1() -> None:
+    setup = Setup(
+        dataset="synthetic",
+        dataset_parameters={"individuals": 1_600},
+        properties=("gender", "glasses"),
+        main_task="hat+dark_hair+looking_left",
+        model_parameters={"width": 8},
+        rounds=100,
+    )
+    fields = {"batch_size": 1, "individuals": 200, "parameters": {"batches": 400}}
+    found = measured(setup, None, "ul", **fields).properties
+    for name in setup.properties:
+        low = found[name].balanced_accuracy.low
+        assert low is not None
+        assert low > 0.5, name
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+def test_it_beats_the_prior_on_real_faces_at_b_1(data_root: Path) -> None:
+    setup = Setup(
+        dataset="celeba",
+        dataset_parameters={"selection": "natural"},
+        properties=("gender", "smile"),
+        main_task="Mouth_Slightly_Open+Black_Hair+Bangs",
+        model_parameters={"width": 8},
+        rounds=40,
+    )
+    fields = {"batch_size": 1, "individuals": 256, "parameters": {"batches": 600}}
+    found = measured(setup, data_root, "ul", **fields).properties
+    for name in setup.properties:
+        low = found[name].balanced_accuracy.low
+        assert low is not None
+        assert low > 0.5, name
