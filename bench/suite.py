@@ -22,10 +22,15 @@ from bench.threat import Attack, Knowledge, check_batch_size, check_grant
 
 FOLDER = Path(__file__).parent / "suites"
 
-Layout = Literal["table1", "table2", "budget"]
+Layout = Literal["table1", "table2", "table3", "budget"]
 
-PLUGIN_FIELDS = {"dataset": DATASETS, "model": MODELS, "defense": DEFENSES}
-"""Cell fields that name a plugin whose parameters are in `<field>_parameters`."""
+PLUGIN_FIELDS = {
+    "dataset": DATASETS,
+    "auxiliary_dataset": DATASETS,
+    "model": MODELS,
+    "defense": DEFENSES,
+}
+"""Cell fields that name a plugin, if any, whose parameters are in `<field>_parameters`."""
 
 ATTACK_FIELDS = {"attack", "attack_parameters"}
 """Cell fields that a suite's columns fill in."""
@@ -297,6 +302,8 @@ def _cell(
     except ValidationError as error:
         raise UsageError(f"suite {name}: {sentence(error)}") from None
     for field, registry in PLUGIN_FIELDS.items():
+        if not getattr(cell, field) and field == "auxiliary_dataset":
+            continue
         built = build(registry, getattr(cell, field), getattr(cell, f"{field}_parameters"))
         complete[f"{field}_parameters"] = parameters_of(built)
         if field == "dataset":

@@ -126,7 +126,8 @@ class Auxiliary:
 
     Attributes:
         images: in [0, 1], shape (n, 3, size, size).
-        labels: main-task classes, shape (n,); −1 where the main task is identity.
+        labels: main-task classes, shape (n,); −1 where the main task is identity, or where D_aux
+            comes from a data set that lacks the main task's attributes.
         properties: property → presence, shape (n,) each.
         identities: who is shown, shape (n,); equal numbers mean the same person or object.
     """
@@ -140,12 +141,14 @@ class Auxiliary:
         """Return rows of random individuals, none twice while there are others, shape (count,).
 
         Args:
-            labels: draw for each of these somebody who has it, shape (count,); None for anybody.
+            labels: draw for each of these somebody who has it, shape (count,), or anybody where
+                nobody has; None for anybody.
             generator: a CPU generator.
         """
         order = torch.randperm(len(self.labels), generator=generator)
         if labels is None:
-            return order[:count].to(self.labels.device)
+            rounds = -(-count // len(order))
+            return order.repeat(rounds)[:count].to(self.labels.device)
         shuffled = self.labels.cpu()[order]
         taken: list[int] = []
         for label in labels.tolist():
