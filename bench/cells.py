@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bench.seeds import digest
-from bench.threat import Mode, Precision
+from bench.threat import Mode, Precision, PropertyModelKind
 
 PositiveInt = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -33,6 +33,7 @@ class Setup(BaseModel):
             D_aux; empty for those of `dataset` that `auxiliary_share` sets aside. Clients and
             victims are the same people either way.
         auxiliary_individuals: the most that D_aux holds; None for no limit.
+        property_model: f_p, see `PropertyModelKind`.
         seed: of the split, the training and the victims.
     """
 
@@ -55,6 +56,7 @@ class Setup(BaseModel):
     auxiliary_dataset: str = ""
     auxiliary_dataset_parameters: dict[str, Any] = {}
     auxiliary_individuals: PositiveInt | None = None
+    property_model: PropertyModelKind = "logistic"
     seed: int = 0
 
     @model_validator(mode="after")
@@ -128,6 +130,7 @@ LATER_FIELDS: Mapping[str, Any] = {
     "auxiliary_dataset": "",
     "auxiliary_dataset_parameters": {},
     "auxiliary_individuals": None,
+    "property_model": "logistic",
 }
 """Fields that came after records had been published → what held before, which no key contains."""
 
@@ -137,6 +140,7 @@ NOT_SHAPING_WEIGHTS = {
     "auxiliary_dataset",
     "auxiliary_dataset_parameters",
     "auxiliary_individuals",
+    "property_model",
 }
 """Fields of a setup that the training run's weights do not depend on."""
 
@@ -147,4 +151,4 @@ TRAINING_VERSION = 2
 """Raised when training gives other weights for the same setup."""
 
 PROPERTY_MODEL_VERSION = 1
-"""Raised when fitting f_p gives other numbers for the same D_aux."""
+"""Raised when fitting f_p of the same kind gives other numbers for the same D_aux."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from bench.auxiliary import (
     at_most,
@@ -27,11 +28,12 @@ from bench.errors import UsageError
 from bench.federation import ClientData, main_task_accuracy, to_images, train
 from bench.models import Architecture, SharedModel, deep_features
 from bench.plugins import build
-from bench.property_model import PropertyModel, fit_property_model
+from bench.property_model import LogisticPropertyModel, check_both_classes, fit_logistic
 from bench.registry import DATASETS, MODELS
 from bench.seeds import digest, seed_for
 from bench.split import Split, split_individuals
 from bench.threat import Auxiliary, FeatureSpace, Precision, Server
+from bench.validated_property_model import ValidatedPropertyModel, fit_validated
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ def prepare(
         properties=setup.properties,
         model=model,
         auxiliary=auxiliary,
-        feature_space=_feature_space(model, auxiliary, setup.seed),
+        feature_space=_feature_space(model, auxiliary, setup),
     )
     return Prepared(
         setup=setup,
@@ -253,9 +255,14 @@ def _auxiliary(
     return auxiliary_of(source, rows, labels, setup.properties, device)
 
 
-def _feature_space(model: SharedModel, auxiliary: Auxiliary, seed: int) -> FeatureSpace:
-    """Return D_aux's deep features and f_p, which is cached under the features themselves."""
-    features = deep_features(model, auxiliary.images)
+def _feature_space(model: SharedModel, auxiliary: Auxiliary, setup: Setup) -> FeatureSpace:
+    """Return D_aux's deep features and f_p, which is cached under the features themselves.
+
+    Raises:
+        UsageError: nothing can be learnt from this D_aux.
+    """
+    check_both_classes(auxiliary.properties)
+    features, seed = deep_features(model, auxiliary.images), setup.seed
     present = torch.stack(list(auxiliary.properties.values()))
     content = [t.cpu().numpy().tobytes() for t in (features, present)]
     names = tuple(auxiliary.properties)
@@ -267,14 +274,20 @@ def _feature_space(model: SharedModel, auxiliary: Auxiliary, seed: int) -> Featu
         names,
         identities.tolist(),
         seed,
+        *([] if setup.property_model == "logistic" else [setup.property_model]),
     )
-    fitted = cached_tensors(
-        f"property-models/{key[:24]}",
-        lambda: fit_property_model(
-            features, auxiliary.properties, identities, seed_for("f_p", seed)
-        ).tensors(),
-    )
-    return FeatureSpace(features, PropertyModel.from_tensors(names, fitted, features.device))
+
+    def fit() -> dict[str, Tensor]:
+        properties, fit_seed = auxiliary.properties, seed_for("f_p", seed)
+        if setup.property_model == "logistic":
+            return fit_logistic(features, properties, identities, fit_seed).tensors()
+        mirrored = deep_features(model, auxiliary.images.flip(3))
+        return fit_validated(features, mirrored, properties, identities, fit_seed).tensors()
+
+    fitted, device = cached_tensors(f"property-models/{key[:24]}", fit), features.device
+    if setup.property_model == "logistic":
+        return FeatureSpace(features, LogisticPropertyModel.from_tensors(names, fitted, device))
+    return FeatureSpace(features, ValidatedPropertyModel.from_tensors(names, fitted, device))
 
 
 CHECKPOINT_EVERY = 500

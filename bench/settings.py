@@ -111,8 +111,9 @@ def _setups(cells: Sequence[Measured]) -> dict[str, str]:
             f"{cell.split}; {cell.rounds} rounds of SGD over {cell.clients} clients (batch "
             f"{cell.client_batch}, η = {cell.learning_rate:g}); of all identities "
             f"{100 * cell.auxiliary_share:.0f} % are {_auxiliary(cell)}, "
-            f"{100 * cell.victim_share:.0f} % victims; clients in {cell.mode} mode; "
-            f"seed {cell.seed}"
+            f"{100 * cell.victim_share:.0f} % victims; "
+            f"{'f_p validated; ' * (cell.property_model == 'validated')}"
+            f"clients in {cell.mode} mode; seed {cell.seed}"
         )
         if m.record is not None and m.record.metrics is not None:
             task = m.record.metrics.main_task

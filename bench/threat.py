@@ -20,7 +20,6 @@ from bench.errors import UsageError
 
 if TYPE_CHECKING:
     from bench.models import SharedModel
-    from bench.property_model import PropertyModel
 
 
 Mode = Literal["eval", "train"]
@@ -29,6 +28,10 @@ running statistics (`eval`) or by the batch's own (`train`)."""
 
 Compiling = Literal["auto", "on", "off"]
 """Whether an attack compiles its steps; `auto` where that takes less time than it saves."""
+
+PropertyModelKind = Literal["logistic", "validated"]
+"""What f_p is: a logistic regression, or what cross-validation in D_aux chooses among linear models
+and networks with a hidden layer, trained on mirrored images too and calibrated."""
 
 Precision = Literal["float32", "tf32", "bfloat16"]
 """In which the adversary's copy of the model computes; TF32 on CUDA only."""
@@ -155,6 +158,10 @@ class Auxiliary:
             fitting = order[shuffled == label].tolist() or order.tolist()
             taken.append(next((row for row in fitting if row not in taken), fitting[0]))
         return torch.tensor(taken, device=self.labels.device)
+
+
+PropertyModel = Callable[[Tensor], dict[str, Tensor]]
+"""f_p: deep features, shape (n, d), to each property's probability, shape (n,) each."""
 
 
 @dataclass(frozen=True)

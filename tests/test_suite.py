@@ -773,6 +773,7 @@ OTHER: dict[str, Any] = {
     "auxiliary_dataset": "celeba",
     "auxiliary_dataset_parameters": {"individuals": 41},
     "auxiliary_individuals": 41,
+    "property_model": "validated",
     "seed": 3,
     "attack": "prior",
     "attack_parameters": {"budget": 8},
