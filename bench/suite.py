@@ -295,6 +295,9 @@ def _cell(
     parameters |= {k: v for k, v in swept.items() if k in known_parameters(column, entry)}
     attack: Attack = build(ATTACKS, plugin, parameters)
     complete = {**fields, "attack": plugin, "attack_parameters": parameters_of(attack)}
+    if not complete.get("auxiliary_dataset"):
+        # A sweep may have the victims' own data set beside another, which has the parameters.
+        complete.pop("auxiliary_dataset_parameters", None)
     if entry.grant is not None:
         complete["grant"] = entry.grant
     try:

@@ -253,6 +253,18 @@ def test_a_cross_suite_runs_and_says_where_d_aux_comes_from(
     assert "4 of 4 cells have their record" in again[2]
 
 
+def test_parameters_are_those_of_the_other_data_set_only(tmp_path: Path) -> None:
+    path = tmp_path / "both.toml"
+    path.write_text(
+        SUITE.replace('auxiliary_dataset = "synthetic"\n', "")
+        + 'sweep = { auxiliary_dataset = ["synthetic", ""] }\n'
+    )
+    cells = [planned.cell for planned in expand(*load_suite(str(path)))]
+    given = {cell.auxiliary_dataset: cell.auxiliary_dataset_parameters for cell in cells}
+    assert given["synthetic"]["seed"] == 3
+    assert given[""] == {}
+
+
 def measured(cell: Cell) -> Measured:
     return Measured(Planned(cell, "0", "Table 3", "table3", "Blind", 1.0), None)
 
