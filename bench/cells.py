@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bench.seeds import digest
-from bench.threat import Mode, Precision
+from bench.threat import Mode, Precision, PropertyModelKind
 
 PositiveInt = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -28,6 +29,11 @@ class Setup(BaseModel):
         rounds: training rounds before the attacked one; 0 attacks the untrained model.
         auxiliary_share, victim_share: of all identities, those in D_aux and those who are victims;
             the rest are the clients' training data.
+        auxiliary_dataset, auxiliary_dataset_parameters: the data set of which all individuals are
+            D_aux; empty for those of `dataset` that `auxiliary_share` sets aside. Clients and
+            victims are the same people either way.
+        auxiliary_individuals: the most that D_aux holds; None for no limit.
+        property_model: f_p, see `PropertyModelKind`.
         seed: of the split, the training and the victims.
     """
 
@@ -47,6 +53,10 @@ class Setup(BaseModel):
     rounds: Annotated[int, Field(ge=0)] = 1000
     auxiliary_share: Share = 0.45
     victim_share: Share = 0.15
+    auxiliary_dataset: str = ""
+    auxiliary_dataset_parameters: dict[str, Any] = {}
+    auxiliary_individuals: PositiveInt | None = None
+    property_model: PropertyModelKind = "logistic"
     seed: int = 0
 
     @model_validator(mode="after")
@@ -57,9 +67,23 @@ class Setup(BaseModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _give_parameters_to_a_data_set(self) -> Self:
+        if self.auxiliary_dataset_parameters and not self.auxiliary_dataset:
+            raise ValueError(
+                "auxiliary_dataset_parameters are given but no auxiliary_dataset; name the data "
+                "set that D_aux comes from"
+            )
+        return self
+
+    @property
+    def auxiliary_source(self) -> str:
+        """The name of the data set that D_aux comes from."""
+        return self.auxiliary_dataset or self.dataset
+
     def training_key(self, fingerprint: str) -> str:
         """Return the key of the training run: all that shapes the weights but when to stop."""
-        shaping = self.model_dump(include=set(Setup.model_fields) - {"properties", "rounds"})
+        shaping = self.model_dump(include=set(Setup.model_fields) - NOT_SHAPING_WEIGHTS)
         return digest("training", TRAINING_VERSION, shaping, fingerprint)[:24]
 
 
@@ -94,11 +118,31 @@ class Cell(Setup):
     def key(self, attack_version: int) -> str:
         """Return the cell's key, 24 hexadecimal digits of a hash of its canonical JSON."""
         content = self.model_dump(mode="json") | {"grant": sorted(self.grant)}
-        if self.precision == "float32":
-            del content["precision"]  # records are older than the field
+        for field, value in LATER_FIELDS.items():
+            if content[field] == value:
+                del content[field]
         versions = [SCHEMA, TRAINING_VERSION, PROPERTY_MODEL_VERSION, attack_version]
         return digest("cell", versions, content)[:24]
 
+
+LATER_FIELDS: Mapping[str, Any] = {
+    "precision": "float32",
+    "auxiliary_dataset": "",
+    "auxiliary_dataset_parameters": {},
+    "auxiliary_individuals": None,
+    "property_model": "logistic",
+}
+"""Fields that came after records had been published → what held before, which no key contains."""
+
+NOT_SHAPING_WEIGHTS = {
+    "properties",
+    "rounds",
+    "auxiliary_dataset",
+    "auxiliary_dataset_parameters",
+    "auxiliary_individuals",
+    "property_model",
+}
+"""Fields of a setup that the training run's weights do not depend on."""
 
 SCHEMA = 2
 """Version of cells and records; raised when their meaning changes."""
@@ -107,4 +151,4 @@ TRAINING_VERSION = 2
 """Raised when training gives other weights for the same setup."""
 
 PROPERTY_MODEL_VERSION = 1
-"""Raised when fitting f_p gives other numbers for the same D_aux."""
+"""Raised when fitting f_p of the same kind gives other numbers for the same D_aux."""

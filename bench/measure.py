@@ -84,7 +84,7 @@ def measure(
             restarts=float(np.mean([inference.restarts for inference in inferences])),
             peak_memory_mib=_peak_memory_mib(prepared.device),
         ),
-        fingerprint=prepared.individuals.fingerprint,
+        fingerprint=prepared.fingerprint,
         versions={
             "leakbench": version("leakbench"),
             "python": platform.python_version(),

@@ -6,14 +6,21 @@ Images, weights and f_p are cached under keys of everything that shaped them, an
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
+from bench.auxiliary import (
+    at_most,
+    auxiliary_of,
+    check_properties,
+    foreign_labels,
+    other_people,
+)
 from bench.cache import cached_tensors, is_cached, locked
 from bench.cells import PROPERTY_MODEL_VERSION, Setup
 from bench.data import DataSet, Individuals
@@ -21,11 +28,12 @@ from bench.errors import UsageError
 from bench.federation import ClientData, main_task_accuracy, to_images, train
 from bench.models import Architecture, SharedModel, deep_features
 from bench.plugins import build
-from bench.property_model import PropertyModel, fit_property_model
+from bench.property_model import LogisticPropertyModel, check_both_classes, fit_logistic
 from bench.registry import DATASETS, MODELS
 from bench.seeds import digest, seed_for
 from bench.split import Split, split_individuals
 from bench.threat import Auxiliary, FeatureSpace, Precision, Server
+from bench.validated_property_model import ValidatedPropertyModel, fit_validated
 
 
 @dataclass(frozen=True)
@@ -34,10 +42,12 @@ class Prepared:
 
     Attributes:
         setup: its description.
-        individuals: the whole data set.
+        individuals: the whole data set of clients and victims.
         split: who is client, auxiliary, victim.
         server: all that the server could know; attacks get what their cell grants.
-        main_task: accuracy on the victims' images and share of the most frequent class.
+        main_task: accuracy on the victims' images, share of the most frequent class, and share of
+            D_aux that has a main-task label.
+        fingerprint: of the data set, or of both; see `fingerprint`.
         device: where the server's tensors are.
     """
 
@@ -46,6 +56,7 @@ class Prepared:
     split: Split
     server: Server
     main_task: dict[str, float]
+    fingerprint: str
     device: str
 
 
@@ -60,20 +71,56 @@ def load_individuals(setup: Setup, data_root: Path | None) -> Individuals:
     return dataset.load(data_root, setup.image_size)
 
 
+def load_auxiliary_individuals(setup: Setup, data_root: Path | None) -> Individuals | None:
+    """Return the data set that D_aux comes from; None if it is the victims' own.
+
+    Raises:
+        UsageError: it is unknown, malformed or not there, or lacks one of the properties.
+    """
+    if not setup.auxiliary_dataset:
+        return None
+    dataset: DataSet = build(DATASETS, setup.auxiliary_dataset, setup.auxiliary_dataset_parameters)
+    check_available(setup, data_root)
+    individuals = dataset.load(data_root, setup.image_size)
+    check_properties(individuals, setup.auxiliary_dataset, setup.properties)
+    return individuals
+
+
 def check_available(setup: Setup, data_root: Path | None) -> None:
     """Refuse a data set whose folder is not there.
 
     Raises:
         UsageError: says what to download, and how to do without.
     """
-    dataset: type[DataSet] = DATASETS.get(setup.dataset)
+    for field in ("dataset", "auxiliary_dataset"):
+        if name := getattr(setup, field):
+            _check_folder(name, field, data_root)
+
+
+def _check_folder(name: str, field: str, data_root: Path | None) -> None:
+    dataset: type[DataSet] = DATASETS.get(name)
     if dataset.folder is not None and not (data_root and (data_root / dataset.folder).is_dir()):
         where = f"{data_root / dataset.folder} not found" if data_root else "no --data-root given"
         raise UsageError(
-            f"data set {setup.dataset!r} needs real data: {where}; put {dataset.source} into "
+            f"data set {name!r} needs real data: {where}; put {dataset.source} into "
             f"DIR/{dataset.folder} and pass --data-root DIR, or run on the embedded default with "
-            f"--set dataset=synthetic"
+            f"--set {field}=synthetic"
         )
+
+
+def fingerprint(individuals: Individuals, auxiliary: Individuals | None) -> str:
+    """Return the data set's fingerprint, joined by `+` to that of the one D_aux comes from."""
+    return "+".join(each.fingerprint for each in (individuals, auxiliary) if each is not None)
+
+
+def data_fingerprint(setup: Setup, data_root: Path | None) -> str:
+    """Return the fingerprint of a setup's data.
+
+    Raises:
+        UsageError: a data set is not as it must be.
+    """
+    individuals = load_individuals(setup, data_root)
+    return fingerprint(individuals, load_auxiliary_individuals(setup, data_root))
 
 
 def check_precision(precision: Precision, device: str) -> None:
@@ -101,6 +148,7 @@ def prepare(
     """
     say(f"loading {setup.dataset}")
     individuals = load_individuals(setup, data_root)
+    foreign = load_auxiliary_individuals(setup, data_root)
     split = split_individuals(
         individuals,
         setup.main_task,
@@ -109,17 +157,18 @@ def prepare(
         setup.victim_share,
         setup.seed,
     )
-    properties = {name: individuals.attribute(name, "property") for name in setup.properties}
+    for name in setup.properties:
+        individuals.attribute(name, "property")
+    auxiliary = _auxiliary(setup, individuals, split, foreign, device)
     model = _trained(setup, individuals, split, device, say)
-    say(f"reading D_aux of {setup.dataset}")
-    auxiliary = _auxiliary(individuals, split, properties, device)
+    say(f"reading D_aux of {setup.auxiliary_source}")
     server = Server(
         classes=split.classes,
         image_shape=(3, setup.image_size, setup.image_size),
         properties=setup.properties,
         model=model,
         auxiliary=auxiliary,
-        feature_space=_feature_space(model, auxiliary, setup.seed),
+        feature_space=_feature_space(model, auxiliary, setup),
     )
     return Prepared(
         setup=setup,
@@ -130,7 +179,9 @@ def prepare(
             model,
             to_images(individuals.images[split.victims], device),
             torch.from_numpy(split.labels[split.victims]).to(device),
-        ),
+        )
+        | {"labelled_auxiliary": (auxiliary.labels >= 0).float().mean().item()},
+        fingerprint=fingerprint(individuals, foreign),
         device=device,
     )
 
@@ -177,25 +228,41 @@ def _checkpoints(rounds: int) -> list[int]:
 
 
 def _auxiliary(
+    setup: Setup,
     individuals: Individuals,
     split: Split,
-    properties: Mapping[str, NDArray[np.bool_]],
+    foreign: Individuals | None,
     device: str,
 ) -> Auxiliary:
-    rows = split.auxiliary
-    return Auxiliary(
-        images=to_images(individuals.images[rows], device),
-        labels=torch.from_numpy(split.labels[rows]).to(device),
-        properties={
-            name: torch.from_numpy(present[rows]).to(device) for name, present in properties.items()
-        },
-        identities=torch.from_numpy(np.array(individuals.identities[rows])).to(device),
-    )
+    """Return D_aux: people set aside in the victims' data set, or those of another.
+
+    Raises:
+        UsageError: nobody is left in it.
+    """
+    if foreign is None:
+        source, rows, labels = individuals, split.auxiliary, split.labels
+    else:
+        source, rows = foreign, np.arange(len(foreign))
+        labels = foreign_labels(foreign, setup.main_task)
+        if setup.auxiliary_dataset == setup.dataset:
+            rows = other_people(foreign, individuals, split)
+    if not len(rows):
+        raise UsageError(
+            f"everybody in {setup.auxiliary_source} is a client or a victim, so that D_aux is "
+            f"empty; choose another `auxiliary_dataset`"
+        )
+    rows = at_most(rows, source.identities, setup.auxiliary_individuals, setup.seed)
+    return auxiliary_of(source, rows, labels, setup.properties, device)
 
 
-def _feature_space(model: SharedModel, auxiliary: Auxiliary, seed: int) -> FeatureSpace:
-    """Return D_aux's deep features and f_p, which is cached under the features themselves."""
-    features = deep_features(model, auxiliary.images)
+def _feature_space(model: SharedModel, auxiliary: Auxiliary, setup: Setup) -> FeatureSpace:
+    """Return D_aux's deep features and f_p, which is cached under the features themselves.
+
+    Raises:
+        UsageError: nothing can be learnt from this D_aux.
+    """
+    check_both_classes(auxiliary.properties)
+    features, seed = deep_features(model, auxiliary.images), setup.seed
     present = torch.stack(list(auxiliary.properties.values()))
     content = [t.cpu().numpy().tobytes() for t in (features, present)]
     names = tuple(auxiliary.properties)
@@ -207,14 +274,20 @@ def _feature_space(model: SharedModel, auxiliary: Auxiliary, seed: int) -> Featu
         names,
         identities.tolist(),
         seed,
+        *([] if setup.property_model == "logistic" else [setup.property_model]),
     )
-    fitted = cached_tensors(
-        f"property-models/{key[:24]}",
-        lambda: fit_property_model(
-            features, auxiliary.properties, identities, seed_for("f_p", seed)
-        ).tensors(),
-    )
-    return FeatureSpace(features, PropertyModel.from_tensors(names, fitted, features.device))
+
+    def fit() -> dict[str, Tensor]:
+        properties, fit_seed = auxiliary.properties, seed_for("f_p", seed)
+        if setup.property_model == "logistic":
+            return fit_logistic(features, properties, identities, fit_seed).tensors()
+        mirrored = deep_features(model, auxiliary.images.flip(3))
+        return fit_validated(features, mirrored, properties, identities, fit_seed).tensors()
+
+    fitted, device = cached_tensors(f"property-models/{key[:24]}", fit), features.device
+    if setup.property_model == "logistic":
+        return FeatureSpace(features, LogisticPropertyModel.from_tensors(names, fitted, device))
+    return FeatureSpace(features, ValidatedPropertyModel.from_tensors(names, fitted, device))
 
 
 CHECKPOINT_EVERY = 500

@@ -18,7 +18,7 @@ REGULARISATION = (1e-4, 1e-3, 1e-2, 1e-1)
 
 
 @dataclass(frozen=True)
-class PropertyModel:
+class LogisticPropertyModel:
     """Logistic regression on standardised deep features, one for each of P properties.
 
     Attributes:
@@ -46,21 +46,16 @@ class PropertyModel:
     @classmethod
     def from_tensors(
         cls, properties: tuple[str, ...], tensors: Mapping[str, Tensor], device: torch.device
-    ) -> PropertyModel:
+    ) -> LogisticPropertyModel:
         """Return the property model that `tensors` describe, on `device`."""
         return cls(properties, **{name: value.to(device) for name, value in tensors.items()})
 
 
-def fit_property_model(
-    features: Tensor, properties: Mapping[str, Tensor], identities: NDArray[np.int64], seed: int
-) -> PropertyModel:
-    """Train f_p on the features of D_aux, shape (n, d), and its properties, shape (n,) each.
-
-    Classes are weighted to balance, so that a score of ½ is the threshold of balanced accuracy. The
-    penalty is the one with the best balanced accuracy on a quarter of D_aux's people, held out.
+def check_both_classes(properties: Mapping[str, Tensor]) -> None:
+    """Refuse a D_aux of which nothing can be learnt.
 
     Raises:
-        UsageError: D_aux shows a property on everybody or on nobody.
+        UsageError: it shows a property on everybody or on nobody.
     """
     for name, present in properties.items():
         if bool(present.all()) or not bool(present.any()):
@@ -68,11 +63,21 @@ def fit_property_model(
                 f"in D_aux the property {name!r} is {'always' if present.any() else 'never'} "
                 f"present, so nothing can be learnt of it; raise `auxiliary_share`"
             )
+
+
+def fit_logistic(
+    features: Tensor, properties: Mapping[str, Tensor], identities: NDArray[np.int64], seed: int
+) -> LogisticPropertyModel:
+    """Train f_p on the features of D_aux, shape (n, d), and its properties, shape (n,) each.
+
+    Classes are weighted to balance, so that a score of ½ is the threshold of balanced accuracy. The
+    penalty is the one with the best balanced accuracy on a quarter of D_aux's people, held out.
+    """
     mean, scale = features.mean(0), features.std(0, unbiased=False).clamp_min(1e-6)
     standardised = ((features - mean) / scale).cpu().numpy()
     held_out = a_quarter_of_people(identities, seed)
     fits = [_fit(standardised, p.cpu().numpy(), held_out) for p in properties.values()]
-    return PropertyModel(
+    return LogisticPropertyModel(
         properties=tuple(properties),
         mean=mean,
         scale=scale,

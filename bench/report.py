@@ -142,6 +142,13 @@ def reading_aid(cells: Sequence[Measured]) -> str:
         "**Oracle**: f_p on the true features, the most that any attack through them can earn.",
     ]
     lines += _notes(cells)
+    if any(m.planned.cell.auxiliary_dataset for m in cells):
+        lines.append(
+            "Where D_aux comes from another data set, that set may show some of the victims: each "
+            "numbers its people for itself. If it has no labels of the main task (see the "
+            "settings), whatever draws individuals of D_aux by label draws anybody, and **Blind** "
+            "does not account for what known labels alone tell."
+        )
     if any(is_implied(m, name) for m in cells for name in m.planned.cell.properties):
         lines.append("† The main task's own label gives this property away.")
     unique = {m.planned.key: m for m in cells}.values()

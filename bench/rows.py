@@ -23,6 +23,7 @@ Row = tuple[str, ...]
 LAYOUTS: Mapping[str, tuple[str, ...]] = {
     "table1": ("data set", "property"),
     "table2": ("main task", "property", "B"),
+    "table3": ("data set", "D_aux", "property"),
     "budget": ("main task", "property", "budget"),
 }
 """Leading columns of each layout; settings that vary within a table are put before them."""
@@ -41,6 +42,8 @@ def leading_values(measured: Measured, name: str, columns: Sequence[str]) -> Row
     cell, swept = measured.planned.cell, measured.planned.swept
     values: dict[str, Callable[[], str]] = {
         "data set": lambda: dataset_name(cell),
+        "D_aux": lambda: auxiliary_name(cell),
+        "auxiliary_dataset": lambda: auxiliary_name(cell),
         "main task": lambda: task_name(measured),
         "property": lambda: name + ("†" if is_implied(measured, name) else ""),
         "B": lambda: str(cell.batch_size),
@@ -61,6 +64,7 @@ def varying_settings(planned: Sequence[Planned], leading: Sequence[str]) -> list
     cells = [each.cell for each in planned]
     shown = {
         "data set": {"dataset"},
+        "D_aux": {"auxiliary_dataset"},
         "main task": {"main_task"},
         "B": {"batch_size"},
     }
@@ -72,15 +76,18 @@ def varying_settings(planned: Sequence[Planned], leading: Sequence[str]) -> list
         # Each data set has a main task of its own, which the settings name.
         ignored.add("main_task")
 
-    def values(field: str) -> set[str]:
-        found = [getattr(cell, field) for cell in cells]
-        if field == "dataset_parameters":
-            found = [{k: v for k, v in each.items() if k != "subject"} for each in found]
-        return {text_of(each) for each in found}
+    names = {"dataset_parameters": dataset_name, "auxiliary_dataset_parameters": auxiliary_name}
+
+    def varies(field: str) -> bool:
+        found = {
+            (names[field](c) if field in names else "", text_of(getattr(c, field))) for c in cells
+        }
+        # A data set's parameters vary only where it has several: those of another are others.
+        return len(found) > len({name for name, _ in found})
 
     swept = dict.fromkeys(name for each in planned for name in each.swept if name not in leading)
     return [
-        *(f for f in Cell.model_fields if f not in ignored and len(values(f)) > 1),
+        *(f for f in Cell.model_fields if f not in ignored and varies(f)),
         *(p for p in swept if len({text_of(each.swept.get(p, MISSING)) for each in planned}) > 1),
     ]
 
@@ -89,14 +96,28 @@ def describe(planned: Planned) -> str:
     """Return a cell in a few words."""
     cell = planned.cell
     swept = text_of({k: v for k, v in cell.attack_parameters.items() if k in planned.swept})
-    place = f"{planned.column}, {dataset_name(cell)}, {cell.main_task}, B = {cell.batch_size}"
+    data = dataset_name(cell)
+    if cell.auxiliary_dataset:
+        data += f" with D_aux of {auxiliary_name(cell)}"
+    place = f"{planned.column}, {data}, {cell.main_task}, B = {cell.batch_size}"
     return f"{place}, {swept}" if swept else place
 
 
 def dataset_name(cell: Cell) -> str:
     """Return the data set, with its subject where it has several."""
-    subject = cell.dataset_parameters.get("subject")
-    return f"{cell.dataset} {subject}" if subject else cell.dataset
+    return _with_subject(cell.dataset, cell.dataset_parameters)
+
+
+def auxiliary_name(cell: Cell) -> str:
+    """Return the data set that D_aux comes from, with its subject where it has several."""
+    if not cell.auxiliary_dataset:
+        return dataset_name(cell)
+    return _with_subject(cell.auxiliary_dataset, cell.auxiliary_dataset_parameters)
+
+
+def _with_subject(name: str, parameters: Mapping[str, object]) -> str:
+    subject = parameters.get("subject")
+    return f"{name} {subject}" if subject else name
 
 
 def task_name(measured: Measured) -> str:

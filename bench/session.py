@@ -210,18 +210,19 @@ def _pending(
 
 
 def _data_key(cell: Cell) -> str:
-    return f"{cell.dataset} {cell.dataset_parameters} {cell.image_size}"
+    own = f"{cell.dataset} {cell.dataset_parameters} {cell.image_size}"
+    return f"{own} {cell.auxiliary_dataset} {cell.auxiliary_dataset_parameters}"
 
 
 def _fingerprint(cell: Cell, data_root: Path | None) -> str | None:
     """Return the fingerprint of the cell's data; None where they are not there to compare."""
-    from bench.preparation import load_individuals
+    from bench.preparation import data_fingerprint
 
     try:
         check_available(cell.setup, data_root)
     except UsageError:
         return None
-    return load_individuals(cell.setup, data_root).fingerprint
+    return data_fingerprint(cell.setup, data_root)
 
 
 def _present(

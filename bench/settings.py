@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from bench.cells import Cell
 from bench.rows import MISSING, Measured, text_of
 
 
@@ -30,9 +31,14 @@ def settings(cells: Sequence[Measured]) -> str:
         lines.append(f"- attacks' copy of the model computes in {', '.join(precisions)}")
     fingerprints = sorted(
         {
-            f"{m.record.cell.dataset} {m.record.fingerprint}"
+            f"{name} {fingerprint}"
             for m in cells
             if m.record is not None and m.record.fingerprint
+            for name, fingerprint in zip(
+                (m.record.cell.dataset, m.record.cell.auxiliary_dataset),
+                m.record.fingerprint.split("+"),
+                strict=False,
+            )
         }
     )
     lines.append(f"- fingerprints of the data: {', '.join(fingerprints) or MISSING}")
@@ -84,6 +90,16 @@ def _swept_values(measured: Measured, cells: Sequence[Measured]) -> dict[str, st
     return found
 
 
+def _auxiliary(cell: Cell) -> str:
+    """Return what becomes of the identities set aside for D_aux, and who is in it."""
+    limit = cell.auxiliary_individuals
+    few = f" (at most {limit} individuals)" if limit else ""
+    if not cell.auxiliary_dataset:
+        return f"in D_aux{few}"
+    parameters = text_of(cell.auxiliary_dataset_parameters)
+    return f"set aside, since D_aux is {cell.auxiliary_dataset} ({parameters}){few}"
+
+
 def _setups(cells: Sequence[Measured]) -> dict[str, str]:
     """Return a sentence for each setup and its main task's accuracy."""
     found: dict[str, str] = {}
@@ -94,8 +110,10 @@ def _setups(cells: Sequence[Measured]) -> dict[str, str]:
             f"{cell.main_task}; {cell.model} ({text_of(cell.model_parameters)}) split after "
             f"{cell.split}; {cell.rounds} rounds of SGD over {cell.clients} clients (batch "
             f"{cell.client_batch}, η = {cell.learning_rate:g}); of all identities "
-            f"{100 * cell.auxiliary_share:.0f} % are in D_aux, {100 * cell.victim_share:.0f} % "
-            f"victims; clients in {cell.mode} mode; seed {cell.seed}"
+            f"{100 * cell.auxiliary_share:.0f} % are {_auxiliary(cell)}, "
+            f"{100 * cell.victim_share:.0f} % victims; "
+            f"{'f_p validated; ' * (cell.property_model == 'validated')}"
+            f"clients in {cell.mode} mode; seed {cell.seed}"
         )
         if m.record is not None and m.record.metrics is not None:
             task = m.record.metrics.main_task
@@ -103,6 +121,8 @@ def _setups(cells: Sequence[Measured]) -> dict[str, str]:
                 f"main-task accuracy {100 * task['accuracy']:.1f} % "
                 f"(most frequent class {100 * task['most_frequent_class']:.1f} %)"
             )
+            if cell.auxiliary_dataset and not task["labelled_auxiliary"]:
+                found[sentence] += "; D_aux has no labels of the main task"
         else:
             found.setdefault(sentence, "main-task accuracy not measured yet")
     return found

@@ -20,7 +20,7 @@ class Split:
 
     Attributes:
         clients: rows that train the shared model, grouped by client.
-        auxiliary: rows of D_aux.
+        auxiliary: rows of D_aux; set aside if D_aux comes from another data set.
         victims: rows from which victim batches are drawn; they also test the main task.
         labels: main-task class of every row of the data set, shape (n,); −1 for rows of D_aux
             when the main task is identity, since none of its people is a class.
@@ -98,11 +98,19 @@ def _main_task(
         labels = np.searchsorted(known, person)
         labels[~np.isin(person, known)] = -1
         return labels.astype(np.int64), len(known)
+    return attribute_classes(individuals, main_task), 2 ** len(task_attributes(main_task))
+
+
+def attribute_classes(individuals: Individuals, main_task: str) -> NDArray[np.int64]:
+    """Return the class of every row, shape (n,): the main task's attributes as bits.
+
+    Raises:
+        UsageError: the data set lacks one of them.
+    """
     labels = np.zeros(len(individuals), dtype=np.int64)
-    names = task_attributes(main_task)
-    for bit, name in enumerate(names):
+    for bit, name in enumerate(task_attributes(main_task)):
         labels += individuals.attribute(name, use="main-task attribute").astype(np.int64) << bit
-    return labels, 2 ** len(names)
+    return labels
 
 
 def _some_images_of_each(

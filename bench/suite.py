@@ -22,10 +22,15 @@ from bench.threat import Attack, Knowledge, check_batch_size, check_grant
 
 FOLDER = Path(__file__).parent / "suites"
 
-Layout = Literal["table1", "table2", "budget"]
+Layout = Literal["table1", "table2", "table3", "budget"]
 
-PLUGIN_FIELDS = {"dataset": DATASETS, "model": MODELS, "defense": DEFENSES}
-"""Cell fields that name a plugin whose parameters are in `<field>_parameters`."""
+PLUGIN_FIELDS = {
+    "dataset": DATASETS,
+    "auxiliary_dataset": DATASETS,
+    "model": MODELS,
+    "defense": DEFENSES,
+}
+"""Cell fields that name a plugin, if any, whose parameters are in `<field>_parameters`."""
 
 ATTACK_FIELDS = {"attack", "attack_parameters"}
 """Cell fields that a suite's columns fill in."""
@@ -290,6 +295,9 @@ def _cell(
     parameters |= {k: v for k, v in swept.items() if k in known_parameters(column, entry)}
     attack: Attack = build(ATTACKS, plugin, parameters)
     complete = {**fields, "attack": plugin, "attack_parameters": parameters_of(attack)}
+    if not complete.get("auxiliary_dataset"):
+        # A sweep may have the victims' own data set beside another, which has the parameters.
+        complete.pop("auxiliary_dataset_parameters", None)
     if entry.grant is not None:
         complete["grant"] = entry.grant
     try:
@@ -297,6 +305,8 @@ def _cell(
     except ValidationError as error:
         raise UsageError(f"suite {name}: {sentence(error)}") from None
     for field, registry in PLUGIN_FIELDS.items():
+        if not getattr(cell, field) and field == "auxiliary_dataset":
+            continue
         built = build(registry, getattr(cell, field), getattr(cell, f"{field}_parameters"))
         complete[f"{field}_parameters"] = parameters_of(built)
         if field == "dataset":

@@ -20,7 +20,6 @@ from bench.errors import UsageError
 
 if TYPE_CHECKING:
     from bench.models import SharedModel
-    from bench.property_model import PropertyModel
 
 
 Mode = Literal["eval", "train"]
@@ -29,6 +28,10 @@ running statistics (`eval`) or by the batch's own (`train`)."""
 
 Compiling = Literal["auto", "on", "off"]
 """Whether an attack compiles its steps; `auto` where that takes less time than it saves."""
+
+PropertyModelKind = Literal["logistic", "validated"]
+"""What f_p is: a logistic regression, or what cross-validation in D_aux chooses among linear models
+and networks with a hidden layer, trained on mirrored images too and calibrated."""
 
 Precision = Literal["float32", "tf32", "bfloat16"]
 """In which the adversary's copy of the model computes; TF32 on CUDA only."""
@@ -132,7 +135,8 @@ class Auxiliary:
 
     Attributes:
         images: in [0, 1], shape (n, 3, size, size).
-        labels: main-task classes, shape (n,); −1 where the main task is identity.
+        labels: main-task classes, shape (n,); −1 where the main task is identity, or where D_aux
+            comes from a data set that lacks the main task's attributes.
         properties: property → presence, shape (n,) each.
         identities: who is shown, shape (n,); equal numbers mean the same person or object.
     """
@@ -146,18 +150,24 @@ class Auxiliary:
         """Return rows of random individuals, none twice while there are others, shape (count,).
 
         Args:
-            labels: draw for each of these somebody who has it, shape (count,); None for anybody.
+            labels: draw for each of these somebody who has it, shape (count,), or anybody where
+                nobody has; None for anybody.
             generator: a CPU generator.
         """
         order = torch.randperm(len(self.labels), generator=generator)
         if labels is None:
-            return order[:count].to(self.labels.device)
+            rounds = -(-count // len(order))
+            return order.repeat(rounds)[:count].to(self.labels.device)
         shuffled = self.labels.cpu()[order]
         taken: list[int] = []
         for label in labels.tolist():
             fitting = order[shuffled == label].tolist() or order.tolist()
             taken.append(next((row for row in fitting if row not in taken), fitting[0]))
         return torch.tensor(taken, device=self.labels.device)
+
+
+PropertyModel = Callable[[Tensor], dict[str, Tensor]]
+"""f_p: deep features, shape (n, d), to each property's probability, shape (n,) each."""
 
 
 @dataclass(frozen=True)

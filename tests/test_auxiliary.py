@@ -1,0 +1,275 @@
+"""Facts about D_aux: who is in it, and that it may come from another data set than the victims'."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bench.auxiliary import at_most, foreign_labels
+from bench.cells import LATER_FIELDS, Cell, Setup
+from bench.data import DataSet, Individuals
+from bench.errors import UsageError
+from bench.preparation import Prepared, check_available, prepare
+from bench.registry import DATASETS
+from bench.rows import Measured
+from bench.settings import settings
+from bench.store import Store
+from bench.suite import Planned, expand, load_suite
+from bench.threat import Auxiliary
+from datasets.synthetic import Synthetic
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Portraits(DataSet):
+    """Drawn faces of other people, of whom two properties are known; numbered like the others."""
+
+    folder = None
+    source = ""
+    properties = ("gender", "glasses")
+
+    def load(self, data_root: Path | None, size: int) -> Individuals:
+        drawn = Synthetic(individuals=120, seed=7).load(data_root, size)
+        return Individuals(
+            images=drawn.images,
+            attributes={name: drawn.attributes[name] for name in self.properties},
+            identities=drawn.identities,
+            fingerprint="portraits",
+        )
+
+
+@pytest.fixture(autouse=True)
+def portraits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Register the other data set for a test's time."""
+    monkeypatch.setitem(DATASETS._plugins, "portraits", Portraits)
+
+
+def prepared(setup: Setup, **fields: object) -> Prepared:
+    changed = Setup.model_validate(setup.model_dump() | fields)
+    return prepare(changed, None, "cpu", lambda message: None)
+
+
+def auxiliary(found: Prepared) -> Auxiliary:
+    assert found.server.auxiliary is not None
+    return found.server.auxiliary
+
+
+def rows(images: torch.Tensor) -> set[bytes]:
+    return {image.numpy().tobytes() for image in (images * 255).round().byte()}
+
+
+def test_keys_of_published_cells_are_what_they_were() -> None:
+    store = Store(RESULTS / "records")
+    planned = expand(*load_suite("table2"))
+    assert planned
+    assert all(store.read(each.key) is not None for each in planned)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("auxiliary_dataset", "celeba"), ("auxiliary_individuals", 100)],
+)
+def test_a_key_holds_what_departs_from_earlier_cells(
+    small_setup: Setup, field: str, value: object
+) -> None:
+    content = small_setup.model_dump() | {"attack": "prior", "batch_size": 1}
+    plain, changed = (Cell.model_validate(content | more) for more in ({}, {field: value}))
+    assert plain.key(1) != changed.key(1)
+    assert plain.training_key("data") == changed.training_key("data")
+    assert all(getattr(plain, name) == value for name, value in LATER_FIELDS.items())
+
+
+def test_d_aux_is_the_other_data_set_whole(small_setup: Setup) -> None:
+    own, crossed = prepared(small_setup), prepared(small_setup, auxiliary_dataset="portraits")
+    other = Portraits().load(None, 32)
+    found = auxiliary(crossed)
+    assert rows(found.images) == rows(torch.from_numpy(np.array(other.images)) / 255)
+    for name, present in found.properties.items():
+        assert torch.equal(present, torch.from_numpy(other.attributes[name]))
+    assert not rows(found.images) & rows(torch.from_numpy(np.array(own.individuals.images)) / 255)
+    assert crossed.server.feature_space is not None
+    assert crossed.server.feature_space.features.shape[0] == len(other)
+
+
+def test_another_d_aux_changes_neither_the_shared_model_nor_the_victims(small_setup: Setup) -> None:
+    own, crossed = prepared(small_setup), prepared(small_setup, auxiliary_dataset="portraits")
+    assert np.array_equal(own.split.victims, crossed.split.victims)
+    assert own.server.model is not None
+    assert crossed.server.model is not None
+    ours = own.server.model.state_dict()
+    for name, weights in crossed.server.model.state_dict().items():
+        assert torch.equal(weights, ours[name])
+
+
+def test_a_set_without_the_main_task_has_no_labels(small_setup: Setup) -> None:
+    crossed = prepared(small_setup, auxiliary_dataset="portraits")
+    assert (auxiliary(crossed).labels == -1).all()
+    assert crossed.main_task["labelled_auxiliary"] == 0
+    assert prepared(small_setup).main_task["labelled_auxiliary"] == 1
+
+
+def test_labels_are_the_main_task_s_where_the_set_has_its_attributes() -> None:
+    people = Synthetic(individuals=64).load(None, 16)
+    labels = foreign_labels(people, "hat+smile")
+    assert (labels == people.attributes["hat"] + 2 * people.attributes["smile"]).all()
+    assert (foreign_labels(people, "hat+halo") == -1).all()
+    assert (foreign_labels(people, "identity") == -1).all()
+
+
+def test_without_labels_anybody_is_drawn_and_nobody_twice(small_setup: Setup) -> None:
+    found = auxiliary(prepared(small_setup, auxiliary_dataset="portraits"))
+    drawn = [
+        found.draw(torch.tensor([0, 0, 1, 7]), 4, torch.Generator().manual_seed(seed)).tolist()
+        for seed in range(8)
+    ]
+    assert all(len(set(each)) == 4 for each in drawn)
+    assert len({row for each in drawn for row in each}) > 16
+
+
+@pytest.mark.parametrize("labels", [None, [0, 0, 0, 0, 0]])
+def test_more_than_d_aux_holds_are_drawn_again(labels: list[int] | None) -> None:
+    few = Auxiliary(torch.zeros(2, 3, 1, 1), torch.tensor([0, 0]), {}, torch.tensor([0, 1]))
+    wanted = None if labels is None else torch.tensor(labels)
+    drawn = few.draw(wanted, 5, torch.Generator().manual_seed(0)).tolist()
+    assert len(drawn) == 5
+    assert set(drawn) == {0, 1}
+
+
+def test_nobody_of_the_same_data_set_is_on_both_sides(small_setup: Setup) -> None:
+    parameters = {"individuals": 600}
+    found = prepared(
+        small_setup, auxiliary_dataset="synthetic", auxiliary_dataset_parameters=parameters
+    )
+    taken = np.concatenate([*found.split.clients, found.split.victims])
+    known = set(found.individuals.identities[taken].tolist())
+    inside = set(auxiliary(found).identities.tolist())
+    assert not known & inside
+    everybody = set(Synthetic(individuals=600).load(None, 32).identities.tolist())
+    assert inside == everybody - known
+
+
+def test_a_data_set_all_of_whose_people_are_taken_is_an_error(small_setup: Setup) -> None:
+    taken = next(
+        seed
+        for seed in range(20)
+        if 0 not in prepared(small_setup, seed=seed, rounds=0).split.auxiliary
+    )
+    with pytest.raises(UsageError, match="everybody in synthetic is a client or a victim"):
+        prepared(
+            small_setup,
+            seed=taken,
+            rounds=0,
+            auxiliary_dataset="synthetic",
+            auxiliary_dataset_parameters={"individuals": 4},
+        )
+
+
+def test_a_missing_property_is_an_error_that_names_set_and_property(small_setup: Setup) -> None:
+    with pytest.raises(UsageError, match=r"portraits, which has no property 'smile'.*gender"):
+        prepared(small_setup, auxiliary_dataset="portraits", properties=("gender", "smile"))
+
+
+def test_parameters_without_a_data_set_are_an_error(small_setup: Setup) -> None:
+    with pytest.raises(ValueError, match="no auxiliary_dataset; name the data set"):
+        Setup.model_validate(
+            small_setup.model_dump() | {"auxiliary_dataset_parameters": {"seed": 1}}
+        )
+
+
+def test_the_folder_of_either_data_set_must_be_there(small_setup: Setup) -> None:
+    crossed = small_setup.model_copy(update={"auxiliary_dataset": "celeba"})
+    with pytest.raises(UsageError, match=r"'celeba' needs real.*--set auxiliary_dataset=synthetic"):
+        check_available(crossed, None)
+
+
+@pytest.mark.parametrize("limit", [1, 7, 30, 59])
+def test_a_limit_leaves_so_many_person_by_person(limit: int) -> None:
+    identities = np.repeat(np.random.default_rng(0).permutation(15), 4)
+    found = at_most(np.arange(60), identities, limit, seed=0)
+    assert len(found) == limit
+    _, images = np.unique(identities[found], return_counts=True)
+    assert (images < 4).sum() <= 1
+    assert set(found.tolist()) <= set(at_most(np.arange(60), identities, limit + 1, 0).tolist())
+
+
+def test_no_limit_leaves_all() -> None:
+    assert at_most(np.arange(5), np.arange(5), None, 0).tolist() == [0, 1, 2, 3, 4]
+    assert at_most(np.arange(5), np.arange(5), 9, 0).tolist() == [0, 1, 2, 3, 4]
+
+
+SUITE = """
+title = "Small"
+
+[cell]
+dataset = "synthetic"
+dataset_parameters = { individuals = 400 }
+properties = ["gender", "glasses"]
+main_task = "8-class"
+model_parameters = { width = 4 }
+rounds = 2
+victim_share = 0.2
+batch_size = 4
+individuals = 16
+auxiliary_dataset_parameters = { individuals = 500, seed = 3 }
+auxiliary_dataset = "synthetic"
+
+[attack.feature]
+parameters = { budget = 3 }
+
+[attack.prior]
+
+[attack.blind]
+
+[attack.oracle]
+grant = ["model", "auxiliary", "features"]
+
+[[group]]
+title = "Table 3"
+layout = "table3"
+"""
+
+
+def test_a_cross_suite_runs_and_says_where_d_aux_comes_from(
+    run: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    (tmp_path / "cross.toml").write_text(SUITE)
+    code, out, err = run("run", "cross.toml", "--workers", "1", "--device", "cpu", "--out", "out")
+    assert code == 0, err
+    assert "| data set        | D_aux           | property" in out
+    assert "set aside, since D_aux is synthetic (subject = faces, individuals = 500" in out
+    assert "that set may show some of the victims" in out
+    record = Store(tmp_path / "out" / "records").read(expand(*load_suite("cross.toml"))[0].key)
+    assert record is not None
+    own, other = (Synthetic(individuals=n, seed=s).fingerprint(32) for n, s in ((400, 0), (500, 3)))
+    assert record.fingerprint == f"{own}+{other}"
+    assert f"synthetic {own}, synthetic {other}" in out
+    again = run("run", "cross.toml", "--workers", "1", "--device", "cpu", "--out", "out")
+    assert "4 of 4 cells have their record" in again[2]
+
+
+def test_parameters_are_those_of_the_other_data_set_only(tmp_path: Path) -> None:
+    path = tmp_path / "both.toml"
+    path.write_text(
+        SUITE.replace('auxiliary_dataset = "synthetic"\n', "")
+        + 'sweep = { auxiliary_dataset = ["synthetic", ""] }\n'
+    )
+    cells = [planned.cell for planned in expand(*load_suite(str(path)))]
+    given = {cell.auxiliary_dataset: cell.auxiliary_dataset_parameters for cell in cells}
+    assert given["synthetic"]["seed"] == 3
+    assert given[""] == {}
+
+
+def measured(cell: Cell) -> Measured:
+    return Measured(Planned(cell, "0", "Table 3", "table3", "Blind", 1.0), None)
+
+
+def test_settings_name_the_limit(small_setup: Setup) -> None:
+    content = small_setup.model_dump() | {"attack": "blind", "batch_size": 1}
+    cell = Cell.model_validate(content | {"auxiliary_individuals": 50})
+    assert "are in D_aux (at most 50 individuals)" in settings([measured(cell)])
