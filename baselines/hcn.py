@@ -99,13 +99,13 @@ class HonestButCurious(Attack):
         """Return F for each property, trained now or found in the cache.
 
         Raises:
-            UsageError: nobody in D_aux has a main-task label.
+            UsageError: individuals of D_aux have no main-task label.
         """
         assert server.auxiliary is not None
         if bool((server.auxiliary.labels < 0).any()):
             raise UsageError(
-                "attack 'hcn' trains a model for the main task on D_aux, whose individuals belong "
-                "to none of its classes where it is 'identity'; choose a main task of attributes"
+                "attack 'hcn' trains a model for the main task on D_aux, whose individuals have no "
+                "label of it; choose a main task of attributes that D_aux's data set has"
             )
         deployed = {}
         for number, name in enumerate(server.properties):

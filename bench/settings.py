@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from bench.cells import Cell
 from bench.rows import MISSING, Measured, text_of
@@ -96,8 +97,12 @@ def _auxiliary(cell: Cell) -> str:
     few = f" (at most {limit} individuals)" if limit else ""
     if not cell.auxiliary_dataset:
         return f"in D_aux{few}"
-    parameters = text_of(cell.auxiliary_dataset_parameters)
-    return f"set aside, since D_aux is {cell.auxiliary_dataset} ({parameters}){few}"
+    source = _with_parameters(cell.auxiliary_dataset, cell.auxiliary_dataset_parameters)
+    return f"set aside, since D_aux is {source}{few}"
+
+
+def _with_parameters(dataset: str, parameters: Mapping[str, Any]) -> str:
+    return f"{dataset} ({text_of(parameters)})" if parameters else dataset
 
 
 def _setups(cells: Sequence[Measured]) -> dict[str, str]:
@@ -106,8 +111,8 @@ def _setups(cells: Sequence[Measured]) -> dict[str, str]:
     for m in cells:
         cell = m.planned.cell
         sentence = (
-            f"{cell.dataset} ({text_of(cell.dataset_parameters)}), {cell.image_size} px, main task "
-            f"{cell.main_task}; {cell.model} ({text_of(cell.model_parameters)}) split after "
+            f"{_with_parameters(cell.dataset, cell.dataset_parameters)}, {cell.image_size} px, "
+            f"main task {cell.main_task}; {cell.model} ({text_of(cell.model_parameters)}) split after "
             f"{cell.split}; {cell.rounds} rounds of SGD over {cell.clients} clients (batch "
             f"{cell.client_batch}, η = {cell.learning_rate:g}); of all identities "
             f"{100 * cell.auxiliary_share:.0f} % are {_auxiliary(cell)}, "
