@@ -112,8 +112,8 @@ def _setups(cells: Sequence[Measured]) -> dict[str, str]:
         cell = m.planned.cell
         sentence = (
             f"{_with_parameters(cell.dataset, cell.dataset_parameters)}, {cell.image_size} px, "
-            f"main task {cell.main_task}; {cell.model} ({text_of(cell.model_parameters)}) split after "
-            f"{cell.split}; {cell.rounds} rounds of SGD over {cell.clients} clients (batch "
+            f"main task {cell.main_task}; {cell.model} ({text_of(cell.model_parameters)}) split "
+            f"after {cell.split}; {cell.rounds} rounds of SGD over {cell.clients} clients (batch "
             f"{cell.client_batch}, η = {cell.learning_rate:g}); of all identities "
             f"{100 * cell.auxiliary_share:.0f} % are {_auxiliary(cell)}, "
             f"{100 * cell.victim_share:.0f} % victims; "
