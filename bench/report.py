@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from bench.details import details
-from bench.registry import ATTACKS
+from bench.registry import ATTACKS, DATASETS
 from bench.rows import (
     LAYOUTS,
     MISSING,
@@ -132,6 +132,18 @@ def _notes(cells: Sequence[Measured]) -> list[str]:
     return [f"**{', '.join(named)}**: {note}." for note, named in columns.items()]
 
 
+def _needs(cells: Iterable[Measured]) -> list[str]:
+    """Return for each data set without which optional cells are not measured what it needs."""
+    absent = dict.fromkeys(
+        m.planned.cell.dataset for m in cells if m.planned.optional and m.record is None
+    )
+    return [
+        f"{name} ({MISSING}) needs {DATASETS.get(name).source}; put it into "
+        f"DIR/{DATASETS.get(name).folder} and pass --data-root DIR."
+        for name in absent
+    ]
+
+
 def reading_aid(cells: Sequence[Measured]) -> str:
     """Return what a reader must know to read the tables, and what is missing from them."""
     lines = [
@@ -152,10 +164,11 @@ def reading_aid(cells: Sequence[Measured]) -> str:
     if any(is_implied(m, name) for m in cells for name in m.planned.cell.properties):
         lines.append("† The main task's own label gives this property away.")
     unique = {m.planned.key: m for m in cells}.values()
-    missing = sum(m.record is None for m in unique)
+    missing = sum(m.record is None and not m.planned.optional for m in unique)
     failed = [m for m in unique if m.record is not None and m.record.status == "failed"]
     if missing:
         lines.append(f"{missing} of {len(unique)} cells are not measured yet ({MISSING}).")
+    lines += _needs(unique)
     for measured in failed:
         assert measured.record is not None
         lines.append(f"Failed: {describe(measured.planned)}: {measured.record.error}")

@@ -57,17 +57,21 @@ def run_suite(
     if len(unique) > len(pending):
         console.print(f"{len(unique) - len(pending)} of {len(unique)} cells have their record")
     failures: list[Failure] = []
+    pending, left_out = _available(pending, data_root)
+    if len(left_out) == len(unique):
+        raise UsageError(next(iter(left_out.values())))
+    for sentence in dict.fromkeys(left_out.values()):
+        console.print(f"left out: {sentence}", markup=False, highlight=False, soft_wrap=True)
     if pending:
         where = _device(device)
         for planned in pending:
             check_precision(planned.cell.precision, where)
-            check_available(planned.cell.setup, data_root)
         count = workers or (1 if where != "cpu" else _cores())
         with RunConsole(console, len(pending)) as watcher:
             failures = run_cells(
                 pending, store, data_root, where, count, watcher, weights, compiling
             )
-    if len(failures) < len(unique):
+    if len(failures) + len(left_out) < len(unique):
         _present(name, suite.title, chosen, every, store, out, _command(suite_name, changes))
     for message, several in _by_message(failures).items():
         more = f" (and {len(several) - 1} more cells)" if len(several) > 1 else ""
@@ -207,6 +211,27 @@ def _pending(
         if fingerprints[data] not in (None, record.fingerprint):
             pending.append(planned)
     return pending
+
+
+def _available(
+    cells: Sequence[Planned], data_root: Path | None
+) -> tuple[list[Planned], dict[str, str]]:
+    """Return the cells whose data are there, and key → what the optional ones among others need.
+
+    Raises:
+        UsageError: the data of a cell that is not optional are not there.
+    """
+    there, left_out = [], {}
+    for planned in cells:
+        try:
+            check_available(planned.cell.setup, data_root)
+        except UsageError as error:
+            if not planned.optional:
+                raise
+            left_out[planned.key] = str(error)
+        else:
+            there.append(planned)
+    return there, left_out
 
 
 def _data_key(cell: Cell) -> str:

@@ -78,12 +78,15 @@ class Group(BaseModel):
             whose attack has no such parameter, or to which the group gives it, stands unchanged
             beside the others.
         attack: its columns, and what it changes in them; without any it has all of the suite's.
+        optional: whether its cells are left out where their data set is not there; the table then
+            says what they need.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     title: str
     layout: Layout
+    optional: bool = False
     cell: dict[str, Any] = {}
     sweep: dict[str, list[Any]] = {}
     attack: dict[str, GroupColumn] = {}
@@ -123,6 +126,7 @@ class Planned:
     Attributes:
         swept: parameter of attacks → value in this cell's row, in which the column may stand
             without having the parameter.
+        optional: whether it may be left out, see `Group`.
     """
 
     cell: Cell
@@ -132,6 +136,7 @@ class Planned:
     column: str
     work: float
     swept: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    optional: bool = False
 
 
 def suite_names(pattern: str = "*") -> list[str]:
@@ -220,6 +225,7 @@ def expand(name: str, suite: Suite, only: Iterable[str] = ()) -> list[Planned]:
                             column=titles[column],
                             work=cell.individuals * attack.work(cell.batch_size),
                             swept=swept,
+                            optional=group.optional,
                         )
                     )
     if not planned:

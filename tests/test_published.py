@@ -9,11 +9,11 @@ import pytest
 from bench.report import markdown
 from bench.rows import Measured
 from bench.store import Store
-from bench.suite import expand, load_suite
+from bench.suite import expand, load_suite, suite_names
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 
-PUBLISHED = sorted(path.stem for path in RESULTS.glob("table*.md") if "." not in path.stem)
+PUBLISHED = sorted(name for name in suite_names() if (RESULTS / f"{name}.md").is_file())
 
 
 def test_something_is_published() -> None:
@@ -27,7 +27,7 @@ def test_a_published_table_is_its_records_and_nothing_else(suite: str) -> None:
     cells = [Measured(planned, store.read(planned.key)) for planned in expand(name, content)]
     if all(m.record is None for m in cells):
         pytest.skip(f"{suite} was published by earlier versions of its attacks; publish it again")
-    missing = [m.planned.key for m in cells if m.record is None]
+    missing = [m.planned.key for m in cells if m.record is None and not m.planned.optional]
     assert not missing, f"{len(missing)} cells of {suite} have no record in results/records"
     assert {m.record.status for m in cells if m.record} <= {"done", "diverged"}
     reading = (RESULTS / f"{suite}.reading.md").read_text(encoding="utf-8")
