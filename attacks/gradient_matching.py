@@ -337,8 +337,7 @@ class _Search:
             torch.randn(self.image_shape, generator=self.generators[number])
             for number in self.runs.number.tolist()
         ]
-        # In the layout of the variables, and of what is compiled.
-        return torch.stack(drawn).movedim(2, -1).contiguous().movedim(-1, 2).to(self.device)
+        return _stacked(drawn).to(self.device)
 
     def best_of_each_victim(self) -> list[Reconstruction]:
         """Return the best run of each victim, once all have ended."""
@@ -394,7 +393,7 @@ class _Search:
         )
 
 
-def _stacked(gradients: Sequence[Tensor]) -> Tensor:
-    """Return gradients of runs as one tensor, kernels laid out as those of dummies are."""
-    stacked = torch.stack(list(gradients))
+def _stacked(tensors: Sequence[Tensor]) -> Tensor:
+    """Return runs' gradients or images as one tensor, with channels innermost as dummies' have."""
+    stacked = torch.stack(list(tensors))
     return stacked.movedim(2, -1).contiguous().movedim(-1, 2) if stacked.ndim == 5 else stacked
