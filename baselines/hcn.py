@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
@@ -22,7 +21,7 @@ from baselines.hcn_training import (
 from bench.cache import cached_tensors
 from bench.errors import UsageError
 from bench.registry import register_attack
-from bench.seeds import digest, seed_for
+from bench.seeds import digest, seed_for, tensor_digest
 from bench.threat import (
     Attack,
     Auxiliary,
@@ -149,7 +148,12 @@ class HonestButCurious(Attack):
         auxiliary = server.auxiliary
         assert auxiliary is not None
         secret = auxiliary.properties[name]
-        shaped_by = [*self._shapes_the_main_task(server), self.form, _content(secret), self.outputs]
+        shaped_by = [
+            *self._shapes_the_main_task(server),
+            self.form,
+            tensor_digest(secret),
+            self.outputs,
+        ]
         if self.form != "honest":
             shaped_by += [self.beta_y, self.beta_s, self.beta_x]
         key = digest("hcn", TRAINING_VERSION, shaped_by)[:24]
@@ -202,7 +206,7 @@ class HonestButCurious(Attack):
         auxiliary = server.auxiliary
         assert auxiliary is not None
         tensors = (auxiliary.images, auxiliary.labels, auxiliary.identities)
-        return [*map(_content, tensors), server.classes, self.epochs, self.width]
+        return [*map(tensor_digest, tensors), server.classes, self.epochs, self.width]
 
 
 class _Read(nn.Module):
@@ -214,10 +218,6 @@ class _Read(nn.Module):
 
     def forward(self, logits: Tensor) -> Tensor:
         return logits.softmax(1) if self.outputs == "probabilities" else logits
-
-
-def _content(tensor: Tensor) -> str:
-    return hashlib.sha256(tensor.cpu().numpy().tobytes()).hexdigest()
 
 
 def _named(prefix: str, network: nn.Module) -> dict[str, Tensor]:

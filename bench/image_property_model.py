@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +11,7 @@ from torch.nn import functional
 from bench.cache import cached_tensors
 from bench.models import Normalise
 from bench.property_model import a_quarter_of_people
-from bench.seeds import digest, seed_for
+from bench.seeds import digest, seed_for, tensor_digest
 from bench.threat import Auxiliary, Server
 
 VERSION = 1
@@ -46,7 +45,7 @@ def image_property_model(server: Server) -> ImagePropertyModel:
     assert auxiliary is not None
     device = auxiliary.images.device
     tensors = [auxiliary.images, *auxiliary.properties.values(), auxiliary.identities]
-    content = [hashlib.sha256(t.cpu().numpy().tobytes()).hexdigest() for t in tensors]
+    content = [tensor_digest(tensor) for tensor in tensors]
     key = digest("image property model", VERSION, content, server.properties)[:24]
     weights = cached_tensors(
         f"image-property-models/{key}-{device.type}",

@@ -5,7 +5,6 @@ Images, weights and f_p are cached under keys of everything that shaped them, an
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,7 @@ from bench.models import Architecture, SharedModel, deep_features
 from bench.plugins import build
 from bench.property_model import LogisticPropertyModel, check_both_classes, fit_logistic
 from bench.registry import DATASETS, MODELS
-from bench.seeds import digest, seed_for
+from bench.seeds import digest, seed_for, tensor_digest
 from bench.split import Split, split_individuals
 from bench.threat import Auxiliary, FeatureSpace, Precision, Server
 from bench.validated_property_model import ValidatedPropertyModel, fit_validated
@@ -264,13 +263,12 @@ def _feature_space(model: SharedModel, auxiliary: Auxiliary, setup: Setup) -> Fe
     check_both_classes(auxiliary.properties)
     features, seed = deep_features(model, auxiliary.images), setup.seed
     present = torch.stack(list(auxiliary.properties.values()))
-    content = [t.cpu().numpy().tobytes() for t in (features, present)]
     names = tuple(auxiliary.properties)
     identities = auxiliary.identities.cpu().numpy()
     key = digest(
         "property model",
         PROPERTY_MODEL_VERSION,
-        [hashlib.sha256(part).hexdigest() for part in content],
+        [tensor_digest(features), tensor_digest(present)],
         names,
         identities.tolist(),
         seed,

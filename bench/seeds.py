@@ -15,6 +15,11 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def tensor_digest(tensor: torch.Tensor) -> str:
+    """Return a SHA-256 over a tensor's numbers, 64 hexadecimal digits."""
+    return hashlib.sha256(tensor.cpu().numpy().tobytes()).hexdigest()
+
+
 def seed_for(*parts: Any) -> int:
     """Return a seed in [0, 2⁶³) that is the same for equal parts on every machine."""
     return int(digest(*parts)[:16], 16) >> 1
