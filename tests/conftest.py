@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,12 @@ def data_root() -> Path:
     if not (root / "celeba").is_dir():
         pytest.skip(f"no real data: neither $LEAKBENCH_DATA_ROOT nor {beside} has celeba/")
     return root
+
+
+@pytest.fixture
+def root(official: Path, tmp_path: Path) -> Path:
+    """A copy, which a test may change, of the tiny data set that its module makes as `official`."""
+    return Path(shutil.copytree(official, tmp_path / "data"))
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ from dataclasses import replace
 from math import log
 from pathlib import Path
 
+import measuring
 import numpy as np
 import pytest
 import torch
@@ -22,12 +23,12 @@ from baselines.hcn_networks import (
     regularised_loss,
 )
 from baselines.hcn_training import Examples
-from bench.cells import Cell, Setup
+from bench.cells import Setup
 from bench.errors import UsageError
 from bench.federation import to_images
-from bench.measure import granted, measure
+from bench.measure import granted
 from bench.models import Normalise
-from bench.plugins import build, parameters_of
+from bench.plugins import build
 from bench.preparation import Prepared, prepare
 from bench.registry import ATTACKS
 from bench.report import markdown
@@ -59,17 +60,17 @@ def server(prepared: Prepared) -> Server:
     return granted(prepared.server, HonestButCurious().needs)
 
 
-def measured(setup: Setup, data_root: Path | None, form: str, **fields: object) -> Record:
-    parameters = parameters_of(
-        build(ATTACKS, "hcn", {"form": form, **fields.pop("parameters", {})})  # type: ignore[dict-item]
+def measured(
+    setup: Setup,
+    data_root: Path | None,
+    form: str,
+    parameters: dict[str, object] | None = None,
+    **fields: object,
+) -> Record:
+    granted_to_hcn = {"grant": ("auxiliary", "outputs")} | fields
+    return measuring.measured(
+        setup, data_root, "hcn", {"form": form, **(parameters or {})}, **granted_to_hcn
     )
-    cell = Cell.model_validate(
-        setup.model_dump()
-        | {"attack": "hcn", "attack_parameters": parameters, "grant": ("auxiliary", "outputs")}
-        | fields
-    )
-    made = prepare(cell.setup, data_root, "cpu", lambda message: None)
-    return measure(cell, made, lambda share: None)
 
 
 def test_the_parametrised_loss_is_the_weighted_sum_of_its_three_terms() -> None:

@@ -49,12 +49,6 @@ def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
-def root(official: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny LAD that a test may change."""
-    return Path(shutil.copytree(official, tmp_path / "data"))
-
-
 def load(root: Path, size: int = 16, **parameters: Any) -> Individuals:
     return LAD(**parameters).load(root, size)
 

@@ -33,12 +33,6 @@ def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
-def root(official: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny UTKFace that a test may change."""
-    return Path(shutil.copytree(official, tmp_path / "data"))
-
-
 def load(root: Path, size: int = 16, **parameters: Any) -> Individuals:
     return UTKFace(**parameters).load(root, size)
 
