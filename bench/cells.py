@@ -41,7 +41,7 @@ class Setup(BaseModel):
 
     dataset: str
     dataset_parameters: dict[str, Any] = {}
-    image_size: PositiveInt = 32
+    image_size: PositiveInt = 64
     properties: tuple[str, ...] = Field(min_length=1)
     main_task: str
     model: str = "small_cnn"
@@ -56,7 +56,7 @@ class Setup(BaseModel):
     auxiliary_dataset: str = ""
     auxiliary_dataset_parameters: dict[str, Any] = {}
     auxiliary_individuals: PositiveInt | None = None
-    property_model: PropertyModelKind = "logistic"
+    property_model: PropertyModelKind = "validated"
     seed: int = 0
 
     @model_validator(mode="after")
@@ -132,7 +132,10 @@ LATER_FIELDS: Mapping[str, Any] = {
     "auxiliary_individuals": None,
     "property_model": "logistic",
 }
-"""Fields that came after records had been published → what held before, which no key contains."""
+"""Fields that came after records had been published → what held before, which no key contains.
+
+What held before need not be the default now.
+"""
 
 NOT_SHAPING_WEIGHTS = {
     "properties",

@@ -154,7 +154,7 @@ def reading_aid(cells: Sequence[Measured]) -> str:
         "**Oracle**: f_p on the true features, the most that any attack through them can earn.",
     ]
     lines += _notes(cells)
-    if any(m.planned.cell.auxiliary_dataset for m in cells):
+    if any(m.planned.cell.auxiliary_source != m.planned.cell.dataset for m in cells):
         lines.append(
             "Where D_aux comes from another data set, that set may show some of the victims: each "
             "numbers its people for itself. If it has no labels of the main task (see the "

@@ -117,7 +117,7 @@ def _setups(cells: Sequence[Measured]) -> dict[str, str]:
             f"{cell.client_batch}, η = {cell.learning_rate:g}); of all identities "
             f"{100 * cell.auxiliary_share:.0f} % are {_auxiliary(cell)}, "
             f"{100 * cell.victim_share:.0f} % victims; "
-            f"{'f_p validated; ' * (cell.property_model == 'validated')}"
+            f"f_p {cell.property_model}; "
             f"clients in {cell.mode} mode; seed {cell.seed}"
         )
         if m.record is not None and m.record.metrics is not None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from bench.cache import replacing
-from bench.cells import SCHEMA, Cell
+from bench.cells import LATER_FIELDS, SCHEMA, Cell
 from bench.metrics import Estimate
 
 
@@ -108,6 +109,12 @@ class Record(BaseModel):
     versions: dict[str, str] = {}
     device: str = "cpu"
     finished: str = ""
+
+    @field_validator("cell", mode="before")
+    @classmethod
+    def _as_measured(cls, cell: Any) -> Any:
+        """Give fields that came after the record what held then, not today's default."""
+        return {**LATER_FIELDS, **cell} if isinstance(cell, Mapping) else cell
 
 
 class Store:

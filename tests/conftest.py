@@ -49,6 +49,7 @@ def small_setup() -> Setup:
     return Setup(
         dataset="synthetic",
         dataset_parameters={"individuals": 400},
+        image_size=32,
         properties=("gender", "glasses"),
         main_task="hat+dark_hair+looking_left",
         model_parameters={"width": 4},

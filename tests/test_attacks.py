@@ -309,6 +309,7 @@ def test_the_image_classifier_learns_glasses_from_d_aux() -> None:
     setup = Setup(
         dataset="synthetic",
         dataset_parameters={"individuals": 1500},
+        image_size=32,
         properties=("glasses",),
         main_task="hat",
         model_parameters={"width": 4},

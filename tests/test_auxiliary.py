@@ -207,6 +207,7 @@ SUITE = """
 title = "Small"
 
 [cell]
+image_size = 32
 dataset = "synthetic"
 dataset_parameters = { individuals = 400 }
 properties = ["gender", "glasses"]

@@ -358,7 +358,7 @@ def test_a_failed_decoding_leaves_nothing_in_the_cache(root: Path) -> None:
 
 
 def test_a_missing_folder_names_the_source_and_the_embedded_default(tmp_path: Path) -> None:
-    setup = Setup(dataset="celeba", properties=("gender",), main_task="Bangs")
+    setup = Setup(dataset="celeba", image_size=32, properties=("gender",), main_task="Bangs")
     for data_root, where in ((None, "no --data-root given"), (tmp_path, f"{tmp_path / 'celeba'}")):
         with pytest.raises(UsageError) as caught:
             load_individuals(setup, data_root)

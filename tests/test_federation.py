@@ -71,6 +71,7 @@ def setup(rounds: int, seed: int = 0) -> Setup:
     return Setup(
         dataset="synthetic",
         dataset_parameters={"individuals": 200},
+        image_size=32,
         properties=("gender",),
         main_task="hat",
         model_parameters={"width": 4},

@@ -296,6 +296,7 @@ def test_on_drawn_faces_its_outputs_tell_more_than_honest_ones(form: str) -> Non
     setup = Setup(
         dataset="synthetic",
         dataset_parameters={"individuals": 2_000},
+        image_size=32,
         properties=("dark_hair",),
         main_task="hat+looking_left",
         model_parameters={"width": 4},
@@ -311,6 +312,7 @@ def test_on_real_faces_its_outputs_tell_more_than_honest_ones(data_root: Path, f
     setup = Setup(
         dataset="celeba",
         dataset_parameters={"selection": "natural"},
+        image_size=32,
         properties=("gender",),
         main_task="Mouth_Slightly_Open+Black_Hair+Bangs",
         model_parameters={"width": 4},

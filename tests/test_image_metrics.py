@@ -41,6 +41,7 @@ SUITE = """
 title = "Small"
 
 [cell]
+image_size = 32
 dataset = "synthetic"
 dataset_parameters = { individuals = 300 }
 properties = ["gender"]

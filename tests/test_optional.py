@@ -11,6 +11,7 @@ SUITE = """
 title = "Wheels"
 
 [cell]
+image_size = 32
 model_parameters = { width = 4 }
 properties = ["wheel"]
 rounds = 1

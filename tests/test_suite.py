@@ -29,6 +29,7 @@ from datasets.synthetic import Synthetic
 TITLE = 'title = "Small"\n'
 CELL = """
 [cell]
+image_size = 32
 dataset = "synthetic"
 dataset_parameters = { individuals = 40, seed = 3 }
 properties = ["gender", "smile"]
@@ -773,7 +774,7 @@ OTHER: dict[str, Any] = {
     "auxiliary_dataset": "celeba",
     "auxiliary_dataset_parameters": {"individuals": 41},
     "auxiliary_individuals": 41,
-    "property_model": "validated",
+    "property_model": "logistic",
     "seed": 3,
     "attack": "prior",
     "attack_parameters": {"budget": 8},

@@ -182,6 +182,7 @@ def test_it_beats_the_prior_on_drawn_faces_at_b_1() -> None:
     setup = Setup(
         dataset="synthetic",
         dataset_parameters={"individuals": 1_600},
+        image_size=32,
         properties=("gender", "glasses"),
         main_task="hat+dark_hair+looking_left",
         model_parameters={"width": 8},
@@ -196,6 +197,7 @@ def test_it_beats_the_prior_on_real_faces_at_b_1(data_root: Path) -> None:
     setup = Setup(
         dataset="celeba",
         dataset_parameters={"selection": "natural"},
+        image_size=32,
         properties=("gender", "smile"),
         main_task="Mouth_Slightly_Open+Black_Hair+Bangs",
         model_parameters={"width": 8},
