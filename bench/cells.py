@@ -92,7 +92,7 @@ class Cell(Setup):
 
     Attributes:
         attack, attack_parameters: a registered attack and all its parameters.
-        batch_size: individuals B in a victim batch.
+        batch_size: individuals B in a client's victim batch.
         individuals: victims in all, the same ones at every batch size.
         mode: how the client runs the model for its update; see `Mode`.
         grant: what the adversary may know; see `Knowledge`.

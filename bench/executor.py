@@ -334,7 +334,8 @@ def _measure(
     store = Store(folder)
     try:
         prepared = _prepared(cell.setup.model_dump_json(), data_root, device)
-        outcome = _Outcome(measure(cell, prepared, _teller(key), lpips_weights, compiling))
+        record = measure(cell, prepared, _teller(key), lpips_weights, compiling, _say)
+        outcome = _Outcome(record)
     except Exception as error:
         usage, message = _explain(error)
         record = Record(

@@ -1,11 +1,10 @@
-"""Collaborative training of the shared model, and the update that one client sends."""
+"""The update that one client sends, and the statistics and accuracy of the model that it runs."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,58 +15,12 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bench.models import SharedModel, watched
-from bench.seeds import generator_for
 from bench.threat import Mode
-
-
-@dataclass(frozen=True)
-class ClientData:
-    """What one client holds: images uint8 (m, 3, size, size) and main-task classes (m,)."""
-
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
 
 
 def to_images(pixels: NDArray[np.uint8], device: torch.device | str = "cpu") -> Tensor:
     """Return uint8 pixels as float32 images in [0, 1], a copy that shares no memory."""
     return torch.from_numpy(np.array(pixels)).to(device).float().div_(255)
-
-
-def train(
-    model: SharedModel,
-    clients: Sequence[ClientData],
-    rounds: range,
-    learning_rate: float,
-    client_batch: int,
-    seed: int,
-) -> None:
-    """Run rounds of synchronous SGD, W ← W − η Σ_k (m_k/M) g_k, on `model` in place.
-
-    In each round every client k, holding m_k of the M individuals, sends the gradient g_k of the
-    mean cross-entropy over a batch drawn from its data. The draw depends on `seed`, the round and
-    the client alone, so that training can stop at any round and go on later with the same result.
-
-    Args:
-        rounds: the rounds to run, e.g. `range(0, 100)` and then `range(100, 200)`.
-    """
-    device = next(model.parameters()).device
-    total = sum(len(client.labels) for client in clients)
-    model.train()
-    for number in rounds:
-        aggregate = [torch.zeros_like(parameter) for parameter in model.parameters()]
-        for k, client in enumerate(clients):
-            size = len(client.labels)
-            draw = generator_for("training batch", seed, number, k)
-            rows = torch.randperm(size, generator=draw)[:client_batch].numpy()
-            images = to_images(client.images[rows], device)
-            labels = torch.from_numpy(client.labels[rows]).to(device)
-            gradient = client_update(model, images, labels)
-            for summed, value in zip(aggregate, gradient.values(), strict=True):
-                summed.add_(value, alpha=size / total)
-        with torch.no_grad():
-            for parameter, summed in zip(model.parameters(), aggregate, strict=True):
-                parameter.sub_(summed, alpha=learning_rate)
-    model.eval()
 
 
 def client_update(model: SharedModel, images: Tensor, targets: Tensor) -> dict[str, Tensor]:

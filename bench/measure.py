@@ -7,8 +7,9 @@ import resource
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,17 +19,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.cells import Cell
-from bench.defenses import Defense
+from bench.client import Client, Compute, gradient
+from bench.defense import defense_of, individuals_in_update
+from bench.defense_metrics import price
 from bench.deployment import serve
 from bench.errors import UsageError
-from bench.federation import batch_statistics, client_update, in_mode, to_images
+from bench.federation import batch_statistics, in_mode, to_images
 from bench.models import SharedModel, deep_features
 from bench.plugins import build
 from bench.preparation import Prepared
-from bench.registry import ATTACKS, DEFENSES
+from bench.registry import ATTACKS
 from bench.scoring import score
 from bench.seeds import generator_for, seed_for
-from bench.store import Cost, Record
+from bench.store import Cost, DefenseMetrics, Record
 from bench.threat import (
     Attack,
     Compiling,
@@ -53,10 +56,12 @@ def measure(
     progress: Progress,
     lpips_weights: Path | None = None,
     compiling: Compiling = "auto",
+    say: Callable[[str], None] = lambda _: None,
 ) -> Record:
     """Run one cell on its prepared setup and return its record.
 
     Args:
+        say: told in a few words what else is being done.
         lpips_weights: a file of AlexNet's weights; without it images have no LPIPS.
 
     Raises:
@@ -64,8 +69,9 @@ def measure(
     """
     attack: Attack = build(ATTACKS, cell.attack, cell.attack_parameters)
     check_grant(attack, Knowledge.parse(cell.grant))
-    check_batch_size(attack, cell.batch_size)
-    truths = victim_batches(prepared, cell.batch_size, cell.individuals)
+    together = individuals_in_update(cell)
+    check_batch_size(attack, together)
+    truths = victim_batches(prepared, together, cell.individuals)
     if prepared.device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
     answers = infer(attack, truths, cell, prepared, progress, compiling)
@@ -76,8 +82,10 @@ def measure(
         cell=cell,
         attack_version=attack.version,
         status="diverged" if all(diverged) else "done",
-        knowledge=tuple(attack.needs.names()),
-        metrics=score(truths, inferences, cell, prepared, lpips_weights, answers.outputs),
+        knowledge=tuple(knowledge_of(attack, cell).names()),
+        metrics=score(
+            truths, inferences, cell, prepared, lpips_weights, answers.outputs
+        ).model_copy(update={"defense": _price(cell, truths, prepared, say)}),
         cost=Cost(
             seconds=answers.seconds,
             steps=float(np.mean([inference.steps for inference in inferences])),
@@ -127,14 +135,14 @@ def infer(
     Raises:
         UsageError: an answer, or a model that it deploys, is malformed.
     """
-    # What the attack declares, not all that the cell grants: else it could use what the table,
-    # which prints its needs, says it does not know.
-    knowledge = attack.needs
+    knowledge = knowledge_of(attack, cell)
     assert prepared.server.model is not None
     model = in_mode(prepared.server.model, cell.mode)
-    defense: Defense = build(DEFENSES, cell.defense, cell.defense_parameters)
+    defense = defense_of(cell)
     server = replace(
         granted(prepared.server, knowledge, cell.mode),
+        learning_rate=cell.learning_rate,
+        defense=defense if Knowledge.DEFENSE in knowledge else None,
         compiling=compiling,
         precision=cell.precision,
     )
@@ -145,9 +153,10 @@ def infer(
         outputs = serve(attack, server, images, part_of(progress, 0, 2))
         progress = part_of(progress, 1, 2)
     deployed = time.perf_counter()
+    compute = defense.protect(gradient)
     observations = [
         _observation(
-            truth, number, model, defense, knowledge, cell, outputs[number] if outputs else None
+            truth, number, model, compute, knowledge, cell, outputs[number] if outputs else None
         )
         for number, truth in enumerate(truths)
     ]
@@ -156,6 +165,14 @@ def infer(
     seconds = time.perf_counter() - started + deployed - deploying
     check_inferences(attack.name, inferences, observations, server)
     return Answers(inferences, outputs, seconds)
+
+
+def knowledge_of(attack: Attack, cell: Cell) -> Knowledge:
+    """Return what the attack gets to know: what it declares, not all that the cell grants.
+
+    Else it could use what the table, which prints this, says it does not know.
+    """
+    return attack.needs | (attack.adapts & Knowledge.parse(cell.grant))
 
 
 def victim_batches(prepared: Prepared, batch_size: int, individuals: int) -> list[Truth]:
@@ -230,18 +247,40 @@ def _observation(
     truth: Truth,
     number: int,
     model: SharedModel,
-    defense: Defense,
+    compute: Compute,
     knowledge: Knowledge,
     cell: Cell,
     outputs: Mapping[str, Tensor] | None,
 ) -> Observation:
     """Return what the adversary sees of batch `number`, on a model as clients run it."""
-    update = client_update(model, truth.images, truth.labels)
-    sent = defense.protect(update, generator_for("defense", cell.seed, cell.batch_size, number))
+    sent = compute(_client(truth, number, model, cell))
     seed = seed_for("attack", cell.attack, cell.batch_size, cell.seed, number)
     wanted = Knowledge.STATISTICS in knowledge
     statistics = batch_statistics(model, truth.images) if wanted else None
     return observe(truth, sent, knowledge, seed, statistics, outputs)
+
+
+def _client(truth: Truth, number: int, model: SharedModel, cell: Cell) -> Client:
+    """Return the client of batch `number`, which draws the same whenever it is made."""
+    return Client(
+        model=model,
+        images=truth.images,
+        labels=truth.labels,
+        learning_rate=cell.learning_rate,
+        generator=generator_for("defense", cell.seed, cell.batch_size, number),
+    )
+
+
+def _price(
+    cell: Cell, truths: Sequence[Truth], prepared: Prepared, say: Callable[[str], None]
+) -> DefenseMetrics | None:
+    """Return what the cell's defense changes and costs; None without one."""
+    if cell.defense == "none":
+        return None
+    assert prepared.server.model is not None
+    model = in_mode(prepared.server.model, cell.mode)
+    clients = [partial(_client, t, number, model, cell) for number, t in enumerate(truths)]
+    return price(defense_of(cell), clients, prepared, say)
 
 
 def _peak_memory_mib(device: str) -> float:

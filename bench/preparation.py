@@ -22,16 +22,19 @@ from bench.auxiliary import (
 )
 from bench.cache import cached_tensors, is_cached, locked
 from bench.cells import PROPERTY_MODEL_VERSION, Setup
+from bench.client import Compute, gradient
 from bench.data import DataSet, Individuals
+from bench.defense import Defense
 from bench.errors import UsageError
-from bench.federation import ClientData, main_task_accuracy, to_images, train
+from bench.federation import main_task_accuracy, to_images
 from bench.models import Architecture, SharedModel, deep_features
-from bench.plugins import build
+from bench.plugins import build, parameters_of
 from bench.property_model import LogisticPropertyModel, check_both_classes, fit_logistic
 from bench.registry import DATASETS, MODELS
 from bench.seeds import digest, seed_for, tensor_digest
 from bench.split import Split, split_individuals
 from bench.threat import Auxiliary, FeatureSpace, Precision, Server
+from bench.training import ClientData, train
 from bench.validated_property_model import ValidatedPropertyModel, fit_validated
 
 
@@ -174,14 +177,35 @@ def prepare(
         individuals=individuals,
         split=split,
         server=server,
-        main_task=main_task_accuracy(
-            model,
-            to_images(individuals.images[split.victims], device),
-            torch.from_numpy(split.labels[split.victims]).to(device),
-        )
+        main_task=_accuracy(model, individuals, split, device)
         | {"labelled_auxiliary": (auxiliary.labels >= 0).float().mean().item()},
         fingerprint=fingerprint(individuals, foreign),
         device=device,
+    )
+
+
+def accuracy_under(
+    defense: Defense, prepared: Prepared, say: Callable[[str], None]
+) -> dict[str, float]:
+    """Return main-task accuracy of a model trained as long as the shared one, but under a defense.
+
+    The model is cached like the shared one.
+
+    Args:
+        say: told in a few words what is being done.
+    """
+    setup, individuals, split = prepared.setup, prepared.individuals, prepared.split
+    model = _trained(setup, individuals, split, prepared.device, say, defense.of_one_client())
+    return _accuracy(model, individuals, split, prepared.device)
+
+
+def _accuracy(
+    model: SharedModel, individuals: Individuals, split: Split, device: str
+) -> dict[str, float]:
+    return main_task_accuracy(
+        model,
+        to_images(individuals.images[split.victims], device),
+        torch.from_numpy(split.labels[split.victims]).to(device),
     )
 
 
@@ -191,6 +215,7 @@ def _trained(
     split: Split,
     device: str,
     say: Callable[[str], None],
+    defense: Defense | None = None,
 ) -> SharedModel:
     """Return the shared model after `setup.rounds`, going on from the latest cached checkpoint."""
     architecture: Architecture = build(MODELS, setup.model, setup.model_parameters)
@@ -202,17 +227,30 @@ def _trained(
         ClientData(np.array(individuals.images[rows]), split.labels[rows]) for rows in split.clients
     ]
     # Rounding differs between devices, so that each has its own weights.
-    run = f"models/{setup.training_key(individuals.fingerprint)}-{torch.device(device).type}"
+    key = setup.training_key(individuals.fingerprint)
+    under = ""
+    compute: Compute = gradient
+    if defense is not None:
+        key = digest("under", key, defense.name, parameters_of(defense))[:24]
+        under, compute = f" under {defense.name}", defense.protect(gradient)
+    run = f"models/{key}-{torch.device(device).type}"
     reached = 0
     with locked(run):
         for stop in _checkpoints(setup.rounds):
             if not is_cached(f"{run}/round-{stop:06d}"):
                 say(
-                    f"training {setup.model} for {setup.main_task}: round {reached} of "
+                    f"training {setup.model} for {setup.main_task}{under}: round {reached} of "
                     f"{setup.rounds}"
                 )
-                rounds = range(reached, stop)
-                train(model, clients, rounds, setup.learning_rate, setup.client_batch, setup.seed)
+                train(
+                    model,
+                    clients,
+                    range(reached, stop),
+                    setup.learning_rate,
+                    setup.client_batch,
+                    setup.seed,
+                    compute,
+                )
             weights = cached_tensors(f"{run}/round-{stop:06d}", model.state_dict)
             model.load_state_dict(weights)
             reached = stop

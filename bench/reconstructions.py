@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bench.cells import Cell
 from bench.data import DataSet
+from bench.defense import individuals_in_update
 from bench.errors import UsageError
 from bench.figures import DPI
 from bench.matching import match_individuals
@@ -108,7 +109,8 @@ def reconstruct(
         if ATTACKS.get(cell.attack).control:
             continue
         say(f"{planned.column}, B = {cell.batch_size}")
-        truth = victim_batches(prepared, cell.batch_size, cell.batch_size)[0]
+        together = individuals_in_update(cell)
+        truth = victim_batches(prepared, together, together)[0]
         attack: Attack = build(ATTACKS, cell.attack, cell.attack_parameters)
         (inference,) = infer(attack, [truth], cell, prepared, lambda _: None).inferences
         if inference.images is not None:

@@ -37,6 +37,7 @@ def score(
         outputs: of the models that the attack deployed, for each batch.
     """
     orders, cosines = _match_all(truths, inferences)
+    together = len(truths[0])
     seed = seed_for("bootstrap", cell.seed) % 2**32
     implied = _implied_properties(prepared)
 
@@ -52,11 +53,11 @@ def score(
             return metrics.estimate(
                 lambda weights: metric(scores, present, weights),
                 len(truths),
-                cell.batch_size,
+                together,
                 seed,
             )
 
-        errors = metrics.count_error(scores, present, cell.batch_size)
+        errors = metrics.count_error(scores, present, together)
         return PropertyMetrics(
             accuracy=with_interval(metrics.accuracy),
             balanced_accuracy=with_interval(metrics.balanced_accuracy),
@@ -67,7 +68,7 @@ def score(
         )
 
     def mean(values: np.ndarray) -> metrics.Estimate | None:
-        return metrics.estimate_mean(values, cell.batch_size, seed) if len(values) else None
+        return metrics.estimate_mean(values, together, seed) if len(values) else None
 
     return Metrics(
         properties={name: of_property(name) for name in cell.properties},
@@ -77,7 +78,7 @@ def score(
             truths,
             inferences,
             orders,
-            lambda values: metrics.estimate_mean(values, cell.batch_size, seed),
+            lambda values: metrics.estimate_mean(values, together, seed),
             lpips_weights,
         ),
         label_accuracy=_label_accuracy(truths, inferences),

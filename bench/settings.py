@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.cells import Cell
+from bench.defense import individuals_in_update
 from bench.rows import MISSING, Measured, text_of
 
 
@@ -14,7 +15,8 @@ def settings(cells: Sequence[Measured]) -> str:
     lines = ["## Settings", ""]
     planned = [m.planned.cell for m in cells]
     individuals = sorted({cell.individuals for cell in planned})
-    batches = sorted({(c.batch_size, c.individuals // c.batch_size) for c in planned})
+    sizes = [(individuals_in_update(cell), cell.individuals) for cell in planned]
+    batches = sorted({(size, individuals // size) for size, individuals in sizes})
     lines.append(
         f"- individuals in each cell: {', '.join(map(str, individuals))}, in "
         f"{', '.join(f'{n} batches of {size}' for size, n in batches)}"

@@ -46,6 +46,26 @@ class ImageMetrics(BaseModel):
     recognisable: Estimate
 
 
+class DefenseMetrics(BaseModel):
+    """What the clients' defense changes, and what it costs.
+
+    Attributes:
+        relative_error: ‖what is sent − the gradient‖ / ‖the gradient‖ of victims' updates; of noise
+            the ratio of norms.
+        utility: main-task accuracy on the victims' images of a model trained as long as the shared
+            one, but under the defense.
+        epsilon, delta: of the differential privacy of that training, if it has any and its
+            accountant was at hand.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    relative_error: Estimate
+    utility: float
+    epsilon: float | None = None
+    delta: float | None = None
+
+
 class Metrics(BaseModel):
     """What a cell measured.
 
@@ -57,6 +77,7 @@ class Metrics(BaseModel):
         label_accuracy: share of the batch's labels that the attack believed in, as a multiset.
         diverged: share of batches on which the attack reports failure.
         main_task: the shared model's accuracy on the victims' images, none of which it has seen.
+        defense: what the defense changes and costs; None without one.
         deployed: main-task accuracy on the same images of each model that the attack deployed.
     """
 
@@ -70,6 +91,7 @@ class Metrics(BaseModel):
     diverged: float
     main_task: dict[str, float]
     deployed: dict[str, float] | None = None
+    defense: DefenseMetrics | None = None
     classes: int
 
 

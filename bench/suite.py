@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from bench.cells import Cell
+from bench.defense import individuals_in_update
 from bench.errors import UsageError
 from bench.plugins import build, parameters_of, sentence
 from bench.registry import ATTACKS, DATASETS, DEFENSES, MODELS
@@ -223,7 +224,7 @@ def expand(name: str, suite: Suite, only: Iterable[str] = ()) -> list[Planned]:
                             group=group.title,
                             layout=group.layout,
                             column=titles[column],
-                            work=cell.individuals * attack.work(cell.batch_size),
+                            work=cell.individuals * attack.work(individuals_in_update(cell)),
                             swept=swept,
                             optional=group.optional,
                         )
@@ -318,11 +319,12 @@ def _cell(
         if field == "dataset":
             complete["main_task"] = built.main_tasks().get(cell.main_task, cell.main_task)
     check_grant(attack, Knowledge.parse(cell.grant))
-    check_batch_size(attack, cell.batch_size)
-    if cell.individuals % cell.batch_size:
+    together = individuals_in_update(cell)
+    check_batch_size(attack, together)
+    if cell.individuals % together:
         raise UsageError(
             f"suite {name}: {cell.individuals} individuals cannot be divided into batches of "
-            f"{cell.batch_size}; set `individuals` to a multiple"
+            f"{together}; set `individuals` to a multiple"
         )
     return Cell.model_validate(complete), attack
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from bench.errors import UsageError
 
 if TYPE_CHECKING:
+    from bench.defense import Defense
     from bench.models import SharedModel
 
 
@@ -59,6 +60,8 @@ class Knowledge(Flag):
     OUTPUTS = auto()
     """What models that the server itself trained and deployed answer on each victim's image. Each
     individual is served alone, so that the server knows whose output is whose."""
+    DEFENSE = auto()
+    """The clients' defense with its parameters, but nothing that they draw."""
     FEATURES = auto()
     """The victims' true deep features. No server has them: only the `oracle` control."""
 
@@ -110,7 +113,8 @@ class Observation:
     Attributes:
         batch_size: number of individuals B.
         seed: for the attack's own randomness.
-        update: parameter name → gradient of the mean cross-entropy over the batch.
+        update: parameter name → gradient of the mean cross-entropy over the batch, or what the
+            clients' defense made of it.
         labels: main-task classes in ascending order, shape (B,): which individual has which label
             is not known.
         statistics: BatchNorm layer → mean and variance of its input over the batch, shape
@@ -195,6 +199,8 @@ class Server:
         model: the shared model in the attacked round, if granted.
         auxiliary: D_aux, if granted.
         feature_space: D_aux through the model, if both are granted.
+        learning_rate: η, which the server sets.
+        defense: the clients', if granted; to whom it is not, updates look like gradients.
         compiling: whether an attack shall compile its steps; no knowledge, but the server's means.
         precision: in which an attack shall let the model compute; likewise.
     """
@@ -206,6 +212,8 @@ class Server:
     model: SharedModel | None = None
     auxiliary: Auxiliary | None = None
     feature_space: FeatureSpace | None = None
+    learning_rate: float = 0.1
+    defense: Defense | None = None
     compiling: Compiling = "auto"
     precision: Precision = "float32"
 
@@ -257,6 +265,7 @@ class Attack(ABC):
         reference: the publication it implements.
         note: what the reader of its column must know besides, printed under each table.
         control: whether it is a control, not an attack.
+        adapts: what else it makes use of where its cell grants it.
         largest_batch: the largest B it is defined for, if there is such a limit.
         presets: name → parameters, such as those of its paper.
     """
@@ -267,6 +276,7 @@ class Attack(ABC):
     reference: ClassVar[str]
     note: ClassVar[str] = ""
     control: ClassVar[bool] = False
+    adapts: ClassVar[Knowledge] = Knowledge.NOTHING
     largest_batch: ClassVar[int | None] = None
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 

@@ -13,10 +13,11 @@ from bench import preparation
 from bench.cache import cache_folder
 from bench.cells import Setup
 from bench.errors import UsageError
-from bench.federation import ClientData, client_update, to_images, train
+from bench.federation import client_update, to_images
 from bench.models import Architecture, LeNet, SharedModel, SmallCNN
 from bench.preparation import prepare
 from bench.seeds import generator_for
+from bench.training import ClientData, train
 
 
 def model() -> SharedModel:

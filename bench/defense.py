@@ -1,0 +1,109 @@
+"""What a defense is: a change to how a client computes its update, or to what it sends."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from enum import IntEnum
+from typing import TYPE_CHECKING, ClassVar
+
+from bench.client import Compute, Update
+from bench.plugins import build
+from bench.registry import DEFENSES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from bench.cells import Cell
+
+
+class Stage(IntEnum):
+    """Where a defense comes in; those of an earlier stage come first."""
+
+    GRADIENT = 0
+    """How one gradient is computed."""
+    STEPS = 1
+    """How gradients become the update."""
+    UPDATE = 2
+    """What is sent of the update."""
+    AGGREGATE = 3
+    """What the server sees of what several clients send."""
+
+
+class Defense(ABC):
+    """A registered defense. Subclasses are frozen dataclasses: their fields are its parameters.
+
+    An adversary that knows the defense (`Knowledge.DEFENSE`) holds this very object: it can run
+    `protect` on individuals of its own, and ask `trust` what an update is worth.
+
+    Attributes:
+        name: set by the registry.
+        reference: the publication it comes from.
+        stage: where it comes in.
+    """
+
+    name: ClassVar[str]
+    reference: ClassVar[str]
+    stage: ClassVar[Stage] = Stage.UPDATE
+
+    @abstractmethod
+    def protect(self, compute: Compute) -> Compute:
+        """Return how a client computes its update under this defense.
+
+        Args:
+            compute: how it would without.
+        """
+
+    @property
+    def clients(self) -> int:
+        """How many clients' batches the server sees as one."""
+        return 1
+
+    def of_one_client(self) -> Defense | None:
+        """Return the part of the defense that a client does by itself; None for none."""
+        return self
+
+    def trust(self, update: Update) -> Mapping[str, Tensor]:  # noqa: ARG002
+        """Return how far entries of a sent update are to be believed, for who knows the defense.
+
+        Args:
+            update: as it was sent.
+
+        Returns:
+            Parameter name → factors in [0, 1] that broadcast to the parameter's shape; what is left
+            out is believed.
+        """
+        return {}
+
+    def surrogate(self, gradients: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return what clients would send for these gradients, differentiably; without draws.
+
+        Args:
+            gradients: of R runs, shape (R, *parameter's).
+        """
+        return gradients
+
+    def epsilon(self, sampled: float, rounds: int, delta: float) -> float | None:  # noqa: ARG002
+        """Return ε of the (ε, δ)-differential privacy of training; None where there is none.
+
+        Args:
+            sampled: share of a client's individuals that are in a round's batch.
+            rounds: of training.
+        """
+        return None
+
+
+def defense_of(cell: Cell) -> Defense:
+    """Return the cell's defense.
+
+    Raises:
+        UsageError: it is unknown, or a parameter does not fit.
+    """
+    defense: Defense = build(DEFENSES, cell.defense, cell.defense_parameters)
+    return defense
+
+
+def individuals_in_update(cell: Cell) -> int:
+    """Return how many individuals stand behind what the server sees: B of each client."""
+    return cell.batch_size * defense_of(cell).clients

@@ -1,0 +1,54 @@
+"""What a defense changes in the victims' updates, and what it costs the shared model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from bench import metrics
+from bench.client import Client, Update, gradient
+from bench.defense import Defense
+from bench.preparation import Prepared, accuracy_under
+from bench.seeds import seed_for
+from bench.store import DefenseMetrics
+
+
+def price(
+    defense: Defense,
+    clients: Sequence[Callable[[], Client]],
+    prepared: Prepared,
+    say: Callable[[str], None],
+) -> DefenseMetrics:
+    """Measure what a defense changes, and the accuracy of a model trained under it.
+
+    Args:
+        clients: each makes the client of one victim batch, which draws as it did when attacked.
+        say: told in a few words what is being done.
+    """
+    compute = defense.protect(gradient)
+    errors = np.array([relative_error(compute(of()), gradient(of())) for of in clients])
+    seed = seed_for("bootstrap", prepared.setup.seed) % 2**32
+    sizes = [len(rows) for rows in prepared.split.clients]
+    # Of the client with the least data, whose individuals are drawn the most often.
+    smallest = min(sizes)
+    sampled = min(1.0, prepared.setup.client_batch / smallest)
+    delta = 1 / smallest
+    epsilon = defense.epsilon(sampled, prepared.setup.rounds, delta)
+    return DefenseMetrics(
+        relative_error=metrics.estimate_mean(errors, 1, seed),
+        utility=accuracy_under(defense, prepared, say)["accuracy"],
+        epsilon=epsilon,
+        delta=None if epsilon is None else delta,
+    )
+
+
+def relative_error(sent: Update, plain: Update) -> float:
+    """Return ‖sent − plain‖ / ‖plain‖, over all parameters as one vector.
+
+    >>> relative_error({"w": torch.tensor([3.0, 1.0])}, {"w": torch.tensor([3.0, 4.0])})
+    0.6
+    """
+    difference = sum(float((sent[name] - plain[name]).double().square().sum()) for name in plain)
+    norm = sum(float(value.double().square().sum()) for value in plain.values())
+    return float(np.sqrt(difference / norm)) if norm else float(difference > 0)

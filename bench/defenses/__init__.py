@@ -1,0 +1,1 @@
+"""Defenses: what clients do so that an update tells less."""

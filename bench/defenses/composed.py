@@ -1,0 +1,111 @@
+"""Several defenses, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from math import prod
+from typing import Annotated, Any
+
+from pydantic import Field
+from torch import Tensor
+
+from bench.client import Compute, Update
+from bench.defense import Defense, Stage
+from bench.errors import UsageError
+from bench.plugins import build, parameters_of
+from bench.registry import DEFENSES, register_defense
+
+
+@register_defense("composed")
+@dataclass(frozen=True, kw_only=True)
+class Composed(Defense):
+    """Applies defenses in the order in which they stand.
+
+    Attributes:
+        defenses: each a table with its `name` and its parameters.
+    """
+
+    reference = "none"
+
+    defenses: Annotated[tuple[dict[str, Any], ...], Field(min_length=1)]
+
+    def __post_init__(self) -> None:
+        complete = tuple({"name": each.name} | parameters_of(each) for each in self.parts)
+        object.__setattr__(self, "defenses", complete)
+        for before, after in pairwise(self.parts):
+            if after.stage < before.stage or (
+                after.stage == before.stage and after.stage is not Stage.UPDATE
+            ):
+                raise UsageError(
+                    f"defense {after.name!r} cannot come after {before.name!r}: "
+                    f"{_why(before, after)}"
+                )
+
+    @cached_property
+    def parts(self) -> tuple[Defense, ...]:
+        """The defenses."""
+        return tuple(_built(each) for each in self.defenses)
+
+    def protect(self, compute: Compute) -> Compute:
+        """Return `compute` under each defense in turn."""
+        for part in self.parts:
+            compute = part.protect(compute)
+        return compute
+
+    @property
+    def clients(self) -> int:
+        """How many clients' batches the server sees as one."""
+        return prod(part.clients for part in self.parts)
+
+    def of_one_client(self) -> Defense | None:
+        """Return the parts that a client does by itself."""
+        own = [each for each in (part.of_one_client() for part in self.parts) if each is not None]
+        if not own:
+            return None
+        return Composed(defenses=tuple({"name": d.name} | parameters_of(d) for d in own))
+
+    def trust(self, update: Update) -> Mapping[str, Tensor]:
+        """Return the product of all parts' factors."""
+        factors: dict[str, Tensor] = {}
+        for part in self.parts:
+            for name, factor in part.trust(update).items():
+                factors[name] = factors[name] * factor if name in factors else factor
+        return factors
+
+    def surrogate(self, gradients: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return what passes through all parts in turn."""
+        for part in self.parts:
+            gradients = part.surrogate(gradients)
+        return gradients
+
+    def epsilon(self, sampled: float, rounds: int, delta: float) -> float | None:
+        """Return the least ε of all parts: what comes after a private computation costs nothing."""
+        found = [part.epsilon(sampled, rounds, delta) for part in self.parts]
+        return min((each for each in found if each is not None), default=None)
+
+
+def _built(table: Mapping[str, Any]) -> Defense:
+    if "name" not in table:
+        raise UsageError(
+            f"defense 'composed': {dict(table)} names no defense; write "
+            f'{{ name = "gaussian", sigma = 0.01 }}'
+        )
+    parameters = {key: value for key, value in table.items() if key != "name"}
+    if table["name"] == "composed":
+        raise UsageError("defense 'composed' cannot hold itself; list its defenses one by one")
+    defense: Defense = build(DEFENSES, table["name"], parameters)
+    return defense
+
+
+def _why(before: Defense, after: Defense) -> str:
+    if before.stage == after.stage:
+        return "both decide how the update is computed; keep one"
+    reasons = {
+        Stage.GRADIENT: "it changes how a gradient is computed, so put it first",
+        Stage.STEPS: "it takes steps by gradients, so put it before what changes the update",
+        Stage.UPDATE: "it changes what one client sends, so put it before what sums clients",
+    }
+    return reasons[after.stage]
