@@ -70,19 +70,16 @@ def varying_settings(planned: Sequence[Planned], leading: Sequence[str]) -> list
     }
     ignored = {"attack", "attack_parameters", "grant", "properties"}
     ignored |= set().union(*(shown.get(column, set()) for column in leading))
-    if "data set" in leading and len({(dataset_name(c), c.main_task) for c in cells}) == len(
-        {dataset_name(c) for c in cells}
-    ):
-        # Each data set has a main task of its own, which the settings name.
-        ignored.add("main_task")
-
     names = {"dataset_parameters": dataset_name, "auxiliary_dataset_parameters": auxiliary_name}
 
+    def whose(field: str, cell: Cell) -> str:
+        # What a data set has of its own, such as its main task, the settings name. Where no column
+        # names the data set, that goes for its parameters alone.
+        name = names.get(field, dataset_name if "data set" in leading else None)
+        return name(cell) if name else ""
+
     def varies(field: str) -> bool:
-        found = {
-            (names[field](c) if field in names else "", text_of(getattr(c, field))) for c in cells
-        }
-        # A data set's parameters vary only where it has several: those of another are others.
+        found = {(whose(field, cell), text_of(getattr(cell, field))) for cell in cells}
         return len(found) > len({name for name, _ in found})
 
     swept = dict.fromkeys(name for each in planned for name in each.swept if name not in leading)

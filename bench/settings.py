@@ -7,18 +7,24 @@ from typing import Any
 
 from bench.cells import Cell
 from bench.defense import individuals_in_update
-from bench.rows import MISSING, Measured, text_of
+from bench.rows import MISSING, Measured, dataset_name, text_of
 
 
 def settings(cells: Sequence[Measured]) -> str:
     """Return the settings under the tables: number of individuals, models, threat models."""
     lines = ["## Settings", ""]
     planned = [m.planned.cell for m in cells]
-    individuals = sorted({cell.individuals for cell in planned})
+    shown: dict[int, list[str]] = {}
+    for cell in planned:
+        shown.setdefault(cell.individuals, []).append(dataset_name(cell))
+    individuals = ", ".join(
+        f"{n} ({', '.join(dict.fromkeys(names))})" if len(shown) > 1 else str(n)
+        for n, names in shown.items()
+    )
     sizes = [(individuals_in_update(cell), cell.individuals) for cell in planned]
     batches = sorted({(size, individuals // size) for size, individuals in sizes})
     lines.append(
-        f"- individuals in each cell: {', '.join(map(str, individuals))}, in "
+        f"- individuals in each cell: {individuals}, in "
         f"{', '.join(f'{n} batches of {size}' for size, n in batches)}"
     )
     for setup, main_task in _setups(cells).items():

@@ -19,7 +19,7 @@ from bench.override import override
 from bench.plugins import build
 from bench.registry import ATTACKS, DATASETS
 from bench.report import main_tables, reading_aid
-from bench.rows import Measured, describe
+from bench.rows import LAYOUTS, Measured, describe, varying_settings
 from bench.seeds import digest
 from bench.settings import settings
 from bench.split import task_attributes
@@ -504,6 +504,15 @@ PRESETS = {"paper": {"budget": 9, "lam": 0.25, "restarts": 3}, "fast": {"budget"
 @pytest.fixture
 def presets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FeatureReconstruction, "presets", PRESETS)
+
+
+def test_what_each_data_set_has_of_its_own_makes_no_column(write: Any) -> None:
+    birds = SECOND_GROUP.replace("vehicles", "birds").replace("wheel", "beak")
+    birds = birds.replace('main_task = "cargo"', 'main_task = "crest", individuals = 64')
+    planned = expand(*load_suite(write(TITLE + CELL + COLUMNS + SECOND_GROUP + birds)))
+    assert {p.cell.individuals for p in planned} == {256, 64}
+    assert varying_settings(planned, LAYOUTS["table1"]) == []
+    assert "individuals" in varying_settings(planned, LAYOUTS["table2"])
 
 
 def of_group(suite: Suite, title: str, *settings: str) -> list[Planned]:
