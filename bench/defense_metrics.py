@@ -36,7 +36,7 @@ def price(
     delta = 1 / smallest
     epsilon = defense.epsilon(sampled, prepared.setup.rounds, delta)
     return DefenseMetrics(
-        relative_error=metrics.estimate_mean(errors, 1, seed),
+        relative_error=metrics.estimate_mean(errors, [np.arange(len(errors))], seed),
         utility=accuracy_under(defense, prepared, say)["accuracy"],
         epsilon=epsilon,
         delta=None if epsilon is None else delta,

@@ -199,6 +199,7 @@ def victim_batches(prepared: Prepared, batch_size: int, individuals: int) -> lis
     images = to_images(prepared.individuals.images[rows], device)
     labels = torch.from_numpy(prepared.split.labels[rows]).to(device)
     features = deep_features(server.model, images)
+    identities = torch.from_numpy(np.array(prepared.individuals.identities[rows]))
     present = {
         name: torch.from_numpy(prepared.individuals.attribute(name)[rows])
         for name in prepared.setup.properties
@@ -209,6 +210,7 @@ def victim_batches(prepared: Prepared, batch_size: int, individuals: int) -> lis
             labels=labels[i : i + batch_size],
             features=features[i : i + batch_size],
             properties={name: values[i : i + batch_size] for name, values in present.items()},
+            identities=identities[i : i + batch_size],
         )
         for i in range(0, individuals, batch_size)
     ]

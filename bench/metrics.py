@@ -1,9 +1,9 @@
-"""Accuracy of property inference, with bootstrap intervals by victim batch."""
+"""Accuracy of property inference, with bootstrap intervals by victim batch and by identity."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ RESAMPLES = 2_000
 LEVEL = 0.95
 
 Weights = NDArray[np.float64]
+
+Groups = NDArray[np.int64]
+"""Which group each individual is in, 0, 1, …; shape (n,)."""
 
 Metric = Callable[[NDArray[np.float64], NDArray[np.bool_], Weights], Weights]
 """Scores (n,), truth (n,) and weights (resamples, n) to values (resamples,)."""
@@ -92,42 +95,71 @@ def count_error(
 
 
 def estimate(
-    metric: Callable[[Weights], Weights], batches: int, batch_size: int, seed: int
+    metric: Callable[[Weights], Weights], groupings: Sequence[Groups], seed: int
 ) -> Estimate:
     """Return a metric on all individuals and its bootstrap interval.
 
-    Batches are resampled, not individuals, since those of one batch are not independent. The
-    percentiles are the expanded ones of Hesterberg 2015 (What Teachers Should Know About the
-    Bootstrap, The American Statistician 69(4), section 5): they widen the interval where batches
+    Groups are resampled, not individuals, since those of one victim batch, or the images of one
+    person, are not independent. With several groupings the interval is what holds those of all.
+
+    The percentiles are the expanded ones of Hesterberg 2015 (What Teachers Should Know About the
+    Bootstrap, The American Statistician 69(4), section 5): they widen the interval where groups
     are few, as Student's t does, so that it still covers what it says.
 
     Args:
-        metric: takes weights (resamples, batches · batch_size), returns values (resamples,).
+        metric: takes weights (resamples, n), returns values (resamples,).
+        groupings: at least one.
     """
-    draws = np.random.default_rng(seed).multinomial(batches, [1 / batches] * batches, RESAMPLES)
-    value = metric(np.ones((1, batches * batch_size)))[0]
-    resampled = metric(np.repeat(draws, batch_size, axis=1).astype(np.float64))
-    resampled = resampled[np.isfinite(resampled)]
-    if not np.isfinite(value) or not len(resampled):
+    value = metric(np.ones((1, len(groupings[0]))))[0]
+    bounds = [_bounds(metric, groups, seed) for groups in groupings]
+    if not np.isfinite(value) or None in bounds:
         return Estimate(value=None, low=None, high=None)
-    low, high = np.quantile(resampled, _expanded_percentiles(batches))
-    return Estimate(value=float(value), low=float(low), high=float(high))
+    lows, highs = zip(*(each for each in bounds if each), strict=True)
+    return Estimate(value=float(value), low=min(lows), high=max(highs))
 
 
-def estimate_mean(values: NDArray[np.float64], batch_size: int, seed: int) -> Estimate:
-    """Return the mean of one value per individual, shape (n,), with its interval by batch."""
-    return estimate(
-        lambda weights: _ratio(weights @ values, weights.sum(1)),
-        len(values) // batch_size,
-        batch_size,
-        seed,
-    )
+def _bounds(
+    metric: Callable[[Weights], Weights], groups: Groups, seed: int
+) -> tuple[float, float] | None:
+    """Return the interval's ends with these groups resampled; None where it is not defined."""
+    count = int(groups.max()) + 1
+    draws = np.random.default_rng(seed).multinomial(count, [1 / count] * count, RESAMPLES)
+    resampled = metric(draws[:, groups].astype(np.float64))
+    resampled = resampled[np.isfinite(resampled)]
+    if not len(resampled):
+        return None
+    low, high = np.quantile(resampled, _expanded_percentiles(count))
+    return float(low), float(high)
 
 
-def _expanded_percentiles(batches: int) -> tuple[float, float]:
-    if batches == 1:
+def estimate_mean(values: NDArray[np.float64], groupings: Sequence[Groups], seed: int) -> Estimate:
+    """Return the mean of one value per individual, shape (n,), with its interval."""
+    return estimate(lambda weights: _ratio(weights @ values, weights.sum(1)), groupings, seed)
+
+
+def batches_of(count: int, size: int) -> Groups:
+    """Return the batch of each individual, batches standing one after the other.
+
+    >>> batches_of(2, 3)
+    array([0, 0, 0, 1, 1, 1])
+    """
+    return np.repeat(np.arange(count), size)
+
+
+def groups_of(identities: NDArray[np.int64]) -> Groups:
+    """Return the number of each individual's identity, in order of appearance.
+
+    >>> groups_of(np.array([7, 3, 7]))
+    array([0, 1, 0])
+    """
+    _, first, inverse = np.unique(identities, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[inverse]
+
+
+def _expanded_percentiles(groups: int) -> tuple[float, float]:
+    if groups == 1:
         return 0.0, 1.0
-    reach = math.sqrt(batches / (batches - 1)) * student.ppf((1 + LEVEL) / 2, batches - 1)
+    reach = math.sqrt(groups / (groups - 1)) * student.ppf((1 + LEVEL) / 2, groups - 1)
     tail = float(normal.cdf(-reach))
     return tail, 1 - tail
 

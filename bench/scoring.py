@@ -38,6 +38,8 @@ def score(
     """
     orders, cosines = _match_all(truths, inferences)
     together = len(truths[0])
+    groupings = _groupings(truths)
+    each_batch = [np.arange(len(truths))]
     seed = seed_for("bootstrap", cell.seed) % 2**32
     implied = _implied_properties(prepared)
 
@@ -51,10 +53,7 @@ def score(
 
         def with_interval(metric: metrics.Metric) -> metrics.Estimate:
             return metrics.estimate(
-                lambda weights: metric(scores, present, weights),
-                len(truths),
-                together,
-                seed,
+                lambda weights: metric(scores, present, weights), groupings, seed
             )
 
         errors = metrics.count_error(scores, present, together)
@@ -62,13 +61,13 @@ def score(
             accuracy=with_interval(metrics.accuracy),
             balanced_accuracy=with_interval(metrics.balanced_accuracy),
             auc=with_interval(metrics.auc),
-            count_error=metrics.estimate_mean(errors, 1, seed),
+            count_error=metrics.estimate_mean(errors, each_batch, seed),
             prevalence=float(present.mean()),
             in_main_task=name in implied,
         )
 
     def mean(values: np.ndarray) -> metrics.Estimate | None:
-        return metrics.estimate_mean(values, together, seed) if len(values) else None
+        return metrics.estimate_mean(values, groupings, seed) if len(values) else None
 
     return Metrics(
         properties={name: of_property(name) for name in cell.properties},
@@ -78,7 +77,7 @@ def score(
             truths,
             inferences,
             orders,
-            lambda values: metrics.estimate_mean(values, together, seed),
+            lambda values: metrics.estimate_mean(values, groupings, seed),
             lpips_weights,
         ),
         label_accuracy=_label_accuracy(truths, inferences),
@@ -87,6 +86,17 @@ def score(
         deployed=None if outputs is None else _deployed_accuracy(truths, outputs),
         classes=prepared.split.classes,
     )
+
+
+def _groupings(truths: Sequence[Truth]) -> list[metrics.Groups]:
+    """Return in which groups individuals are not independent: batches, and images of one person.
+
+    The latter only where somebody is shown twice.
+    """
+    batches = metrics.batches_of(len(truths), len(truths[0]))
+    identities = torch.cat([truth.identities for truth in truths]).numpy()
+    people = metrics.groups_of(identities)
+    return [batches] if len(np.unique(people)) == len(people) else [batches, people]
 
 
 def _match_all(

@@ -95,12 +95,14 @@ class Truth:
         labels: main-task classes, shape (B,).
         features: E(X), shape (B, d).
         properties: property → presence, shape (B,) each.
+        identities: who is shown, shape (B,).
     """
 
     images: Tensor
     labels: Tensor
     features: Tensor
     properties: Mapping[str, Tensor]
+    identities: Tensor
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -83,6 +83,7 @@ def truth(size: int = 2) -> Truth:
         labels=torch.arange(size) % 3,
         features=torch.rand(size, 4),
         properties={"gender": torch.zeros(size, dtype=torch.bool)},
+        identities=torch.arange(size),
     )
 
 

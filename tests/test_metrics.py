@@ -15,7 +15,16 @@ import attacks.labels
 import bench.measure
 import bench.metrics
 from bench.matching import match_individuals
-from bench.metrics import Metric, accuracy, auc, balanced_accuracy, estimate, estimate_mean
+from bench.metrics import (
+    Metric,
+    accuracy,
+    auc,
+    balanced_accuracy,
+    batches_of,
+    estimate,
+    estimate_mean,
+    groups_of,
+)
 
 
 @pytest.mark.parametrize("module", [bench.metrics, bench.measure, attacks.distance, attacks.labels])
@@ -49,27 +58,39 @@ def test_a_metric_is_undefined_where_a_class_is_absent() -> None:
     scores, present = np.array([0.2, 0.9]), np.array([True, True])
     for metric in (balanced_accuracy, auc):
         assert np.isnan(metric(scores, present, np.ones((1, 2)))).all()
-        found = estimate(lambda w, m=metric: m(scores, present, w), 2, 1, seed=0)
+        found = estimate(lambda w, m=metric: m(scores, present, w), [np.arange(2)], seed=0)
         assert found.value is found.low is found.high is None
 
 
 def test_the_interval_of_a_mean_is_the_textbook_one() -> None:
     values = np.random.default_rng(1).normal(size=900)
-    found = estimate_mean(values, batch_size=1, seed=0)
+    found = estimate_mean(values, [np.arange(900)], seed=0)
     half = norm.ppf(0.975) * values.std() / 30
     assert found.value == pytest.approx(values.mean())
     assert found.low == pytest.approx(values.mean() - half, abs=half / 10)
     assert found.high == pytest.approx(values.mean() + half, abs=half / 10)
 
 
-def test_the_interval_counts_batches_not_individuals() -> None:
-    """Individuals that agree within their batch are worth one each batch."""
-    by_batch = np.random.default_rng(2).normal(size=100)
-    alone = estimate_mean(by_batch, batch_size=1, seed=0)
-    copied = estimate_mean(np.repeat(by_batch, 8), batch_size=8, seed=0)
-    assert copied == pytest.approx(alone) or copied.model_dump() == pytest.approx(
+def test_the_interval_counts_groups_not_individuals() -> None:
+    """Individuals that agree within their group are worth one each group."""
+    of_group = np.random.default_rng(2).normal(size=100)
+    alone = estimate_mean(of_group, [np.arange(100)], seed=0)
+    batches = batches_of(100, 8)
+    assert estimate_mean(np.repeat(of_group, 8), [batches], seed=0).model_dump() == pytest.approx(
         alone.model_dump()
     )
+
+
+def test_the_interval_holds_that_of_every_grouping() -> None:
+    """Each batch of eight shows eight people, and each person is in eight batches."""
+    people = groups_of(np.tile(np.arange(90, 98), 8))
+    of_person = np.random.default_rng(2).normal(size=8)[people]
+    batches = batches_of(8, 8)
+    both = estimate_mean(of_person, [batches, people], seed=0)
+    by_person = estimate_mean(of_person, [people], seed=0)
+    by_batch = estimate_mean(of_person, [batches], seed=0)
+    assert both == by_person
+    assert by_batch.low == pytest.approx(by_batch.high)  # all batches have the same mean
 
 
 @pytest.mark.parametrize(("batches", "batch_size"), [(256, 1), (8, 32)])
@@ -81,7 +102,7 @@ def test_nominal_coverage_is_kept(batches: int, batch_size: int) -> None:
         # Individuals of a batch have something in common: the attack went well or badly there.
         skill = np.repeat(draw.normal(0.8, 0.05, batches).clip(0, 1), batch_size)
         right = draw.random(batches * batch_size) < skill
-        found = estimate_mean(right.astype(float), batch_size, seed=trial)
+        found = estimate_mean(right.astype(float), [batches_of(batches, batch_size)], seed=trial)
         assert found.low is not None
         assert found.high is not None
         held.append(found.low <= 0.8 <= found.high)
