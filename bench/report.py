@@ -147,8 +147,8 @@ def _needs(cells: Iterable[Measured]) -> list[str]:
 def reading_aid(cells: Sequence[Measured]) -> str:
     """Return what a reader must know to read the tables, and what is missing from them."""
     lines = [
-        "Balanced accuracy in % [95 % bootstrap interval by victim batch, and by identity where one "
-        "is shown several times]; chance is 50. "
+        "Balanced accuracy in % [95 % bootstrap interval by victim batch, and by identity where "
+        "one is shown several times]; chance is 50. "
         "**Prior**: D_aux's majority for everybody. **Blind**: random features of D_aux, matched "
         "to individuals like any attack's, of the batch's labels where they are known; an attack "
         "has learnt only what it earns above this. "
