@@ -14,7 +14,9 @@ import attacks.distance
 import attacks.labels
 import bench.measure
 import bench.metrics
+from bench.cells import Setup
 from bench.matching import match_individuals
+from bench.measure import victim_batches
 from bench.metrics import (
     Metric,
     accuracy,
@@ -25,6 +27,8 @@ from bench.metrics import (
     estimate_mean,
     groups_of,
 )
+from bench.preparation import prepare
+from bench.scoring import _groupings
 
 
 @pytest.mark.parametrize("module", [bench.metrics, bench.measure, attacks.distance, attacks.labels])
@@ -123,3 +127,14 @@ def test_matching_is_one_to_one_and_best_in_sum() -> None:
     answers = torch.tensor([[0.8, 0.6], [0.9, 0.1]])
     order, _ = match_individuals(answers, true)
     assert order.tolist() == [1, 0]
+
+
+def test_individuals_are_grouped_by_batch_and_by_whom_victims_show(small_setup: Setup) -> None:
+    prepared = prepare(small_setup, None, "cpu", lambda message: None)
+    many = victim_batches(prepared, 4, individuals=80)
+    batches, people = _groupings(many)
+    assert np.bincount(batches).tolist() == [4] * 20
+    victims = prepared.individuals.identities[prepared.split.victims]
+    assert sorted(np.bincount(people)) == sorted(np.unique(victims, return_counts=True)[1])
+    once = victim_batches(prepared, 4, individuals=4 * (len(np.unique(victims)) // 4))
+    assert len(_groupings(once)) == 1
