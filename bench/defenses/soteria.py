@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -135,5 +136,8 @@ def estimated_norms(
         change: Tensor = jvp(extractor, (images,), (direction,))[1]
         return change
 
-    changes: Tensor = vmap(moved)(directions)
+    with warnings.catch_warnings():
+        # PyTorch warns of its own when it first differentiates forwards.
+        warnings.simplefilter("ignore", FutureWarning)
+        changes: Tensor = vmap(moved)(directions)
     return changes.square().mean(0).sqrt()
