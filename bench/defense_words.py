@@ -15,7 +15,7 @@ THEN = " then "
 
 def defense_text(cell: Cell) -> str:
     """Return a cell's defense with its level: `sparsify (fraction = 0.1) then laplace (…)`."""
-    return THEN.join(f"{name} ({of})" if of else name for name, of in _parts(cell))
+    return THEN.join(_with(name, given) for name, given in _parts(cell))
 
 
 def defense_name(cell: Cell) -> str:
@@ -25,29 +25,50 @@ def defense_name(cell: Cell) -> str:
 
 def defense_level(cell: Cell) -> str:
     """Return the parameters of a cell's defense: `fraction = 0.1 then sigma = 0.01`."""
-    return THEN.join(of for _, of in _parts(cell) if of)
+    return THEN.join(_words(given) for _, given in _parts(cell) if given)
 
 
-def _parts(cell: Cell) -> list[tuple[str, str]]:
-    """Return the names of a cell's defenses, in their order, each with its parameters."""
+def defense_family(cell: Cell) -> str:
+    """Return a cell's defense with what is no number: `sparsify (choice = random)`."""
+    return THEN.join(
+        _with(name, {key: value for key, value in given.items() if not is_number(value)})
+        for name, given in _parts(cell)
+    )
+
+
+def defense_numbers(cell: Cell) -> dict[str, float]:
+    """Return the parameters of a cell's defense that are numbers, by defense and name."""
+    return {
+        f"{place} {key}": value
+        for place, (_, given) in enumerate(_parts(cell))
+        for key, value in given.items()
+        if is_number(value)
+    }
+
+
+def _parts(cell: Cell) -> list[tuple[str, dict[str, Any]]]:
+    """Return a cell's defenses in their order, each with the parameters that are worth a word."""
     if cell.defense != "composed":
-        return [(cell.defense, _level(cell.defense, cell.defense_parameters))]
-    tables = cell.defense_parameters["defenses"]
+        return [(cell.defense, _given(cell.defense, cell.defense_parameters))]
     return [
-        (table["name"], _level(table["name"], {k: v for k, v in table.items() if k != "name"}))
-        for table in tables
+        (table["name"], _given(table["name"], {k: v for k, v in table.items() if k != "name"}))
+        for table in cell.defense_parameters["defenses"]
     ]
 
 
-def _level(name: str, parameters: Mapping[str, Any]) -> str:
-    """Return parameters in words: all numbers, and what else is not at its default."""
+def _given(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters that are not at their default; if none is, all numbers."""
     defaults = {field.name: field.default for field in dataclasses.fields(DEFENSES.get(name))}
-    shown = {
-        key: value
-        for key, value in parameters.items()
-        if is_number(value) or value != defaults.get(key)
-    }
-    return ", ".join(f"{key} = {value}" for key, value in shown.items())
+    given = {key: value for key, value in parameters.items() if value != defaults.get(key)}
+    return given or {key: value for key, value in parameters.items() if is_number(value)}
+
+
+def _with(name: str, given: Mapping[str, Any]) -> str:
+    return f"{name} ({_words(given)})" if given else name
+
+
+def _words(given: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} = {value}" for key, value in given.items())
 
 
 def is_number(value: object) -> bool:

@@ -158,7 +158,7 @@ def _set_preset(suite: Suite, setting: str, chosen: Sequence[str], value: Any) -
 def _set_plugin_parameter(suite: Suite, field: str, parameter: str, value: Any) -> None:
     """Set a data set's, model's or defense's parameter wherever its parameters are given.
 
-    Of plugins that are swept as tables, those that have the parameter take it.
+    Of plugins that stand as tables, those that have the parameter take it.
     """
     given = f"{field}_parameters"
     suite.cell.setdefault(given, {})[parameter] = value
@@ -166,7 +166,9 @@ def _set_plugin_parameter(suite: Suite, field: str, parameter: str, value: Any) 
         for parameters in [group.cell.get(given), *group.sweep.get(given, [])]:
             if parameters is not None:
                 parameters[parameter] = value
-    tables = [t for g in suite.group for t in g.sweep.get(field, []) if isinstance(t, dict)]
+    values = [suite.cell.get(field), *(g.cell.get(field) for g in suite.group)]
+    values += [value for group in suite.group for value in group.sweep.get(field, [])]
+    tables = [value for value in values if isinstance(value, dict)]
     known = {name: _parameters(field, name) for name in (t.get("name") for t in tables) if name}
     if known and not any(parameter in of for of in known.values()):
         raise UsageError(

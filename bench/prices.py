@@ -50,5 +50,8 @@ def price_aid(cells: Sequence[Measured]) -> list[str]:
     deltas = {m.defense.delta for m in metrics if m.defense and m.defense.delta is not None}
     if deltas:
         of = " or ".join(f"{delta:.2g}" for delta in sorted(deltas))
-        said += f" **ε**: of that training, for one individual of a client, at δ = {of}."
+        said += (
+            f" **ε**: of that training, for one individual of a client, at δ = {of}, as if batches "
+            f"were drawn by Poisson sampling."
+        )
     return [said]

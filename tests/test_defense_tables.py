@@ -114,6 +114,17 @@ def test_a_setting_changes_the_parameter_of_the_defenses_that_have_it(suite: str
     ]
 
 
+def test_a_setting_changes_a_defense_that_is_not_swept(suite: str) -> None:
+    text = SUITE[: SUITE.index("defense = [")]
+    table = 'defense = { name = "gaussian", sigma = 1 }\n'
+    for where in ('main_task = "hat"\n', 'layout = "defense"\n'):
+        in_group = where.startswith("layout")
+        added = f"cell.{table}" if in_group else table
+        Path(suite).write_text(text.replace(where, where + added))
+        assert defenses(planned(suite)) == ["gaussian (sigma = 1.0)"]
+        assert defenses(planned(suite, "defense.sigma=3")) == ["gaussian (sigma = 3.0)"]
+
+
 def test_a_setting_that_no_defense_has_lists_those_that_they_have(suite: str) -> None:
     with pytest.raises(UsageError, match=r"--set defense\.sgima: no defense .*; there is .*sigma"):
         planned(suite, "defense.sgima=3")
@@ -124,7 +135,7 @@ def test_a_setting_takes_the_place_of_the_swept_defenses(suite: str) -> None:
     assert defenses(changed) == ["gaussian (sigma = 3.0)"]
 
 
-def test_a_defense_in_words_leaves_defaults_out_that_are_no_numbers(
+def test_a_defense_in_words_leaves_defaults_out_where_something_else_is_given(
     suite: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
 
@@ -136,11 +147,10 @@ def test_a_defense_in_words_leaves_defaults_out_that_are_no_numbers(
 
     monkeypatch.setitem(DEFENSES._plugins, "sparse", Sparse)
     (cell, *_) = (p.cell for p in planned(suite, "defense=sparse", "defense.choice=random"))
-    assert defense_text(cell) == "sparse (fraction = 0.5, choice = random)"
-    assert (defense_name(cell), defense_level(cell)) == (
-        "sparse",
-        "fraction = 0.5, choice = random",
-    )
+    assert defense_text(cell) == "sparse (choice = random)"
+    assert (defense_name(cell), defense_level(cell)) == ("sparse", "choice = random")
+    (cell, *_) = (p.cell for p in planned(suite, "defense=sparse"))
+    assert defense_text(cell) == "sparse (fraction = 0.5)"
 
 
 UNDEFENDED = 0.523
@@ -229,7 +239,7 @@ def test_other_layouts_tell_defenses_apart_and_have_no_prices(suite: str) -> Non
 def test_the_reading_aid_explains_prices_where_there_are_any(suite: str) -> None:
     aid = reading_aid([Measured(p, record(p)) for p in planned(suite)])
     assert "**Utility**: main-task accuracy" in aid
-    assert "at δ = 0.0012." in aid
+    assert "at δ = 0.0012, as if" in aid
     unpriced = reading_aid([Measured(p, record(p)) for p in planned(suite, only=["defense=none"])])
     assert "δ" not in unpriced
 
