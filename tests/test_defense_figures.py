@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,13 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bench.defenses.none import NoDefense
 from bench.errors import UsageError
 from bench.figures import ablation, defense, tradeoff
 from bench.figures.features import Embedded, feature_figure, rounds_drawn
 from bench.metrics import Estimate
 from bench.override import override
+from bench.registry import DEFENSES
 from bench.rows import Measured
 from bench.store import DefenseMetrics, Metrics, PropertyMetrics, Record, Store
 from bench.suite import Planned, expand, load_suite
@@ -50,7 +53,7 @@ grant = ["model", "update", "auxiliary", "labels", "defense"]
 grant = ["model", "auxiliary", "features"]
 """
 
-DEFENSES = """
+GROUPS = """
 [[group]]
 title = "Noise"
 layout = "defense"
@@ -92,7 +95,7 @@ UNDEFENDED, FREQUENT = 0.6, 0.3
 @pytest.fixture
 def suite(tmp_path: Path) -> str:
     path = tmp_path / "small.toml"
-    path.write_text(HEAD + DEFENSES + LAMBDAS)
+    path.write_text(HEAD + GROUPS + LAMBDAS)
     return str(path)
 
 
@@ -234,7 +237,7 @@ def test_none_stands_at_the_end_that_changes_least(suite: str) -> None:
 
 def test_other_parameters_have_panels_of_their_own(tmp_path: Path) -> None:
     path = tmp_path / "small.toml"
-    swept = DEFENSES.replace("batch_size = [1, 8]", "batch_size = [1, 8]\nseed = [0, 1]")
+    swept = GROUPS.replace("batch_size = [1, 8]", "batch_size = [1, 8]\nseed = [0, 1]")
     path.write_text(HEAD + swept)
     figure = drawn(defense.figures(measured(planned(str(path)))), "defense-gaussian-sigma-gender")
     titles = [ax.get_title() for ax in figure.axes if ax.get_title()]
@@ -248,6 +251,30 @@ def test_a_level_that_is_not_measured_is_left_out(suite: str) -> None:
     cells = [Measured(m.planned, None) if sigma_of(m.planned) == 0.01 else m for m in cells]
     figure = drawn(defense.figures(cells), "defense-gaussian-sigma-gender")
     assert heights(figure.axes[0])["Proposed"] == [[80], [80], [70]]
+
+
+def test_only_levels_that_are_numbers_are_drawn_over(
+    suite: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Steps(NoDefense):
+        sigma: int | None = None
+
+    monkeypatch.setitem(DEFENSES._plugins, "gaussian", Steps)
+    text = HEAD + GROUPS.replace('"gaussian", sigma = 0.01 }', '"gaussian" }')
+    Path(suite).write_text(text.replace("sigma = 0.1 },", "sigma = 10 },"))
+    cells = planned(suite, only=["attack=blind"])
+    assert {p.cell.defense_parameters.get("sigma") for p in cells} == {None, 0, 10, 0.1}
+    found = defense.figures([Measured(p, None) for p in cells])
+    assert list(found) == ["defense-gaussian-sigma-gender", "defense-gaussian-sigma-glasses"]
+
+
+def test_figures_of_two_groups_do_not_take_each_other_s_name(suite: str) -> None:
+    noise = GROUPS[: GROUPS.index('[[group]]\ntitle = "Others"')]
+    Path(suite).write_text(HEAD + noise + noise.replace("Noise", "Again"))
+    found = defense.figures(measured(planned(suite)))
+    stems = [f"defense-gaussian-sigma-{name}" for name in ("gender", "glasses")]
+    assert list(found) == [*stems, *(f"{stem}-2" for stem in stems)]
 
 
 def test_defenses_without_a_record_are_not_drawn(suite: str) -> None:
@@ -317,6 +344,14 @@ def test_accuracy_and_cosine_stand_over_lambda_by_batch_size(suite: str) -> None
     assert heights(figure.axes[2])["B = 8"] == [[0.95], [0.95, 0.95]]
     ticks = [label.get_text() for label in figure.axes[0].get_xticklabels()]
     assert ticks == ["0", "0.1", "1"]
+
+
+def test_an_ablation_without_a_number_is_not_drawn(suite: str) -> None:
+    cells = [
+        m if m.planned.cell.attack in {"blind", "oracle"} else Measured(m.planned, None)
+        for m in measured(planned(suite))
+    ]
+    assert ablation.figures(cells) == {"ablation": None}
 
 
 def test_controls_of_a_batch_size_have_its_colour(suite: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import cycle
 from math import ceil
 from textwrap import fill
@@ -22,6 +23,7 @@ from bench.figures.canvas import (
 )
 from bench.figures.curves import (
     PERCENT,
+    TASK,
     Style,
     accuracy_range,
     defined,
@@ -30,6 +32,7 @@ from bench.figures.curves import (
 )
 from bench.figures.levels import (
     Level,
+    LevelAxis,
     draw_over_levels,
     level_axis,
     set_level_axis,
@@ -52,8 +55,22 @@ COSINE = "feature cosine"
 
 PANELS_A_ROW = 3
 
-Panels = dict[str, dict[str, dict[Level, Estimate]]]
-"""Property or `COSINE` → line → λ → estimate."""
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a panel.
+
+    Attributes:
+        setting: what tells it from others of its column: the batch size, and what else differs.
+        control: the control that it shows, if it does not show the attack.
+    """
+
+    setting: str
+    control: str | None
+
+
+Panels = Mapping[str, Mapping[Line, Mapping[Level, Estimate]]]
+"""Property or `COSINE` → line → λ → estimate; controls do not depend on λ and stand at None."""
 
 
 def figures(cells: Sequence[Measured]) -> dict[str, Figure | None]:
@@ -71,9 +88,10 @@ def figures(cells: Sequence[Measured]) -> dict[str, Figure | None]:
     for number, (group, column) in enumerate(swept, start=1):
         of_group = [m for m in cells if m.planned.group == group]
         drawn = [m for m in of_group if m.planned.column == column or _is_control(m)]
-        measured = any(m.record and m.record.metrics for m in drawn if not _is_control(m))
         stem = f"ablation-{number}" if len(swept) > 1 else "ablation"
-        found[stem] = _figure(drawn, column) if measured else None
+        panels = _panels(drawn)
+        levels = {level for of in panels.values() for by in of.values() for level in by} - {None}
+        found[stem] = _figure(drawn, column, panels, level_axis(levels)) if levels else None
     return found
 
 
@@ -81,26 +99,23 @@ def _is_control(measured: Measured) -> bool:
     return bool(ATTACKS.get(measured.planned.cell.attack).control)
 
 
-def _figure(cells: Sequence[Measured], column: str) -> Figure:
-    panels, styles = _panels(cells)
-    axis = level_axis(
-        {level for of in panels.values() for by in of.values() for level in by} - {None}
-    )
+def _figure(cells: Sequence[Measured], column: str, panels: Panels, axis: LevelAxis) -> Figure:
+    labels = _labels(panels, column)
+    styles = _styles(labels)
     columns = min(len(panels), PANELS_A_ROW)
     rows = ceil(len(panels) / columns)
     width = max(2.5 * columns + 0.6, 5.0)
     figure = blank_figure(width, 2.5 * rows + 1.6)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     drawn = [
-        (by.values(), styles[line])
+        (by.values(), styles[labels[line]])
         for name, of in panels.items()
         if name != COSINE
         for line, by in of.items()
     ]
-    labels = {level: short(level) for level in axis.positions}
     for ax, (name, by_line) in zip(axes, panels.items(), strict=False):
         plain_axes(ax)
-        set_level_axis(ax, axis, labels)
+        set_level_axis(ax, axis, {level: short(level) for level in axis.positions})
         ax.set_title(name, fontsize=LABEL, parse_math=False)
         ax.set_xlabel("λ (0: without g_n)", fontsize=TICK, parse_math=False)
         ax.set_ylabel(
@@ -108,12 +123,14 @@ def _figure(cells: Sequence[Measured], column: str) -> Figure:
             fontsize=TICK,
         )
         scale = 1.0 if name == COSINE else PERCENT
-        for line, by_level in by_line.items():
-            if None in by_level:
-                draw_level(ax, by_level[None], styles[line], line, scale)
+        # What is the same in all settings is drawn once.
+        for label, line in {labels[line]: line for line in by_line}.items():
+            by_level = by_line[line]
+            if line.control:
+                draw_level(ax, by_level[None], styles[label], label, scale)
             else:
-                shift = shifts(styles)[line]
-                draw_over_levels(ax, axis, by_level, styles[line], line, shift, scale)
+                shift = shifts(styles)[label]
+                draw_over_levels(ax, axis, by_level, styles[label], label, shift, scale)
         if name != COSINE:
             ax.set_ylim(*accuracy_range(drawn))
     for ax in axes[len(panels) :]:
@@ -123,76 +140,71 @@ def _figure(cells: Sequence[Measured], column: str) -> Figure:
     return figure
 
 
-def _panels(cells: Sequence[Measured]) -> tuple[Panels, dict[str, Style]]:
-    """Return what to draw, and each line's style.
-
-    A batch size's attack and controls share its colour; a control that is the same at all of them
-    is drawn once, in grey. Controls do not depend on λ and stand at None.
-    """
+def _panels(cells: Sequence[Measured]) -> Panels:
+    """Return what to draw, features' cosine last."""
     varying = varying_settings([m.planned for m in cells], ("property", SWEPT))
-    fields = ["B" if v == "batch_size" else v for v in varying]
-    panels: Panels = {}
-    lines: dict[str, tuple[str, str | None]] = {}
+    fields = ["B" if field == "batch_size" else field for field in varying]
+    panels: dict[str, dict[Line, dict[Level, Estimate]]] = {}
+    cosines: dict[Line, dict[Level, Estimate]] = {}
     for m in cells:
         metrics = m.record.metrics if m.record else None
         if metrics is None:
             continue
         values = leading_values(m, "", fields)
         setting = ", ".join(f"{k} = {v}" for k, v in zip(fields, values, strict=True))
-        control = m.planned.column if _is_control(m) else None
-        line = ", ".join(filter(None, (control, setting))) or m.planned.column
-        lines.setdefault(line, (setting, control))
-        level = None if control else float(m.planned.swept[SWEPT])
-        estimates = {n: of.balanced_accuracy for n, of in metrics.properties.items()}
-        if metrics.feature_cosine is not None:
-            estimates[COSINE] = metrics.feature_cosine
-        for name, estimate in estimates.items():
-            if defined(estimate):
-                panels.setdefault(name, {}).setdefault(line, {})[level] = estimate
-    panels = {n: of for n, of in panels.items() if n != COSINE} | (
-        {COSINE: panels[COSINE]} if COSINE in panels else {}
-    )
-    return _controls_once(panels, lines)
+        line = Line(setting, m.planned.column if _is_control(m) else None)
+        level = None if line.control else float(m.planned.swept[SWEPT])
+        for name, of in metrics.properties.items():
+            if defined(of.balanced_accuracy):
+                panels.setdefault(name, {}).setdefault(line, {})[level] = of.balanced_accuracy
+        if metrics.feature_cosine is not None and defined(metrics.feature_cosine):
+            cosines.setdefault(line, {})[level] = metrics.feature_cosine
+    return panels | ({COSINE: cosines} if cosines else {})
 
 
-def _controls_once(
-    panels: Panels, lines: Mapping[str, tuple[str, str | None]]
-) -> tuple[Panels, dict[str, Style]]:
-    """Return panels with one line for each control that is the same everywhere, and styles."""
-    same = {
-        control
-        for control in {control for _, control in lines.values() if control}
-        if all(
-            len({by[None].value for line, by in of.items() if lines[line][1] == control}) <= 1
+def _labels(panels: Panels, column: str) -> dict[Line, str]:
+    """Return the lines' labels, attacks first; a control that is the same in all has one label."""
+    lines = list(dict.fromkeys(line for of in panels.values() for line in of))
+    controls = list(dict.fromkeys(line.control for line in lines if line.control))
+
+    def is_same(control: str) -> bool:
+        values = [
+            {by[None].value for line, by in of.items() if line.control == control}
             for of in panels.values()
-        )
+        ]
+        return all(len(of_panel) <= 1 for of_panel in values)
+
+    same = {control for control in controls if is_same(control)}
+    order: list[str | None] = [None, *controls]
+    return {
+        line: line.control
+        if line.control in same and line.control
+        else ", ".join(filter(None, (line.control, line.setting))) or column
+        for line in sorted(lines, key=lambda each: order.index(each.control))
     }
-    settings = list(dict.fromkeys(setting for setting, _ in lines.values()))
+
+
+def _styles(labels: Mapping[Line, str]) -> dict[str, Style]:
+    """Return each label's style: controls have their batch size's colour, or grey for all."""
+    settings = list(dict.fromkeys(line.setting for line in labels))
     colours = dict(zip(settings, cycle(COLOURS), strict=False))
     markers = dict(zip(settings, cycle(MARKERS), strict=False))
-    controls = list(dict.fromkeys(control for _, control in lines.values() if control))
+    controls = list(dict.fromkeys(line.control for line in labels if line.control))
     dashes = dict(zip(controls, cycle(DASHES), strict=False))
     styles: dict[str, Style] = {}
-    names: dict[str, str] = {}
-    order = [None, *controls]
-    for line, (setting, control) in sorted(lines.items(), key=lambda each: order.index(each[1][1])):
-        names[line] = control if control in same and control else line
-        if control is None:
-            styles[line] = Style(colours[setting], markers[setting], "solid", control=False)
+    for line, label in labels.items():
+        if line.control is None:
+            styles[label] = Style(
+                colours[line.setting], markers[line.setting], "solid", control=False
+            )
         else:
-            colour = GREY if control in same else colours[setting]
-            styles[names[line]] = Style(colour, "", dashes[control], control=True)
-    renamed = {name: {names[line]: by for line, by in of.items()} for name, of in panels.items()}
-    return renamed, styles
+            colour = GREY if label == line.control else colours[line.setting]
+            styles[label] = Style(colour, "", dashes[line.control], control=True)
+    return styles
 
 
 def _title(cells: Sequence[Measured], column: str, letters: int) -> str:
     """Return the group's title and, below it, of what its cells share."""
-    leading = {"": "data set", "main task ": "main task", "B = ": "B"}
-    rows = [
-        dict(zip(leading, leading_values(m, "", tuple(leading.values())), strict=True))
-        for m in cells
-        if m.record and m.record.metrics
-    ]
-    below = f"{column}; {shared_settings(rows)}; bands: 95 % intervals by victim batch"
+    shared = shared_settings(cells, {**TASK, "B = ": "B"})
+    below = f"{column}; {shared}; bands: 95 % intervals by victim batch"
     return f"{fill(cells[0].planned.group, letters)}\n{fill(below, letters)}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from bench.figures.canvas import TICK, TITLE, blank_figure, legend_below, plain_axes
 from bench.figures.curves import (
+    TASK,
     Style,
     accuracy_range,
     defined,
@@ -138,12 +139,6 @@ def _short(budget: float) -> str:
 
 def _title(cells: Sequence[Measured], letters: int) -> str:
     """Return the group's title and, below it, of what its cells share."""
-    leading = {"": "data set", "main task ": "main task", "B = ": "B"}
-    rows = [
-        dict(zip(leading, leading_values(m, name, tuple(leading.values())), strict=True))
-        for m in cells
-        if m.record and m.record.metrics
-        for name in m.planned.cell.properties
-    ]
-    below = f"{shared_settings(rows)}; bands: 95 % intervals of attacks, by victim batch"
+    shared = shared_settings(cells, {**TASK, "B = ": "B"})
+    below = f"{shared}; bands: 95 % intervals of attacks, by victim batch"
     return f"{fill(cells[0].planned.group, letters)}\n{fill(below, letters)}"

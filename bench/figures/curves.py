@@ -12,7 +12,7 @@ import numpy as np
 from bench.figures.canvas import COLOURS, DASHES, GREY, MARKERS, Dashes
 from bench.metrics import Estimate
 from bench.registry import ATTACKS
-from bench.rows import Measured
+from bench.rows import Measured, leading_values
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -104,13 +104,16 @@ def accuracy_range(
     return max(100 * min(reached) - 3, 0.0), min(100 * max(reached) + 3, 101.0)
 
 
-def shared_settings(rows: Iterable[Mapping[str, str]]) -> str:
-    """Return those settings of rows that they all share, for a title."""
-    seen: dict[str, set[str]] = {}
-    for row in rows:
-        for name, value in row.items():
-            seen.setdefault(name, set()).add(value)
-    return ", ".join(f"{name}{next(iter(of))}" for name, of in seen.items() if len(of) == 1)
+TASK: Mapping[str, str] = {"": "data set", "main task ": "main task"}
+"""What a title says where all cells share it: words before → leading column."""
+
+
+def shared_settings(cells: Iterable[Measured], said: Mapping[str, str] = TASK) -> str:
+    """Return for a title those settings that all measured cells share."""
+    measured = [m for m in cells if m.record and m.record.metrics]
+    found = {leading_values(m, "", tuple(said.values())) for m in measured}
+    columns = zip(said, map(set, zip(*found, strict=True)), strict=True) if found else ()
+    return ", ".join(f"{words}{next(iter(of))}" for words, of in columns if len(of) == 1)
 
 
 def _scaled(estimates: Sequence[Estimate | None], scale: float) -> list[np.ndarray]:

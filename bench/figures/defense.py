@@ -106,7 +106,7 @@ def figures(cells: Sequence[Measured]) -> dict[str, Figure | None]:
             panels = _panels(group, defense, parameter)
             for name in dict.fromkeys(n for m in group for n in m.planned.cell.properties):
                 stem = f"defense-{defense}-{parameter}-{name}"
-                number = sum(each.startswith(stem) for each in found)
+                number = sum(stem in (each, each.rpartition("-")[0]) for each in found)
                 measured_panels = {k: p for k, p in panels.items() if p.accuracy.get(name)}
                 found[f"{stem}-{number + 1}" if number else stem] = (
                     _figure(group, measured_panels, name, f"{parameter} of {defense}")
@@ -128,7 +128,12 @@ def _swept(cells: Sequence[Measured]) -> list[tuple[str, str]]:
 
 def _panels(cells: Sequence[Measured], defense: str, parameter: str) -> dict[str, Panel]:
     """Return what to draw by settings; only where the parameter has several levels."""
-    defended = [m for m in cells if m.planned.cell.defense == defense]
+    defended = [
+        m
+        for m in cells
+        if m.planned.cell.defense == defense
+        and is_number(m.planned.cell.defense_parameters[parameter])
+    ]
     undefended = [m for m in cells if m.planned.cell.defense == "none"]
     varying = varying_settings([m.planned for m in (*defended, *undefended)], LAYOUTS["defense"])
     fields = [*varying, "B"]
@@ -277,11 +282,5 @@ def _rounded(change: float) -> str:
 
 def _title(cells: Sequence[Measured], name: str, letters: int) -> str:
     """Return the group's title and, below it, of what its cells share."""
-    leading = {"": "data set", "main task ": "main task"}
-    rows = [
-        dict(zip(leading, leading_values(m, name, tuple(leading.values())), strict=True))
-        for m in cells
-        if m.record and m.record.metrics
-    ]
-    below = f"{shared_settings(rows)}; bands: 95 % intervals of attacks, by victim batch"
+    below = f"{shared_settings(cells)}; bands: 95 % intervals of attacks, by victim batch"
     return f"{fill(f'{cells[0].planned.group}: {name}', letters)}\n{fill(below, letters)}"

@@ -258,15 +258,9 @@ def _differing(point: Point, points: Sequence[Point]) -> str:
 
 def _title(cells: Sequence[Measured], setting: str, attacks: Sequence[str], letters: int) -> str:
     """Return what is drawn, of what, and how its intervals came about."""
-    leading = {"": "data set", "main task ": "main task"}
-    rows = [
-        dict(zip(leading, leading_values(m, "", tuple(leading.values())), strict=True))
-        for m in cells
-        if m.record and m.record.metrics
-    ]
     strongest = attacks[0] if len(attacks) == 1 else f"the strongest of {'; '.join(attacks)}"
     below = (
-        f"{shared_settings(rows)}, {setting}; above blind: {strongest}; bars: 95 %, from both "
+        f"{shared_settings(cells)}, {setting}; above blind: {strongest}; bars: 95 %, from both "
         "intervals as if independent"
     )
     return f"Leakage against utility\n{fill(below, letters)}"
