@@ -40,6 +40,10 @@ class FigureKind(StrEnum):
     """What can be drawn."""
 
     BUDGET = "budget"
+    DEFENSE = "defense"
+    TRADEOFF = "tradeoff"
+    ABLATION = "ablation"
+    FEATURES = "features"
     RECONSTRUCTIONS = "reconstructions"
 
 
@@ -215,15 +219,22 @@ def figure(
     only: OnlyOption = None,
     out: OutOption = DEFAULT_OUT,
 ) -> None:
-    """Draw accuracy by budget from records, or run attacks and draw what they reconstruct."""
-    from bench.session import draw_budget, draw_reconstructions
+    """Draw a figure: the first four from records, the others by running what they show.
 
-    if kind is FigureKind.BUDGET:
-        written = draw_budget(suite, settings or [], only or [], out)
+    budget: accuracy against budget. defense: accuracy, and utility, against a defense's level.
+    tradeoff: leakage against utility of all defenses. ablation: accuracy against λ. features: t-SNE
+    of deep features before and after training. reconstructions: what attacks make of the first
+    victim batch.
+    """
+    from bench.figure_session import draw_features, draw_reconstructions, draw_recorded
+
+    changes, chosen = settings or [], only or []
+    if kind is FigureKind.RECONSTRUCTIONS:
+        written = draw_reconstructions(suite, changes, chosen, data_root, device.value, out)
+    elif kind is FigureKind.FEATURES:
+        written = draw_features(suite, changes, chosen, data_root, device.value, out)
     else:
-        written = draw_reconstructions(
-            suite, settings or [], only or [], data_root, device.value, out
-        )
+        written = draw_recorded(kind.value, suite, changes, chosen, out)
     for path in written:
         typer.echo(f"The figure is in {path}.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import tomllib
 from collections.abc import Iterable, Sequence
@@ -51,7 +52,7 @@ def override(suite: Suite, settings: Iterable[str]) -> Suite:
             else:
                 _set_attack_parameter(changed, setting, chosen, parameter, value)
         elif head in PLUGIN_FIELDS and rest:
-            _set_plugin_parameter(changed, f"{head}_parameters", rest, value)
+            _set_plugin_parameter(changed, head, rest, value)
         elif key in ATTACK_FIELDS:
             raise UsageError(
                 f"--set {key}: a suite's columns are its attacks; choose some with "
@@ -155,12 +156,32 @@ def _set_preset(suite: Suite, setting: str, chosen: Sequence[str], value: Any) -
 
 
 def _set_plugin_parameter(suite: Suite, field: str, parameter: str, value: Any) -> None:
-    """Set a data set's, model's or defense's parameter wherever its parameters are given."""
-    suite.cell.setdefault(field, {})[parameter] = value
+    """Set a data set's, model's or defense's parameter wherever its parameters are given.
+
+    Of plugins that stand as tables, those that have the parameter take it.
+    """
+    given = f"{field}_parameters"
+    suite.cell.setdefault(given, {})[parameter] = value
     for group in suite.group:
-        for parameters in [group.cell.get(field), *group.sweep.get(field, [])]:
+        for parameters in [group.cell.get(given), *group.sweep.get(given, [])]:
             if parameters is not None:
                 parameters[parameter] = value
+    values = [suite.cell.get(field), *(g.cell.get(field) for g in suite.group)]
+    values += [value for group in suite.group for value in group.sweep.get(field, [])]
+    tables = [value for value in values if isinstance(value, dict)]
+    known = {name: _parameters(field, name) for name in (t.get("name") for t in tables) if name}
+    if known and not any(parameter in of for of in known.values()):
+        raise UsageError(
+            f"--set {field}.{parameter}: no {PLUGIN_FIELDS[field].kind} of the suite has a "
+            f"parameter {parameter!r}; there is {', '.join(sorted(set().union(*known.values())))}"
+        )
+    for table in tables:
+        if parameter in known.get(table.get("name"), ()):
+            table[parameter] = value
+
+
+def _parameters(field: str, name: str) -> list[str]:
+    return [each.name for each in dataclasses.fields(PLUGIN_FIELDS[field].get(name))]
 
 
 def _set_field(suite: Suite, field: str, value: Any) -> None:

@@ -16,7 +16,7 @@ from bench.cells import Cell
 from bench.data import DataSet
 from bench.defense import individuals_in_update
 from bench.errors import UsageError
-from bench.figures import DPI
+from bench.figures.canvas import DPI
 from bench.matching import match_individuals
 from bench.measure import infer, victim_batches
 from bench.plugins import build

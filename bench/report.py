@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from bench.details import details
+from bench.prices import price, price_aid, price_columns
 from bench.registry import ATTACKS, DATASETS
 from bench.rows import (
     LAYOUTS,
@@ -78,17 +79,25 @@ def _group_table(cells: Sequence[Measured]) -> str:
     leading = LAYOUTS[cells[0].planned.layout]
     varying = varying_settings([m.planned for m in cells], leading)
     frame: dict[Row, dict[str, str]] = {}
+    of_row: dict[Row, list[Measured]] = {}
     for measured in cells:
         for name in measured.planned.cell.properties:
             row = leading_values(measured, name, (*varying, *leading))
             frame.setdefault(row, {})[measured.planned.column] = _accuracy(measured, name)
+            of_row.setdefault(row, []).append(measured)
     columns = list(dict.fromkeys(m.planned.column for m in cells))
     rows = _in_reading_order(frame)
+    prices = {row: price(of_row[row]) for row in rows}
+    trailing = price_columns(prices.values()) if cells[0].planned.layout == "defense" else []
     table = [
-        [*_without_repeats(row, rows, i), *(frame[row].get(c, MISSING) for c in columns)]
+        [
+            *_without_repeats(row, rows, i),
+            *(frame[row].get(c, MISSING) for c in columns),
+            *(prices[row].get(c, MISSING) for c in trailing),
+        ]
         for i, row in enumerate(rows)
     ]
-    return markdown_table(table, [*varying, *leading, *columns])
+    return markdown_table(table, [*varying, *leading, *columns, *trailing])
 
 
 def _in_reading_order(frame: Mapping[Row, object]) -> list[Row]:
@@ -154,6 +163,7 @@ def reading_aid(cells: Sequence[Measured]) -> str:
         "has learnt only what it earns above this. "
         "**Oracle**: f_p on the true features, the most that any attack through them can earn.",
     ]
+    lines += price_aid(cells)
     lines += _notes(cells)
     if any(m.planned.cell.auxiliary_source != m.planned.cell.dataset for m in cells):
         lines.append(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from bench.cells import Cell
+from bench.defense_words import defense_level, defense_name, defense_text
 from bench.metrics import Estimate
 from bench.split import task_attributes
 from bench.store import Record
@@ -25,6 +26,7 @@ LAYOUTS: Mapping[str, tuple[str, ...]] = {
     "table2": ("main task", "property", "B"),
     "table3": ("data set", "D_aux", "property"),
     "budget": ("main task", "property", "budget"),
+    "defense": ("property", "B", "defense", "level"),
 }
 """Leading columns of each layout; settings that vary within a table are put before them."""
 
@@ -47,6 +49,9 @@ def leading_values(measured: Measured, name: str, columns: Sequence[str]) -> Row
         "main task": lambda: task_name(measured),
         "property": lambda: name + ("†" if is_implied(measured, name) else ""),
         "B": lambda: str(cell.batch_size),
+        "defense": lambda: defense_name(cell),
+        "level": lambda: defense_level(cell) or MISSING,
+        "defense_parameters": lambda: defense_level(cell) or MISSING,
     }
 
     def value(column: str) -> str:
@@ -67,6 +72,8 @@ def varying_settings(planned: Sequence[Planned], leading: Sequence[str]) -> list
         "D_aux": {"auxiliary_dataset"},
         "main task": {"main_task"},
         "B": {"batch_size"},
+        "defense": {"defense"},
+        "level": {"defense_parameters"},
     }
     ignored = {"attack", "attack_parameters", "grant", "properties"}
     ignored |= set().union(*(shown.get(column, set()) for column in leading))
@@ -97,6 +104,8 @@ def describe(planned: Planned) -> str:
     if cell.auxiliary_dataset:
         data += f" with D_aux of {auxiliary_name(cell)}"
     place = f"{planned.column}, {data}, {cell.main_task}, B = {cell.batch_size}"
+    if cell.defense != "none":
+        place += f", under {defense_text(cell)}"
     return f"{place}, {swept}" if swept else place
 
 

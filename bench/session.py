@@ -1,4 +1,4 @@
-"""What `leakbench run`, `leakbench report` and `leakbench figure` do."""
+"""What `leakbench run` and `leakbench report` do."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bench.cache import replacing
 from bench.cells import Cell
 from bench.console import RunConsole
 from bench.errors import UsageError
-from bench.executor import Failure, compute_reproducibly, run_cells
+from bench.executor import Failure, run_cells
 from bench.override import override
 from bench.preparation import check_available, check_precision
 from bench.report import main_tables, markdown, reading_aid
@@ -63,7 +63,7 @@ def run_suite(
     for sentence in dict.fromkeys(left_out.values()):
         console.print(f"left out: {sentence}", markup=False, highlight=False, soft_wrap=True)
     if pending:
-        where = _device(device)
+        where = chosen_device(device)
         for planned in pending:
             check_precision(planned.cell.precision, where)
         count = workers or (1 if where != "cpu" else _cores())
@@ -103,83 +103,12 @@ def report_suite(suite_name: str, changes: Sequence[str], only: Sequence[str], o
     chosen, every = expand(name, suite, only), expand(name, suite)
     store = Store(out / "records")
     if not any(store.read(planned.key) for planned in chosen):
-        raise _no_record(store, name, suite_name)
+        raise no_record(store, name, suite_name)
     _present(name, suite.title, chosen, every, store, out, _command(suite_name, changes))
 
 
-def draw_budget(
-    suite_name: str, changes: Sequence[str], only: Sequence[str], out: Path
-) -> list[Path]:
-    """Draw accuracy by budget from the records that exist; return the files written.
-
-    Raises:
-        UsageError: there are none, or the suite has no group that is laid out by budget.
-    """
-    from bench.figures import budget_figures, save
-
-    name, suite = load_suite(suite_name)
-    store = Store(out / "records")
-    chosen = expand(name, override(suite, changes), only)
-    if not any(planned.layout == "budget" for planned in chosen):
-        raise UsageError(
-            f'suite {name!r} has no group with layout = "budget" to draw, or --only leaves none; '
-            f'add one, with "attack.budget" = [100, 300] in its `sweep`'
-        )
-    figures = budget_figures([Measured(planned, store.read(planned.key)) for planned in chosen])
-    if not any(figures):
-        raise _no_record(store, name, suite_name)
-    written = []
-    for number, figure in enumerate(figures, start=1):
-        if figure is not None:
-            suffix = f"-{number}" if len(figures) > 1 else ""
-            written.append(out / "figures" / f"{name}-budget{suffix}.png")
-            save(figure, written[-1])
-    return written
-
-
-def draw_reconstructions(
-    suite_name: str,
-    changes: Sequence[str],
-    only: Sequence[str],
-    data_root: Path | None,
-    device: str,
-    out: Path,
-) -> list[Path]:
-    """Run the attacks on the first victim batch of each size and draw it; return the file written.
-
-    Raises:
-        UsageError: the suite, a setting or the data are not as they must be, or real individuals
-            would be drawn into a work tree.
-    """
-    from bench.figures import save
-    from bench.preparation import prepare
-    from bench.reconstructions import (
-        chosen_cells,
-        reconstruct,
-        reconstruction_figure,
-        refuse_real_individuals,
-    )
-
-    name, suite = load_suite(suite_name)
-    cells = chosen_cells(expand(name, override(suite, changes), only))
-    refuse_real_individuals(cells[0].cell, out / "figures")
-    setup = cells[0].cell.setup
-    check_available(setup, data_root)
-    where = _device(device)
-    check_precision(cells[0].cell.precision, where)
-    console = Console(stderr=True)
-
-    def say(what: str) -> None:
-        console.print(f"{what} …", highlight=False, soft_wrap=True, markup=False)
-
-    compute_reproducibly()
-    true, blocks = reconstruct(cells, prepare(setup, data_root, where, say), say)
-    path = out / "figures" / f"{name}-reconstructions.png"
-    save(reconstruction_figure(suite.title, cells[0], true, blocks), path)
-    return [path]
-
-
-def _no_record(store: Store, name: str, suite_name: str) -> UsageError:
+def no_record(store: Store, name: str, suite_name: str) -> UsageError:
+    """Return the error of a suite that has no record in a folder."""
     return UsageError(
         f"{store.folder} holds no record of suite {name!r} with these settings; run "
         f"`leakbench run {suite_name}` first or name another folder with --out"
@@ -276,7 +205,12 @@ def _command(suite_name: str, changes: Sequence[str]) -> str:
     return shlex.join(["leakbench", "run", suite_name, *options])
 
 
-def _device(name: str) -> str:
+def chosen_device(name: str) -> str:
+    """Return the device to compute on; `auto` takes a GPU where there is one.
+
+    Raises:
+        UsageError: it is not there.
+    """
     import torch
 
     available = {"cpu": True, "cuda": torch.cuda.is_available()}

@@ -7,6 +7,7 @@ from typing import Any
 
 from bench.cells import Cell
 from bench.defense import individuals_in_update
+from bench.defense_words import defense_text
 from bench.rows import MISSING, Measured, dataset_name, text_of
 
 
@@ -30,11 +31,8 @@ def settings(cells: Sequence[Measured]) -> str:
     for setup, main_task in _setups(cells).items():
         lines.append(f"- {setup}: {main_task}")
     lines += _columns(cells)
-    defenses = {
-        f"{m.planned.cell.defense} {text_of(m.planned.cell.defense_parameters)}".strip()
-        for m in cells
-    }
-    lines.append(f"- defense: {', '.join(sorted(defenses))}")
+    defenses = dict.fromkeys(defense_text(m.planned.cell) for m in cells)
+    lines.append(f"- defense: {'; '.join(defenses)}")
     precisions = sorted({m.planned.cell.precision for m in cells})
     if precisions != ["float32"]:
         lines.append(f"- attacks' copy of the model computes in {', '.join(precisions)}")

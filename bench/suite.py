@@ -23,7 +23,7 @@ from bench.threat import Attack, Knowledge, check_batch_size, check_grant
 
 FOLDER = Path(__file__).parent / "suites"
 
-Layout = Literal["table1", "table2", "table3", "budget"]
+Layout = Literal["table1", "table2", "table3", "budget", "defense"]
 
 PLUGIN_FIELDS = {
     "dataset": DATASETS,
@@ -73,11 +73,13 @@ class Group(BaseModel):
 
     Attributes:
         title: the table's heading.
-        layout: the paper's table whose layout it follows; `budget` sweeps the attacks' budget.
+        layout: the paper's table whose layout it follows; `budget` sweeps the attacks' budget, and
+            `defense` says beside each defense what it costs.
         cell: cell fields that differ from the suite's.
         sweep: cell field, or `attack.PARAMETER`, → values; every combination is measured. A column
             whose attack has no such parameter, or to which the group gives it, stands unchanged
-            beside the others.
+            beside the others. A value of a field that names a plugin may be a table of its `name`
+            and parameters.
         attack: its columns, and what it changes in them; without any it has all of the suite's.
         optional: whether its cells are left out where their data set is not there; the table then
             says what they need.
@@ -291,7 +293,24 @@ def _combinations(
             if key.startswith(SWEPT)
         }
         unswept = {k: v for k, v in combination.items() if not k.startswith(SWEPT)}
-        yield {**fields, **unswept}, swept
+        yield _taken_apart(name, {**fields, **unswept}), swept
+
+
+def _taken_apart(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return fields with each table of a plugin's name and parameters as the two fields it is."""
+    apart = dict(fields)
+    for field in PLUGIN_FIELDS:
+        table = fields.get(field)
+        if not isinstance(table, Mapping):
+            continue
+        if "name" not in table:
+            raise UsageError(
+                f"suite {name}: {dict(table)} of {field!r} names none; write "
+                f'{{ name = "NAME", PARAMETER = VALUE }}'
+            )
+        apart[field] = table["name"]
+        apart[f"{field}_parameters"] = {k: v for k, v in table.items() if k != "name"}
+    return apart
 
 
 def _cell(

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from attacks.feature import FeatureReconstruction
 from bench.cells import Cell
 from bench.details import details
 from bench.errors import UsageError
-from bench.figures import budget_figures
+from bench.figures.budget import figures as budget_figures
 from bench.measure import victim_batches
 from bench.metrics import Estimate
 from bench.models import deep_features
@@ -138,7 +139,7 @@ def measured(cells: Sequence[Planned], accuracy: Accuracy = growing) -> list[Mea
 
 
 def only_figure(cells: Sequence[Measured]) -> Figure:
-    (figure,) = budget_figures(cells)
+    (figure,) = budget_figures(cells).values()
     assert figure is not None
     figure.canvas.draw()
     return figure
@@ -266,7 +267,7 @@ def with_cost(record: Record | None) -> Record:
 
 
 def test_groups_without_a_record_are_not_drawn(suite: str) -> None:
-    assert budget_figures([Measured(cell, None) for cell in planned(suite)]) == [None]
+    assert budget_figures([Measured(cell, None) for cell in planned(suite)]) == {"budget": None}
 
 
 Run = Callable[..., tuple[int, str, str]]
@@ -274,6 +275,10 @@ Run = Callable[..., tuple[int, str, str]]
 
 def is_png(path: Path) -> bool:
     return path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def is_svg(path: Path) -> bool:
+    return ElementTree.fromstring(path.read_text()).tag == "{http://www.w3.org/2000/svg}svg"
 
 
 def write_records(folder: Path, cells: Sequence[Planned]) -> None:
@@ -286,13 +291,14 @@ def test_the_command_draws_the_records_that_exist(run: Run, suite: str, tmp_path
     out = tmp_path / "out"
     write_records(out, planned(suite))
     code, printed, err = run("figure", "budget", suite, "--out", str(out))
-    path = out / "figures" / "small-budget.png"
+    png, svg = (out / "figures" / f"small-budget.{ending}" for ending in ("png", "svg"))
     assert (code, err) == (0, "")
-    assert printed == f"The figure is in {path}.\n"
-    assert is_png(path)
-    before = path.read_bytes()
+    assert printed == f"The figure is in {png}.\nThe figure is in {svg}.\n"
+    assert is_png(png)
+    assert is_svg(svg)
+    before = png.read_bytes(), svg.read_bytes()
     run("figure", "budget", suite, "--out", str(out))
-    assert path.read_bytes() == before
+    assert (png.read_bytes(), svg.read_bytes()) == before
 
 
 def test_several_groups_are_numbered(run: Run, suite: str, tmp_path: Path) -> None:
@@ -302,7 +308,7 @@ def test_several_groups_are_numbered(run: Run, suite: str, tmp_path: Path) -> No
     write_records(out, planned(suite))
     assert run("figure", "budget", suite, "--out", str(out))[0] == 0
     names = ["small-budget-1.png", "small-budget-2.png"]
-    assert sorted(path.name for path in (out / "figures").iterdir()) == names
+    assert sorted(path.name for path in (out / "figures").glob("*.png")) == names
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,57 @@
+"""What tables say of a defense's price, beside what still leaks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from bench.rows import MISSING, Measured
+from bench.store import Metrics
+
+UTILITY, CHANGE, EPSILON = "utility (undefended), %", "‖change‖/‖g‖", "ε"
+
+
+def price(cells: Iterable[Measured]) -> dict[str, str]:
+    """Return what a row's defense costs, by heading; its cells differ only in the attack."""
+    found = next((m.record.metrics for m in cells if m.record and m.record.metrics), None)
+    if found is None:
+        return {}
+    undefended = f"{100 * found.main_task['accuracy']:.1f}"
+    if found.defense is None:
+        return {UTILITY: f"{undefended} ({undefended})", CHANGE: "0"}
+    change = found.defense.relative_error.value
+    said = {
+        UTILITY: f"{100 * found.defense.utility:.1f} ({undefended})",
+        CHANGE: MISSING if change is None else f"{change:.3g}",
+    }
+    if found.defense.epsilon is not None:
+        said[EPSILON] = f"{found.defense.epsilon:.3g}"
+    return said
+
+
+def price_columns(prices: Iterable[Mapping[str, str]]) -> list[str]:
+    """Return the headings of a table with these rows; ε only where there is one."""
+    some = set().union(*prices)
+    return [
+        heading for heading in (UTILITY, CHANGE, EPSILON) if heading != EPSILON or EPSILON in some
+    ]
+
+
+def price_aid(cells: Sequence[Measured]) -> list[str]:
+    """Return what a reader must know of prices; nothing where no table shows any."""
+    if not any(m.planned.layout == "defense" for m in cells):
+        return []
+    said = (
+        "**Utility**: main-task accuracy on the victims' images, which no client has, of a model "
+        "trained as long as the shared one but under the defense, and in parentheses of the shared "
+        "one, which is attacked and was trained without. **‖change‖/‖g‖**: of what is sent against "
+        "the gradient, mean of the victims' updates; of noise the ratio of norms."
+    )
+    metrics: list[Metrics] = [m.record.metrics for m in cells if m.record and m.record.metrics]
+    deltas = {m.defense.delta for m in metrics if m.defense and m.defense.delta is not None}
+    if deltas:
+        of = " or ".join(f"{delta:.2g}" for delta in sorted(deltas))
+        said += (
+            f" **ε**: of that training, for one individual of a client, at δ = {of}, as if batches "
+            f"were drawn by Poisson sampling."
+        )
+    return [said]

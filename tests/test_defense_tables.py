@@ -1,0 +1,253 @@
+"""Facts about suites that sweep defenses: how a file says so, and what their tables say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.defense_words import defense_level, defense_name, defense_text
+from bench.defenses.none import NoDefense
+from bench.errors import UsageError
+from bench.metrics import Estimate
+from bench.override import override
+from bench.registry import DEFENSES
+from bench.report import main_tables, reading_aid
+from bench.rows import Measured, describe
+from bench.settings import settings
+from bench.store import DefenseMetrics, Metrics, PropertyMetrics, Record
+from bench.suite import Planned, expand, load_suite
+
+SUITE = """
+title = "Small"
+
+[cell]
+image_size = 32
+dataset = "synthetic"
+properties = ["gender"]
+main_task = "hat"
+
+[attack.feature]
+parameters = { budget = 7 }
+
+[attack.adaptive]
+attack = "feature"
+title = "Proposed, adaptive"
+parameters = { budget = 7 }
+grant = ["model", "update", "auxiliary", "labels", "defense"]
+
+[attack.prior]
+
+[[group]]
+title = "By defense"
+layout = "defense"
+
+[group.sweep]
+batch_size = [1, 8]
+defense = [
+    { name = "none" },
+    { name = "gaussian", sigma = 0.01 },
+    { name = "gaussian", sigma = 0.1 },
+    { name = "laplace", sigma = 0.1 },
+    { name = "composed", defenses = [
+        { name = "gaussian", sigma = 0.5 },
+        { name = "laplace", sigma = 2 },
+    ] },
+]
+"""
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> str:
+    path = tmp_path / "small.toml"
+    path.write_text(SUITE)
+    return str(path)
+
+
+def planned(suite: str, *changes: str, only: Sequence[str] = ()) -> list[Planned]:
+    name, content = load_suite(suite)
+    return expand(name, override(content, changes), only)
+
+
+def defenses(cells: Sequence[Planned]) -> list[str]:
+    return list(dict.fromkeys(defense_text(each.cell) for each in cells))
+
+
+def test_a_sweep_takes_defenses_with_their_parameters(suite: str) -> None:
+    cells = planned(suite)
+    assert len(cells) == 2 * 5 * 3
+    assert defenses(cells) == [
+        "none",
+        "gaussian (sigma = 0.01)",
+        "gaussian (sigma = 0.1)",
+        "laplace (sigma = 0.1)",
+        "gaussian (sigma = 0.5) then laplace (sigma = 2.0)",
+    ]
+
+
+def test_a_defense_in_a_table_gives_the_cell_of_its_name_and_parameters(
+    suite: str, tmp_path: Path
+) -> None:
+    start = SUITE.index("defense = [")
+    spelt = SUITE[:start] + 'defense = ["gaussian"]\ndefense_parameters = [{ sigma = 0.01 }]\n'
+    path = tmp_path / "spelt.toml"
+    path.write_text(spelt)
+    of_table = planned(suite, only=["defense_parameters={'sigma': 0.01}"])
+    assert [each.key for each in planned(str(path))] == [each.key for each in of_table]
+
+
+def test_a_defense_without_a_name_is_refused(suite: str) -> None:
+    Path(suite).write_text(SUITE.replace('{ name = "none" }', "{ sigma = 0.1 }"))
+    with pytest.raises(UsageError, match=r"suite small: .*'defense' names none; write \{ name = "):
+        planned(suite)
+
+
+def test_a_setting_changes_the_parameter_of_the_defenses_that_have_it(suite: str) -> None:
+    assert defenses(planned(suite, "defense.sigma=3")) == [
+        "none",
+        "gaussian (sigma = 3.0)",
+        "laplace (sigma = 3.0)",
+        "gaussian (sigma = 0.5) then laplace (sigma = 2.0)",
+    ]
+
+
+def test_a_setting_changes_a_defense_that_is_not_swept(suite: str) -> None:
+    text = SUITE[: SUITE.index("defense = [")]
+    table = 'defense = { name = "gaussian", sigma = 1 }\n'
+    for where in ('main_task = "hat"\n', 'layout = "defense"\n'):
+        in_group = where.startswith("layout")
+        added = f"cell.{table}" if in_group else table
+        Path(suite).write_text(text.replace(where, where + added))
+        assert defenses(planned(suite)) == ["gaussian (sigma = 1.0)"]
+        assert defenses(planned(suite, "defense.sigma=3")) == ["gaussian (sigma = 3.0)"]
+
+
+def test_a_setting_that_no_defense_has_lists_those_that_they_have(suite: str) -> None:
+    with pytest.raises(UsageError, match=r"--set defense\.sgima: no defense .*; there is .*sigma"):
+        planned(suite, "defense.sgima=3")
+
+
+def test_a_setting_takes_the_place_of_the_swept_defenses(suite: str) -> None:
+    changed = planned(suite, "defense=gaussian", "defense.sigma=3")
+    assert defenses(changed) == ["gaussian (sigma = 3.0)"]
+
+
+def test_a_defense_in_words_leaves_defaults_out_where_something_else_is_given(
+    suite: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+
+    @dataclass(frozen=True, kw_only=True)
+    class Sparse(NoDefense):
+        fraction: float = 0.5
+        choice: str = "largest"
+        scope: str = "tensor"
+
+    monkeypatch.setitem(DEFENSES._plugins, "sparse", Sparse)
+    (cell, *_) = (p.cell for p in planned(suite, "defense=sparse", "defense.choice=random"))
+    assert defense_text(cell) == "sparse (choice = random)"
+    assert (defense_name(cell), defense_level(cell)) == ("sparse", "choice = random")
+    (cell, *_) = (p.cell for p in planned(suite, "defense=sparse"))
+    assert defense_text(cell) == "sparse (fraction = 0.5)"
+
+
+UNDEFENDED = 0.523
+ESTIMATE = Estimate(value=0.6, low=0.5, high=0.7)
+
+
+def record(planned: Planned) -> Record:
+    cell = planned.cell
+    sigma = cell.defense_parameters.get("sigma", 0.0)
+    price = DefenseMetrics(
+        relative_error=Estimate(value=10 * sigma, low=0, high=1),
+        utility=UNDEFENDED - sigma,
+        epsilon=7.891 if cell.defense == "laplace" else None,
+        delta=0.00123 if cell.defense == "laplace" else None,
+    )
+    of_property = PropertyMetrics(
+        accuracy=ESTIMATE,
+        balanced_accuracy=ESTIMATE,
+        auc=ESTIMATE,
+        count_error=ESTIMATE,
+        prevalence=0.5,
+        in_main_task=False,
+    )
+    return Record(
+        key=planned.key,
+        cell=cell,
+        attack_version=1,
+        status="done",
+        metrics=Metrics(
+            properties=dict.fromkeys(cell.properties, of_property),
+            feature_cosine=None,
+            exact=None,
+            label_accuracy=None,
+            diverged=0.0,
+            main_task={"accuracy": UNDEFENDED, "most_frequent_class": 0.3},
+            defense=None if cell.defense == "none" else price,
+            classes=2,
+        ),
+    )
+
+
+def rows(cells: Sequence[Measured]) -> list[list[str]]:
+    lines = [line for line in main_tables(cells).splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_a_table_of_defenses_says_what_each_costs(suite: str) -> None:
+    heading, _, *body = rows([Measured(p, record(p)) for p in planned(suite)])
+    assert heading == [
+        *("property", "B", "defense", "level", "Proposed", "Proposed, adaptive", "Prior"),
+        *("utility (undefended), %", "‖change‖/‖g‖", "ε"),
+    ]
+    assert [row[:4] + row[7:] for row in body[:5]] == [
+        ["gender", "1", "none", "–", "52.3 (52.3)", "0", "–"],
+        ["", "", "gaussian", "sigma = 0.01", "51.3 (52.3)", "0.1", "–"],
+        ["", "", "", "sigma = 0.1", "42.3 (52.3)", "1", "–"],
+        ["", "", "laplace", "sigma = 0.1", "42.3 (52.3)", "1", "7.89"],
+        [
+            *("", "", "gaussian then laplace", "sigma = 0.5 then sigma = 2.0"),
+            *("52.3 (52.3)", "0", "–"),
+        ],
+    ]
+    assert [row[1] for row in body] == ["1", "", "", "", "", "8", "", "", "", ""]
+    assert {row[4] for row in body} == {"60.0 [50.0, 70.0]"}
+
+
+def test_a_table_without_epsilon_has_no_column_for_it(suite: str) -> None:
+    cells = planned(suite, only=["defense=none,gaussian"])
+    assert rows([Measured(p, record(p)) for p in cells])[0][-1] == "‖change‖/‖g‖"
+
+
+def test_prices_that_are_not_measured_are_missing(suite: str) -> None:
+    heading, _, *body = rows([Measured(p, None) for p in planned(suite)])
+    assert heading[-2:] == ["utility (undefended), %", "‖change‖/‖g‖"]
+    assert {tuple(row[-2:]) for row in body} == {("–", "–")}
+
+
+def test_other_layouts_tell_defenses_apart_and_have_no_prices(suite: str) -> None:
+    Path(suite).write_text(SUITE.replace('layout = "defense"', 'layout = "table2"'))
+    heading, _, *body = rows([Measured(p, record(p)) for p in planned(suite)])
+    assert heading[:2] == ["defense", "defense_parameters"]
+    assert heading[-1] == "Prior"
+    assert body[2][1] == "sigma = 0.01"
+
+
+def test_the_reading_aid_explains_prices_where_there_are_any(suite: str) -> None:
+    aid = reading_aid([Measured(p, record(p)) for p in planned(suite)])
+    assert "**Utility**: main-task accuracy" in aid
+    assert "at δ = 0.0012, as if" in aid
+    unpriced = reading_aid([Measured(p, record(p)) for p in planned(suite, only=["defense=none"])])
+    assert "δ" not in unpriced
+
+
+def test_settings_and_failures_name_the_defense(suite: str) -> None:
+    cells = planned(suite, only=["defense=none,gaussian"])
+    lines = settings([Measured(p, None) for p in cells]).splitlines()
+    assert "- defense: none; gaussian (sigma = 0.01); gaussian (sigma = 0.1)" in lines
+    said: list[Any] = [describe(p) for p in cells if p.cell.batch_size == 8]
+    assert said[0] == "Proposed, synthetic faces, hat, B = 8"
+    assert said[3] == "Proposed, synthetic faces, hat, B = 8, under gaussian (sigma = 0.01)"
