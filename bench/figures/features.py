@@ -84,8 +84,7 @@ def embedded(prepared: Prepared) -> Embedded:
         of = scores[name].cpu().double().numpy()
         return metrics.estimate(
             lambda weights: metrics.balanced_accuracy(of, present[name], weights),
-            count,
-            1,
+            [np.arange(count), metrics.groups_of(truth.identities.numpy())],
             seed_for("bootstrap", seed) % 2**32,
         )
 
