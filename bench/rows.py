@@ -85,8 +85,12 @@ def varying_settings(planned: Sequence[Planned], leading: Sequence[str]) -> list
         name = names.get(field, dataset_name if "data set" in leading else None)
         return name(cell) if name else ""
 
+    def value(field: str, cell: Cell) -> object:
+        own = field == "auxiliary_dataset_parameters" and not cell.auxiliary_dataset
+        return cell.dataset_parameters if own else getattr(cell, field)
+
     def varies(field: str) -> bool:
-        found = {(whose(field, cell), text_of(getattr(cell, field))) for cell in cells}
+        found = {(whose(field, cell), text_of(value(field, cell))) for cell in cells}
         return len(found) > len({name for name, _ in found})
 
     swept = dict.fromkeys(name for each in planned for name in each.swept if name not in leading)

@@ -16,7 +16,7 @@ from bench.data import DataSet, Individuals
 from bench.errors import UsageError
 from bench.preparation import Prepared, check_available, prepare
 from bench.registry import DATASETS
-from bench.rows import Measured
+from bench.rows import LAYOUTS, Measured, varying_settings
 from bench.settings import settings
 from bench.store import Store
 from bench.suite import Planned, expand, load_suite
@@ -264,6 +264,12 @@ def test_parameters_are_those_of_the_other_data_set_only(tmp_path: Path) -> None
     given = {cell.auxiliary_dataset: cell.auxiliary_dataset_parameters for cell in cells}
     assert given["synthetic"]["seed"] == 3
     assert given[""] == {}
+
+
+def test_a_set_that_is_both_the_victims_own_and_another_has_its_parameters_once() -> None:
+    planned = expand(*load_suite("table3"))
+    assert len({str(each.cell.auxiliary_dataset_parameters) for each in planned}) == 3
+    assert varying_settings(planned, LAYOUTS["table3"]) == []
 
 
 def measured(cell: Cell) -> Measured:
