@@ -11,7 +11,7 @@ from bench.plugins import build
 from bench.registry import DEFENSES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
@@ -71,7 +71,8 @@ class Defense(ABC):
             update: as it was sent.
 
         Returns:
-            Parameter name → factors in [0, 1] that broadcast to the parameter's shape; what is left
+            Parameter name → factors in [0, 1] that broadcast to the parameter's shape: 0 for an
+            entry that was withheld, else the share of its energy that is not noise. What is left
             out is believed.
         """
         return {}
@@ -81,8 +82,22 @@ class Defense(ABC):
 
         Args:
             gradients: of R runs, shape (R, *parameter's).
+
+        Returns:
+            The very same mapping where gradients are sent as they are.
         """
         return gradients
+
+    def local_epochs(self, individuals: int) -> Sequence[Sequence[int]]:
+        """Return the sizes of the mini-batches of each epoch that leads a client to its update.
+
+        In each it takes one step of SGD; the update is the sum of their gradients, as that of a
+        single batch is its gradient.
+
+        Args:
+            individuals: in the client's batch.
+        """
+        return ((individuals,),)
 
     def epsilon(self, sampled: float, rounds: int, delta: float) -> float | None:  # noqa: ARG002
         """Return ε of the (ε, δ)-differential privacy of training; None where there is none.
