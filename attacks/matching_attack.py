@@ -105,7 +105,9 @@ class GradientMatching(Attack):
             batch_size=observation.batch_size,
             seed=observation.seed,
             statistics=self.statistics(server.model, observation),
-            trust={} if server.defense is None else server.defense.trust(dict(observation.update)),
+            trust={}
+            if server.defense is None
+            else server.defense.trust(dict(observation.update), observation.batch_size),
         )
 
     def _found_behind(

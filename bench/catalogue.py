@@ -83,7 +83,7 @@ _COLUMNS = {
     "attack": ["column", "control", "knows", "reference"],
     "data set": ["properties", "whole", "folder", "found", "terms"],
     "model": ["splits", "reference"],
-    "defense": ["reference"],
+    "defense": ["changes", "parameters", "reference"],
 }
 
 
@@ -106,7 +106,11 @@ def _row(registry: Registry, name: str, data_root: Path | None) -> list[str]:
             plugin.terms,
         ],
         "model": lambda: [" ".join(plugin.splits), plugin.reference],
-        "defense": lambda: [plugin.reference],
+        "defense": lambda: [
+            plugin.stage.name.lower(),
+            " ".join(field.name for field in dataclasses.fields(plugin)),
+            plugin.reference,
+        ],
     }
     return cells[registry.kind]()
 

@@ -67,7 +67,7 @@ SetOption = Annotated[
         metavar="KEY=VALUE",
         help="Change a setting: a cell field (several values, separated by commas, are swept), "
         "attack.PARAMETER (likewise), attack.COLUMN.PARAMETER, attack.COLUMN.preset, "
-        "dataset.PARAMETER, model.PARAMETER.",
+        "dataset.PARAMETER, model.PARAMETER, defense.PARAMETER.",
     ),
 ]
 OnlyOption = Annotated[

@@ -64,11 +64,17 @@ class Defense(ABC):
         """Return the part of the defense that a client does by itself; None for none."""
         return self
 
-    def trust(self, update: Update) -> Mapping[str, Tensor]:  # noqa: ARG002
+    @property
+    def uses(self) -> int:
+        """How often each individual of a client's batch enters a gradient."""
+        return 1
+
+    def trust(self, update: Update, individuals: int) -> Mapping[str, Tensor]:  # noqa: ARG002
         """Return how far entries of a sent update are to be believed, for who knows the defense.
 
         Args:
             update: as it was sent.
+            individuals: how many stand behind it.
 
         Returns:
             Parameter name → factors in [0, 1] that broadcast to the parameter's shape: 0 for an
@@ -76,6 +82,14 @@ class Defense(ABC):
             out is believed.
         """
         return {}
+
+    def as_before(self, update: Update, individuals: int) -> tuple[Update, int]:
+        """Return the update and the number of individuals by which defenses before this one judge.
+
+        Of noise that several updates hold, each their own, more or less is left in what is sent;
+        the update is scaled so that the noise in it is what one of them holds.
+        """
+        return update, individuals
 
     def surrogate(self, gradients: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Return what clients would send for these gradients, differentiably; without draws.
@@ -99,12 +113,19 @@ class Defense(ABC):
         """
         return ((individuals,),)
 
-    def epsilon(self, sampled: float, rounds: int, delta: float) -> float | None:  # noqa: ARG002
+    def epsilon(
+        self,
+        sampled: float,  # noqa: ARG002
+        rounds: int,  # noqa: ARG002
+        delta: float,  # noqa: ARG002
+        uses: int = 1,  # noqa: ARG002
+    ) -> float | None:
         """Return ε of the (ε, δ)-differential privacy of training; None where there is none.
 
         Args:
             sampled: share of a client's individuals that are in a round's batch.
             rounds: of training.
+            uses: how often each of them enters a gradient in a round.
         """
         return None
 

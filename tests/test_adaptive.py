@@ -56,7 +56,7 @@ class Kept(Defense):
         largest = value.abs().flatten().topk(max(1, round(self.fraction * value.numel()))).values
         return value * (value.abs() >= largest[-1])
 
-    def trust(self, update: Update) -> Mapping[str, Tensor]:
+    def trust(self, update: Update, individuals: int) -> Mapping[str, Tensor]:
         return {name: (value != 0).to(value.dtype) for name, value in update.items()}
 
 
@@ -331,7 +331,7 @@ def noisy(sigma: float, trust: dict[str, Tensor] | None = None) -> Victim:
         name: value + sigma * torch.randn(value.shape, generator=noise)
         for name, value in signal.items()
     }
-    known = GaussianNoise(sigma=sigma).trust(update) if trust is None else trust
+    known = GaussianNoise(sigma=sigma).trust(update, 1) if trust is None else trust
     return Victim(update, None, 1, 0, trust=known)
 
 
@@ -350,7 +350,7 @@ def test_half_of_the_energy_divides_clear_updates_from_noisy_ones(
 
 def test_withheld_entries_are_no_noise_and_drop_out() -> None:
     update = {"w": torch.tensor([[0.0, 3.0], [0.0, -4.0]]), "b": torch.zeros(2)}
-    victim = Victim(update, None, 1, 0, trust=dict(Kept(0.5).trust(update)))
+    victim = Victim(update, None, 1, 0, trust=dict(Kept(0.5).trust(update, 1)))
     assert noise_variance(victim) == {"w": 0.0, "b": 0.0}
     assert not mostly_noise(victim)
     assert masked(victim).trust["w"].tolist() == [[0, 1], [0, 1]]

@@ -128,7 +128,6 @@ def test_every_module_of_an_own_package_is_imported_at_the_first_look_up(
         (ATTACKS, {"feature", "prior", "blind", "oracle"}),
         (DATASETS, {"synthetic", "celeba"}),
         (MODELS, {"small_cnn", "lenet", "resnet18"}),
-        (DEFENSES, {"none"}),
     ],
     ids=lambda value: value.kind if isinstance(value, Registry) else "",
 )
@@ -138,6 +137,13 @@ def test_our_own_plugins_are_there_and_build_with_their_defaults(
     assert known <= set(registry_of.names())
     for name in registry_of.names():
         assert build(registry_of, name, {}).name == name
+
+
+def test_our_own_defenses_are_there_and_tell_which_parameters_they_cannot_do_without() -> None:
+    assert {"none", "gaussian", "dp_sgd", "composed"} <= set(DEFENSES.names())
+    assert build(DEFENSES, "none", {}).name == "none"
+    with pytest.raises(UsageError, match=r"defense 'gaussian': key 'sigma' is missing"):
+        build(DEFENSES, "gaussian", {})
 
 
 def test_an_outside_plugin_is_imported_only_when_asked_for(

@@ -67,12 +67,18 @@ class Composed(Defense):
             return None
         return Composed(defenses=tuple({"name": d.name} | parameters_of(d) for d in own))
 
-    def trust(self, update: Update) -> Mapping[str, Tensor]:
+    @property
+    def uses(self) -> int:
+        """How often each individual of a client's batch enters a gradient."""
+        return prod(part.uses for part in self.parts)
+
+    def trust(self, update: Update, individuals: int) -> Mapping[str, Tensor]:
         """Return the product of all parts' factors."""
         factors: dict[str, Tensor] = {}
-        for part in self.parts:
-            for name, factor in part.trust(update).items():
+        for part in reversed(self.parts):
+            for name, factor in part.trust(update, individuals).items():
                 factors[name] = factors[name] * factor if name in factors else factor
+            update, individuals = part.as_before(update, individuals)
         return factors
 
     def surrogate(self, gradients: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -86,9 +92,10 @@ class Composed(Defense):
         found = [part.local_epochs(individuals) for part in self.parts]
         return max(found, key=lambda epochs: sum(map(len, epochs)))
 
-    def epsilon(self, sampled: float, rounds: int, delta: float) -> float | None:
+    def epsilon(self, sampled: float, rounds: int, delta: float, uses: int = 1) -> float | None:
         """Return the least ε of all parts: what comes after a private computation costs nothing."""
-        found = [part.epsilon(sampled, rounds, delta) for part in self.parts]
+        uses *= self.uses
+        found = [part.epsilon(sampled, rounds, delta, uses) for part in self.parts]
         return min((each for each in found if each is not None), default=None)
 
 

@@ -43,18 +43,33 @@ class Noise(Defense):
 
         return protected if self.sigma else compute
 
-    def trust(self, update: Update) -> Mapping[str, Tensor]:
-        """Return, for each parameter, the share of its energy that noise does not explain.
-
-        The Wiener filter's factor, with the signal's energy estimated as what is received beyond
-        the noise's.
-        """
+    def trust(self, update: Update, individuals: int) -> Mapping[str, Tensor]:  # noqa: ARG002
+        """Return, for each parameter, the share of its energy that noise does not explain."""
         return {
-            name: (1 - self.sigma**2 * value.numel() / value.square().sum().clamp_min(1e-30))
-            .clamp_min(0)
-            .reshape([1] * value.ndim)
+            name: wiener_factor(value, noise_energy(value, self.sigma))
             for name, value in update.items()
         }
+
+
+def noise_energy(received: Tensor, sigma: float) -> Tensor:
+    """Return the expected energy of the noise in a tensor; zeros were withheld, noise and all."""
+    return sigma**2 * received.count_nonzero()
+
+
+def wiener_factor(received: Tensor, noise: Tensor) -> Tensor:
+    """Return the Wiener filter's factor of a noisy tensor, of one entry and as many axes.
+
+    The signal's energy is estimated as what is received beyond the noise's.
+
+    Args:
+        received: any shape.
+        noise: its expected energy, the sum over all entries.
+
+    >>> wiener_factor(torch.tensor([3.0, -1.0, 0.0]), torch.tensor(2.0))
+    tensor([0.8000])
+    """
+    factor = 1 - noise / received.square().sum().clamp_min(1e-30)
+    return factor.clamp_min(0).reshape([1] * received.ndim)
 
 
 @register_defense("gaussian")
