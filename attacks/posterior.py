@@ -55,14 +55,14 @@ def weighed(victim: Victim) -> Victim:
 
 
 def masked(victim: Victim) -> Victim:
-    """Return the victim with a trust of 0 in entries that were withheld, and 1 in all others."""
+    """Return the victim with a trust of 1 in all entries but those that were withheld."""
     trust = {}
     for name, value in victim.update.items():
         factor = victim.trust.get(name)
         if factor is None or factor.numel() == 1:
             trust[name] = _known(victim, name).any().to(value.dtype).reshape([1] * value.ndim)
         else:
-            trust[name] = _known(victim, name).to(value.dtype)
+            trust[name] = torch.where(_known(victim, name), 1.0, factor).to(value.dtype)
     return replace(victim, trust=trust)
 
 
@@ -124,9 +124,12 @@ def image_prior(images: Tensor) -> Callable[[Tensor], Tensor]:
 
 def _known(victim: Victim, name: str) -> Tensor:
     """Return which entries of a tensor were not withheld, in its shape."""
-    value = victim.update[name]
-    trust = victim.trust.get(name, torch.ones_like(value))
-    return (trust > 0).expand_as(value) | (value != 0)
+    value, trust = victim.update[name], victim.trust.get(name)
+    if trust is None:
+        return torch.ones_like(value, dtype=torch.bool)
+    # A factor of the whole tensor tells of noise, unless nothing of it was sent.
+    full = trust > 0 if trust.numel() == 1 else trust == 1
+    return full.expand_as(value) | (value != 0)
 
 
 COMPONENTS = 64

@@ -77,9 +77,9 @@ class Defense(ABC):
             individuals: how many stand behind it.
 
         Returns:
-            Parameter name → factors in [0, 1] that broadcast to the parameter's shape: 0 for an
-            entry that was withheld, else the share of its energy that is not noise. What is left
-            out is believed.
+            Parameter name → factors in [0, 1] that broadcast to the parameter's shape: of what was
+            sent the share of its energy that is not noise; of an entry that was withheld, how far
+            the zero in its place may be believed. What is left out is believed.
         """
         return {}
 

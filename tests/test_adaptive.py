@@ -355,6 +355,8 @@ def test_withheld_entries_are_no_noise_and_drop_out() -> None:
     assert not mostly_noise(victim)
     assert masked(victim).trust["w"].tolist() == [[0, 1], [0, 1]]
     assert masked(victim).trust["b"].tolist() == [0, 0]
+    half = replace(victim, trust={name: t.clamp_min(0.5) for name, t in victim.trust.items()})
+    assert masked(half).trust["w"].tolist() == [[0.5, 1], [0.5, 1]]
 
 
 def test_under_noise_the_distance_is_the_negative_log_likelihood() -> None:

@@ -175,7 +175,7 @@ def test_the_server_simulates_in_the_clients_mode(
         trained.append(all(layer.running_mean is None for layer in layers))
         return client_update(model, images, labels)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("baselines.ul.client_update", spy)
+    monkeypatch.setattr("bench.client.client_update", spy)
     attack = UnintendedLeakage(batches=4)
     server = granted(prepared.server, attack.needs, mode)
     attack.infer(server, observations(prepared, 2, 1), lambda share: None)
