@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,6 +51,20 @@ def squared_error(gradients: Gradients, target: Gradients) -> Tensor:
     """
     squares = [_flat(gradients[n] - target[n]).square().sum(1) for n in target]
     return torch.stack(squares).sum(0)
+
+
+def squared_difference(gradients: FactoredGradients, target: Target) -> Tensor:
+    """Σ ‖∇ − ∇*‖² from three sums, which takes factors; for distances that are far from zero.
+
+    Returns:
+        Shape (R,), at least 0.
+
+    >>> g = {"weight": torch.tensor([[3.0, 4.0]])}
+    >>> squared_difference(g, {"weight": torch.tensor([[4.0, -3.0]])})
+    tensor([50.])
+    """
+    _, inner, norm, target_norm = _cosine(gradients, target)
+    return (norm + target_norm - 2 * inner).clamp_min(0)
 
 
 def cosine_distance(gradients: FactoredGradients, target: Target) -> Tensor:
@@ -101,9 +116,9 @@ def cosine_gaussian_distance(
     """
     cosine, inner, norm, target_norm = _cosine(gradients, target)
     # ‖g − g̃‖² from the same three sums: one pass over the gradients less than by subtraction.
-    squared_difference = (norm + target_norm - 2 * inner).clamp_min(0)
+    difference = (norm + target_norm - 2 * inner).clamp_min(0)
     variance = kernel_width * target_norm.clamp_min(TINY)
-    return (1 - cosine) + (1 - torch.exp(-squared_difference / variance))
+    return (1 - cosine) + (1 - torch.exp(-difference / variance))
 
 
 def _cosine(gradients: FactoredGradients, target: Target) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -123,6 +138,26 @@ def _inner_product(a: Tensor | Factors, b: Tensor | Measured) -> Tensor:
         return a.inner_product(other)
     product: Tensor = torch.linalg.vecdot(_flat(a), _flat(other))
     return product
+
+
+def trusted(gradients: Mapping[str, Any], trust: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return gradients times how far each entry is to be believed.
+
+    Args:
+        trust: parameter name → factors that broadcast to the gradients, shape (R, ...).
+
+    >>> trusted({"w": torch.ones(1, 2), "b": torch.ones(1, 1)}, {"w": torch.tensor([[0.0, 0.5]])})
+    {'w': tensor([[0.0000, 0.5000]]), 'b': tensor([[1.]])}
+    """
+    return {n: _times(g, trust[n]) if n in trust else g for n, g in gradients.items()}
+
+
+def _times(gradients: Tensor | Factors, trust: Tensor) -> Tensor | Factors:
+    if not isinstance(gradients, Factors):
+        return gradients * trust
+    if trust[0].numel() == 1:
+        return gradients.scaled(trust)
+    return gradients.product() * trust
 
 
 def squared_norm(a: Tensor | Factors | Measured) -> Tensor:

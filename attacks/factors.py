@@ -37,6 +37,10 @@ class Factors:
         """Return the factors in another precision."""
         return Factors(self.deltas.to(dtype), self.inputs.to(dtype))
 
+    def scaled(self, factor: Tensor) -> Factors:
+        """Return the factors of the gradients times a number each, shape (R, 1, 1)."""
+        return Factors(self.deltas * factor, self.inputs)
+
     def product(self) -> Tensor:
         """Return the gradients themselves, shape (R, m, d)."""
         return self.deltas.mT @ self.inputs

@@ -15,12 +15,14 @@ import torch
 from torch import Tensor
 
 from attacks.compiled import compiled, worth_compiling
-from attacks.distance import squared_norm
+from attacks.distance import FactoredGradients, squared_norm, trusted
 from attacks.dummy_gradients import Weights, dummy_gradients, layers_with_rules, weights_of
 from attacks.memory import is_out_of_memory, runs_together
 from attacks.method import Iterate, Method, Reconstruction, Victim
 from attacks.precision import tensor_cores
+from attacks.priors import Statistics
 from attacks.runs import Runs, joined
+from attacks.simulation import Simulation
 from bench.errors import UsageError
 from bench.models import SharedModel
 from bench.seeds import generator_for
@@ -35,6 +37,7 @@ def match_gradients(
     progress: Progress,
     compiling: Compiling = "auto",
     precision: Precision = "float32",
+    simulation: Simulation | None = None,
 ) -> list[Reconstruction]:
     """Run a method on victims of one batch size, several at a time.
 
@@ -43,6 +46,7 @@ def match_gradients(
         classes: K, for soft labels.
         progress: called with the share of evaluations done.
         precision: in which the model computes; all else is in the model's own.
+        simulation: of the clients' defense, if it is known and changes the update.
 
     Raises:
         UsageError: not even one victim fits into memory.
@@ -50,7 +54,7 @@ def match_gradients(
     if not victims:
         return []
     with tensor_cores(precision):
-        return _match(model, method, victims, classes, progress, compiling, precision)
+        return _match(model, method, victims, classes, progress, compiling, precision, simulation)
 
 
 def _match(
@@ -61,15 +65,22 @@ def _match(
     progress: Progress,
     compiling: Compiling,
     precision: Precision,
+    simulation: Simulation | None,
 ) -> list[Reconstruction]:
     device = next(model.parameters()).device
     sample = method.start(victims[0], torch.Generator()).to(device)
     layers = layers_with_rules(model, sample)
-    compiles = worth_compiling(compiling, model, sample, method.steps * method.runs * len(victims))
-    factored = method.factors and layers is not None
-    most = max(1, runs_together(model, method, sample, factored) // method.runs)
+    evaluations = method.steps * method.runs * len(victims)
+    # A client's steps one after the other make a graph that takes too long to compile.
+    compiles = (simulation is None or simulation.steps == 1) and worth_compiling(
+        compiling, model, sample, evaluations
+    )
+    factored = method.factors and layers is not None and simulation is None
+    gradients = 1 if simulation is None else simulation.gradients
+    together = runs_together(model, method, sample, factored) // (method.runs * gradients)
     found: list[Reconstruction] = []
-    step, group = _Step(model, method, layers, precision), _even(len(victims), most)
+    step = _Step(model, method, layers, precision, simulation)
+    group = _even(len(victims), max(1, together))
     while len(found) < len(victims):
         some = victims[len(found) : len(found) + group]
         # The last group is filled up: a compiled step is made for one shape.
@@ -123,8 +134,10 @@ class _Step:
         method: Method,
         layers: Sequence[str] | None,
         precision: Precision,
+        simulation: Simulation | None,
     ) -> None:
         self.model, self.method, self.layers = model, method, layers
+        self.simulation = simulation
         self.weights = weights_of(model, torch.bfloat16 if precision == "bfloat16" else None)
         self.fast: Callable[..., Any] | None = None
         self.fast_for = 0  # also where compiling failed, so that it is tried once
@@ -183,17 +196,14 @@ class _Step:
         with torch.enable_grad():
             variables = runs.variables.detach().requires_grad_()
             images, logits = runs.parts(variables)
-            gradients, statistics = dummy_gradients(
-                self.model,
+            gradients, statistics = self._updates(
+                weights,
+                runs,
                 method.pixels.to_pixels(images),
                 logits.softmax(2) if runs.labels is None else runs.labels,
-                self.layers,
-                with_statistics=bool(runs.target_statistics),
-                factors=method.factors,
-                weights=weights,
             )
             target = runs.measured() if method.factors else runs.target
-            loss = distance = method.distance(gradients, target)
+            loss = distance = method.distance(trusted(gradients, runs.trust), target)
             if method.prior is not None:
                 done = runs.since / runs.length
                 loss = loss + method.prior(
@@ -201,6 +211,26 @@ class _Step:
                 )
             (gradient,) = torch.autograd.grad(loss.sum(), variables)
         return distance.detach(), gradient
+
+    def _updates(
+        self, weights: Weights, runs: Runs, pixels: Tensor, targets: Tensor
+    ) -> tuple[FactoredGradients, Statistics]:
+        """Return what would be sent for the dummies, and their statistics if a prior takes them."""
+        with_statistics = bool(runs.target_statistics)
+        if self.simulation is None:
+            return dummy_gradients(
+                self.model,
+                pixels,
+                targets,
+                self.layers,
+                with_statistics=with_statistics,
+                factors=self.method.factors,
+                weights=weights,
+            )
+        assert runs.shares is not None
+        return self.simulation.updates(
+            self.model, pixels, targets, runs.shares, self.layers, with_statistics, weights
+        )
 
     def _move(
         self,
@@ -277,7 +307,9 @@ class _Search:
         numbers = torch.arange(len(of_run), device=self.device)
         known = [victim.labels for victim in of_run if victim.labels is not None]
         zeros = torch.zeros(len(of_run), device=self.device)
+        trust = {name: torch.stack([v.trust[name] for v in of_run]) for name in of_run[0].trust}
         target = {name: _stacked([v.update[name] for v in of_run]) for name in of_run[0].update}
+        target = trusted(target, trust)
         norms = {n: squared_norm(g) for n, g in target.items()} if self.method.factors else {}
         return Runs(
             number=numbers,
@@ -291,6 +323,8 @@ class _Search:
                 )
                 for layer in of_run[0].statistics
             },
+            trust=trust,
+            shares=self._shares(),
             image_shape=self.image_shape,
             labels=torch.stack(known) if known else None,
             variables=variables,
@@ -305,6 +339,19 @@ class _Search:
             best_loss=zeros + math.inf,
             best=variables,
         )
+
+    def _shares(self) -> Tensor | None:
+        """Draw which dummies are each client's, where a defense is simulated."""
+        simulation = self.advance.simulation
+        if simulation is None:
+            return None
+        drawn = [
+            simulation.shared_out(
+                victim.batch_size, generator_for("shares", victim.seed, number % self.method.runs)
+            )
+            for number, victim in enumerate(self.of_run)
+        ]
+        return torch.stack(drawn).to(self.device)
 
     @property
     def share_done(self) -> float:
@@ -324,8 +371,11 @@ class _Search:
             self._start_afresh(lost)
         if any_ended:
             # The large parts, an L-BFGS history above all, are of no use any more.
-            empty: dict[str, Any] = {"target": {}, "target_norms": {}, "target_statistics": {}}
-            finished = replace(self.runs, **empty, state={})
+            empty: dict[str, Any] = {
+                name: {}
+                for name in ("target", "target_norms", "target_statistics", "trust", "state")
+            }
+            finished = replace(self.runs, **empty)
             self.ended.append(finished.where(ended))
             self.runs = self.runs.where(~ended)
 

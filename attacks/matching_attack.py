@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -14,6 +14,8 @@ from torch import Tensor
 from attacks.gradient_matching import match_gradients
 from attacks.labels import Scheme, recover_labels
 from attacks.method import Method, Reconstruction, Victim
+from attacks.posterior import image_prior, masked, mostly_noise, posterior, weighed
+from attacks.simulation import simulation_of
 from bench.federation import in_mode
 from bench.image_property_model import image_property_model
 from bench.models import SharedModel, deep_features
@@ -27,6 +29,10 @@ Reader = Literal["features", "images"]
 class GradientMatching(Attack):
     """Finds dummy images whose gradient is the update, and reads properties off them.
 
+    Where the cell grants the `defense`, entries that it withholds count for nothing, dummies make
+    the update that clients would make of them, and an update that is mostly noise is read by the
+    posterior, see `attacks.posterior`.
+
     Attributes:
         budget: gradient evaluations per victim batch, all runs together.
         labels: `known` labels are granted; `joint` ones are optimised with the images, one soft
@@ -34,6 +40,8 @@ class GradientMatching(Attack):
         reads: what properties are read off: `features` by f_p on the dummies' deep features
             f_n(x̃), or `images` by a classifier trained on the images of D_aux.
     """
+
+    adapts: ClassVar = Knowledge.DEFENSE
 
     budget: Annotated[int, Field(gt=0)] = 400
     labels: Labels = "known"
@@ -81,15 +89,11 @@ class GradientMatching(Attack):
         """Reconstruct each batch's images and read the properties off them."""
         assert server.model is not None
         expected = self._expected_predictions(server)
-        found = match_gradients(
-            in_mode(server.model, server.mode),
-            self.method(server),
-            [self._victim(server, observation, expected) for observation in observations],
-            server.classes,
-            progress,
-            server.compiling,
-            server.precision,
-        )
+        victims = [self._victim(server, observation, expected) for observation in observations]
+        if server.defense is None:
+            found = self._found(server, self.method(server), victims, progress)
+        else:
+            found = self._found_behind(server, victims, progress)
         read = self._reader(server)
         return [self._inference(server, reconstruction, read) for reconstruction in found]
 
@@ -101,6 +105,51 @@ class GradientMatching(Attack):
             batch_size=observation.batch_size,
             seed=observation.seed,
             statistics=self.statistics(server.model, observation),
+            trust={}
+            if server.defense is None
+            else server.defense.trust(dict(observation.update), observation.batch_size),
+        )
+
+    def _found_behind(
+        self, server: Server, victims: Sequence[Victim], progress: Progress
+    ) -> list[Reconstruction]:
+        """Reconstruct behind a known defense: by the posterior where the update is mostly noise."""
+        assert server.auxiliary is not None
+        method = self.method(server)
+        noisy = [mostly_noise(victim) for victim in victims]
+        clear = [masked(v) for v, is_noisy in zip(victims, noisy, strict=True) if not is_noisy]
+        hidden = [weighed(v) for v, is_noisy in zip(victims, noisy, strict=True) if is_noisy]
+        share = len(clear) / max(1, len(victims))
+        by_distance = self._found(server, method, clear, lambda done: progress(share * done))
+        by_posterior: list[Reconstruction] = []
+        if hidden:
+            by_posterior = self._found(
+                server,
+                posterior(method, image_prior(server.auxiliary.images)),
+                hidden,
+                lambda done: progress(share + (1 - share) * done),
+            )
+        first, second = iter(by_distance), iter(by_posterior)
+        return [next(second if is_noisy else first) for is_noisy in noisy]
+
+    def _found(
+        self, server: Server, method: Method, victims: Sequence[Victim], progress: Progress
+    ) -> list[Reconstruction]:
+        assert server.model is not None
+        model = in_mode(server.model, server.mode)
+        simulation = None
+        if server.defense is not None and victims:
+            size = victims[0].batch_size
+            simulation = simulation_of(server.defense, model, size, server.learning_rate)
+        return match_gradients(
+            model,
+            method,
+            victims,
+            server.classes,
+            progress,
+            server.compiling,
+            server.precision,
+            simulation,
         )
 
     def _expected_predictions(self, server: Server) -> Tensor | None:

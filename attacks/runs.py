@@ -24,6 +24,9 @@ class Runs:
         victim: which victim it belongs to.
         target, target_statistics, labels: the victim's; no labels where they are sought.
         target_norms: ‖target‖² by parameter, for distances that take it, else empty.
+        trust: the victim's; the target is multiplied by it already.
+        shares: which dummies are each client's, in its order, if a defense is simulated; shape
+            (R, clients, B / clients).
         variables: images, channels innermost, and label logits, flat, shape (R, n); see `joined`.
         state: the optimiser's.
         taken: evaluations spent.
@@ -39,6 +42,8 @@ class Runs:
     target: Gradients
     target_norms: Mapping[str, Tensor]
     target_statistics: Statistics
+    trust: Mapping[str, Tensor]
+    shares: Tensor | None
     labels: Tensor | None
     variables: Tensor
     state: State

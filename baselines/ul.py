@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from bench.federation import client_update, in_mode
+from bench.client import Client, Compute, gradient
+from bench.federation import in_mode
 from bench.registry import register_attack
 from bench.seeds import generator_for, seed_for
 from bench.threat import (
@@ -47,6 +48,8 @@ class UnintendedLeakage(Attack):
     individuals of it, so that at B = 1 nobody is seen twice: a forest is surer of those whom it has
     seen often than of others, and a rare property would move the threshold.
 
+    Where the cell grants the `defense`, the simulated clients have it too.
+
     Attributes:
         batches: simulated updates for each property, at most.
         shares: of individuals with the property in the batches that contain it, in equal parts; at
@@ -62,6 +65,8 @@ class UnintendedLeakage(Attack):
         "decides whether a batch contains the property; above B = 1 that is the batch's answer, "
         "given to each of its members"
     )
+
+    adapts: ClassVar = Knowledge.DEFENSE
 
     batches: Annotated[int, Field(ge=2)] = 1_000
     shares: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)] = (
@@ -122,10 +127,18 @@ class UnintendedLeakage(Attack):
         draw = generator_for("ul", name, batch_size)
         labels = _labels(auxiliary.labels, server.classes, draw)
         drawn = self._draw(auxiliary.properties[name].cpu(), batch_size, draw)
+        compute: Compute = gradient
+        clients_draw = generator_for("ul's clients", name, batch_size)
+        if server.defense is not None:
+            compute = server.defense.protect(gradient)
+            # Who has the property stands first in `drawn`; in a client's batch they stand anywhere.
+            drawn = [(_shuffled(rows, clients_draw), contains) for rows, contains in drawn]
         features = []
         for number, (rows, _) in enumerate(drawn, start=1):
-            update = client_update(model, auxiliary.images[rows], labels[rows])
-            features.append(update_features(update))
+            client = Client(
+                model, auxiliary.images[rows], labels[rows], server.learning_rate, clients_draw
+            )
+            features.append(update_features(compute(client)))
             progress(number / len(drawn))
         forest = RandomForestClassifier(
             n_estimators=100,
@@ -159,8 +172,8 @@ def update_features(update: Mapping[str, Tensor]) -> NDArray[np.float32]:
     units, the last axis in their layout. Biases, and whatever else has one axis, are dropped.
     """
     parts = []
-    for gradient in update.values():
-        magnitude = gradient.detach().abs()
+    for entry in update.values():
+        magnitude = entry.detach().abs()
         if magnitude.ndim < 2:
             continue
         large = magnitude.shape[0] * magnitude.shape[1] > LARGE
@@ -178,6 +191,10 @@ def _endless(rows: Tensor, generator: torch.Generator) -> Iterator[int]:
     """Yield rows in random order, each again only after all others."""
     while True:
         yield from rows[torch.randperm(len(rows), generator=generator)].tolist()
+
+
+def _shuffled(rows: list[int], generator: torch.Generator) -> list[int]:
+    return [rows[i] for i in torch.randperm(len(rows), generator=generator).tolist()]
 
 
 def _labels(labels: Tensor, classes: int, generator: torch.Generator) -> Tensor:

@@ -11,7 +11,7 @@ from bench.plugins import build
 from bench.registry import DEFENSES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
@@ -77,8 +77,9 @@ class Defense(ABC):
             individuals: how many stand behind it.
 
         Returns:
-            Parameter name → factors in [0, 1] that broadcast to the parameter's shape; what is left
-            out is believed.
+            Parameter name → factors in [0, 1] that broadcast to the parameter's shape: of what was
+            sent the share of its energy that is not noise; of an entry that was withheld, how far
+            the zero in its place may be believed. What is left out is believed.
         """
         return {}
 
@@ -95,8 +96,22 @@ class Defense(ABC):
 
         Args:
             gradients: of R runs, shape (R, *parameter's).
+
+        Returns:
+            The very same mapping where gradients are sent as they are.
         """
         return gradients
+
+    def local_epochs(self, individuals: int) -> Sequence[Sequence[int]]:
+        """Return the sizes of the mini-batches of each epoch that leads a client to its update.
+
+        In each it takes one step of SGD; the update is the sum of their gradients, as that of a
+        single batch is its gradient.
+
+        Args:
+            individuals: in the client's batch.
+        """
+        return ((individuals,),)
 
     def epsilon(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from attacks.ig import InvertingGradients
 from attacks.matching_attack import GradientMatching
 from attacks.memory import is_out_of_memory
 from attacks.method import Iterate, Method, Reconstruction, Victim
+from attacks.simulation import Simulation
 from bench.errors import UsageError
 from bench.federation import client_update
 from bench.models import LeNet, SharedModel, SmallCNN
@@ -107,6 +108,35 @@ def test_an_attack_finds_the_same_compiled_or_not_alone_or_among_others(
     assert_same(of.found("on"), expected)
     assert_same(of.found("off", 1), expected[1:2])
     assert_same(of.found("on", 1), expected[1:2])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("simulated", [False, True])
+def test_behind_a_known_defense_it_finds_the_same_compiled_or_not(simulated: bool) -> None:
+    """With a mask of each victim's own, and two clients with a surrogate of theirs."""
+    of = case(FeatureReconstruction(budget=STEPS), small(SmallCNN(width=4)))
+    victims = [
+        replace(v, trust={n: (g.abs() > g.abs().median()).double() for n, g in v.update.items()})
+        for v in of.victims
+    ]
+
+    def squashed(gradients: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return {name: torch.tanh(100 * g) for name, g in gradients.items()}
+
+    simulation = Simulation(squashed, 2, ((1,),), 0.1) if simulated else None
+    on, off = (
+        match_gradients(
+            of.model,
+            of.method,
+            victims,
+            CLASSES,
+            lambda share: None,
+            compiling,
+            simulation=simulation,
+        )
+        for compiling in ("on", "off")
+    )
+    assert_same(on, off)
 
 
 def uncompiled(step: Callable[..., Any], *_example: Any) -> Callable[..., Any]:

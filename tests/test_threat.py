@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from bench.cells import Cell, Setup
+from bench.client import Client
 from bench.errors import UsageError
 from bench.federation import client_update, to_images
 from bench.measure import granted, measure, victim_batches
@@ -128,6 +129,68 @@ def test_the_harness_hands_over_what_an_attack_declares_not_all_that_is_granted(
     assert server.feature_space is None
     assert server.auxiliary is not None
     assert first.update is first.labels is first.features is None  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("name", ["feature", "ul", "blind"])
+def test_of_a_defense_only_who_adapts_sees_what_it_is_and_nobody_what_was_drawn(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch, name: str, known: bool
+) -> None:
+    seen: list[Any] = []
+    plugin = ATTACKS.get(name)
+    infer = plugin.infer
+
+    def spy(self: Attack, server: Server, observations: list[Any], progress: Any) -> Any:
+        seen.extend([server, observations])
+        return infer(self, server, observations, progress)
+
+    monkeypatch.setattr(plugin, "infer", spy)
+    short = {"feature": {"budget": 2}, "ul": {"batches": 10}, "blind": {}}[name]
+    cell = Cell(
+        **prepared.setup.model_dump(),
+        attack=name,
+        attack_parameters=short,
+        batch_size=2,
+        individuals=4,
+        defense="gaussian",
+        defense_parameters={"sigma": 0.01},
+        grant=("model", "update", "auxiliary", "labels", *(["defense"] if known else [])),
+    )
+    record = measure(cell, prepared, lambda share: None)
+    server, observations = seen
+    adapts = known and name != "blind"
+    assert (server.defense is not None) == adapts
+    assert ("defense" in record.knowledge) == adapts
+    everything = list(reachable([server, *observations]))
+    assert not any(isinstance(found, torch.Generator | Client) for found in everything)
+    model = prepared.server.model
+    assert model is not None
+    for truth in victim_batches(prepared, 2, 4):
+        for plain in client_update(model, truth.images, truth.labels).values():
+            alike = (t for t in everything if isinstance(t, Tensor) and t.shape == plain.shape)
+            assert not any(torch.equal(t, plain) for t in alike)
+
+
+@pytest.mark.parametrize("name", ["feature", "ig", "ul"])
+def test_to_know_that_there_is_no_defense_changes_nothing(prepared: Prepared, name: str) -> None:
+    short = {"batches": 10} if name == "ul" else {"budget": 4}
+    known = ("model", "update", "auxiliary", "labels")
+    static, adaptive = (
+        measure(
+            Cell(
+                **prepared.setup.model_dump(),
+                attack=name,
+                attack_parameters=short,
+                batch_size=2,
+                individuals=8,
+                grant=grant,
+            ),
+            prepared,
+            lambda share: None,
+        )
+        for grant in (known, (*known, "defense"))
+    )
+    assert static.metrics == adaptive.metrics
 
 
 def test_victims_are_different_people_as_long_as_there_are_others(prepared: Prepared) -> None:

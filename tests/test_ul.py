@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from measuring import measured
+from numpy.typing import NDArray
 from torch import Tensor
 
+from baselines import ul
 from baselines.ul import UnintendedLeakage, update_features
 from bench.cells import Setup
+from bench.defenses.noise import GaussianNoise
 from bench.errors import UsageError
 from bench.federation import client_update
 from bench.measure import granted, victim_batches
@@ -126,6 +132,28 @@ def test_an_answer_depends_on_its_update_alone(prepared: Prepared) -> None:
     assert [m.scores for m in mixed[2:]] == [w.scores for w in whole]
 
 
+@pytest.mark.parametrize("known", [False, True])
+def test_who_knows_the_defense_trains_on_updates_that_it_lets_pass(
+    prepared: Prepared, known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulated: list[Mapping[str, Tensor]] = []
+
+    def spy(update: Mapping[str, Tensor]) -> NDArray[np.float32]:
+        simulated.append(update)
+        return update_features(update)
+
+    attack, noise = UnintendedLeakage(batches=10), GaussianNoise(sigma=100.0)
+    seen = observations(prepared, 2, 2)
+    server = replace(granted(prepared.server, attack.needs), defense=noise if known else None)
+    monkeypatch.setattr(ul, "update_features", spy)
+    attack.infer(server, seen, lambda share: None)
+    trained_on = simulated[len(seen) :]
+    spreads = torch.tensor([float(u["extractor.1.weight"].std()) for u in trained_on])
+    assert bool((spreads > 50).all()) == known
+    biases = torch.stack([update["classifier.0.bias"] for update in trained_on])
+    assert len(biases.unique(dim=0)) == len(trained_on)
+
+
 def test_random_labels_are_drawn_where_the_main_task_is_identity(small_setup: Setup) -> None:
     setup = small_setup.model_copy(update={"main_task": "identity"})
     prepared = prepare(setup, None, "cpu", lambda message: None)
@@ -147,7 +175,7 @@ def test_the_server_simulates_in_the_clients_mode(
         trained.append(all(layer.running_mean is None for layer in layers))
         return client_update(model, images, labels)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("baselines.ul.client_update", spy)
+    monkeypatch.setattr("bench.client.client_update", spy)
     attack = UnintendedLeakage(batches=4)
     server = granted(prepared.server, attack.needs, mode)
     attack.infer(server, observations(prepared, 2, 1), lambda share: None)

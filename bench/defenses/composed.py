@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -86,6 +86,11 @@ class Composed(Defense):
         for part in self.parts:
             gradients = part.surrogate(gradients)
         return gradients
+
+    def local_epochs(self, individuals: int) -> Sequence[Sequence[int]]:
+        """Return the epochs of the part that takes steps, if there is one."""
+        found = [part.local_epochs(individuals) for part in self.parts]
+        return max(found, key=lambda epochs: sum(map(len, epochs)))
 
     def epsilon(self, sampled: float, rounds: int, delta: float, uses: int = 1) -> float | None:
         """Return the least ε of all parts: what comes after a private computation costs nothing."""
