@@ -53,18 +53,20 @@ def squared_error(gradients: Gradients, target: Gradients) -> Tensor:
     return torch.stack(squares).sum(0)
 
 
-def squared_difference(gradients: FactoredGradients, target: Target) -> Tensor:
-    """Σ ‖∇ − ∇*‖² from three sums, which takes factors; for distances that are far from zero.
+def squared_error_at_best_scale(gradients: FactoredGradients, target: Target) -> Tensor:
+    """min_a Σ ‖a ∇ − ∇*‖² = ‖∇*‖² (1 − cos²), and ‖∇*‖² (1 + cos²) where cos < 0.
+
+    With a ≥ 0 it would be flat there.
 
     Returns:
         Shape (R,), at least 0.
 
-    >>> g = {"weight": torch.tensor([[3.0, 4.0]])}
-    >>> squared_difference(g, {"weight": torch.tensor([[4.0, -3.0]])})
-    tensor([50.])
+    >>> g = {"weight": torch.tensor([[30.0, 40.0]])}
+    >>> squared_error_at_best_scale(g, {"weight": torch.tensor([[5.0, 0.0]])})
+    tensor([16.])
     """
-    _, inner, norm, target_norm = _cosine(gradients, target)
-    return (norm + target_norm - 2 * inner).clamp_min(0)
+    cosine, _, _, target_norm = _cosine(gradients, target)
+    return target_norm * (1 - cosine * cosine.abs())
 
 
 def cosine_distance(gradients: FactoredGradients, target: Target) -> Tensor:

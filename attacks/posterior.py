@@ -1,8 +1,10 @@
 """What an attack minimises where the update is mostly noise of known size: −log p(x̃ | update).
 
-An update with independent noise of variance v says −log p(update | x̃) = ‖∇ − ∇*‖² / 2v up to a
-constant, and D_aux how likely images are. No weight between the two is left to choose. The noise is
-taken for normal, which of Laplacian or rounding noise keeps the variance.
+An update with independent noise of variance v says −log p(update | x̃) = ‖a∇ − ∇*‖² / 2v up to a
+constant, and D_aux how likely images are. No weight between the two is left to choose. The scale a
+is 1, but left free: with a = 1 the descent first makes the model so sure of the dummies that they
+have no gradient, and stays there. The noise is taken for normal, which of Laplacian or rounding
+noise keeps the variance.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attacks.distance import squared_difference
+from attacks.distance import squared_error_at_best_scale
 from attacks.method import Iterate, Method, Victim
 
 
@@ -43,7 +45,7 @@ def mostly_noise(victim: Victim) -> bool:
 
 
 def weighed(victim: Victim) -> Victim:
-    """Return the victim with the trust under which squared differences are −log-likelihoods."""
+    """Return the victim with the trust under which squared errors are −log-likelihoods."""
     variance = noise_variance(victim)
     # Of a tensor without noise among others with it; the weight must stay finite.
     least = EXACT * max(variance.values())
@@ -81,7 +83,7 @@ def posterior(method: Method, prior: Callable[[Tensor], Tensor]) -> Method:
     # The noise's own share of the distance never falls: no run is near to zero, or stuck.
     return replace(
         method,
-        distance=squared_difference,
+        distance=squared_error_at_best_scale,
         prior=of_iterate,
         factors=True,
         patience=None,

@@ -9,6 +9,7 @@ from itertools import permutations
 
 import pytest
 import torch
+from scipy.optimize import minimize_scalar
 from sklearn.decomposition import PCA
 from torch import Tensor
 from torch.nn import functional
@@ -17,8 +18,8 @@ from attacks.distance import (
     cosine_distance,
     cosine_gaussian_distance,
     layerwise_norm,
-    squared_difference,
     squared_error,
+    squared_error_at_best_scale,
     trusted,
 )
 from attacks.dummy_gradients import layers_with_rules, weights_of
@@ -359,18 +360,24 @@ def test_withheld_entries_are_no_noise_and_drop_out() -> None:
     assert masked(half).trust["w"].tolist() == [[0.5, 1], [0.5, 1]]
 
 
-def test_under_noise_the_distance_is_the_negative_log_likelihood() -> None:
+def test_under_noise_the_distance_is_the_negative_log_likelihood_at_the_best_scale() -> None:
     """Of a tensor without noise the weight is large, but finite."""
     victim = noisy(2.0)
-    dummy = {name: draw(*value.shape).float() for name, value in victim.update.items()}
+    dummy = {n: 7 * value + draw(*value.shape).float() for n, value in victim.update.items()}
     trust = {name: factor[None] for name, factor in weighed(victim).trust.items()}
     target = trusted({name: value[None] for name, value in victim.update.items()}, trust)
-    found = squared_difference(trusted({n: v[None] for n, v in dummy.items()}, trust), target)
-    expected = sum(
-        (dummy[n] - victim.update[n]).square().sum() / (2 * noise_variance(victim)[n])
-        for n in dummy
+    found = squared_error_at_best_scale(
+        trusted({n: v[None] for n, v in dummy.items()}, trust), target
     )
-    assert found[0] == pytest.approx(float(expected), rel=1e-5)
+
+    def minus_log_likelihood(scale: float) -> float:
+        variance = noise_variance(victim)
+        errors = (
+            (scale * dummy[n] - u).square() / (2 * variance[n]) for n, u in victim.update.items()
+        )
+        return float(sum(error.double().sum() for error in errors))
+
+    assert found[0] == pytest.approx(minimize_scalar(minus_log_likelihood).fun, rel=1e-3)
     half = noisy(2.0, {"a": torch.full((1, 1), 0.1)})
     ratio = weighed(half).trust["b"] / weighed(half).trust["a"]
     assert float(ratio) == pytest.approx(1e3, rel=1e-3)

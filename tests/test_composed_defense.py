@@ -98,7 +98,7 @@ def test_trust_is_the_product_of_its_parts() -> None:
     update = {"w": torch.tensor([0.0, 3.0, 1.0, 0.0])}
     noise = {"name": "gaussian", "sigma": 1.0}
     # Two of four entries were sent: their energy is 10, of which noise is 2.
-    found = composed(noise, SPARSE).trust(update, 1)["w"]
+    found = composed(noise, SPARSE | {"choice": "random"}).trust(update, 1)["w"]
     torch.testing.assert_close(found, torch.tensor([0.0, 0.8, 0.8, 0.0]))
 
 

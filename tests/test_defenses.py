@@ -16,6 +16,7 @@ from bench.client import Client, Update, gradient
 from bench.defense import Defense
 from bench.defenses.quantise import rounded, sign_of
 from bench.defenses.soteria import estimated_norms, jacobian_norms, sensitivity
+from bench.defenses.sparsify import SMALL
 from bench.errors import UsageError
 from bench.federation import in_mode
 from bench.models import SharedModel
@@ -249,10 +250,13 @@ def test_random_entries_are_other_ones_with_another_draw_and_evenly_spread() -> 
     assert kept.mean(0).max() < 0.35
 
 
-def test_what_was_withheld_is_not_believed() -> None:
+def test_what_was_withheld_at_random_is_not_believed_and_what_is_not_among_the_largest_less() -> (
+    None
+):
     update = {"w": torch.tensor([[0.0, 2.0], [-1e-9, 0.0]])}
-    trust = defense("sparsify", fraction=0.5).trust(update, 1)
-    assert trust["w"].tolist() == [[0, 1], [1, 0]]
+    for choice, zero in (("random", 0.0), ("largest", SMALL)):
+        trust = defense("sparsify", fraction=0.5, choice=choice).trust(update, 1)["w"]
+        torch.testing.assert_close(trust, torch.tensor([[zero, 1], [1, zero]]))
     assert defense("sparsify", fraction=1.0).trust(update, 1) == {}
 
 

@@ -69,10 +69,20 @@ class Sparsification(Defense):
         return mask.reshape(value.shape)
 
     def trust(self, update: Update, individuals: int) -> Mapping[str, Tensor]:  # noqa: ARG002
-        """Return ones for what was sent, zeros for the rest."""
+        """Return ones for what was sent, and for the rest how far their zeros are to be believed.
+
+        What is not among the largest is small, so that a zero is not far off; at random it is.
+        """
         if self.fraction == 1:
             return {}
-        return {name: (value != 0).to(value.dtype) for name, value in update.items()}
+        small = SMALL if self.choice == "largest" else 0.0
+        return {
+            name: (value != 0).to(value.dtype).clamp_min(small) for name, value in update.items()
+        }
+
+
+SMALL = 0.3
+"""Trust in the zero of an entry that is not among the largest."""
 
 
 def count_of(fraction: float, total: int) -> int:
