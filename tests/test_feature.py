@@ -136,6 +136,7 @@ def test_a_single_individual_s_feature_stands_in_the_update_in_closed_form() -> 
 def b1_cell(**fields: object) -> Cell:
     defaults: dict[str, object] = {
         "dataset": "synthetic",
+        "image_size": 32,
         "dataset_parameters": {"individuals": 1200},
         "properties": ("gender", "glasses", "smile", "young"),
         "main_task": "hat+dark_hair+looking_left",
