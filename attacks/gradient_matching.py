@@ -71,10 +71,8 @@ def _match(
     sample = method.start(victims[0], torch.Generator()).to(device)
     layers = layers_with_rules(model, sample)
     evaluations = method.steps * method.runs * len(victims)
-    # A client's steps one after the other make a graph that takes too long to compile.
-    compiles = (simulation is None or simulation.steps == 1) and worth_compiling(
-        compiling, model, sample, evaluations
-    )
+    # Clients' updates, and steps one after the other, make a graph that takes too long to compile.
+    compiles = simulation is None and worth_compiling(compiling, model, sample, evaluations)
     factored = method.factors and layers is not None and simulation is None
     gradients = 1 if simulation is None else simulation.gradients
     together = runs_together(model, method, sample, factored) // (method.runs * gradients)
