@@ -25,6 +25,7 @@ def measured(data_root: Path, attack: str, **fields: object) -> Metrics:
     cell = Cell.model_validate(
         {
             "dataset": "celeba",
+            "image_size": 32,
             "dataset_parameters": {"selection": "natural"},
             "properties": ("gender", "glasses", "smile", "young"),
             "main_task": "Mouth_Slightly_Open+Black_Hair+Bangs",
