@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from records import all_alike, planned
 
 from bench.defenses.none import NoDefense
 from bench.errors import UsageError
 from bench.figures import ablation, defense, tradeoff
 from bench.figures.features import Embedded, feature_figure, rounds_drawn
 from bench.metrics import Estimate
-from bench.override import override
 from bench.registry import DEFENSES
 from bench.rows import Measured
-from bench.store import DefenseMetrics, Metrics, PropertyMetrics, Record, Store
-from bench.suite import Planned, expand, load_suite
+from bench.store import DefenseMetrics, Metrics, Record, Store
+from bench.suite import Planned
 
 HEAD = """
 title = "Small"
@@ -99,11 +99,6 @@ def suite(tmp_path: Path) -> str:
     return str(path)
 
 
-def planned(suite: str, *changes: str, only: Sequence[str] = ()) -> list[Planned]:
-    name, content = load_suite(suite)
-    return expand(name, override(content, changes), only)
-
-
 def sigma_of(planned: Planned) -> float:
     sigma: float = planned.cell.defense_parameters.get("sigma", 0.0)
     return sigma
@@ -129,14 +124,7 @@ def around(value: float, reach: float = 0.02) -> Estimate:
 def record(planned: Planned) -> Record:
     cell, sigma = planned.cell, sigma_of(planned)
     estimate = around(accuracy(planned))
-    of_property = PropertyMetrics(
-        accuracy=estimate,
-        balanced_accuracy=estimate,
-        auc=estimate,
-        count_error=estimate,
-        prevalence=0.5,
-        in_main_task=False,
-    )
+    of_property = all_alike(estimate)
     price = DefenseMetrics(relative_error=around(30 * sigma), utility=UNDEFENDED - sigma)
     return Record(
         key=planned.key,

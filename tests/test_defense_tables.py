@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from records import all_alike, planned
 
 from bench.defense_words import defense_level, defense_name, defense_text
 from bench.defenses.none import NoDefense
 from bench.errors import UsageError
 from bench.metrics import Estimate
-from bench.override import override
 from bench.registry import DEFENSES
 from bench.report import main_tables, reading_aid
 from bench.rows import Measured, describe
 from bench.settings import settings
-from bench.store import DefenseMetrics, Metrics, PropertyMetrics, Record
-from bench.suite import Planned, expand, load_suite
+from bench.store import DefenseMetrics, Metrics, Record
+from bench.suite import Planned
 
 SUITE = """
 title = "Small"
@@ -65,11 +65,6 @@ def suite(tmp_path: Path) -> str:
     path = tmp_path / "small.toml"
     path.write_text(SUITE)
     return str(path)
-
-
-def planned(suite: str, *changes: str, only: Sequence[str] = ()) -> list[Planned]:
-    name, content = load_suite(suite)
-    return expand(name, override(content, changes), only)
 
 
 def defenses(cells: Sequence[Planned]) -> list[str]:
@@ -166,14 +161,7 @@ def record(planned: Planned) -> Record:
         epsilon=7.891 if cell.defense == "laplace" else None,
         delta=0.00123 if cell.defense == "laplace" else None,
     )
-    of_property = PropertyMetrics(
-        accuracy=ESTIMATE,
-        balanced_accuracy=ESTIMATE,
-        auc=ESTIMATE,
-        count_error=ESTIMATE,
-        prevalence=0.5,
-        in_main_task=False,
-    )
+    of_property = all_alike(ESTIMATE)
     return Record(
         key=planned.key,
         cell=cell,

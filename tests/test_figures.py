@@ -13,6 +13,7 @@ import pytest
 import torch
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from records import all_alike, planned
 from torch import Tensor
 
 import bench.cli
@@ -24,7 +25,6 @@ from bench.figures.budget import figures as budget_figures
 from bench.measure import victim_batches
 from bench.metrics import Estimate
 from bench.models import deep_features
-from bench.override import override
 from bench.preparation import Prepared, prepare
 from bench.reconstructions import (
     Block,
@@ -34,8 +34,8 @@ from bench.reconstructions import (
     refuse_real_individuals,
 )
 from bench.rows import Measured
-from bench.store import Cost, Metrics, PropertyMetrics, Record, Store
-from bench.suite import Planned, expand, load_suite
+from bench.store import Cost, Metrics, Record, Store
+from bench.suite import Planned
 from bench.threat import Inference, Observation, Server
 
 CHECKOUT = Path(bench.cli.__file__).resolve().parent.parent
@@ -88,11 +88,6 @@ def suite(tmp_path: Path) -> str:
     return str(path)
 
 
-def planned(suite: str, *settings: str, only: Sequence[str] = ()) -> list[Planned]:
-    name, content = load_suite(suite)
-    return expand(name, override(content, settings), only)
-
-
 Accuracy = Callable[[Planned, str], Estimate]
 """What a hand-made record says of a property."""
 
@@ -106,24 +101,15 @@ def growing(planned: Planned, name: str) -> Estimate:
 
 
 def record(planned: Planned, accuracy: Accuracy) -> Record:
-    def metrics(name: str) -> PropertyMetrics:
-        estimate = accuracy(planned, name)
-        return PropertyMetrics(
-            accuracy=estimate,
-            balanced_accuracy=estimate,
-            auc=estimate,
-            count_error=estimate,
-            prevalence=0.5,
-            in_main_task=False,
-        )
-
     return Record(
         key=planned.key,
         cell=planned.cell,
         attack_version=1,
         status="done",
         metrics=Metrics(
-            properties={name: metrics(name) for name in planned.cell.properties},
+            properties={
+                name: all_alike(accuracy(planned, name)) for name in planned.cell.properties
+            },
             feature_cosine=None,
             exact=None,
             label_accuracy=None,
