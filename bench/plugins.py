@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -34,9 +35,15 @@ def build(registry: Registry, name: str, parameters: Mapping[str, Any]) -> Any:
         if isinstance(value, float) and not math.isfinite(value):
             raise UsageError(f"{registry.kind} {name!r}: {parameter} must be finite (got {value})")
     try:
-        return TypeAdapter(plugin).validate_python(dict(parameters))
+        return _adapter(plugin).validate_python(dict(parameters))
     except ValidationError as error:
         raise UsageError(f"{registry.kind} {name!r}: {sentence(error)}") from None
+
+
+@cache
+def _adapter(plugin: type) -> TypeAdapter[Any]:
+    """Return what validates a plugin's parameters; making it takes longer than building many."""
+    return TypeAdapter(plugin)
 
 
 def parameters_of(plugin: Any) -> dict[str, Any]:
