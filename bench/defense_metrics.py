@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from bench import metrics
-from bench.client import Client, Update, gradient
+from bench.client import Update
 from bench.defense import Defense
 from bench.preparation import Prepared, accuracy_under
 from bench.seeds import seed_for
@@ -16,18 +16,17 @@ from bench.store import DefenseMetrics
 
 def price(
     defense: Defense,
-    clients: Sequence[Callable[[], Client]],
+    changes: Sequence[float],
     prepared: Prepared,
     say: Callable[[str], None],
 ) -> DefenseMetrics:
-    """Measure what a defense changes, and the accuracy of a model trained under it.
+    """Return what a defense changes, and measure the accuracy of a model trained under it.
 
     Args:
-        clients: each makes the client of one victim batch, which draws as it did when attacked.
+        changes: `relative_error` of what was sent for each victim batch.
         say: told in a few words what is being done.
     """
-    compute = defense.protect(gradient)
-    errors = np.array([relative_error(compute(of()), gradient(of())) for of in clients])
+    errors = np.array(changes)
     seed = seed_for("bootstrap", prepared.setup.seed) % 2**32
     sizes = [len(rows) for rows in prepared.split.clients]
     # Of the client with the least data, whose individuals are drawn the most often.

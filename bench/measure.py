@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.cells import Cell
-from bench.client import Client, Compute, gradient
+from bench.client import Client, gradient
 from bench.defense import defense_of, individuals_in_update
-from bench.defense_metrics import price
+from bench.defense_metrics import price, relative_error
 from bench.deployment import serve
 from bench.errors import UsageError
 from bench.federation import batch_statistics, in_mode, to_images
@@ -31,7 +30,7 @@ from bench.preparation import Prepared
 from bench.registry import ATTACKS
 from bench.scoring import score
 from bench.seeds import generator_for, seed_for
-from bench.store import Cost, DefenseMetrics, Record
+from bench.store import Cost, Record
 from bench.threat import (
     Attack,
     Compiling,
@@ -84,8 +83,14 @@ def measure(
         status="diverged" if all(diverged) else "done",
         knowledge=tuple(knowledge_of(attack, cell).names()),
         metrics=score(
-            truths, inferences, cell, prepared, lpips_weights, answers.outputs
-        ).model_copy(update={"defense": _price(cell, truths, prepared, say)}),
+            truths,
+            inferences,
+            cell,
+            prepared,
+            lpips_weights,
+            answers.outputs,
+            price(defense_of(cell), answers.changes, prepared, say) if answers.changes else None,
+        ),
         cost=Cost(
             seconds=answers.seconds,
             steps=float(np.mean([inference.steps for inference in inferences])),
@@ -111,11 +116,13 @@ class Answers:
     Attributes:
         inferences: one for each victim batch, checked.
         outputs: of the models that it deployed, for each victim batch; None where it deploys none.
+        changes: `relative_error` of what was sent of each victim batch; none without a defense.
         seconds: that it took, the training of deployed models included.
     """
 
     inferences: list[Inference]
     outputs: list[dict[str, Tensor]] | None
+    changes: list[float]
     seconds: float
 
 
@@ -154,17 +161,25 @@ def infer(
         progress = part_of(progress, 1, 2)
     deployed = time.perf_counter()
     compute = defense.protect(gradient)
-    observations = [
-        _observation(
-            truth, number, model, compute, knowledge, cell, outputs[number] if outputs else None
+    observations, changes = [], []
+    for number, truth in enumerate(truths):
+        client = Client(
+            model=model,
+            images=truth.images,
+            labels=truth.labels,
+            learning_rate=cell.learning_rate,
+            generator=generator_for("defense", cell.seed, cell.batch_size, number),
         )
-        for number, truth in enumerate(truths)
-    ]
+        sent = compute(client)
+        if cell.defense != "none":
+            changes.append(relative_error(sent, gradient(client)))
+        of_batch = outputs[number] if outputs else None
+        observations.append(_observation(truth, number, model, sent, knowledge, cell, of_batch))
     started = time.perf_counter()
     inferences = attack.infer(server, observations, progress)
     seconds = time.perf_counter() - started + deployed - deploying
     check_inferences(attack.name, inferences, observations, server)
-    return Answers(inferences, outputs, seconds)
+    return Answers(inferences, outputs, changes, seconds)
 
 
 def knowledge_of(attack: Attack, cell: Cell) -> Knowledge:
@@ -249,40 +264,20 @@ def _observation(
     truth: Truth,
     number: int,
     model: SharedModel,
-    compute: Compute,
+    sent: Mapping[str, Tensor],
     knowledge: Knowledge,
     cell: Cell,
     outputs: Mapping[str, Tensor] | None,
 ) -> Observation:
-    """Return what the adversary sees of batch `number`, on a model as clients run it."""
-    sent = compute(_client(truth, number, model, cell))
+    """Return what the adversary sees of batch `number`, on a model as clients run it.
+
+    Args:
+        sent: the update, as the defense let it pass.
+    """
     seed = seed_for("attack", cell.attack, cell.batch_size, cell.seed, number)
     wanted = Knowledge.STATISTICS in knowledge
     statistics = batch_statistics(model, truth.images) if wanted else None
     return observe(truth, sent, knowledge, seed, statistics, outputs)
-
-
-def _client(truth: Truth, number: int, model: SharedModel, cell: Cell) -> Client:
-    """Return the client of batch `number`, which draws the same whenever it is made."""
-    return Client(
-        model=model,
-        images=truth.images,
-        labels=truth.labels,
-        learning_rate=cell.learning_rate,
-        generator=generator_for("defense", cell.seed, cell.batch_size, number),
-    )
-
-
-def _price(
-    cell: Cell, truths: Sequence[Truth], prepared: Prepared, say: Callable[[str], None]
-) -> DefenseMetrics | None:
-    """Return what the cell's defense changes and costs; None without one."""
-    if cell.defense == "none":
-        return None
-    assert prepared.server.model is not None
-    model = in_mode(prepared.server.model, cell.mode)
-    clients = [partial(_client, t, number, model, cell) for number, t in enumerate(truths)]
-    return price(defense_of(cell), clients, prepared, say)
 
 
 def _peak_memory_mib(device: str) -> float:

@@ -15,7 +15,7 @@ from bench.matching import match_individuals
 from bench.preparation import Prepared
 from bench.seeds import seed_for
 from bench.split import task_attributes
-from bench.store import ImageMetrics, Metrics, PropertyMetrics
+from bench.store import DefenseMetrics, ImageMetrics, Metrics, PropertyMetrics
 from bench.threat import Inference, Truth
 
 EXACT = 0.99
@@ -29,12 +29,14 @@ def score(
     prepared: Prepared,
     lpips_weights: Path | None = None,
     outputs: Sequence[Mapping[str, torch.Tensor]] | None = None,
+    defense: DefenseMetrics | None = None,
 ) -> Metrics:
     """Compare answers with the truth, individuals matched by feature where there are features.
 
     Args:
         lpips_weights: a file of AlexNet's weights; without it images have no LPIPS.
         outputs: of the models that the attack deployed, for each batch.
+        defense: what the clients' defense changes and costs, if they have one.
     """
     orders, cosines = _match_all(truths, inferences)
     together = len(truths[0])
@@ -84,6 +86,7 @@ def score(
         diverged=float(np.mean([inference.diverged for inference in inferences])),
         main_task=prepared.main_task,
         deployed=None if outputs is None else _deployed_accuracy(truths, outputs),
+        defense=defense,
         classes=prepared.split.classes,
     )
 
