@@ -64,6 +64,11 @@ def leading_values(measured: Measured, name: str, columns: Sequence[str]) -> Row
     return tuple(value(column) for column in columns)
 
 
+def settings_text(measured: Measured, columns: Sequence[str]) -> str:
+    """Return what would stand in leading columns, none of them the property's, as `column = …`."""
+    return text_of(dict(zip(columns, leading_values(measured, "", columns), strict=True)))
+
+
 def varying_settings(planned: Sequence[Planned], leading: Sequence[str]) -> list[str]:
     """Return the settings, besides the leading columns, that differ between cells of a table."""
     cells = [each.cell for each in planned]

@@ -41,7 +41,7 @@ from bench.figures.levels import (
 )
 from bench.metrics import Estimate
 from bench.registry import ATTACKS
-from bench.rows import Measured, leading_values, varying_settings
+from bench.rows import Measured, settings_text, varying_settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -150,9 +150,7 @@ def _panels(cells: Sequence[Measured]) -> Panels:
         metrics = m.record.metrics if m.record else None
         if metrics is None:
             continue
-        values = leading_values(m, "", fields)
-        setting = ", ".join(f"{k} = {v}" for k, v in zip(fields, values, strict=True))
-        line = Line(setting, m.planned.column if _is_control(m) else None)
+        line = Line(settings_text(m, fields), m.planned.column if _is_control(m) else None)
         level = None if line.control else float(m.planned.swept[SWEPT])
         for name, of in metrics.properties.items():
             if defined(of.balanced_accuracy):
@@ -206,5 +204,5 @@ def _styles(labels: Mapping[Line, str]) -> dict[str, Style]:
 def _title(cells: Sequence[Measured], column: str, letters: int) -> str:
     """Return the group's title and, below it, of what its cells share."""
     shared = shared_settings(cells, {**TASK, "B = ": "B"})
-    below = f"{column}; {shared}; bands: 95 % intervals by victim batch"
+    below = f"{column}; {shared}; bands: 95 % intervals"
     return f"{fill(cells[0].planned.group, letters)}\n{fill(below, letters)}"

@@ -19,7 +19,7 @@ from bench.figures.curves import (
     styles_of,
 )
 from bench.metrics import Estimate
-from bench.rows import LAYOUTS, Measured, leading_values, varying_settings
+from bench.rows import LAYOUTS, Measured, settings_text, varying_settings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -88,8 +88,7 @@ def _panels(cells: Sequence[Measured]) -> dict[tuple[str, str], dict[str, dict[f
     for measured in cells:
         planned, record = measured.planned, measured.record
         for name in planned.cell.properties:
-            values = leading_values(measured, name, varying)
-            setting = ", ".join(f"{k} = {v}" for k, v in zip(varying, values, strict=True))
+            setting = settings_text(measured, varying)
             panel = found.setdefault((setting, name), {}).setdefault(planned.column, {})
             if record is not None and record.metrics is not None:
                 estimate = record.metrics.properties[name].balanced_accuracy
@@ -140,5 +139,5 @@ def _short(budget: float) -> str:
 def _title(cells: Sequence[Measured], letters: int) -> str:
     """Return the group's title and, below it, of what its cells share."""
     shared = shared_settings(cells, {**TASK, "B = ": "B"})
-    below = f"{shared}; bands: 95 % intervals of attacks, by victim batch"
+    below = f"{shared}; bands: 95 % intervals of attacks"
     return f"{fill(cells[0].planned.group, letters)}\n{fill(below, letters)}"

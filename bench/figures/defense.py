@@ -36,7 +36,7 @@ from bench.figures.levels import (
     short,
 )
 from bench.metrics import Estimate
-from bench.rows import LAYOUTS, Measured, leading_values, text_of, varying_settings
+from bench.rows import LAYOUTS, Measured, settings_text, text_of, varying_settings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -139,20 +139,16 @@ def _panels(cells: Sequence[Measured], defense: str, parameter: str) -> dict[str
     fields = [*varying, "B"]
     others = _varying_parameters(defended, parameter)
 
-    def settings(measured: Measured) -> list[str]:
-        values = leading_values(measured, "", fields)
-        return [f"{k} = {v}" for k, v in zip(fields, values, strict=True)]
-
     panels: dict[str, Panel] = {}
     levels: dict[str, set[float]] = {}
-    without: dict[str, list[str]] = {}
+    without: dict[str, str] = {}
     seen: dict[str, int] = {}
     orders: dict[str, tuple[int, int]] = {}
     for m in defended:
         parameters = m.planned.cell.defense_parameters
-        own = settings(m)
+        own = settings_text(m, fields)
         other = [f"{k} = {text_of(parameters[k])}" for k in others]
-        title = ", ".join([*other, *own])
+        title = ", ".join([*other, own])
         first = seen.setdefault(", ".join(other), len(seen))
         orders.setdefault(title, (first, len(orders)))
         without.setdefault(title, own)
@@ -160,7 +156,7 @@ def _panels(cells: Sequence[Measured], defense: str, parameter: str) -> dict[str
         levels.setdefault(title, set()).add(parameters[parameter])
     for title, panel in panels.items():
         for m in undefended:
-            if settings(m) == without[title]:
+            if settings_text(m, fields) == without[title]:
                 panel.add(m, None)
     # Parameters change slowest, so that batch sizes stand beside each other.
     ordered = sorted(panels, key=lambda title: orders[title])
@@ -282,5 +278,5 @@ def _rounded(change: float) -> str:
 
 def _title(cells: Sequence[Measured], name: str, letters: int) -> str:
     """Return the group's title and, below it, of what its cells share."""
-    below = f"{shared_settings(cells)}; bands: 95 % intervals of attacks, by victim batch"
+    below = f"{shared_settings(cells)}; bands: 95 % intervals of attacks"
     return f"{fill(f'{cells[0].planned.group}: {name}', letters)}\n{fill(below, letters)}"

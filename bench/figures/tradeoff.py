@@ -23,7 +23,7 @@ from bench.figures.canvas import (
 from bench.figures.curves import defined, shared_settings
 from bench.metrics import Estimate
 from bench.registry import ATTACKS
-from bench.rows import LAYOUTS, Measured, leading_values, varying_settings
+from bench.rows import LAYOUTS, Measured, leading_values, settings_text, varying_settings
 from bench.store import Metrics
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def figures(cells: Sequence[Measured]) -> dict[str, Figure | None]:
     found: dict[str, Figure | None] = {}
     for number, (values, of_setting) in enumerate(by_setting.items(), start=1):
         panels = _panels(of_setting)
-        setting = ", ".join(f"{k} = {v}" for k, v in zip(fields, values, strict=True))
+        setting = settings_text(of_setting[0], fields)
         stem = f"tradeoff-{number}" if varying else f"tradeoff-B{values[-1]}"
         found[stem] = _figure(of_setting, panels, setting, attacks) if panels else None
     return found
