@@ -9,7 +9,9 @@ import numpy as np
 from bench import metrics
 from bench.client import Update
 from bench.defense import Defense
-from bench.preparation import Prepared, accuracy_under
+from bench.federation import main_task_hits
+from bench.metrics import Estimate
+from bench.preparation import Prepared, labelled_victims, trained_under
 from bench.seeds import seed_for
 from bench.store import DefenseMetrics
 
@@ -28,6 +30,7 @@ def price(
     """
     errors = np.array(changes)
     seed = seed_for("bootstrap", prepared.setup.seed) % 2**32
+    utility, lost = _utility(defense, prepared, say, seed)
     sizes = [len(rows) for rows in prepared.split.clients]
     # Of the client with the least data, whose individuals are drawn the most often.
     smallest = min(sizes)
@@ -36,9 +39,32 @@ def price(
     epsilon = defense.epsilon(sampled, prepared.setup.rounds, delta)
     return DefenseMetrics(
         relative_error=metrics.estimate_mean(errors, [np.arange(len(errors))], seed),
-        utility=accuracy_under(defense, prepared, say)["accuracy"],
+        utility=utility,
+        utility_lost=lost,
         epsilon=epsilon,
         delta=None if epsilon is None else delta,
+    )
+
+
+def _utility(
+    defense: Defense, prepared: Prepared, say: Callable[[str], None], seed: int
+) -> tuple[Estimate, Estimate]:
+    """Return accuracy under a defense, and what is lost against the shared model's.
+
+    Both answer for the same images, so that much of the doubt falls out of the difference.
+    """
+    victims = labelled_victims(prepared.individuals, prepared.split, prepared.device)
+    shared = prepared.server.model
+    assert shared is not None
+    hits, undefended = (
+        main_task_hits(model, *victims).double().cpu().numpy()
+        for model in (trained_under(defense, prepared, say), shared)
+    )
+    identities = np.array(prepared.individuals.identities[prepared.split.victims])
+    people = [metrics.groups_of(identities)]
+    return (
+        metrics.estimate_mean(hits, people, seed),
+        metrics.estimate_mean(undefended - hits, people, seed),
     )
 
 

@@ -177,33 +177,26 @@ def prepare(
         individuals=individuals,
         split=split,
         server=server,
-        main_task=_accuracy(model, individuals, split, device)
+        main_task=main_task_accuracy(model, *labelled_victims(individuals, split, device))
         | {"labelled_auxiliary": (auxiliary.labels >= 0).float().mean().item()},
         fingerprint=fingerprint(individuals, foreign),
         device=device,
     )
 
 
-def accuracy_under(
-    defense: Defense, prepared: Prepared, say: Callable[[str], None]
-) -> dict[str, float]:
-    """Return main-task accuracy of a model trained as long as the shared one, but under a defense.
-
-    The model is cached like the shared one.
+def trained_under(defense: Defense, prepared: Prepared, say: Callable[[str], None]) -> SharedModel:
+    """Return a model trained as long as the shared one, but under a defense; cached like it.
 
     Args:
         say: told in a few words what is being done.
     """
     setup, individuals, split = prepared.setup, prepared.individuals, prepared.split
-    model = _trained(setup, individuals, split, prepared.device, say, defense.of_one_client())
-    return _accuracy(model, individuals, split, prepared.device)
+    return _trained(setup, individuals, split, prepared.device, say, defense.of_one_client())
 
 
-def _accuracy(
-    model: SharedModel, individuals: Individuals, split: Split, device: str
-) -> dict[str, float]:
-    return main_task_accuracy(
-        model,
+def labelled_victims(individuals: Individuals, split: Split, device: str) -> tuple[Tensor, Tensor]:
+    """Return all victims' images, (n, 3, size, size), and main-task classes, (n,)."""
+    return (
         to_images(individuals.images[split.victims], device),
         torch.from_numpy(split.labels[split.victims]).to(device),
     )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from bench.rows import MISSING, Measured
+from bench.rows import MISSING, Measured, percent
 from bench.store import Metrics
 
-UTILITY, CHANGE, EPSILON = "utility (undefended), %", "‖change‖/‖g‖", "ε"
+UTILITY, CHANGE, EPSILON = "utility (lost), %", "‖change‖/‖g‖", "ε"
 
 
 def price(cells: Iterable[Measured]) -> dict[str, str]:
@@ -15,12 +15,12 @@ def price(cells: Iterable[Measured]) -> dict[str, str]:
     found = next((m.record.metrics for m in cells if m.record and m.record.metrics), None)
     if found is None:
         return {}
-    undefended = f"{100 * found.main_task['accuracy']:.1f}"
     if found.defense is None:
-        return {UTILITY: f"{undefended} ({undefended})", CHANGE: "0"}
-    change = found.defense.relative_error.value
+        return {UTILITY: f"{100 * found.main_task['accuracy']:.1f}", CHANGE: "0"}
+    change, utility = found.defense.relative_error.value, found.defense.utility.value
+    assert utility is not None
     said = {
-        UTILITY: f"{100 * found.defense.utility:.1f} ({undefended})",
+        UTILITY: f"{100 * utility:.1f} ({percent(found.defense.utility_lost)})",
         CHANGE: MISSING if change is None else f"{change:.3g}",
     }
     if found.defense.epsilon is not None:
@@ -42,9 +42,11 @@ def price_aid(cells: Sequence[Measured]) -> list[str]:
         return []
     said = (
         "**Utility**: main-task accuracy on the victims' images, which no client has, of a model "
-        "trained as long as the shared one but under the defense, and in parentheses of the shared "
-        "one, which is attacked and was trained without. **‖change‖/‖g‖**: of what is sent against "
-        "the gradient, mean of the victims' updates; of noise the ratio of norms."
+        "trained as long as the shared one but under the defense; in parentheses what that loses "
+        "against the shared one, which is attacked and was trained without, on the same images, "
+        "with its 95 % interval by identity; how much another training would differ is not in it. "
+        "**‖change‖/‖g‖**: of what is sent against the gradient, mean of the victims' updates; of "
+        "noise the ratio of norms."
     )
     metrics: list[Metrics] = [m.record.metrics for m in cells if m.record and m.record.metrics]
     deltas = {m.defense.delta for m in metrics if m.defense and m.defense.delta is not None}

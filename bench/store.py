@@ -53,7 +53,8 @@ class DefenseMetrics(BaseModel):
         relative_error: ‖what is sent − the gradient‖ / ‖the gradient‖ of victims' updates; of noise
             the ratio of norms.
         utility: main-task accuracy on the victims' images of a model trained as long as the shared
-            one, but under the defense.
+            one, but under the defense; its interval is by identity, of that one training.
+        utility_lost: by how much it is below the shared model's, on the same images.
         epsilon, delta: of the differential privacy of that training, if it has any and its
             accountant was at hand.
     """
@@ -61,7 +62,8 @@ class DefenseMetrics(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     relative_error: Estimate
-    utility: float
+    utility: Estimate
+    utility_lost: Estimate
     epsilon: float | None = None
     delta: float | None = None
 

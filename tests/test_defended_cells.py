@@ -54,7 +54,8 @@ def test_an_undefended_cell_through_the_defense_path_is_the_plain_one_bit_for_bi
     assert found == plain
     assert price is not None
     assert price.relative_error.value == 0
-    assert price.utility == plain.main_task["accuracy"]
+    assert price.utility.value == pytest.approx(plain.main_task["accuracy"])
+    assert price.utility_lost.value == 0
     assert price.epsilon is None
 
 
@@ -115,7 +116,7 @@ def test_individuals_of_clients_aggregated_securely_are_scored_together(small_se
     assert four != metrics_of(small_setup, "oracle", batch_size=2)[0]
     assert price is not None
     assert price.relative_error.value == pytest.approx(0, abs=1e-5)
-    assert price.utility == four.main_task["accuracy"]
+    assert price.utility.value == pytest.approx(four.main_task["accuracy"])
 
 
 def test_the_change_of_noise_is_its_norm_beside_the_gradient_s(small_setup: Setup) -> None:
@@ -138,8 +139,14 @@ def test_utility_is_of_a_model_that_was_trained_under_the_defense(small_setup: S
     clipped = {"defense": "clip", "defense_parameters": {"norm": 1e-12}}
     metrics, price = metrics_of(setup, "oracle", **clipped)
     assert price is not None
-    assert price.utility == untrained.main_task["accuracy"]
-    assert price.utility != metrics.main_task["accuracy"]
+    accuracy = untrained.main_task["accuracy"]
+    lost = metrics.main_task["accuracy"] - accuracy
+    assert price.utility.value == pytest.approx(accuracy)
+    assert lost != 0
+    assert price.utility_lost.value == pytest.approx(lost, abs=1e-6)
+    assert price.utility_lost.low is not None
+    assert price.utility_lost.high is not None
+    assert price.utility_lost.low < lost < price.utility_lost.high
     assert price.relative_error.value == pytest.approx(1)
 
 

@@ -125,7 +125,11 @@ def record(planned: Planned) -> Record:
     cell, sigma = planned.cell, sigma_of(planned)
     estimate = around(accuracy(planned))
     of_property = all_alike(estimate)
-    price = DefenseMetrics(relative_error=around(30 * sigma), utility=UNDEFENDED - sigma)
+    price = DefenseMetrics(
+        relative_error=around(30 * sigma),
+        utility=around(UNDEFENDED - sigma),
+        utility_lost=around(sigma),
+    )
     return Record(
         key=planned.key,
         cell=cell,

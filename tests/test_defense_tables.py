@@ -157,7 +157,8 @@ def record(planned: Planned) -> Record:
     sigma = cell.defense_parameters.get("sigma", 0.0)
     price = DefenseMetrics(
         relative_error=Estimate(value=10 * sigma, low=0, high=1),
-        utility=UNDEFENDED - sigma,
+        utility=Estimate(value=UNDEFENDED - sigma, low=0, high=1),
+        utility_lost=Estimate(value=sigma, low=sigma - 0.01, high=sigma + 0.02),
         epsilon=7.891 if cell.defense == "laplace" else None,
         delta=0.00123 if cell.defense == "laplace" else None,
     )
@@ -189,16 +190,16 @@ def test_a_table_of_defenses_says_what_each_costs(suite: str) -> None:
     heading, _, *body = rows([Measured(p, record(p)) for p in planned(suite)])
     assert heading == [
         *("property", "B", "defense", "level", "Proposed", "Proposed, adaptive", "Prior"),
-        *("utility (undefended), %", "‖change‖/‖g‖", "ε"),
+        *("utility (lost), %", "‖change‖/‖g‖", "ε"),
     ]
     assert [row[:4] + row[7:] for row in body[:5]] == [
-        ["gender", "1", "none", "–", "52.3 (52.3)", "0", "–"],
-        ["", "", "gaussian", "sigma = 0.01", "51.3 (52.3)", "0.1", "–"],
-        ["", "", "", "sigma = 0.1", "42.3 (52.3)", "1", "–"],
-        ["", "", "laplace", "sigma = 0.1", "42.3 (52.3)", "1", "7.89"],
+        ["gender", "1", "none", "–", "52.3", "0", "–"],
+        ["", "", "gaussian", "sigma = 0.01", "51.3 (1.0 [0.0, 3.0])", "0.1", "–"],
+        ["", "", "", "sigma = 0.1", "42.3 (10.0 [9.0, 12.0])", "1", "–"],
+        ["", "", "laplace", "sigma = 0.1", "42.3 (10.0 [9.0, 12.0])", "1", "7.89"],
         [
             *("", "", "gaussian then laplace", "sigma = 0.5 then sigma = 2.0"),
-            *("52.3 (52.3)", "0", "–"),
+            *("52.3 (0.0 [-1.0, 2.0])", "0", "–"),
         ],
     ]
     assert [row[1] for row in body] == ["1", "", "", "", "", "8", "", "", "", ""]
@@ -212,7 +213,7 @@ def test_a_table_without_epsilon_has_no_column_for_it(suite: str) -> None:
 
 def test_prices_that_are_not_measured_are_missing(suite: str) -> None:
     heading, _, *body = rows([Measured(p, None) for p in planned(suite)])
-    assert heading[-2:] == ["utility (undefended), %", "‖change‖/‖g‖"]
+    assert heading[-2:] == ["utility (lost), %", "‖change‖/‖g‖"]
     assert {tuple(row[-2:]) for row in body} == {("–", "–")}
 
 

@@ -66,7 +66,7 @@ class Panel:
     """
 
     accuracy: dict[str, dict[str, dict[Level, Estimate]]] = field(default_factory=dict)
-    utility: dict[Level, float] = field(default_factory=dict)
+    utility: dict[Level, Estimate] = field(default_factory=dict)
     change: dict[Level, float] = field(default_factory=dict)
     main_task: Mapping[str, float] = field(default_factory=dict)
 
@@ -82,7 +82,9 @@ class Panel:
                     of_property.balanced_accuracy
                 )
         self.main_task = metrics.main_task
-        self.utility[level] = metrics.main_task["accuracy"]
+        shared = metrics.main_task["accuracy"]
+        # Drawn as a line across, not as one with an interval.
+        self.utility[level] = Estimate(value=shared, low=shared, high=shared)
         self.change[level] = 0.0
         if metrics.defense is not None:
             self.utility[level] = metrics.defense.utility
@@ -213,7 +215,10 @@ def _figure(
 def _utility_range(panels: Iterable[Panel]) -> tuple[float, float]:
     """Return the least and the greatest percentage of the main task that is drawn."""
     shares = [
-        share for p in panels for share in (*p.utility.values(), p.main_task["most_frequent_class"])
+        share
+        for p in panels
+        for of in p.utility.values()
+        for share in (of.low or 0.0, of.high or 0.0, p.main_task["most_frequent_class"])
     ]
     return max(100 * min(shares) - 3, 0.0), min(100 * max(shares) + 3, 101.0)
 
@@ -257,8 +262,12 @@ def _draw_utility(ax: Axes, panel: Panel, axis: LevelAxis) -> None:
     label = UTILITY
     for piece in axis.pieces:
         x = [axis.positions[level] for level in piece]
-        y = [100 * panel.utility[level] for level in piece]
-        ax.plot(x, y, color="black", marker="*", markersize=6, linewidth=1.3, label=label)
+        value, low, high = (
+            [100 * getattr(panel.utility[level], part) for level in piece]
+            for part in ("value", "low", "high")
+        )
+        ax.vlines(x, low, high, color="black", alpha=0.35, linewidth=1)
+        ax.plot(x, value, color="black", marker="*", markersize=6, linewidth=1.3, label=label)
     for key, style, level in (
         ("accuracy", (0, (5, 2)), UNDEFENDED),
         ("most_frequent_class", (0, (1, 2)), FREQUENT),
@@ -278,5 +287,5 @@ def _rounded(change: float) -> str:
 
 def _title(cells: Sequence[Measured], name: str, letters: int) -> str:
     """Return the group's title and, below it, of what its cells share."""
-    below = f"{shared_settings(cells)}; bands: 95 % intervals of attacks"
+    below = f"{shared_settings(cells)}; bands and bars: 95 % intervals"
     return f"{fill(f'{cells[0].planned.group}: {name}', letters)}\n{fill(below, letters)}"

@@ -37,6 +37,8 @@ PANELS_A_ROW = 2
 
 UNDEFENDED = "none"
 
+NOTHING = Estimate(value=0.0, low=0.0, high=0.0)
+
 
 @dataclass(frozen=True)
 class Point:
@@ -45,13 +47,13 @@ class Point:
     Attributes:
         numbers: the level's parameters.
         change: ‖change‖/‖g‖, by which levels are put in order.
-        lost: main-task accuracy lost, in points.
+        lost: main-task accuracy lost.
         leaked: balanced accuracy of the strongest attack above the blind control's.
     """
 
     numbers: Mapping[str, float]
     change: float
-    lost: float
+    lost: Estimate
     leaked: Estimate
 
 
@@ -160,11 +162,10 @@ def _point(cells: Sequence[Measured], name: str) -> Point | None:
     if blind is None or not attacks or metrics is None:
         return None
     defense = metrics.defense
-    undefended = metrics.main_task["accuracy"]
     return Point(
         numbers=defense_numbers(cells[0].planned.cell),
         change=0.0 if defense is None else defense.relative_error.value or 0.0,
-        lost=0.0 if defense is None else 100 * (undefended - defense.utility),
+        lost=NOTHING if defense is None else defense.utility_lost,
         leaked=leakage(max(attacks, key=lambda each: each.value or 0.0), blind),
     )
 
@@ -219,11 +220,10 @@ def _styles(defenses: Sequence[str]) -> dict[str, _Style]:
 
 def _draw(ax: Axes, points: Sequence[Point], style: _Style, label: str) -> None:
     """Draw a defense's levels, joined from the least change to the greatest, with intervals."""
-    x = [point.lost for point in points]
-    value, low, high = (
-        [100 * getattr(point.leaked, part) for point in points] for part in ("value", "low", "high")
-    )
+    x, least, most = _ends([point.lost for point in points])
+    value, low, high = _ends([point.leaked for point in points])
     ax.vlines(x, low, high, color=style.colour, alpha=0.35, linewidth=1)
+    ax.hlines(value, least, most, color=style.colour, alpha=0.35, linewidth=1)
     ax.plot(
         x,
         value,
@@ -238,13 +238,21 @@ def _draw(ax: Axes, points: Sequence[Point], style: _Style, label: str) -> None:
     for point in {id(p): p for p in (points[0], points[-1])}.values() if len(points) > 1 else ():
         ax.annotate(
             _differing(point, points),
-            (point.lost, 100 * (point.leaked.value or 0.0)),
+            (100 * (point.lost.value or 0.0), 100 * (point.leaked.value or 0.0)),
             xytext=(3, 3),
             textcoords="offset points",
             fontsize=TICK - 2,
             color=style.colour,
             parse_math=False,
         )
+
+
+def _ends(estimates: Sequence[Estimate]) -> tuple[list[float], list[float], list[float]]:
+    """Return values, and the lower and upper ends of their intervals, in points."""
+    value, low, high = (
+        [100 * getattr(each, part) for each in estimates] for part in ("value", "low", "high")
+    )
+    return value, low, high
 
 
 def _differing(point: Point, points: Sequence[Point]) -> str:
@@ -260,7 +268,7 @@ def _title(cells: Sequence[Measured], setting: str, attacks: Sequence[str], lett
     """Return what is drawn, of what, and how its intervals came about."""
     strongest = attacks[0] if len(attacks) == 1 else f"the strongest of {'; '.join(attacks)}"
     below = (
-        f"{shared_settings(cells)}, {setting}; above blind: {strongest}; bars: 95 %, from both "
-        "intervals as if independent"
+        f"{shared_settings(cells)}, {setting}; above blind: {strongest}; bars: 95 %, of leakage "
+        "from both intervals as if independent"
     )
     return f"Leakage against utility\n{fill(below, letters)}"
