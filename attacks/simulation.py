@@ -24,19 +24,25 @@ from bench.defense import Defense
 from bench.federation import batch_norm_layers, recorded_statistics
 from bench.models import SharedModel
 
+Surrogate = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+"""Of gradients, shape (R, *parameter's)."""
+
 
 @dataclass(frozen=True)
 class Simulation:
     """How dummies become an update where that is more than one gradient of them all.
 
     Attributes:
+        of_individuals: what a client takes of each individual's gradient; None if it takes the
+            batch's as it is.
         surrogate: what one client sends for its gradient, or for the sum of its steps'.
         clients: whose updates the server sees as their mean.
         epochs: sizes of the mini-batches of each, in which every client takes a step of SGD.
         learning_rate: η of the steps.
     """
 
-    surrogate: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+    of_individuals: Surrogate | None
+    surrogate: Surrogate
     clients: int
     epochs: tuple[tuple[int, ...], ...]
     learning_rate: float
@@ -49,7 +55,8 @@ class Simulation:
     @property
     def gradients(self) -> int:
         """How many gradients a simulated update takes."""
-        return self.clients * self.steps * (2 if self._in_batches else 1)
+        each = 1 if self.of_individuals is None else max(map(max, self.epochs))
+        return each * self.clients * self.steps * (2 if self._in_batches else 1)
 
     @property
     def _in_batches(self) -> bool:
@@ -81,7 +88,7 @@ class Simulation:
         # Clients side by side as if each were a run: (R · clients, B / clients, ...).
         images, labels = (given[runs, shares].flatten(0, 1) for given in (pixels, targets))
         if self.steps == 1:
-            sent, _ = dummy_gradients(model, images, labels, layers, weights=weights)
+            sent = self._one_step(model, weights, images, labels, layers)
         else:
             sent = self._walked(model, weights, images, labels)
         mean = {
@@ -89,6 +96,25 @@ class Simulation:
             for name, update in self.surrogate(sent).items()
         }
         return mean, _statistics(model, weights, pixels) if with_statistics else {}
+
+    def _one_step(
+        self,
+        model: SharedModel,
+        weights: Weights,
+        images: Tensor,
+        labels: Tensor,
+        layers: Sequence[str] | None,
+    ) -> Mapping[str, Tensor]:
+        """Return each client's gradient."""
+        if self.of_individuals is None:
+            return dummy_gradients(model, images, labels, layers, weights=weights)[0]
+        # Individuals side by side as if each were a run.
+        alone, of_them = (given.flatten(0, 1)[:, None] for given in (images, labels))
+        gradients, _ = dummy_gradients(model, alone, of_them, layers, weights=weights)
+        return {
+            name: taken.view(*images.shape[:2], *taken.shape[1:]).mean(1)
+            for name, taken in self.of_individuals(gradients).items()
+        }
 
     def _walked(
         self, model: SharedModel, weights: Weights, images: Tensor, labels: Tensor
@@ -103,13 +129,20 @@ class Simulation:
             logits = functional_call(model, {**computing, **others}, (images.to(dtype),))
             return functional.cross_entropy(logits.to(images.dtype), labels)
 
+        def gradient(moved: Weights, images: Tensor, labels: Tensor) -> Mapping[str, Tensor]:
+            if self.of_individuals is None:
+                found: Mapping[str, Tensor] = grad(loss)(moved, images, labels)
+                return found
+            each = vmap(grad(loss), in_dims=(None, 0, 0))(moved, images[:, None], labels[:, None])
+            return {name: taken.mean(0) for name, taken in self.of_individuals(each).items()}
+
         def walk(sizes: list[int], images: Tensor, labels: Tensor) -> dict[str, Tensor]:
             start = {name: value.to(images.dtype) for name, value in parameters.items()}
             sums = {name: torch.zeros_like(value) for name, value in start.items()}
             batches = (torch.split(given, sizes) for given in (images, labels))
             for some, of_some in zip(*batches, strict=True):
                 moved = {name: start[name] - self.learning_rate * sums[name] for name in start}
-                step = grad(loss)(moved, some, of_some)
+                step = gradient(moved, some, of_some)
                 sums = {name: sums[name] + step[name] for name in sums}
             return sums
 
@@ -139,11 +172,17 @@ def simulation_of(
     own = defense.of_one_client()
     each = individuals // defense.clients
     epochs = ((each,),) if own is None else own.local_epochs(each)
-    surrogate = _as_it_is if own is None else own.surrogate
     probe = {name: parameter.detach()[None] for name, parameter in model.named_parameters()}
+    each_its_own = own is not None and own.surrogate_of_individuals(probe) is not probe
+    simulation = Simulation(
+        of_individuals=own.surrogate_of_individuals if own is not None and each_its_own else None,
+        surrogate=_as_it_is if own is None else own.surrogate,
+        clients=defense.clients,
+        epochs=tuple(map(tuple, epochs)),
+        learning_rate=learning_rate,
+    )
     as_one_batch = defense.clients == 1 or not _normalises_by_batch(model)
-    simulation = Simulation(surrogate, defense.clients, tuple(map(tuple, epochs)), learning_rate)
-    as_it_is = surrogate(probe) is probe and as_one_batch
+    as_it_is = not each_its_own and simulation.surrogate(probe) is probe and as_one_batch
     return None if simulation.steps == 1 and as_it_is else simulation
 
 

@@ -91,6 +91,13 @@ class Defense(ABC):
         """
         return update, individuals
 
+    def surrogate_of_individuals(self, gradients: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return what clients take of each individual's gradient, before they average.
+
+        As `surrogate`, but of R individuals: shape (R, *parameter's).
+        """
+        return gradients
+
     def surrogate(self, gradients: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Return what clients would send for these gradients, differentiably; without draws.
 

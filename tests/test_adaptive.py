@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import permutations
+from typing import Any
 
 import pytest
 import torch
@@ -33,6 +34,7 @@ from attacks.simulation import Simulation, simulation_of
 from bench.client import Client, Compute, Update, gradient
 from bench.defense import Defense, Stage
 from bench.defenses.composed import Composed
+from bench.defenses.dp_sgd import DPSGD
 from bench.defenses.noise import GaussianNoise
 from bench.federation import client_update, in_mode
 from bench.models import SharedModel, SmallCNN
@@ -221,6 +223,33 @@ def test_dummies_in_the_client_s_order_make_the_client_s_update(
             torch.testing.assert_close(found[name][run], expected, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize(
+    "others",
+    [(), ({"name": "local_steps", "epochs": 3},), ({"name": "secure_aggregation", "of": 2},)],
+    ids=str,
+)
+def test_individuals_whose_gradients_are_clipped_are_simulated_one_by_one(
+    others: tuple[dict[str, Any], ...],
+) -> None:
+    model = model_of()
+    images, labels = draw(4, *IMAGE, seed=1), torch.tensor([0, 1, 2, 3])
+    norms = [
+        torch.cat([v.flatten() for v in client_update(model, i[None], y[None]).values()]).norm()
+        for i, y in zip(images, labels, strict=True)
+    ]
+    clip = float(sum(norms) / 4)
+    assert min(norms) < clip < max(norms)
+    private = {"name": "dp_sgd", "clip": clip, "noise": 0.0}
+    defense = Composed(defenses=(private, *others))
+    simulation = simulation_of(defense, model, 4, RATE)
+    assert simulation is not None
+    found = updates(simulation, model, images[None], labels[None])
+    once = client_update(model, images, labels)
+    for name, expected in sent(defense, model, images, labels).items():
+        torch.testing.assert_close(found[name][0], expected, rtol=1e-6, atol=1e-9)
+        assert not torch.allclose(expected, once[name], rtol=1e-3)
+
+
 def updates(
     simulation: Simulation, model: SharedModel, images: Tensor, labels: Tensor
 ) -> dict[str, Tensor]:
@@ -263,6 +292,7 @@ def test_a_simulated_update_can_be_differentiated_by_the_images() -> None:
         (Kept(0.1), False),
         (GaussianNoise(sigma=0.1), False),
         (Aggregated(2), False),
+        (DPSGD(clip=1.0, noise=0.0), True),
         (Aggregated(2, GaussianNoise(sigma=0.1)), False),
         (Squashed(), True),
         (Steps(((4,),)), False),

@@ -132,7 +132,7 @@ def test_what_clients_would_send_is_simulated_uncompiled(monkeypatch: pytest.Mon
     monkeypatch.setattr(gradient_matching, "compiled", refused)
     of = case(FeatureReconstruction(budget=2), small(SmallCNN(width=4)))
     clients = of.victims[0].batch_size
-    simulation = Simulation(lambda gradients: gradients, clients, ((1,),), 0.1)
+    simulation = Simulation(None, lambda gradients: gradients, clients, ((1,),), 0.1)
     found = match_gradients(
         of.model,
         of.method,

@@ -109,13 +109,14 @@ def test_trust_is_a_factor_for_each_entry(name: str) -> None:
 
 
 @EVERY_DEFENSE
-def test_a_surrogate_treats_runs_apart_and_can_be_differentiated(name: str) -> None:
-    defense = sample(name)
+@pytest.mark.parametrize("of", ["surrogate", "surrogate_of_individuals"])
+def test_a_surrogate_treats_runs_apart_and_can_be_differentiated(name: str, of: str) -> None:
+    surrogate = getattr(sample(name), of)
     updates = [gradient(client(individuals)) for individuals in (2, 3)]
     runs = {n: torch.stack([u[n] for u in updates]).requires_grad_() for n in updates[0]}
-    together = defense.surrogate(runs)
+    together = surrogate(runs)
     for run in range(2):
-        alone = defense.surrogate({n: value[run : run + 1] for n, value in runs.items()})
+        alone = surrogate({n: value[run : run + 1] for n, value in runs.items()})
         for parameter, value in alone.items():
             torch.testing.assert_close(value[0], together[parameter][run])
     slopes = torch.autograd.grad(

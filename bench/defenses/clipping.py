@@ -44,12 +44,19 @@ class Clipping(Defense):
 
     def surrogate(self, gradients: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Return each run's gradients scaled to the norm."""
-        flat = torch.cat([value.flatten(1) for value in gradients.values()], dim=1)
-        scale = clipping_factor(flat.norm(dim=1), self.norm)
-        return {
-            name: scale.reshape([-1] + [1] * (value.ndim - 1)) * value
-            for name, value in gradients.items()
-        }
+        return each_clipped(gradients, self.norm)
+
+
+def each_clipped(gradients: Mapping[str, Tensor], norm: float) -> dict[str, Tensor]:
+    """Return gradients, shape (R, *parameter's), each of the R scaled to an ℓ2 norm."""
+    squares = [value.flatten(1).square().sum(1) for value in gradients.values()]
+    # The root has no slope at 0.
+    length = torch.stack(squares).sum(0).clamp_min(1e-30).sqrt()
+    scale = clipping_factor(length, norm)
+    return {
+        name: scale.reshape([-1] + [1] * (value.ndim - 1)) * value
+        for name, value in gradients.items()
+    }
 
 
 def clipping_factor(length: Tensor, norm: float) -> Tensor:

@@ -81,6 +81,12 @@ class Composed(Defense):
             update, individuals = part.as_before(update, individuals)
         return factors
 
+    def surrogate_of_individuals(self, gradients: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return what passes through all parts in turn."""
+        for part in self.parts:
+            gradients = part.surrogate_of_individuals(gradients)
+        return gradients
+
     def surrogate(self, gradients: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Return what passes through all parts in turn."""
         for part in self.parts:

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from bench.client import Client, Compute, Update
 from bench.defense import Defense, Stage
-from bench.defenses.clipping import clipping_factor
+from bench.defenses.clipping import each_clipped
 from bench.defenses.noise import noise_energy, wiener_factor
 from bench.errors import UsageError
 from bench.federation import batch_norm_layers
@@ -70,6 +70,10 @@ class DPSGD(Defense):
 
         return protected
 
+    def surrogate_of_individuals(self, gradients: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return each individual's gradient, clipped."""
+        return each_clipped(gradients, self.clip)
+
     def trust(self, update: Update, individuals: int) -> Mapping[str, Tensor]:
         """Return, for each parameter, the share of its energy that noise does not explain."""
         sigma = self.noise * self.clip / individuals
@@ -108,9 +112,7 @@ def clipped_sum(model: SharedModel, images: Tensor, labels: Tensor, norm: float)
         return functional.cross_entropy(logits, label[None])
 
     each = vmap(grad(loss), in_dims=(None, 0, 0))(parameters, images, labels)
-    squares = [value.flatten(1).square().sum(1) for value in each.values()]
-    scale = clipping_factor(torch.stack(squares).sum(0).sqrt(), norm)
-    return {name: torch.tensordot(scale, value, dims=1) for name, value in each.items()}
+    return {name: value.sum(0) for name, value in each_clipped(each, norm).items()}
 
 
 def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
