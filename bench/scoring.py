@@ -15,11 +15,14 @@ from bench.matching import match_individuals
 from bench.preparation import Prepared
 from bench.seeds import seed_for
 from bench.split import task_attributes
-from bench.store import DefenseMetrics, ImageMetrics, Metrics, PropertyMetrics
+from bench.store import Certificates, DefenseMetrics, ImageMetrics, Metrics, PropertyMetrics
 from bench.threat import Inference, Truth
 
 EXACT = 0.99
 """Cosine from which a reconstructed feature counts as the individual's own."""
+
+CERTIFIED = 0.9999
+"""Cosine from which a feature that an attack claims to be exact is so."""
 
 
 def score(
@@ -75,6 +78,7 @@ def score(
         properties={name: of_property(name) for name in cell.properties},
         feature_cosine=mean(cosines),
         exact=mean((cosines >= EXACT).astype(np.float64)),
+        certificates=_certificates(inferences, orders, cosines),
         images=_image_metrics(
             truths,
             inferences,
@@ -119,6 +123,21 @@ def _match_all(
         orders.append(order)
         cosines.append(cosine)
     return orders, torch.cat(cosines).double().numpy() if cosines else np.empty(0)
+
+
+def _certificates(
+    inferences: Sequence[Inference], orders: Sequence[torch.Tensor], cosines: np.ndarray
+) -> Certificates | None:
+    """Count claims, and those that are false; None where a batch has none."""
+    claims = []
+    for inference, order in zip(inferences, orders, strict=True):
+        if inference.certified is None:
+            return None
+        claims.append(inference.certified.cpu()[order])
+    claimed = torch.cat(claims).numpy()
+    return Certificates(
+        share=float(claimed.mean()), false=int((cosines[claimed] < CERTIFIED).sum())
+    )
 
 
 def _image_metrics(

@@ -46,6 +46,20 @@ class ImageMetrics(BaseModel):
     recognisable: Estimate
 
 
+class Certificates(BaseModel):
+    """What an attack claims to have found exactly.
+
+    Attributes:
+        share: of individuals.
+        false: how many of those have a cosine below 0.9999 with the true feature.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    share: float
+    false: int
+
+
 class DefenseMetrics(BaseModel):
     """What the clients' defense changes, and what it costs.
 
@@ -75,6 +89,7 @@ class Metrics(BaseModel):
         properties: by property.
         feature_cosine: between reconstructed and true features, matched; None without features.
         exact: share of individuals whose feature has cosine ≥ 0.99.
+        certificates: what the attack claims to be exact; None where it cannot tell.
         images: of reconstructed images; None where the attack gives none.
         label_accuracy: share of the batch's labels that the attack believed in, as a multiset.
         diverged: share of batches on which the attack reports failure.
@@ -88,6 +103,7 @@ class Metrics(BaseModel):
     properties: dict[str, PropertyMetrics]
     feature_cosine: Estimate | None
     exact: Estimate | None
+    certificates: Certificates | None = None
     images: ImageMetrics | None = None
     label_accuracy: float | None
     diverged: float

@@ -232,6 +232,7 @@ class Inference:
         images: reconstructed images, shape (B, 3, size, size), if any; [0, 1] is the pixel range,
             which an attack without projection leaves.
         labels: main-task classes that the attack believes in, shape (B,), if any.
+        certified: whose feature the attack claims to have exactly, shape (B,), if it can tell.
         loss: final distance between the dummies' gradient and the update, if it has one.
         steps: evaluations of the update's gradient that were spent.
         restarts: how often a run that had diverged was started afresh.
@@ -242,6 +243,7 @@ class Inference:
     features: Tensor | None = None
     images: Tensor | None = None
     labels: Tensor | None = None
+    certified: Tensor | None = None
     loss: float | None = None
     steps: int = 0
     restarts: int = 0

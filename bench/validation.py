@@ -43,6 +43,13 @@ def check_inferences(
                     f"attack {name!r} returned images but no features to tell individuals apart "
                     f"by; return the images' features too"
                 )
+        if inference.certified is not None:
+            _check_tensor(name, "certified", inference.certified, (observation.batch_size,))
+            if inference.certified.dtype != torch.bool or inference.features is None:
+                raise UsageError(
+                    f"attack {name!r} returned certified that is no truth of features; return a "
+                    f"boolean for each row of `features`"
+                )
         if inference.labels is not None:
             _check_labels(name, inference.labels, observation.batch_size, server.classes)
 

@@ -1,0 +1,232 @@
+"""Search for masks times W_oᵀ r in a known space, by relaxed reflections from many starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import sqrt
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from attacks.mixture import TINY, Guesses, Space
+
+
+class Search:
+    """Runs of several victims side by side; tensors have shape (victims, …)."""
+
+    def __init__(
+        self, spaces: Sequence[Space], guesses: Guesses, seeds: Sequence[int], runs: int
+    ) -> None:
+        self.spaces, self.guesses, self.runs = spaces, guesses, runs
+        self.draws = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.found = [space.basis.new_empty(len(space.basis), 0) for space in spaces]
+        self.going = list(range(len(spaces)))
+        self.basis = _padded([space.basis.float() for space in spaces])
+        self.directions = _padded([space.directions.float() for space in spaces])
+        self.squares = _outer_squares(self.directions)
+        victims, units, rank = self.directions.shape
+        self.x = self.basis.new_zeros(victims, units, runs)
+        self.r = self.basis.new_zeros(victims, runs, rank)
+        self.left = torch.zeros(victims, runs, dtype=torch.long, device=self.x.device)
+
+    def columns(self, iterations: int) -> list[Tensor]:
+        """Return each victim's columns, (m, n)."""
+        for iteration in range(iterations):
+            self._start_afresh()
+            near, self.r = _nearest(self.x, self.r, self.directions, self.squares)
+            reflected = 2 * near - self.x
+            self.x = self.x + STEP * (self.basis @ (self.basis.mT @ reflected) - near)
+            self.left -= 1
+            if iteration % HARVEST_EVERY == 0 and self._harvest(near):
+                self._drop_finished()
+                if not self.going:
+                    break
+        return self.found
+
+    def _start_afresh(self) -> None:
+        """Start those runs that have had their time.
+
+        How long a run gets is drawn, mostly little, seldom much, for no time is right for all
+        (Luby, Sinclair, Zuckerman 1993, Optimal speedup of Las Vegas algorithms).
+        """
+        over = self.left <= 0
+        for place in over.any(1).nonzero().flatten().tolist():
+            rows = over[place].nonzero().flatten()
+            victim = self.going[place]
+            space, draw, count = self.spaces[victim], self.draws[victim], len(rows)
+            doubled = torch.empty(count).geometric_(0.5, generator=draw).sub(1).clamp_max(6)
+            drawn = torch.randint(len(self.guesses.masks), (count,), generator=draw)
+            drawn = drawn.to(self.guesses.masks.device)
+            noise = torch.randn(space.rank, count, generator=draw).to(self.x.device)
+            r = self.guesses.residuals[drawn] @ space.residuals.float()
+            r = functional.pad(r, (0, self.r.shape[2] - r.shape[1]))
+            s = self.directions[place] @ r.mT
+            r = r * _to_length(s, dim=0).mT
+            masked = self.guesses.masks[drawn].mT * (self.directions[place] @ r.mT)
+            # Away from those that are found already.
+            known = torch.linalg.qr(self.found[victim])[0].float()
+            elsewhere = space.basis.float() @ noise
+            elsewhere = elsewhere - known @ (known.mT @ elsewhere)
+            self.x[place, :, rows] = masked + ELSEWHERE * _to_length(elsewhere, dim=0) * elsewhere
+            self.r[place, rows] = r
+            self.left[place, rows] = (SHORTEST * 2**doubled).long().to(self.left.device)
+
+    def _harvest(self, near: Tensor) -> bool:
+        """Take what is right, whether or not it is new, and end its runs; say if all is found."""
+        active = (near != 0).sum(1)
+        gap = near - self.basis @ (self.basis.mT @ near)
+        promising = gap.norm(dim=1) < PROMISING * near.norm(dim=1)
+        # Few units, or none, fit anywhere.
+        promising &= active > self.directions.shape[2] + SPARE_UNITS
+        complete = False
+        for place in promising.any(1).nonzero().flatten().tolist():
+            space = self.spaces[self.going[place]]
+            rows = promising[place].nonzero().flatten()
+            polished, gaps = polish(near[place][:, rows].double(), space)
+            right = gaps < RIGHT + BLUR * space.blur(polished)
+            self.left[place, rows[right]] = 0
+            self._add(self.going[place], polished[:, right])
+            complete |= self.found[self.going[place]].shape[1] >= space.rank
+        return complete
+
+    def _add(self, victim: int, columns: Tensor) -> None:
+        for column in functional.normalize(columns, dim=0).unbind(1):
+            known = self.found[victim]
+            if not known.shape[1] or (known.mT @ column).abs().max() < SAME:
+                self.found[victim] = torch.cat([known, column[:, None]], dim=1)
+
+    def _drop_finished(self) -> None:
+        places = [
+            place
+            for place, victim in enumerate(self.going)
+            if self.found[victim].shape[1] < self.spaces[victim].rank
+        ]
+        self.going = [self.going[place] for place in places]
+        for name in ("basis", "directions", "squares", "x", "r", "left"):
+            setattr(self, name, getattr(self, name)[places])
+
+
+def _nearest(x: Tensor, r: Tensor, directions: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a mask times W_oᵀ r that is near to x, from the last r.
+
+    The mask is the best one for the last r, the new r the best one for that mask; then the mask for
+    that r. The length is fixed, else 0 would be everywhere.
+
+    Args:
+        x: shape (victims, m, runs).
+        r: shape (victims, runs, q).
+        directions: shape (victims, m, q).
+        squares: their outer squares, shape (victims, m, q²).
+
+    Returns:
+        The vector, as x, and its r.
+    """
+    q = directions.shape[2]
+    on = _mask(x, directions @ r.mT)
+    normal = (on.mT.to(x.dtype) @ squares).reshape(*r.shape, q)
+    trace = normal.diagonal(dim1=2, dim2=3).mean(2)
+    ridge = torch.eye(q, dtype=x.dtype, device=x.device) * (RIDGE * trace + TINY)[..., None, None]
+    r = torch.linalg.solve(normal + ridge, (on * x).mT @ directions)
+    r = r * _to_length(directions @ r.mT, dim=1).mT
+    s = directions @ r.mT
+    return s * _mask(x, s), r
+
+
+def polish(near: Tensor, space: Space) -> tuple[Tensor, Tensor]:
+    """Return the vectors with both properties that given ones are near to, and how nearly.
+
+    For its mask the r of least distance to the space, relative to its length, is an eigenvector;
+    the mask follows from the vector's projection.
+
+    Args:
+        near: shape (m, n).
+
+    Returns:
+        Vectors, shape (m, n), and their relative distances to the space, shape (n,).
+    """
+    on = near != 0
+    vector = near
+    for _ in range(POLISHING):
+        r = _least_distant(on, space)
+        s = space.directions @ r.mT
+        vector = s * on
+        again = _mask(space.basis @ (space.basis.mT @ vector), s)
+        if torch.equal(again, on):
+            break
+        on = again
+    gap = vector - space.basis @ (space.basis.mT @ vector)
+    return vector, gap.norm(dim=0) / vector.norm(dim=0).clamp_min(TINY)
+
+
+def _least_distant(on: Tensor, space: Space) -> Tensor:
+    """Return the r for which mask ⊙ W_oᵀ r is the least distant from the space, shape (n, q)."""
+    masked = on.mT[:, :, None] * space.directions
+    length = masked.mT @ masked
+    inside = space.basis.mT @ masked
+    trace = length.diagonal(dim1=1, dim2=2).mean(1)
+    eye = torch.eye(length.shape[1], dtype=length.dtype, device=length.device)
+    root = torch.linalg.cholesky(length + (1e-12 * trace + TINY)[:, None, None] * eye)
+    # A generalised eigenproblem, brought to the ordinary one.
+    distance = length - inside.mT @ inside
+    half = torch.linalg.solve_triangular(root, distance, upper=False)
+    whole = torch.linalg.solve_triangular(root, half.mT, upper=False)
+    vectors = torch.linalg.eigh(whole).eigenvectors[:, :, :1]
+    found: Tensor = torch.linalg.solve_triangular(root.mT, vectors, upper=True)
+    return found[:, :, 0]
+
+
+def _mask(x: Tensor, s: Tensor) -> Tensor:
+    """Return where x is nearer to s than to 0."""
+    nearer: Tensor = x * s > s.square() / 2
+    return nearer
+
+
+def _to_length(x: Tensor, dim: int) -> Tensor:
+    """Return by what to multiply vectors, along `dim`, for a mean square of ½."""
+    factor: Tensor = sqrt(x.shape[dim] / 2) / x.norm(dim=dim, keepdim=True).clamp_min(TINY)
+    return factor
+
+
+def _outer_squares(directions: Tensor) -> Tensor:
+    return (directions[..., :, None] * directions[..., None, :]).flatten(-2)
+
+
+def _padded(matrices: Sequence[Tensor]) -> Tensor:
+    """Return matrices on one another, with columns of zeros to the width of the widest."""
+    width = max(matrix.shape[1] for matrix in matrices)
+    return torch.stack([functional.pad(m, (0, width - m.shape[1])) for m in matrices])
+
+
+STEP = 0.5
+"""Of the relaxed reflections, β."""
+
+ELSEWHERE = 0.5
+"""Length of the random part of a start beside that of somebody else's mask."""
+
+SHORTEST = 50
+"""Iterations of the shortest runs."""
+
+HARVEST_EVERY = 4
+"""Iterations between looks at what has been found."""
+
+PROMISING = 0.05
+"""Relative distance from the space at which a vector is polished."""
+
+RIGHT = 1e-3
+"""Relative distance from the space at which a polished vector is taken for an x_i."""
+
+BLUR = 10.0
+"""How often the blur by noise is added to that."""
+
+SAME = 0.99999
+"""Cosine from which two vectors are one."""
+
+SPARE_UNITS = 10
+"""Units that a mask must have beyond the dimension of r."""
+
+POLISHING = 8
+"""Times that mask and r follow from each other."""
+
+RIDGE = 1e-5
+"""Of the least squares in single precision, relative."""
