@@ -25,7 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 from torch import Tensor
 
 from attacks.hidden_layer import HiddenLayer
-from attacks.mixture import Demixed, Guesses, individuals_of, space_of
+from attacks.mixture import Demixed, Guesses, Space, individuals_of, space_of
 from attacks.reflections import Search
 
 
@@ -47,14 +47,16 @@ def demix(
         runs: side by side, of each victim.
         iterations: after which a victim's search ends, at the latest.
     """
+
+    def who(space: Space, columns: Tensor) -> Demixed:
+        return individuals_of(layer, space, columns, individuals)
+
     together = max(1, SIDE_BY_SIDE[layer.weight.device.type != "cpu"] // (runs * len(layer.bias)))
-    found = []
+    found: list[Demixed] = []
     for first in range(0, len(updates), together):
         some = slice(first, first + together)
         spaces = [space_of(layer, update, individuals) for update in updates[some]]
-        columns = Search(spaces, guesses, seeds[some], runs).columns(iterations)
-        for space, of_victim in zip(spaces, columns, strict=True):
-            found.append(individuals_of(layer, space, of_victim, individuals))
+        found += Search(spaces, guesses, who, seeds[some], runs).individuals(iterations)
         progress(min(1.0, (first + together) / len(updates)))
     return found
 

@@ -28,8 +28,8 @@ class MaskDemixing(FeatureReconstruction):
     The layer's gradient is a sum over individuals of a mask of active units, times what their loss
     says of these, times their feature: `attacks.demixing` finds all three. Labels need not be
     known, they come out too. Whoever is found is certified by running the feature through the layer
-    again. Where not all are certified, the proposed attack runs on the whole update, and its
-    dummies answer for the others.
+    again. Where not all are found, the proposed attack runs on the whole update, and its dummies
+    answer for the others.
 
     Attributes:
         runs_at_once: of the search, of each victim batch.
@@ -67,17 +67,12 @@ class MaskDemixing(FeatureReconstruction):
             self.iterations,
             part_of(progress, 0, 2),
         )
-        found = [_certain(each) for each in demixed]
+        found = [each[each.certain] for each in demixed]
         rest = [o for o, each in zip(observations, found, strict=True) if len(each) < size]
         matched = iter(super().infer(server, rest, part_of(progress, 1, 2)) if rest else [])
         progress(1.0)
         read = server.feature_space.property_model
         return [_answer(each, None if len(each) == size else next(matched), read) for each in found]
-
-
-def _certain(demixed: Demixed) -> Demixed:
-    """Return those whose feature makes the x that was found for them."""
-    return demixed[demixed.mismatch < CERTAIN]
 
 
 def _answer(found: Demixed, matched: Inference | None, read: PropertyModel) -> Inference:
@@ -86,8 +81,7 @@ def _answer(found: Demixed, matched: Inference | None, read: PropertyModel) -> I
     Args:
         matched: dummies for the whole batch; none where all are certain.
     """
-    features, labels = found.features.float(), found.labels
-    certified = torch.ones(len(found), dtype=torch.bool, device=features.device)
+    features, labels, certified = found.features.float(), found.labels, found.certified
     if matched is not None:
         assert matched.features is not None and matched.labels is not None
         others = _others(features, matched.features)
@@ -112,8 +106,3 @@ def _others(certain: Tensor, dummies: Tensor) -> Tensor:
     left = torch.ones(len(dummies), dtype=torch.bool)
     left[taken] = False
     return left.nonzero().flatten().to(dummies.device)
-
-
-CERTAIN = 1e-2
-"""Relative mismatch below which an individual counts as found: one unit of a thousand on the wrong
-side makes three times as much."""

@@ -45,7 +45,8 @@ class Space:
         Who adds little to the gradient is found where the noise moves the space the most.
         """
         coordinates = self.basis.mT @ vectors / self.values[:, None]
-        return self.noise * coordinates.norm(dim=0) / vectors.norm(dim=0).clamp_min(TINY)
+        moved: Tensor = self.noise * coordinates.norm(dim=0) / vectors.norm(dim=0).clamp_min(TINY)
+        return moved
 
 
 @dataclass(frozen=True)
@@ -69,18 +70,28 @@ class Demixed:
         features: h, shape (n, d).
         labels: main-task classes, shape (n,).
         mismatch: how far what h makes of the layer is from the x that was found, relative, shape
-            (n,): the certificate.
+            (n,).
+        certified: for whom that is no more than rounding, in a batch in which it is little for all:
+            one wrong x takes its part of all the h. Shape (n,).
     """
 
     features: Tensor
     labels: Tensor
     mismatch: Tensor
+    certified: Tensor
+
+    @property
+    def certain(self) -> Tensor:
+        """Whose feature makes about the x that was found for them, shape (n,)."""
+        return self.mismatch < CERTAIN
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, rows: Tensor) -> Demixed:
-        return Demixed(self.features[rows], self.labels[rows], self.mismatch[rows])
+        return Demixed(
+            self.features[rows], self.labels[rows], self.mismatch[rows], self.certified[rows]
+        )
 
 
 def space_of(layer: HiddenLayer, update: Mapping[str, Tensor], individuals: int) -> Space:
@@ -136,7 +147,7 @@ def individuals_of(layer: HiddenLayer, space: Space, columns: Tensor, individual
     count, width = columns.shape[1], space.gradient.shape[1]
     if not count:
         nothing = columns.new_empty(0)
-        return Demixed(columns.new_empty(0, width - 1), nothing.long(), nothing)
+        return Demixed(columns.new_empty(0, width - 1), nothing.long(), nothing, nothing.bool())
     unscaled = columns / space.scale[:, None]
     features = torch.linalg.lstsq(unscaled, space.gradient).solution
     factor = features[:, -1:]
@@ -151,7 +162,9 @@ def individuals_of(layer: HiddenLayer, space: Space, columns: Tensor, individual
     mismatch, labels = (wrong.norm(dim=2) / made.norm(dim=2).clamp_min(TINY)).min(1)
     # In an order that does not depend on the search.
     order = made[torch.arange(count), labels].norm(dim=1).argsort(descending=True)
-    return Demixed(features[order], labels[order], mismatch[order])
+    complete = count == space.rank and bool((mismatch < CERTAIN).all())
+    certified = (mismatch < CERTIFIED + BLUR * space.blur(columns)) & complete
+    return Demixed(features[order], labels[order], mismatch[order], certified[order])
 
 
 def _columns(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -170,6 +183,16 @@ ROUNDING = 8.0
 
 LEAST_UNIT = 0.1
 """A unit's row is scaled up as if its direction had at least this length, of the median's."""
+
+CERTAIN = 1e-2
+"""Relative mismatch below which an individual counts as found: one unit of a thousand on the wrong
+side makes three times as much."""
+
+CERTIFIED = 1e-3
+"""Relative mismatch that rounding may make."""
+
+BLUR = 10.0
+"""How often the blur by noise is added to what rounding may make."""
 
 UNSURE = 1e-3
 """Pre-activations below this, relative to the mean of an individual's, may have either sign."""

@@ -2,25 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations, islice
 from math import sqrt
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from attacks.mixture import TINY, Guesses, Space
+from attacks.mixture import BLUR, TINY, Demixed, Guesses, Space
+
+
+@dataclass
+class Found:
+    """What has been found in one space.
+
+    Attributes:
+        columns: of length 1, shape (m, n).
+        gaps: their relative distances to the space, shape (n,).
+        individuals: behind the best of them.
+    """
+
+    columns: Tensor
+    gaps: Tensor
+    individuals: Demixed | None = None
+
+    def add(self, columns: Tensor, gaps: Tensor) -> bool:
+        """Take columns that are new, or better than one that was; say if there are any."""
+        added = False
+        for column, gap in zip(functional.normalize(columns, dim=0).unbind(1), gaps, strict=True):
+            same = (self.columns.mT @ column).abs() > SAME
+            if (self.gaps[same] <= gap).any():
+                continue
+            self.columns = torch.cat([self.columns[:, ~same], column[:, None]], dim=1)
+            self.gaps = torch.cat([self.gaps[~same], gap[None]])
+            added = True
+        return added
+
+    def choices(self, count: int) -> Iterator[Tensor]:
+        """Yield columns, so many of them or all, the nearest to the space first.
+
+        There may be more than individuals: of three, two of whom differ in few units, mask 1 +
+        mask 2 − mask 3 may be a mask too. Only the right ones make individuals who are certain.
+        """
+        order = self.gaps.argsort()
+        for chosen in islice(combinations(order.tolist(), min(count, len(order))), CHOICES):
+            yield self.columns[:, list(chosen)]
 
 
 class Search:
-    """Runs of several victims side by side; tensors have shape (victims, …)."""
+    """Runs of several victims side by side; tensors have shape (victims, …).
+
+    Args:
+        who: stands behind columns of a space.
+        runs: of each victim.
+    """
 
     def __init__(
-        self, spaces: Sequence[Space], guesses: Guesses, seeds: Sequence[int], runs: int
+        self,
+        spaces: Sequence[Space],
+        guesses: Guesses,
+        who: Callable[[Space, Tensor], Demixed],
+        seeds: Sequence[int],
+        runs: int,
     ) -> None:
-        self.spaces, self.guesses, self.runs = spaces, guesses, runs
+        self.spaces, self.guesses, self.who = spaces, guesses, who
         self.draws = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self.found = [space.basis.new_empty(len(space.basis), 0) for space in spaces]
+        self.found = [
+            Found(space.basis.new_empty(len(space.basis), 0), space.basis.new_empty(0))
+            for space in spaces
+        ]
         self.going = list(range(len(spaces)))
         self.basis = _padded([space.basis.float() for space in spaces])
         self.directions = _padded([space.directions.float() for space in spaces])
@@ -30,8 +82,11 @@ class Search:
         self.r = self.basis.new_zeros(victims, runs, rank)
         self.left = torch.zeros(victims, runs, dtype=torch.long, device=self.x.device)
 
-    def columns(self, iterations: int) -> list[Tensor]:
-        """Return each victim's columns, (m, n)."""
+    def individuals(self, iterations: int) -> list[Demixed]:
+        """Return who is found behind each victim's update.
+
+        A victim's search ends when all its individuals are certain, or after so many iterations.
+        """
         for iteration in range(iterations):
             self._start_afresh()
             near, self.r = _nearest(self.x, self.r, self.directions, self.squares)
@@ -42,7 +97,10 @@ class Search:
                 self._drop_finished()
                 if not self.going:
                     break
-        return self.found
+        return [
+            found.individuals or self.who(space, next(found.choices(space.rank)))
+            for space, found in zip(self.spaces, self.found, strict=True)
+        ]
 
     def _start_afresh(self) -> None:
         """Start those runs that have had their time.
@@ -65,7 +123,7 @@ class Search:
             r = r * _to_length(s, dim=0).mT
             masked = self.guesses.masks[drawn].mT * (self.directions[place] @ r.mT)
             # Away from those that are found already.
-            known = torch.linalg.qr(self.found[victim])[0].float()
+            known = torch.linalg.qr(self.found[victim].columns)[0].float()
             elsewhere = space.basis.float() @ noise
             elsewhere = elsewhere - known @ (known.mT @ elsewhere)
             self.x[place, :, rows] = masked + ELSEWHERE * _to_length(elsewhere, dim=0) * elsewhere
@@ -73,34 +131,41 @@ class Search:
             self.left[place, rows] = (SHORTEST * 2**doubled).long().to(self.left.device)
 
     def _harvest(self, near: Tensor) -> bool:
-        """Take what is right, whether or not it is new, and end its runs; say if all is found."""
+        """Take what is right and end its runs, also if it is not new; say if a victim is done."""
         active = (near != 0).sum(1)
         gap = near - self.basis @ (self.basis.mT @ near)
         promising = gap.norm(dim=1) < PROMISING * near.norm(dim=1)
         # Few units, or none, fit anywhere.
         promising &= active > self.directions.shape[2] + SPARE_UNITS
-        complete = False
+        done = False
         for place in promising.any(1).nonzero().flatten().tolist():
-            space = self.spaces[self.going[place]]
+            space, found = self.spaces[self.going[place]], self.found[self.going[place]]
             rows = promising[place].nonzero().flatten()
             polished, gaps = polish(near[place][:, rows].double(), space)
             right = gaps < RIGHT + BLUR * space.blur(polished)
             self.left[place, rows[right]] = 0
-            self._add(self.going[place], polished[:, right])
-            complete |= self.found[self.going[place]].shape[1] >= space.rank
-        return complete
+            if found.add(polished[:, right], gaps[right]) and len(found.gaps) >= space.rank:
+                found.individuals = self._most_certain(space, found)
+                done |= bool(found.individuals.certain.all())
+        return done
 
-    def _add(self, victim: int, columns: Tensor) -> None:
-        for column in functional.normalize(columns, dim=0).unbind(1):
-            known = self.found[victim]
-            if not known.shape[1] or (known.mT @ column).abs().max() < SAME:
-                self.found[victim] = torch.cat([known, column[:, None]], dim=1)
+    def _most_certain(self, space: Space, found: Found) -> Demixed:
+        best: Demixed | None = None
+        for columns in found.choices(space.rank):
+            individuals = self.who(space, columns)
+            if best is None or individuals.certain.sum() > best.certain.sum():
+                best = individuals
+            if best.certain.all():
+                break
+        assert best is not None
+        return best
 
     def _drop_finished(self) -> None:
+        so_far = [self.found[victim].individuals for victim in self.going]
         places = [
             place
-            for place, victim in enumerate(self.going)
-            if self.found[victim].shape[1] < self.spaces[victim].rank
+            for place, individuals in enumerate(so_far)
+            if individuals is None or not individuals.certain.all()
         ]
         self.going = [self.going[place] for place in places]
         for name in ("basis", "directions", "squares", "x", "r", "left"):
@@ -216,11 +281,11 @@ PROMISING = 0.05
 RIGHT = 1e-3
 """Relative distance from the space at which a polished vector is taken for an x_i."""
 
-BLUR = 10.0
-"""How often the blur by noise is added to that."""
-
 SAME = 0.99999
 """Cosine from which two vectors are one."""
+
+CHOICES = 50
+"""Of columns, that are tried where there are more than individuals."""
 
 SPARE_UNITS = 10
 """Units that a mask must have beyond the dimension of r."""
