@@ -71,26 +71,27 @@ class Demixed:
         labels: main-task classes, shape (n,).
         mismatch: how far what h makes of the layer is from the x that was found, relative, shape
             (n,).
-        certified: for whom that is no more than rounding, in a batch in which it is little for all:
-            one wrong x takes its part of all the h. Shape (n,).
+        certain: for whom that is no more than the update's noise explains, shape (n,).
+        certified: for whom it is so little that the feature is exact, in a batch in which all are
+            certain: one wrong x takes its part of all the h. Shape (n,).
     """
 
     features: Tensor
     labels: Tensor
     mismatch: Tensor
+    certain: Tensor
     certified: Tensor
-
-    @property
-    def certain(self) -> Tensor:
-        """Whose feature makes about the x that was found for them, shape (n,)."""
-        return self.mismatch < CERTAIN
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, rows: Tensor) -> Demixed:
         return Demixed(
-            self.features[rows], self.labels[rows], self.mismatch[rows], self.certified[rows]
+            features=self.features[rows],
+            labels=self.labels[rows],
+            mismatch=self.mismatch[rows],
+            certain=self.certain[rows],
+            certified=self.certified[rows],
         )
 
 
@@ -147,7 +148,8 @@ def individuals_of(layer: HiddenLayer, space: Space, columns: Tensor, individual
     count, width = columns.shape[1], space.gradient.shape[1]
     if not count:
         nothing = columns.new_empty(0)
-        return Demixed(columns.new_empty(0, width - 1), nothing.long(), nothing, nothing.bool())
+        nobody = nothing.bool()
+        return Demixed(columns.new_empty(0, width - 1), nothing.long(), nothing, nobody, nobody)
     unscaled = columns / space.scale[:, None]
     features = torch.linalg.lstsq(unscaled, space.gradient).solution
     factor = features[:, -1:]
@@ -162,9 +164,11 @@ def individuals_of(layer: HiddenLayer, space: Space, columns: Tensor, individual
     mismatch, labels = (wrong.norm(dim=2) / made.norm(dim=2).clamp_min(TINY)).min(1)
     # In an order that does not depend on the search.
     order = made[torch.arange(count), labels].norm(dim=1).argsort(descending=True)
+    blur = BLUR * space.blur(columns)
+    certain = mismatch < CERTAIN + blur.clamp_max(MOST_BLUR)
     complete = count == space.rank and bool((mismatch < CERTAIN).all())
-    certified = (mismatch < CERTIFIED + BLUR * space.blur(columns)) & complete
-    return Demixed(features[order], labels[order], mismatch[order], certified[order])
+    certified = (mismatch < (CERTIFIED + blur).clamp_max(CERTAIN / 2)) & complete
+    return Demixed(features, labels, mismatch, certain, certified)[order]
 
 
 def _columns(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -187,6 +191,9 @@ LEAST_UNIT = 0.1
 CERTAIN = 1e-2
 """Relative mismatch below which an individual counts as found: one unit of a thousand on the wrong
 side makes three times as much."""
+
+MOST_BLUR = 0.3
+"""Of which noise may be the cause; somebody wrong is off by more."""
 
 CERTIFIED = 1e-3
 """Relative mismatch that rounding may make."""

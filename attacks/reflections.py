@@ -47,7 +47,9 @@ class Found:
         mask 2 − mask 3 may be a mask too. Only the right ones make individuals who are certain.
         """
         order = self.gaps.argsort()
-        for chosen in islice(combinations(order.tolist(), min(count, len(order))), CHOICES):
+        few = len(order) <= count + SPARE_COLUMNS
+        choices = combinations(order.tolist(), min(count, len(order)))
+        for chosen in islice(choices, CHOICES if few else 1):
             yield self.columns[:, list(chosen)]
 
 
@@ -284,8 +286,11 @@ RIGHT = 1e-3
 SAME = 0.99999
 """Cosine from which two vectors are one."""
 
+SPARE_COLUMNS = 4
+"""More than individuals, of which to choose; where noise makes many, the nearest are taken."""
+
 CHOICES = 50
-"""Of columns, that are tried where there are more than individuals."""
+"""Of columns, that are tried."""
 
 SPARE_UNITS = 10
 """Units that a mask must have beyond the dimension of r."""

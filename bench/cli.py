@@ -42,6 +42,7 @@ class FigureKind(StrEnum):
     BUDGET = "budget"
     DEFENSE = "defense"
     TRADEOFF = "tradeoff"
+    PHASE = "phase"
     ABLATION = "ablation"
     FEATURES = "features"
     RECONSTRUCTIONS = "reconstructions"
@@ -219,12 +220,12 @@ def figure(
     only: OnlyOption = None,
     out: OutOption = DEFAULT_OUT,
 ) -> None:
-    """Draw a figure: the first four from records, the others by running what they show.
+    """Draw a figure: the first five from records, the others by running what they show.
 
     budget: accuracy against budget. defense: accuracy, and utility, against a defense's level.
-    tradeoff: leakage against utility of all defenses. ablation: accuracy against λ. features: t-SNE
-    of deep features before and after training. reconstructions: what attacks make of the first
-    victim batch.
+    tradeoff: leakage against utility of all defenses. phase: share of individuals found exactly,
+    over batch size and hidden units. ablation: accuracy against λ. features: t-SNE of deep features
+    before and after training. reconstructions: what attacks make of the first victim batch.
     """
     from bench.figure_session import draw_features, draw_reconstructions, draw_recorded
 

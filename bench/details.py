@@ -17,7 +17,7 @@ from bench.rows import (
     text_of,
     varying_settings,
 )
-from bench.store import ImageMetrics, Metrics, Record
+from bench.store import Certificates, ImageMetrics, Metrics, Record
 
 NO_WEIGHTS = "no weights"
 IMAGE_COLUMNS = ("PSNR, dB", "SSIM", "LPIPS", "≥ 20 dB, %")
@@ -54,11 +54,13 @@ def details(cells: Sequence[Measured]) -> str:
     if not unique:
         return ""
     place = ["attack", *fields, *parameters]
-    what = ["feature cosine", "exact, %", *IMAGE_COLUMNS, "labels right, %", "diverged, %"]
-    what += ["steps", "s/batch"]
+    what = ["feature cosine", "exact, %", "certified, % (false)", *IMAGE_COLUMNS]
+    what += ["labels right, %", "diverged, %", "steps", "s/batch"]
     each = ["property", "accuracy", "balanced accuracy", "AUC", "count error", "prevalence"]
     return (
         "## Reconstruction\n\nFeature cosine is taken after matching; exact means cosine ≥ 0.99; "
+        "certified are whom the attack itself claims to have exactly, in parentheses how many of "
+        "these claims have a cosine below 0.9999; "
         "PSNR (at most 100 dB an image), SSIM and LPIPS (AlexNet; 0 is equal) compare images in "
         "that same order, clamped to [0, 1]; steps are gradient evaluations a batch.\n\n"
         f"{markdown_table(reconstruction, [*place, *what])}\n\n"
@@ -94,12 +96,18 @@ def _reconstruction(metrics: Metrics, record: Record) -> list[str]:
     return [
         MISSING if cosine is None else number(cosine, 3),
         MISSING if exact is None else percent(exact),
+        MISSING if metrics.certificates is None else _certificates(metrics.certificates),
         *_images(metrics.images),
         _labels_right(record),
         f"{100 * metrics.diverged:.0f}",
         f"{record.cost.steps:.0f}",
         f"{record.cost.seconds / batches:.2f}",
     ]
+
+
+def _certificates(certificates: Certificates) -> str:
+    """Return whom the attack claims to have exactly, and how many of these claims are false."""
+    return f"{100 * certificates.share:.1f} ({certificates.false})"
 
 
 def _images(images: ImageMetrics | None) -> list[str]:

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from bench.errors import UsageError
 from bench.executor import compute_reproducibly
-from bench.figures import ablation, budget, defense, tradeoff
+from bench.figures import ablation, budget, defense, phase, tradeoff
 from bench.figures.canvas import save
 from bench.override import override
 from bench.preparation import check_available, check_precision, prepare
@@ -41,6 +41,7 @@ RECORDED: Mapping[str, Recorded] = {
     "budget": Recorded(budget.figures, budget.NEEDS, budget.EXAMPLE),
     "defense": Recorded(defense.figures, defense.NEEDS, defense.EXAMPLE),
     "tradeoff": Recorded(tradeoff.figures, tradeoff.NEEDS, tradeoff.EXAMPLE),
+    "phase": Recorded(phase.figures, phase.NEEDS, phase.EXAMPLE),
     "ablation": Recorded(ablation.figures, ablation.NEEDS, ablation.EXAMPLE),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from bench.defense import individuals_in_update
 from bench.details import details
 from bench.prices import price, price_aid, price_columns
 from bench.registry import ATTACKS, DATASETS
@@ -36,7 +37,7 @@ def markdown(title: str, cells: Sequence[Measured], command: str, reading: str =
 
 
 def main_tables(cells: Sequence[Measured]) -> str:
-    """Return one table a group: balanced accuracy with its interval, in percent."""
+    """Return one table a group: balanced accuracy with its interval, in percent, or exactness."""
     groups = list(dict.fromkeys(m.planned.group for m in cells))
     tables = []
     for group in groups:
@@ -81,9 +82,11 @@ def _group_table(cells: Sequence[Measured]) -> str:
     frame: dict[Row, dict[str, str]] = {}
     of_row: dict[Row, list[Measured]] = {}
     for measured in cells:
-        for name in measured.planned.cell.properties:
+        exact = measured.planned.layout == "exact"
+        for name in ("",) if exact else measured.planned.cell.properties:
             row = leading_values(measured, name, (*varying, *leading))
-            frame.setdefault(row, {})[measured.planned.column] = _accuracy(measured, name)
+            shown = _exactness(measured) if exact else _accuracy(measured, name)
+            frame.setdefault(row, {})[measured.planned.column] = shown
             of_row.setdefault(row, []).append(measured)
     columns = list(dict.fromkeys(m.planned.column for m in cells))
     rows = _in_reading_order(frame)
@@ -129,6 +132,22 @@ def _accuracy(measured: Measured, name: str) -> str:
     shown = percent(record.metrics.properties[name].balanced_accuracy)
     diverged = record.metrics.diverged
     return f"{shown} ({100 * diverged:.0f} % diverged)" if diverged else shown
+
+
+def _exactness(measured: Measured) -> str:
+    """Return whose features were found exactly, and how long a batch took."""
+    record = measured.record
+    if record is None:
+        return MISSING
+    if record.metrics is None or record.cost is None:
+        return "failed"
+    exact, certificates = record.metrics.exact, record.metrics.certificates
+    batches = record.cell.individuals // individuals_in_update(record.cell)
+    said = [MISSING if exact is None else percent(exact)]
+    if certificates is not None:
+        said.append(f"certified {100 * certificates.share:.1f}")
+    said.append(f"{record.cost.seconds / batches:.2g} s")
+    return ", ".join(said)
 
 
 def _notes(cells: Sequence[Measured]) -> list[str]:

@@ -27,6 +27,7 @@ LAYOUTS: Mapping[str, tuple[str, ...]] = {
     "table3": ("data set", "D_aux", "property"),
     "budget": ("main task", "property", "budget"),
     "defense": ("property", "B", "defense", "level"),
+    "exact": ("main task", "m", "B"),
 }
 """Leading columns of each layout; settings that vary within a table are put before them."""
 
@@ -48,6 +49,7 @@ def leading_values(measured: Measured, name: str, columns: Sequence[str]) -> Row
         "auxiliary_dataset": lambda: auxiliary_name(cell),
         "main task": lambda: task_name(measured),
         "property": lambda: name + ("†" if is_implied(measured, name) else ""),
+        "m": lambda: text_of(cell.model_parameters.get("hidden", MISSING)),
         "B": lambda: str(cell.batch_size),
         "defense": lambda: defense_name(cell),
         "level": lambda: defense_level(cell) or MISSING,
@@ -76,6 +78,7 @@ def varying_settings(planned: Sequence[Planned], leading: Sequence[str]) -> list
         "data set": {"dataset"},
         "D_aux": {"auxiliary_dataset"},
         "main task": {"main_task"},
+        "m": {"model_parameters"},
         "B": {"batch_size"},
         "defense": {"defense"},
         "level": {"defense_parameters"},

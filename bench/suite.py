@@ -23,7 +23,7 @@ from bench.threat import Attack, Knowledge, check_batch_size, check_grant
 
 FOLDER = Path(__file__).parent / "suites"
 
-Layout = Literal["table1", "table2", "table3", "budget", "defense"]
+Layout = Literal["table1", "table2", "table3", "budget", "defense", "exact"]
 
 PLUGIN_FIELDS = {
     "dataset": DATASETS,
@@ -74,7 +74,8 @@ class Group(BaseModel):
     Attributes:
         title: the table's heading.
         layout: the paper's table whose layout it follows; `budget` sweeps the attacks' budget, and
-            `defense` says beside each defense what it costs.
+            `defense` says beside each defense what it costs; `exact` has the share of individuals
+            found exactly in place of properties.
         cell: cell fields that differ from the suite's.
         sweep: cell field, or `attack.PARAMETER`, → values; every combination is measured. A column
             whose attack has no such parameter, or to which the group gives it, stands unchanged
