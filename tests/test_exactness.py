@@ -1,0 +1,122 @@
+"""The table and the figure of individuals found exactly, from hand-made records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+
+from bench.details import details
+from bench.figures import phase
+from bench.metrics import Estimate
+from bench.report import main_tables
+from bench.rows import Measured
+from bench.store import Certificates, Cost, Metrics, Record
+from bench.suite import Planned, expand, load_suite
+from tests.records import all_alike
+
+SUITE = """
+title = "Small"
+
+[cell]
+dataset = "synthetic"
+properties = ["gender"]
+individuals = 32
+grant = ["model", "update", "auxiliary"]
+
+[attack.mask_demixing]
+
+[[group]]
+title = "Exact"
+layout = "exact"
+
+[group.sweep]
+main_task = ["hat", "hat+dark_hair"]
+model_parameters = [{ hidden = 64 }, { hidden = 128 }]
+batch_size = [8, 32]
+"""
+
+
+@pytest.fixture
+def planned(tmp_path: Path) -> list[Planned]:
+    path = tmp_path / "small.toml"
+    path.write_text(SUITE)
+    return expand(*load_suite(str(path)))
+
+
+def record(planned: Planned) -> Record:
+    """Exact for all but B = 32 at 64 units, of whom half are."""
+    hard = planned.cell.batch_size == 32 and planned.cell.model_parameters["hidden"] == 64
+    share = 0.5 if hard else 1.0
+    estimate = Estimate(value=share, low=share - 0.1, high=share)
+    return Record(
+        key=planned.key,
+        cell=planned.cell,
+        attack_version=1,
+        status="done",
+        metrics=Metrics(
+            properties={"gender": all_alike(estimate)},
+            feature_cosine=estimate,
+            exact=estimate,
+            certificates=Certificates(share=0.0 if hard else 1.0, false=2 if hard else 0),
+            label_accuracy=None,
+            diverged=0.0,
+            main_task={"accuracy": 0.5, "most_frequent_class": 0.5},
+            classes=2,
+        ),
+        cost=Cost(seconds=8.0, steps=0, peak_memory_mib=1),
+    )
+
+
+def test_the_table_has_a_row_a_cell_and_says_what_is_exact_and_how_long_it_took(
+    planned: list[Planned],
+) -> None:
+    text = main_tables([Measured(p, record(p)) for p in planned])
+    rows = [
+        [c.strip() for c in line.strip("|").split("|")] for line in text.splitlines() if "|" in line
+    ]
+    assert rows[0] == ["main task", "m", "B", "Mask demixing"]
+    assert rows[2] == ["hat (K = 2)", "64", "8", "100.0 [90.0, 100.0], certified 100.0, 2 s"]
+    assert rows[3] == ["", "", "32", "50.0 [40.0, 50.0], certified 0.0, 8 s"]
+    assert [row[1] for row in rows[2:]] == ["64", "", "128", ""] * 2
+
+
+def test_cells_without_a_record_are_missing(planned: list[Planned]) -> None:
+    text = main_tables([Measured(p, None) for p in planned])
+    assert text.count("–") == 8
+
+
+def test_details_count_false_certificates(planned: list[Planned]) -> None:
+    text = details([Measured(p, record(p)) for p in planned])
+    assert "certified, % (false)" in text
+    assert "100.0 (0)" in text
+    assert "0.0 (2)" in text
+
+
+def texts(figure: Figure, panel: int) -> list[str]:
+    return [text.get_text() for text in figure.axes[panel].texts]
+
+
+def test_the_phase_figure_has_a_panel_a_main_task_with_shares_above_seconds(
+    planned: list[Planned],
+) -> None:
+    measured = [Measured(p, record(p)) for p in planned]
+    found = phase.figures([*measured[:-1], Measured(planned[-1], None)])
+    assert list(found) == ["phase-1"]
+    figure = found["phase-1"]
+    assert figure is not None
+    figure.canvas.draw()
+    assert [ax.get_title() for ax in figure.axes[:2]] == ["hat (K = 2)", "hat+dark_hair (K = 4)"]
+    assert texts(figure, 0) == ["100", "50", "100", "100"]
+    assert texts(figure, 2) == ["2", "8", "2", "8"]
+    # What is not measured stays blank.
+    assert texts(figure, 1) == ["100", "50", "100"]
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["64", "128"]
+    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["8", "32"]
+
+
+def test_nothing_is_drawn_of_one_number_of_units_or_without_records(planned: list[Planned]) -> None:
+    one = [p for p in planned if p.cell.model_parameters["hidden"] == 64]
+    assert phase.figures([Measured(p, record(p)) for p in one]) == {}
+    assert phase.figures([Measured(p, None) for p in planned]) == {"phase-1": None}
