@@ -129,9 +129,10 @@ def _known(victim: Victim, name: str) -> Tensor:
     value, trust = victim.update[name], victim.trust.get(name)
     if trust is None:
         return torch.ones_like(value, dtype=torch.bool)
-    # A factor of the whole tensor tells of noise, unless nothing of it was sent.
-    full = trust > 0 if trust.numel() == 1 else trust == 1
-    return full.expand_as(value) | (value != 0)
+    if trust.numel() == 1:
+        # A factor of the whole tensor tells of noise, unless nothing of it was sent.
+        return (value != 0).any().expand_as(value)
+    return (trust == 1).expand_as(value) | (value != 0)
 
 
 COMPONENTS = 64

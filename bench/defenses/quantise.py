@@ -100,12 +100,13 @@ def _rounding_variance(received: Tensor, levels: int) -> Tensor:
 
     An entry that lies a share s of a step beyond a level has variance s(1 − s) step²: step²/6 on
     average where entries spread over many levels, and |g|·step − g² where nearly all lie within the
-    first, with |g| on average what is received and g² at least the square of that.
+    first, with |g| on average what is received and g² twice the square of that, as if Laplacian;
+    tails of gradients are heavier still.
     """
     magnitude = received.abs()
     step = magnitude.max() / levels
     mean = magnitude.mean()
-    return torch.minimum(step.square() / 6, (mean * (step - mean)).clamp_min(0))
+    return torch.minimum(step.square() / 6, (mean * (step - 2 * mean)).clamp_min(0))
 
 
 def _smooth_sign(gradients: Tensor) -> Tensor:
