@@ -13,26 +13,26 @@ Searching with iterated maps, PNAS 104(2)), many runs at once from masks of othe
 all of them, X = [x_1 … x_B], least squares gives [h_i, 1] = (X⁺ G)_i, and the 1 its scale. That an
 answer is right can be told without the truth: h_i runs through the layer and makes x_i again.
 
-That masks are binary in a known space for K = 2, and that all B can be found by alternating
-projections, was known; that G is sparse in a basis is used by Dimitrov, Baader, Müller, Vechev 2024
-(SPEAR: Exact Gradient Inversion of Batches in Federated Learning, NeurIPS).
+That the x_i are sparse is what Dimitrov, Baader, Müller, Vechev 2024 use (SPEAR: Exact Gradient
+Inversion of Batches in Federated Learning, NeurIPS), who draw rows of G until B − 1 vanish.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from torch import Tensor
 
 from attacks.hidden_layer import HiddenLayer
-from attacks.mixture import Demixed, Guesses, Space, individuals_of, space_of
+from attacks.mixture import Demixed, Guesses, individuals_of, nobody, space_of
 from attacks.reflections import Search
 
 
 def demix(
     layer: HiddenLayer,
     updates: Sequence[Mapping[str, Tensor]],
-    individuals: int,
+    sizes: Sequence[int],
     guesses: Guesses,
     seeds: Sequence[int],
     runs: int,
@@ -42,23 +42,42 @@ def demix(
     """Return whom each victim batch shows, as far as they are found.
 
     Args:
-        individuals: B, of each update.
+        sizes: B, of each update.
         seeds: one for each update.
         runs: side by side, of each victim.
         iterations: after which a victim's search ends, at the latest.
     """
-
-    def who(space: Space, columns: Tensor) -> Demixed:
-        return individuals_of(layer, space, columns, individuals)
-
-    together = max(1, SIDE_BY_SIDE[layer.weight.device.type != "cpu"] // (runs * len(layer.bias)))
-    found: list[Demixed] = []
-    for first in range(0, len(updates), together):
-        some = slice(first, first + together)
-        spaces = [space_of(layer, update, individuals) for update in updates[some]]
-        found += Search(spaces, guesses, who, seeds[some], runs).individuals(iterations)
-        progress(min(1.0, (first + together) / len(updates)))
+    found = [nobody(layer) for _ in updates]
+    able = [number for number, update in enumerate(updates) if _finite(layer, update)]
+    together = _side_by_side(layer, runs, max(sizes, default=1))
+    for first in range(0, len(able), together):
+        some = able[first : first + together]
+        spaces = {n: space_of(layer, updates[n], sizes[n]) for n in some}
+        told = [n for n in some if spaces[n].tells_apart]
+        if told:
+            search = Search(
+                [spaces[n] for n in told],
+                guesses,
+                partial(individuals_of, layer),
+                [seeds[n] for n in told],
+                runs,
+            )
+            for n, individuals in zip(told, search.individuals(iterations), strict=True):
+                found[n] = individuals
+        progress((first + len(some)) / len(able))
     return found
+
+
+def _finite(layer: HiddenLayer, update: Mapping[str, Tensor]) -> bool:
+    return all(bool(update[name].isfinite().all()) for name in layer.names)
+
+
+def _side_by_side(layer: HiddenLayer, runs: int, individuals: int) -> int:
+    """Return how many victims' runs stand side by side."""
+    classes, units = layer.output_weight.shape
+    width = min(individuals, classes - 1)
+    numbers = max(runs * units, (runs + units) * width**2)
+    return max(1, SIDE_BY_SIDE[layer.weight.device.type != "cpu"] // numbers)
 
 
 SIDE_BY_SIDE = (2**16, 2**26)

@@ -15,7 +15,7 @@ from bench.models import SharedModel
 
 @dataclass(frozen=True)
 class HiddenLayer:
-    """f_c(h) = W_o · ReLU(W h + b) + b_o, in double precision.
+    """f_c(h) = W_o · ReLU(W h + b) + b_o, in double precision where there is such.
 
     Attributes:
         names: of the four parameters below in an update.
@@ -33,11 +33,15 @@ class HiddenLayer:
 
     def gradient(self, update: Mapping[str, Tensor]) -> Tensor:
         """Return the gradient of [W, b], shape (m, d + 1), in double precision."""
-        return _joined(update, *self.names[:2])
+        return self._joined(update, *self.names[:2])
 
     def output_gradient(self, update: Mapping[str, Tensor]) -> Tensor:
         """Return the gradient of [W_o, b_o], shape (K, m + 1), in double precision."""
-        return _joined(update, *self.names[2:])
+        return self._joined(update, *self.names[2:])
+
+    def _joined(self, update: Mapping[str, Tensor], weight: str, bias: str) -> Tensor:
+        both = torch.cat([update[weight], update[bias][:, None]], dim=1)
+        return both.to(self.weight.device).double()
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return what individuals' features (n, d) make of it.
@@ -68,8 +72,7 @@ def hidden_layer_of(model: SharedModel, attack: str) -> HiddenLayer:
         )
     parameters = [parameter for layer in linear for parameter in (layer.weight, layer.bias)]
     first, second, third, fourth = (of_names[id(parameter)] for parameter in parameters)
-    return HiddenLayer((first, second, third, fourth), *(p.detach().double() for p in parameters))
-
-
-def _joined(update: Mapping[str, Tensor], weight: str, bias: str) -> Tensor:
-    return torch.cat([update[weight], update[bias][:, None]], dim=1).double()
+    # Apple's GPUs have no double precision.
+    device = "cpu" if parameters[0].device.type == "mps" else parameters[0].device
+    known = (parameter.detach().to(device).double() for parameter in parameters)
+    return HiddenLayer((first, second, third, fourth), *known)

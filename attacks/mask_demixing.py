@@ -15,6 +15,8 @@ from attacks.feature import FeatureReconstruction
 from attacks.hidden_layer import hidden_layer_of
 from attacks.matching_attack import Labels
 from attacks.mixture import Demixed, guesses_of
+from bench.errors import UsageError
+from bench.federation import batch_norm_layers
 from bench.matching import match_individuals
 from bench.registry import register_attack
 from bench.threat import Inference, Observation, Progress, PropertyModel, Server, part_of
@@ -43,11 +45,23 @@ class MaskDemixing(FeatureReconstruction):
         "iterated maps (PNAS); its fallback: Yang, Wang, Li 2022, Individual Property Inference "
         "over Collaborative Learning in Deep Feature Space (ICME)"
     )
-    note = "budget and labels are the fallback's, for batches that are not found exactly"
+    note = (
+        "budget and labels are the fallback's, for batches that are not found exactly; the search "
+        "itself computes no gradient"
+    )
 
     labels: Labels = "counts"
     runs_at_once: Annotated[int, Field(gt=0)] = 256
     iterations: Annotated[int, Field(gt=0)] = 2_000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.reads == "images":
+            raise ValueError("reads must be features: this attack finds no images")
+
+    def work(self, batch_size: int) -> float:
+        """What a search takes that finds all; one that does not may take ten times as much."""
+        return SEARCH * (1 + 8 / batch_size)
 
     def infer(
         self, server: Server, observations: Sequence[Observation], progress: Progress
@@ -55,12 +69,13 @@ class MaskDemixing(FeatureReconstruction):
         """Demix each batch; match gradients of those that are not found whole."""
         assert server.model is not None and server.auxiliary is not None
         assert server.feature_space is not None
+        _refuse_batch_statistics(server, self.name)
         layer = hidden_layer_of(server.model, self.name)
-        size = observations[0].batch_size
+        sizes = [observation.batch_size for observation in observations]
         demixed = demix(
             layer,
-            [observation.update or {} for observation in observations],
-            size,
+            [o.update for o in observations if o.update is not None],
+            sizes,
             guesses_of(layer, server.feature_space.features, server.auxiliary.labels),
             [observation.seed for observation in observations],
             self.runs_at_once,
@@ -68,20 +83,42 @@ class MaskDemixing(FeatureReconstruction):
             part_of(progress, 0, 2),
         )
         found = [each[each.certain] for each in demixed]
-        rest = [o for o, each in zip(observations, found, strict=True) if len(each) < size]
+        rest = [o for o, each in zip(observations, found, strict=True) if len(each) < o.batch_size]
         matched = iter(super().infer(server, rest, part_of(progress, 1, 2)) if rest else [])
         progress(1.0)
         read = server.feature_space.property_model
-        return [_answer(each, None if len(each) == size else next(matched), read) for each in found]
+        return [
+            _answer(each, None if len(each) == size else next(matched), read, server)
+            for each, size in zip(found, sizes, strict=True)
+        ]
 
 
-def _answer(found: Demixed, matched: Inference | None, read: PropertyModel) -> Inference:
+def _refuse_batch_statistics(server: Server, attack: str) -> None:
+    """Refuse features that depend on the batch, for which f_p is none.
+
+    Raises:
+        UsageError: says what to set.
+    """
+    assert server.model is not None
+    if server.mode == "train" and batch_norm_layers(server.model):
+        raise UsageError(
+            f"attack {attack!r} needs clients that compute in evaluation mode where the model has "
+            f"BatchNorm; take mode=eval, or model.batch_norm=false"
+        )
+
+
+def _answer(
+    found: Demixed, matched: Inference | None, read: PropertyModel, server: Server
+) -> Inference:
     """Return what is certain, and of who was matched besides those who are not the certain ones.
 
     Args:
         matched: dummies for the whole batch; none where all are certain.
     """
-    features, labels, certified = found.features.float(), found.labels, found.certified
+    assert server.model is not None
+    device = next(server.model.parameters()).device
+    features = found.features.float().to(device)
+    labels, certified = found.labels.to(device), found.certified.to(device)
     if matched is not None:
         assert matched.features is not None and matched.labels is not None
         others = _others(features, matched.features)
@@ -106,3 +143,7 @@ def _others(certain: Tensor, dummies: Tensor) -> Tensor:
     left = torch.ones(len(dummies), dtype=torch.bool)
     left[taken] = False
     return left.nonzero().flatten().to(dummies.device)
+
+
+SEARCH = 4.0
+"""Work of the search for an individual of a large batch, in evaluations of its gradient."""

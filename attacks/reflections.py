@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from attacks.mixture import BLUR, TINY, Demixed, Guesses, Space
+from attacks.mixture import BLUR, SPARE_UNITS, TINY, Demixed, Guesses, Space
 
 
 @dataclass
@@ -28,17 +28,26 @@ class Found:
     gaps: Tensor
     individuals: Demixed | None = None
 
-    def add(self, columns: Tensor, gaps: Tensor) -> bool:
-        """Take columns that are new, or better than one that was; say if there are any."""
-        added = False
-        for column, gap in zip(functional.normalize(columns, dim=0).unbind(1), gaps, strict=True):
-            same = (self.columns.mT @ column).abs() > SAME
+    def add(self, columns: Tensor, gaps: Tensor, tolerances: Tensor, most: int) -> bool:
+        """Take columns that are new, or nearer than the same ones were; say if any is new.
+
+        Args:
+            tolerances: distances at which columns are taken: they are the same within about that.
+            most: how many to keep, the nearest to the space.
+        """
+        new = False
+        each = zip(functional.normalize(columns, dim=0).unbind(1), gaps, tolerances, strict=True)
+        for column, gap, tolerance in each:
+            apart = max(SAME, float(4 * tolerance.square()))
+            same = (self.columns.mT @ column).abs() > 1 - apart
             if (self.gaps[same] <= gap).any():
                 continue
+            new |= not bool(same.any())
             self.columns = torch.cat([self.columns[:, ~same], column[:, None]], dim=1)
             self.gaps = torch.cat([self.gaps[~same], gap[None]])
-            added = True
-        return added
+        kept = self.gaps.argsort()[:most]
+        self.columns, self.gaps = self.columns[:, kept], self.gaps[kept]
+        return new
 
     def choices(self, count: int) -> Iterator[Tensor]:
         """Yield columns, so many of them or all, the nearest to the space first.
@@ -55,6 +64,9 @@ class Found:
 
 class Search:
     """Runs of several victims side by side; tensors have shape (victims, …).
+
+    A run is at x, shape (m,), and its last residual direction r, shape (q,). What a victim's runs
+    do does not depend on the others: q of the widest is filled up with zeros.
 
     Args:
         who: stands behind columns of a space.
@@ -79,9 +91,11 @@ class Search:
         self.basis = _padded([space.basis.float() for space in spaces])
         self.directions = _padded([space.directions.float() for space in spaces])
         self.squares = _outer_squares(self.directions)
-        victims, units, rank = self.directions.shape
+        widths = [space.directions.shape[1] for space in spaces]
+        self.widths = torch.tensor(widths, device=self.basis.device)
+        victims, units, width = self.directions.shape
         self.x = self.basis.new_zeros(victims, units, runs)
-        self.r = self.basis.new_zeros(victims, runs, rank)
+        self.r = self.basis.new_zeros(victims, runs, width)
         self.left = torch.zeros(victims, runs, dtype=torch.long, device=self.x.device)
 
     def individuals(self, iterations: int) -> list[Demixed]:
@@ -91,7 +105,7 @@ class Search:
         """
         for iteration in range(iterations):
             self._start_afresh()
-            near, self.r = _nearest(self.x, self.r, self.directions, self.squares)
+            near, self.r = _nearest(self.x, self.r, self.directions, self.squares, self.widths)
             reflected = 2 * near - self.x
             self.x = self.x + STEP * (self.basis @ (self.basis.mT @ reflected) - near)
             self.left -= 1
@@ -100,7 +114,9 @@ class Search:
                 if not self.going:
                     break
         return [
-            found.individuals or self.who(space, next(found.choices(space.rank)))
+            self.who(space, next(found.choices(space.rank)))
+            if found.individuals is None
+            else found.individuals
             for space, found in zip(self.spaces, self.found, strict=True)
         ]
 
@@ -126,8 +142,11 @@ class Search:
             masked = self.guesses.masks[drawn].mT * (self.directions[place] @ r.mT)
             # Away from those that are found already.
             known = torch.linalg.qr(self.found[victim].columns)[0].float()
-            elsewhere = space.basis.float() @ noise
-            elsewhere = elsewhere - known @ (known.mT @ elsewhere)
+            anywhere = space.basis.float() @ noise
+            elsewhere = anywhere - known @ (known.mT @ anywhere)
+            # Where they fill the space, what is left is rounding.
+            left = elsewhere.norm(dim=0) > LITTLE * anywhere.norm(dim=0)
+            elsewhere = torch.where(left, elsewhere, anywhere)
             self.x[place, :, rows] = masked + ELSEWHERE * _to_length(elsewhere, dim=0) * elsewhere
             self.r[place, rows] = r
             self.left[place, rows] = (SHORTEST * 2**doubled).long().to(self.left.device)
@@ -138,15 +157,19 @@ class Search:
         gap = near - self.basis @ (self.basis.mT @ near)
         promising = gap.norm(dim=1) < PROMISING * near.norm(dim=1)
         # Few units, or none, fit anywhere.
-        promising &= active > self.directions.shape[2] + SPARE_UNITS
+        enough = self.widths + SPARE_UNITS
+        promising &= active > enough[:, None]
         done = False
         for place in promising.any(1).nonzero().flatten().tolist():
             space, found = self.spaces[self.going[place]], self.found[self.going[place]]
             rows = promising[place].nonzero().flatten()
             polished, gaps = polish(near[place][:, rows].double(), space)
-            right = gaps < RIGHT + BLUR * space.blur(polished)
+            tolerances = (RIGHT + BLUR * space.blur(polished)).clamp_max(PROMISING)
+            right = (gaps < tolerances) & ((polished != 0).sum(0) > enough[place])
             self.left[place, rows[right]] = 0
-            if found.add(polished[:, right], gaps[right]) and len(found.gaps) >= space.rank:
+            most = 2 * space.rank + SPARE_COLUMNS
+            new = found.add(polished[:, right], gaps[right], tolerances[right], most)
+            if new and len(found.gaps) >= space.rank:
                 found.individuals = self._most_certain(space, found)
                 done |= bool(found.individuals.certain.all())
         return done
@@ -170,11 +193,13 @@ class Search:
             if individuals is None or not individuals.certain.all()
         ]
         self.going = [self.going[place] for place in places]
-        for name in ("basis", "directions", "squares", "x", "r", "left"):
+        for name in ("basis", "directions", "squares", "widths", "x", "r", "left"):
             setattr(self, name, getattr(self, name)[places])
 
 
-def _nearest(x: Tensor, r: Tensor, directions: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
+def _nearest(
+    x: Tensor, r: Tensor, directions: Tensor, squares: Tensor, widths: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return a mask times W_oᵀ r that is near to x, from the last r.
 
     The mask is the best one for the last r, the new r the best one for that mask; then the mask for
@@ -185,6 +210,7 @@ def _nearest(x: Tensor, r: Tensor, directions: Tensor, squares: Tensor) -> tuple
         r: shape (victims, runs, q).
         directions: shape (victims, m, q).
         squares: their outer squares, shape (victims, m, q²).
+        widths: how many of the q are a victim's own, shape (victims,).
 
     Returns:
         The vector, as x, and its r.
@@ -192,7 +218,7 @@ def _nearest(x: Tensor, r: Tensor, directions: Tensor, squares: Tensor) -> tuple
     q = directions.shape[2]
     on = _mask(x, directions @ r.mT)
     normal = (on.mT.to(x.dtype) @ squares).reshape(*r.shape, q)
-    trace = normal.diagonal(dim1=2, dim2=3).mean(2)
+    trace = normal.diagonal(dim1=2, dim2=3).sum(2) / widths[:, None]
     ridge = torch.eye(q, dtype=x.dtype, device=x.device) * (RIDGE * trace + TINY)[..., None, None]
     r = torch.linalg.solve(normal + ridge, (on * x).mT @ directions)
     r = r * _to_length(directions @ r.mT, dim=1).mT
@@ -283,17 +309,17 @@ PROMISING = 0.05
 RIGHT = 1e-3
 """Relative distance from the space at which a polished vector is taken for an x_i."""
 
-SAME = 0.99999
-"""Cosine from which two vectors are one."""
+SAME = 1e-5
+"""Two vectors are one from a cosine on that is less than 1 by this."""
+
+LITTLE = 1e-3
+"""Share of a random vector that is no longer one of its own."""
 
 SPARE_COLUMNS = 4
 """More than individuals, of which to choose; where noise makes many, the nearest are taken."""
 
 CHOICES = 50
 """Of columns, that are tried."""
-
-SPARE_UNITS = 10
-"""Units that a mask must have beyond the dimension of r."""
 
 POLISHING = 8
 """Times that mask and r follow from each other."""

@@ -57,7 +57,7 @@ def _utility(
     shared = prepared.server.model
     assert shared is not None
     hits, undefended = (
-        main_task_hits(model, *victims).double().cpu().numpy()
+        main_task_hits(model, *victims).cpu().double().numpy()
         for model in (trained_under(defense, prepared, say), shared)
     )
     identities = np.array(prepared.individuals.identities[prepared.split.victims])

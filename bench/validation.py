@@ -47,8 +47,8 @@ def check_inferences(
             _check_tensor(name, "certified", inference.certified, (observation.batch_size,))
             if inference.certified.dtype != torch.bool or inference.features is None:
                 raise UsageError(
-                    f"attack {name!r} returned certified that is no truth of features; return a "
-                    f"boolean for each row of `features`"
+                    f"attack {name!r} returned `certified` without features, or not as booleans; "
+                    f"return one boolean for each row of `features`"
                 )
         if inference.labels is not None:
             _check_labels(name, inference.labels, observation.batch_size, server.classes)

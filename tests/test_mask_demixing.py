@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import pytest
 import torch
@@ -12,16 +13,27 @@ from torch.nn import functional
 
 from attacks.demixing import demix
 from attacks.hidden_layer import HiddenLayer, hidden_layer_of
-from attacks.mask_demixing import MaskDemixing, _others
+from attacks.mask_demixing import MaskDemixing, _answer, _others
 from attacks.mixture import Demixed, Guesses, Space, guesses_of, individuals_of, space_of
-from attacks.reflections import polish
-from bench.cells import Setup
+from attacks.reflections import Search, polish
+from bench.cells import Cell, Setup
+from bench.client import Client, gradient
+from bench.defense import Defense
+from bench.defenses.clipping import Clipping
+from bench.defenses.dp_sgd import DPSGD
+from bench.defenses.noise import GaussianNoise
+from bench.defenses.quantise import Quantisation
+from bench.defenses.secure_aggregation import SecureAggregation
+from bench.defenses.sparsify import Sparsification
 from bench.errors import UsageError
 from bench.federation import client_update
+from bench.measure import infer, victim_batches
 from bench.models import SharedModel, SmallCNN
 from bench.plugins import build
+from bench.preparation import prepare
 from bench.registry import MODELS
 from bench.scoring import CERTIFIED
+from bench.threat import Inference, Server
 from tests.faces import faces
 from tests.measuring import measured
 
@@ -85,7 +97,7 @@ def found_in(batches: Sequence[Planted], runs: int = 128, iterations: int = 2_00
     return demix(
         batches[0].layer,
         [each.update for each in batches],
-        len(batches[0].labels),
+        [len(each.labels) for each in batches],
         batches[0].guesses,
         list(range(len(batches))),
         runs,
@@ -149,19 +161,17 @@ def test_who_is_not_who_was_found_is_not_certified() -> None:
     """A column that is wrong takes its part of all features, and so everybody's certificate."""
     batch = planted(8)
     columns = batch.columns()
-    right = individuals_of(batch.layer, batch.space, columns, 8)
+    right = individuals_of(batch.layer, batch.space, columns)
     assert right.mismatch.max() < 1e-4
     wrong = columns.clone()
     wrong[:, 0] = batch.space.basis @ torch.randn(8).double()
-    found = individuals_of(batch.layer, batch.space, wrong, 8)
-    certain = found.certified
-    assert not certain.all()
-    assert (best_cosines(found, batch.features)[certain] > CERTIFIED).all()
+    found = individuals_of(batch.layer, batch.space, wrong)
+    assert not found.certified.any()
 
 
 def test_without_columns_nobody_is_found() -> None:
     batch = planted(4)
-    assert len(individuals_of(batch.layer, batch.space, batch.columns()[:, :0], 4)) == 0
+    assert len(individuals_of(batch.layer, batch.space, batch.columns()[:, :0])) == 0
 
 
 def test_guesses_are_what_others_would_add_to_a_gradient() -> None:
@@ -198,9 +208,8 @@ def test_no_certificate_is_false_over_ten_thousand_individuals(
             batch = planted(individuals, classes, units, seed)
             (found,) = found_in([batch], runs=64, iterations=600)
             cosines = best_cosines(found, batch.features) if len(found) else torch.empty(0)
-            certain = found.certified
-            certified += int(certain.sum())
-            false += int((cosines[certain] < CERTIFIED).sum())
+            certified += int(found.certified.sum())
+            false += int((cosines[found.certified] < CERTIFIED).sum())
             exact += int((cosines >= CERTIFIED).sum())
         rows.append((classes, units, individuals, batches * individuals, exact, certified, false))
     with capsys.disabled():
@@ -276,7 +285,7 @@ def test_faces_whose_masks_all_but_agree_are_told_apart() -> None:
     found = demix(
         layer,
         [client_update(model, images[i : i + 4], labels[i : i + 4]) for i in (0, 4)],
-        4,
+        [4, 4],
         guesses_of(layer, features[8:], labels[8:]),
         [0, 1],
         64,
@@ -286,6 +295,166 @@ def test_faces_whose_masks_all_but_agree_are_told_apart() -> None:
     for first, each in zip((0, 4), found, strict=True):
         assert len(each) == 4
         assert best_cosines(each, features[first : first + 4]).min() > CERTIFIED
+
+
+def changed(batch: Planted, defense: Defense) -> dict[str, Tensor]:
+    """What is sent of a batch under a defense."""
+    draw = torch.Generator().manual_seed(0)
+    client = Client(batch.model, batch.features, batch.labels, 0.1, draw)
+    return defense.protect(gradient)(client)
+
+
+def found_behind(batch: Planted, defense: Defense, iterations: int = 200) -> Demixed:
+    update, size = changed(batch, defense), len(batch.labels)
+    (found,) = demix(
+        batch.layer, [update], [size], batch.guesses, [0], 128, iterations, lambda share: None
+    )
+    return found
+
+
+@pytest.mark.parametrize(
+    ("defense", "certified"),
+    [
+        (Clipping(norm=1e-3), True),
+        (SecureAggregation(of=4), True),
+        # Each individual's own length: the features are right, but there is no telling.
+        (DPSGD(clip=0.05, noise=0.0), False),
+    ],
+    ids=repr,
+)
+def test_what_changes_lengths_alone_hides_nobody(defense: Defense, certified: bool) -> None:
+    batch = planted(8)
+    found = found_behind(batch, defense)
+    assert found.certain.all()
+    assert len(found) == 8
+    assert best_cosines(found, batch.features).min() > CERTIFIED
+    assert bool(found.certified.all()) == certified
+
+
+@pytest.mark.parametrize("classes", [2, 8])
+@pytest.mark.parametrize(
+    "defense",
+    [
+        *(GaussianNoise(sigma=sigma) for sigma in (1e-7, 1e-6, 1e-5, 1e-4, 1e-3)),
+        Quantisation(bits=16),
+        Quantisation(bits=8),
+        Sparsification(fraction=0.9),
+    ],
+    ids=repr,
+)
+def test_what_a_defense_blurs_is_not_certified_falsely(defense: Defense, classes: int) -> None:
+    for seed in range(3):
+        batch = planted(8, classes, seed=seed)
+        found = found_behind(batch, defense, iterations=60)
+        if len(found):
+            assert (best_cosines(found, batch.features)[found.certified] > CERTIFIED).all()
+
+
+def test_weak_noise_hides_nobody() -> None:
+    found = found_behind(planted(8), GaussianNoise(sigma=1e-6))
+    assert found.certified.all()
+    assert len(found) == 8
+
+
+def test_somebody_twice_in_a_batch_is_found_once() -> None:
+    batch = planted(4)
+    twice = replace(
+        batch,
+        features=torch.cat([batch.features, batch.features[:1]]),
+        labels=torch.cat([batch.labels, batch.labels[:1]]),
+    )
+    assert twice.space.rank == 4
+    (found,) = found_in([twice])
+    assert len(found) == 4
+    assert best_cosines(found, batch.features).min() > CERTIFIED
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
+def test_of_an_update_that_says_nothing_nobody_is_found(value: float) -> None:
+    batch = planted(4)
+    update = {name: torch.full_like(of, value) for name, of in batch.update.items()}
+    (found,) = demix(batch.layer, [update], [4], batch.guesses, [0], 16, 20, lambda share: None)
+    assert not found.certain.any()
+
+
+def test_more_individuals_than_units_can_tell_apart_are_not_sought() -> None:
+    batch = planted(60, units=64)
+    assert not batch.space.tells_apart
+    (found,) = found_in([batch])
+    assert len(found) == 0
+
+
+def test_a_batch_is_found_alike_beside_others_of_other_sizes() -> None:
+    """Their residuals span spaces of other dimensions, and are filled up."""
+    batches = [planted(8), planted(3)]
+    alone = [found_in([each])[0] for each in batches]
+    layer, guesses = batches[0].layer, batches[0].guesses
+    together = Search(
+        [batches[0].space, space_of(layer, batches[0].update, 3)],
+        guesses,
+        partial(individuals_of, layer),
+        [0, 1],
+        64,
+    )
+    assert together.widths.tolist() == [7, 3]
+    first, _ = together.individuals(500)
+    torch.testing.assert_close(first.features, alone[0].features, rtol=1e-4, atol=1e-5)
+
+
+def test_its_labels_of_d_aux_may_be_unknown(small_setup: Setup) -> None:
+    prepared = prepare(small_setup, None, "cpu", lambda message: None)
+    assert prepared.server.auxiliary is not None
+    unknown = replace(
+        prepared.server.auxiliary, labels=torch.full_like(prepared.server.auxiliary.labels, -1)
+    )
+    cell = Cell.model_validate(
+        small_setup.model_dump() | {"attack": "mask_demixing", "batch_size": 4, "individuals": 8}
+    )
+    without = replace(prepared, server=replace(prepared.server, auxiliary=unknown))
+    truths = victim_batches(without, 4, 8)
+    answers = infer(MaskDemixing(), truths, cell, without, lambda share: None)
+    assert all(bool(i.certified is not None and i.certified.all()) for i in answers.inferences)
+
+
+def test_batch_statistics_are_refused(small_setup: Setup) -> None:
+    parameters = {"width": 4, "batch_norm": True}
+    setup = small_setup.model_copy(update={"model_parameters": parameters})
+    with pytest.raises(UsageError, match="take mode=eval"):
+        measured(setup, None, "mask_demixing", {}, batch_size=2, individuals=4, mode="train")
+    found = measured(setup, None, "mask_demixing", {}, batch_size=2, individuals=4).metrics
+    assert found is not None
+    assert found.certificates is not None
+    assert found.certificates.share == 1
+
+
+def test_it_reads_no_images() -> None:
+    with pytest.raises(ValueError, match="finds no images"):
+        MaskDemixing(reads="images")
+
+
+def test_the_certain_come_first_and_dummies_are_not_certified() -> None:
+    found = Demixed(
+        features=torch.eye(3).double()[:1],
+        labels=torch.tensor([1]),
+        mismatch=torch.zeros(1),
+        certain=torch.tensor([True]),
+        certified=torch.tensor([True]),
+    )
+    dummies = Inference(
+        scores={}, features=torch.eye(3), labels=torch.tensor([0, 0, 2]), loss=0.5, steps=7
+    )
+    answer = _answer(found, dummies, lambda features: {}, server_of(planted(1).model))
+    assert answer.certified is not None
+    assert answer.features is not None
+    assert answer.certified.tolist() == [True, False, False]
+    assert torch.equal(answer.features, torch.eye(3))
+    assert answer.labels is not None
+    assert answer.labels.tolist() == [1, 0, 2]
+    assert answer.steps == 7
+
+
+def server_of(model: SharedModel) -> Server:
+    return Server(classes=8, image_shape=(3, 16, 16), properties=(), model=model)
 
 
 def test_its_restarts_and_labels_are_the_fallback_s() -> None:
