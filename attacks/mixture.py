@@ -182,7 +182,7 @@ def individuals_of(layer: HiddenLayer, space: Space, columns: Tensor) -> Demixed
 
     blur = BLUR * space.blur(columns)
     moved = space.noise * inverse.norm(dim=1) / extended.norm(dim=1).clamp_min(TINY)
-    rounding = (CERTIFIED + blur).clamp_max(CERTAIN / 2)
+    rounding = (ROUNDED + blur).clamp_max(CERTAIN / 2)
     whole = columns.shape[1] == space.rank and bool((mismatch < CERTAIN).all())
     same_length = (ratio / ratio.median() - 1).abs() < 2 * rounding
     certified = (mismatch < rounding) & same_length & (moved < CERTAIN) & whole
@@ -226,7 +226,7 @@ side makes three times as much."""
 MOST_BLUR = 0.3
 """Of which noise may be the cause; somebody wrong is off by more."""
 
-CERTIFIED = 1e-3
+ROUNDED = 1e-3
 """Relative mismatch that rounding may make."""
 
 BLUR = 10.0

@@ -150,3 +150,8 @@ def defense_of(cell: Cell) -> Defense:
 def individuals_in_update(cell: Cell) -> int:
     """Return how many individuals stand behind what the server sees: B of each client."""
     return cell.batch_size * defense_of(cell).clients
+
+
+def updates_seen(cell: Cell) -> int:
+    """Return how many updates of victims the server sees."""
+    return cell.individuals // individuals_in_update(cell)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bench.cells import Cell
-from bench.defense import individuals_in_update
+from bench.defense import updates_seen
 from bench.registry import ATTACKS
 from bench.rows import (
     MISSING,
@@ -91,7 +91,7 @@ def _varying_parameters(cells: Sequence[Measured]) -> list[str]:
 
 def _reconstruction(metrics: Metrics, record: Record) -> list[str]:
     assert record.cost is not None
-    batches = record.cell.individuals // individuals_in_update(record.cell)
+    batches = updates_seen(record.cell)
     cosine, exact = metrics.feature_cosine, metrics.exact
     return [
         MISSING if cosine is None else number(cosine, 3),

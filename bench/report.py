@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from bench.defense import individuals_in_update
+from bench.defense import updates_seen
 from bench.details import details
 from bench.prices import price, price_aid, price_columns
 from bench.registry import ATTACKS, DATASETS
@@ -142,11 +142,11 @@ def _exactness(measured: Measured) -> str:
     if record.metrics is None or record.cost is None:
         return "failed"
     exact, certificates = record.metrics.exact, record.metrics.certificates
-    batches = record.cell.individuals // individuals_in_update(record.cell)
     said = [MISSING if exact is None else percent(exact)]
     if certificates is not None:
-        said.append(f"certified {100 * certificates.share:.1f}")
-    said.append(f"{record.cost.seconds / batches:.2g} s")
+        false = f" ({certificates.false} falsely)" if certificates.false else ""
+        said.append(f"certified {100 * certificates.share:.1f}{false}")
+    said.append(f"{record.cost.seconds / updates_seen(record.cell):.2g} s")
     return ", ".join(said)
 
 
@@ -182,6 +182,12 @@ def reading_aid(cells: Sequence[Measured]) -> str:
         "has learnt only what it earns above this. "
         "**Oracle**: f_p on the true features, the most that any attack through them can earn.",
     ]
+    if any(m.planned.layout == "exact" for m in cells):
+        lines.append(
+            "**Exactness**: % of individuals whose feature was found with a cosine ≥ 0.99 "
+            "[interval]; % of individuals whom the attack itself certifies, and, if there are any, "
+            "the number of those with a cosine below 0.9999; seconds a victim batch."
+        )
     lines += price_aid(cells)
     lines += _notes(cells)
     if any(m.planned.cell.auxiliary_source != m.planned.cell.dataset for m in cells):

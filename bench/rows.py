@@ -78,7 +78,6 @@ def varying_settings(planned: Sequence[Planned], leading: Sequence[str]) -> list
         "data set": {"dataset"},
         "D_aux": {"auxiliary_dataset"},
         "main task": {"main_task"},
-        "m": {"model_parameters"},
         "B": {"batch_size"},
         "defense": {"defense"},
         "level": {"defense_parameters"},
@@ -94,6 +93,8 @@ def varying_settings(planned: Sequence[Planned], leading: Sequence[str]) -> list
         return name(cell) if name else ""
 
     def value(field: str, cell: Cell) -> object:
+        if field == "model_parameters" and "m" in leading:
+            return {key: of for key, of in cell.model_parameters.items() if key != "hidden"}
         own = field == "auxiliary_dataset_parameters" and not cell.auxiliary_dataset
         return cell.dataset_parameters if own else getattr(cell, field)
 

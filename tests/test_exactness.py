@@ -59,7 +59,7 @@ def record(planned: Planned) -> Record:
             properties={"gender": all_alike(estimate)},
             feature_cosine=estimate,
             exact=estimate,
-            certificates=Certificates(share=0.0 if hard else 1.0, false=2 if hard else 0),
+            certificates=Certificates(share=0.25 if hard else 1.0, false=2 if hard else 0),
             label_accuracy=None,
             diverged=0.0,
             main_task={"accuracy": 0.5, "most_frequent_class": 0.5},
@@ -78,7 +78,7 @@ def test_the_table_has_a_row_a_cell_and_says_what_is_exact_and_how_long_it_took(
     ]
     assert rows[0] == ["main task", "m", "B", "Mask demixing"]
     assert rows[2] == ["hat (K = 2)", "64", "8", "100.0 [90.0, 100.0], certified 100.0, 2 s"]
-    assert rows[3] == ["", "", "32", "50.0 [40.0, 50.0], certified 0.0, 8 s"]
+    assert rows[3] == ["", "", "32", "50.0 [40.0, 50.0], certified 25.0 (2 falsely), 8 s"]
     assert [row[1] for row in rows[2:]] == ["64", "", "128", ""] * 2
 
 
@@ -91,7 +91,7 @@ def test_details_count_false_certificates(planned: list[Planned]) -> None:
     text = details([Measured(p, record(p)) for p in planned])
     assert "certified, % (false)" in text
     assert "100.0 (0)" in text
-    assert "0.0 (2)" in text
+    assert "25.0 (2)" in text
 
 
 def texts(figure: Figure, panel: int) -> list[str]:
@@ -114,6 +114,23 @@ def test_the_phase_figure_has_a_panel_a_main_task_with_shares_above_seconds(
     assert texts(figure, 1) == ["100", "50", "100"]
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["64", "128"]
     assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["8", "32"]
+
+
+def test_what_else_differs_has_panels_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "small.toml"
+    path.write_text(SUITE.replace('["hat", "hat+dark_hair"]', '["hat"]\nseed = [0, 1]'))
+    found = phase.figures([Measured(p, record(p)) for p in expand(*load_suite(str(path)))])
+    figure = found["phase-1"]
+    assert figure is not None
+    titles = [ax.get_title() for ax in figure.axes[:2]]
+    assert titles == ["hat (K = 2), seed = 0", "hat (K = 2), seed = 1"]
+
+
+def test_another_parameter_of_the_model_is_a_column(tmp_path: Path) -> None:
+    path = tmp_path / "small.toml"
+    path.write_text(SUITE.replace("{ hidden = 128 }", "{ hidden = 128, width = 8 }"))
+    text = main_tables([Measured(p, record(p)) for p in expand(*load_suite(str(path)))])
+    assert "model_parameters" in text.splitlines()[2]
 
 
 def test_nothing_is_drawn_of_one_number_of_units_or_without_records(planned: list[Planned]) -> None:

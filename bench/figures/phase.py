@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.defense import individuals_in_update
+from bench.defense import updates_seen
 from bench.figures.canvas import LABEL, TICK, TITLE, blank_figure
 from bench.figures.curves import shared_settings
-from bench.rows import Measured, leading_values
+from bench.rows import LAYOUTS, Measured, leading_values, settings_text, varying_settings
 from bench.store import Record
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ EXAMPLE = (
 )
 
 Panels = Mapping[str, Mapping[tuple[int, int], Record | None]]
-"""Main task → (m, B) → record."""
+"""Main task, and what else differs → (m, B) → record."""
 
 
 def figures(cells: Sequence[Measured]) -> dict[str, Figure | None]:
@@ -50,8 +50,11 @@ def figures(cells: Sequence[Measured]) -> dict[str, Figure | None]:
 
 def _panels(cells: Sequence[Measured]) -> Panels:
     panels: dict[str, dict[tuple[int, int], Record | None]] = {}
+    varying = varying_settings([m.planned for m in cells], LAYOUTS["exact"])
     for m in cells:
         (task,) = leading_values(m, "", ["main task"])
+        if varying:
+            task = f"{task}, {settings_text(m, varying)}"
         place = int(m.planned.cell.model_parameters["hidden"]), m.planned.cell.batch_size
         record = m.record if m.record and m.record.metrics and m.record.metrics.exact else None
         panels.setdefault(task, {})[place] = record
@@ -72,8 +75,7 @@ def _figure(cells: Sequence[Measured], panels: Panels, title: str) -> Figure:
             assert record.metrics.exact is not None
             share = record.metrics.exact.value
             exact[place] = np.nan if share is None else 100 * share
-            batches = record.cell.individuals // individuals_in_update(record.cell)
-            seconds[place] = record.cost.seconds / batches
+            seconds[place] = record.cost.seconds / updates_seen(record.cell)
         above, below = axes[:, column]
         above.set_title(fill(task, 34), fontsize=LABEL, parse_math=False)
         _draw(above, exact, units, sizes, "{:.0f}", (0.0, 100.0))
