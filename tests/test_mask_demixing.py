@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from attacks import demixing
 from attacks.demixing import demix
 from attacks.hidden_layer import HiddenLayer, hidden_layer_of
 from attacks.mask_demixing import MaskDemixing, _answer, _others
@@ -375,6 +376,27 @@ def test_of_an_update_that_says_nothing_nobody_is_found(value: float) -> None:
     update = {name: torch.full_like(of, value) for name, of in batch.update.items()}
     (found,) = demix(batch.layer, [update], [4], batch.guesses, [0], 16, 20, lambda share: None)
     assert not found.certain.any()
+
+
+def test_where_memory_runs_out_fewer_victims_stand_side_by_side(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[int] = []
+
+    class Narrow(Search):
+        def individuals(self, iterations: int) -> list[Demixed]:
+            asked.append(len(self.spaces))
+            if len(self.spaces) > 1:
+                raise RuntimeError("CUDA out of memory")
+            return super().individuals(iterations)
+
+    monkeypatch.setattr(demixing, "Search", Narrow)
+    monkeypatch.setattr(demixing, "SIDE_BY_SIDE", (2**17, 2**17))
+    batch = planted(3)
+    found = found_in([batch] * 5, runs=64)
+    assert asked[0] > 1
+    assert asked[-5:] == [1] * 5
+    assert all(each.certified.all() for each in found)
 
 
 def test_more_individuals_than_units_can_tell_apart_are_not_sought() -> None:
