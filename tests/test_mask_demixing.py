@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -28,12 +29,14 @@ from bench.defenses.secure_aggregation import SecureAggregation
 from bench.defenses.sparsify import Sparsification
 from bench.errors import UsageError
 from bench.federation import client_update
-from bench.measure import infer, victim_batches
+from bench.measure import infer, measure, victim_batches
 from bench.models import SharedModel, SmallCNN
+from bench.override import override
 from bench.plugins import build
 from bench.preparation import prepare
 from bench.registry import MODELS
 from bench.scoring import CERTIFIED
+from bench.suite import expand, load_suite
 from bench.threat import Inference, Server
 from tests.faces import faces
 from tests.measuring import measured
@@ -252,6 +255,19 @@ def test_it_is_level_with_the_oracle_without_labels(small_setup: Setup, batch_si
     assert (found.certificates.share, found.certificates.false) == (1.0, 0)
     assert found.label_accuracy == 1
     assert found.properties == oracle.properties
+
+
+@pytest.mark.parametrize("main_task", ["2-class", "8-class"])
+def test_real_faces_are_found_exactly(data_root: Path, main_task: str) -> None:
+    name, suite = load_suite("table2")
+    settings = ["rounds=20", "individuals=64", "batch_size=32", f"main_task={main_task}"]
+    chosen = expand(name, override(suite, settings), ["attack=mask_demixing"])
+    cell = next(p.cell for p in chosen if "labels" not in p.cell.grant)
+    found = measure(cell, prepare(cell.setup, data_root, "cpu", lambda m: None), lambda s: None)
+    assert found.metrics is not None
+    assert found.metrics.certificates is not None
+    assert (found.metrics.certificates.share, found.metrics.certificates.false) == (1.0, 0)
+    assert found.metrics.label_accuracy == 1
 
 
 def test_behind_noise_the_proposed_attack_answers_and_nobody_is_certified(
