@@ -27,6 +27,9 @@ grant = ["model", "update", "auxiliary"]
 
 [attack.mask_demixing]
 
+[attack.blind]
+parameters = { labels = "ignored" }
+
 [[group]]
 title = "Exact"
 layout = "exact"
@@ -42,7 +45,7 @@ batch_size = [8, 32]
 def planned(tmp_path: Path) -> list[Planned]:
     path = tmp_path / "small.toml"
     path.write_text(SUITE)
-    return expand(*load_suite(str(path)))
+    return [p for p in expand(*load_suite(str(path))) if p.cell.attack == "mask_demixing"]
 
 
 def record(planned: Planned) -> Record:
@@ -131,6 +134,14 @@ def test_another_parameter_of_the_model_is_a_column(tmp_path: Path) -> None:
     path.write_text(SUITE.replace("{ hidden = 128 }", "{ hidden = 128, width = 8 }"))
     text = main_tables([Measured(p, record(p)) for p in expand(*load_suite(str(path)))])
     assert "model_parameters" in text.splitlines()[2]
+
+
+def test_a_control_has_no_phases(tmp_path: Path) -> None:
+    path = tmp_path / "small.toml"
+    path.write_text(SUITE)
+    every = expand(*load_suite(str(path)))
+    assert {p.cell.attack for p in every} == {"mask_demixing", "blind"}
+    assert list(phase.figures([Measured(p, record(p)) for p in every])) == ["phase-1"]
 
 
 def test_nothing_is_drawn_of_one_number_of_units_or_without_records(planned: list[Planned]) -> None:

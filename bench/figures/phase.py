@@ -11,6 +11,7 @@ import numpy as np
 from bench.defense import updates_seen
 from bench.figures.canvas import LABEL, TICK, TITLE, blank_figure
 from bench.figures.curves import shared_settings
+from bench.registry import ATTACKS
 from bench.rows import LAYOUTS, Measured, leading_values, settings_text, varying_settings
 from bench.store import Record
 
@@ -28,7 +29,7 @@ Panels = Mapping[str, Mapping[tuple[int, int], Record | None]]
 
 
 def figures(cells: Sequence[Measured]) -> dict[str, Figure | None]:
-    """Return a figure for each column of each group that is laid out by exactness.
+    """Return a figure for each attack's column of each group that is laid out by exactness.
 
     A panel a main task, above the share of individuals with cosine ≥ 0.99, below it the seconds
     that a victim batch took. None where nothing is measured.
@@ -36,7 +37,12 @@ def figures(cells: Sequence[Measured]) -> dict[str, Figure | None]:
     found: dict[str, Figure | None] = {}
     groups: dict[tuple[str, str], list[Measured]] = {}
     for m in cells:
-        if m.planned.layout == "exact" and "hidden" in m.planned.cell.model_parameters:
+        cell = m.planned.cell
+        if (
+            m.planned.layout == "exact"
+            and "hidden" in cell.model_parameters
+            and not ATTACKS.get(cell.attack).control
+        ):
             groups.setdefault((m.planned.group, m.planned.column), []).append(m)
     for number, ((group, column), of) in enumerate(groups.items(), start=1):
         panels = _panels(of)
@@ -77,7 +83,7 @@ def _figure(cells: Sequence[Measured], panels: Panels, title: str) -> Figure:
             exact[place] = np.nan if share is None else 100 * share
             seconds[place] = record.cost.seconds / updates_seen(record.cell)
         above, below = axes[:, column]
-        above.set_title(fill(task, 34), fontsize=LABEL, parse_math=False)
+        above.set_title(fill(task, 34, break_long_words=False), fontsize=LABEL, parse_math=False)
         _draw(above, exact, units, sizes, "{:.0f}", (0.0, 100.0))
         _draw(below, np.log10(seconds), units, sizes, "{:.2g}", (-2.0, 2.0), shown=seconds)
         below.set_xlabel("individuals in the update B", fontsize=LABEL)
