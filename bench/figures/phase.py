@@ -83,7 +83,7 @@ def _figure(cells: Sequence[Measured], panels: Panels, title: str) -> Figure:
             exact[place] = np.nan if share is None else 100 * share
             seconds[place] = record.cost.seconds / updates_seen(record.cell)
         above, below = axes[:, column]
-        above.set_title(fill(task, 34, break_long_words=False), fontsize=LABEL, parse_math=False)
+        above.set_title(_wrapped(task), fontsize=LABEL, parse_math=False)
         _draw(above, exact, units, sizes, "{:.0f}", (0.0, 100.0))
         _draw(below, np.log10(seconds), units, sizes, "{:.2g}", (-2.0, 2.0), shown=seconds)
         below.set_xlabel("individuals in the update B", fontsize=LABEL)
@@ -92,6 +92,15 @@ def _figure(cells: Sequence[Measured], panels: Panels, title: str) -> Figure:
     said = fill(f"{shared_settings(cells, {'': 'data set'})}; blank: not measured", int(12 * width))
     figure.suptitle(f"{fill(title, int(11 * width))}\n{said}", fontsize=TITLE, parse_math=False)
     return figure
+
+
+def _wrapped(task: str) -> str:
+    """Return a main task in lines, broken between its attributes.
+
+    >>> _wrapped("Mouth_Slightly_Open+Black_Hair+Bangs (K = 8)").splitlines()
+    ['Mouth_Slightly_Open+Black_Hair+', 'Bangs (K = 8)']
+    """
+    return fill(task.replace("+", "+ "), 34).replace("+ ", "+")
 
 
 def _draw(
