@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from bench.metrics import Estimate
 from bench.override import override
-from bench.store import PropertyMetrics
+from bench.report import main_tables
+from bench.rows import Measured
+from bench.store import Metrics, PropertyMetrics, Record
 from bench.suite import Planned, expand, load_suite
 
 
@@ -26,3 +29,26 @@ def all_alike(estimate: Estimate) -> PropertyMetrics:
         prevalence=0.5,
         in_main_task=False,
     )
+
+
+def record_of(planned: Planned, properties: Mapping[str, Estimate], **fields: Any) -> Record:
+    """Return a cell's record with these estimates.
+
+    Args:
+        fields: of its metrics; those that are not told and can be None are None.
+    """
+    unknown = {"feature_cosine": None, "exact": None, "label_accuracy": None, "diverged": 0.0}
+    of_properties = {name: all_alike(estimate) for name, estimate in properties.items()}
+    return Record(
+        key=planned.key,
+        cell=planned.cell,
+        attack_version=1,
+        status="done",
+        metrics=Metrics(properties=of_properties, **unknown | fields),
+    )
+
+
+def table_rows(cells: Sequence[Measured]) -> list[list[str]]:
+    """Return the cells of all lines of the main tables."""
+    lines = [line for line in main_tables(cells).splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]

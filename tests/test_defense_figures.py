@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from records import all_alike, planned
+from records import planned, record_of
 
 from bench.defenses.none import NoDefense
 from bench.errors import UsageError
@@ -20,7 +20,7 @@ from bench.figures.features import Embedded, feature_figure, rounds_drawn
 from bench.metrics import Estimate
 from bench.registry import DEFENSES
 from bench.rows import Measured
-from bench.store import DefenseMetrics, Metrics, Record, Store
+from bench.store import DefenseMetrics, Record, Store
 from bench.suite import Planned
 
 HEAD = """
@@ -123,28 +123,18 @@ def around(value: float, reach: float = 0.02) -> Estimate:
 
 def record(planned: Planned) -> Record:
     cell, sigma = planned.cell, sigma_of(planned)
-    estimate = around(accuracy(planned))
-    of_property = all_alike(estimate)
     price = DefenseMetrics(
         relative_error=around(30 * sigma),
         utility=around(UNDEFENDED - sigma),
         utility_lost=around(sigma),
     )
-    return Record(
-        key=planned.key,
-        cell=cell,
-        attack_version=1,
-        status="done",
-        metrics=Metrics(
-            properties=dict.fromkeys(cell.properties, of_property),
-            feature_cosine=around(0.95, 0.01),
-            exact=None,
-            label_accuracy=None,
-            diverged=0.0,
-            main_task={"accuracy": UNDEFENDED, "most_frequent_class": FREQUENT},
-            defense=None if cell.defense == "none" else price,
-            classes=4,
-        ),
+    return record_of(
+        planned,
+        dict.fromkeys(cell.properties, around(accuracy(planned))),
+        feature_cosine=around(0.95, 0.01),
+        main_task={"accuracy": UNDEFENDED, "most_frequent_class": FREQUENT},
+        defense=None if cell.defense == "none" else price,
+        classes=4,
     )
 
 

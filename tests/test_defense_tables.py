@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from records import all_alike, planned
+from records import planned, record_of, table_rows
 
 from bench.defense_words import defense_level, defense_name, defense_text
 from bench.defenses.none import NoDefense
 from bench.errors import UsageError
 from bench.metrics import Estimate
 from bench.registry import DEFENSES
-from bench.report import main_tables, reading_aid
+from bench.report import reading_aid
 from bench.rows import Measured, describe
 from bench.settings import settings
-from bench.store import DefenseMetrics, Metrics, Record
+from bench.store import DefenseMetrics, Record
 from bench.suite import Planned
 
 SUITE = """
@@ -162,32 +162,17 @@ def record(planned: Planned) -> Record:
         epsilon=7.891 if cell.defense == "laplace" else None,
         delta=0.00123 if cell.defense == "laplace" else None,
     )
-    of_property = all_alike(ESTIMATE)
-    return Record(
-        key=planned.key,
-        cell=cell,
-        attack_version=1,
-        status="done",
-        metrics=Metrics(
-            properties=dict.fromkeys(cell.properties, of_property),
-            feature_cosine=None,
-            exact=None,
-            label_accuracy=None,
-            diverged=0.0,
-            main_task={"accuracy": UNDEFENDED, "most_frequent_class": 0.3},
-            defense=None if cell.defense == "none" else price,
-            classes=2,
-        ),
+    return record_of(
+        planned,
+        dict.fromkeys(cell.properties, ESTIMATE),
+        main_task={"accuracy": UNDEFENDED, "most_frequent_class": 0.3},
+        defense=None if cell.defense == "none" else price,
+        classes=2,
     )
 
 
-def rows(cells: Sequence[Measured]) -> list[list[str]]:
-    lines = [line for line in main_tables(cells).splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-
-
 def test_a_table_of_defenses_says_what_each_costs(suite: str) -> None:
-    heading, _, *body = rows([Measured(p, record(p)) for p in planned(suite)])
+    heading, _, *body = table_rows([Measured(p, record(p)) for p in planned(suite)])
     assert heading == [
         *("property", "B", "defense", "level", "Proposed", "Proposed, adaptive", "Prior"),
         *("utility (lost), %", "‖change‖/‖g‖", "ε"),
@@ -208,18 +193,18 @@ def test_a_table_of_defenses_says_what_each_costs(suite: str) -> None:
 
 def test_a_table_without_epsilon_has_no_column_for_it(suite: str) -> None:
     cells = planned(suite, only=["defense=none,gaussian"])
-    assert rows([Measured(p, record(p)) for p in cells])[0][-1] == "‖change‖/‖g‖"
+    assert table_rows([Measured(p, record(p)) for p in cells])[0][-1] == "‖change‖/‖g‖"
 
 
 def test_prices_that_are_not_measured_are_missing(suite: str) -> None:
-    heading, _, *body = rows([Measured(p, None) for p in planned(suite)])
+    heading, _, *body = table_rows([Measured(p, None) for p in planned(suite)])
     assert heading[-2:] == ["utility (lost), %", "‖change‖/‖g‖"]
     assert {tuple(row[-2:]) for row in body} == {("–", "–")}
 
 
 def test_other_layouts_tell_defenses_apart_and_have_no_prices(suite: str) -> None:
     Path(suite).write_text(SUITE.replace('layout = "defense"', 'layout = "table2"'))
-    heading, _, *body = rows([Measured(p, record(p)) for p in planned(suite)])
+    heading, _, *body = table_rows([Measured(p, record(p)) for p in planned(suite)])
     assert heading[:2] == ["defense", "defense_parameters"]
     assert heading[-1] == "Prior"
     assert body[2][1] == "sigma = 0.01"

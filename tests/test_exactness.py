@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
+from records import planned, record_of, table_rows
 
 from bench.details import details
 from bench.figures import phase
 from bench.metrics import Estimate
 from bench.report import main_tables
 from bench.rows import Measured
-from bench.store import Certificates, Cost, Metrics, Record
-from bench.suite import Planned, expand, load_suite
-from tests.records import all_alike
+from bench.store import Certificates, Cost, Record
+from bench.suite import Planned
 
 SUITE = """
 title = "Small"
@@ -42,10 +43,13 @@ batch_size = [8, 32]
 
 
 @pytest.fixture
-def planned(tmp_path: Path) -> list[Planned]:
+def suite(tmp_path: Path) -> Path:
     path = tmp_path / "small.toml"
     path.write_text(SUITE)
-    return [p for p in expand(*load_suite(str(path))) if p.cell.attack == "mask_demixing"]
+    return path
+
+
+ATTACK = ["attack=mask_demixing"]
 
 
 def record(planned: Planned) -> Record:
@@ -53,45 +57,39 @@ def record(planned: Planned) -> Record:
     hard = planned.cell.batch_size == 32 and planned.cell.model_parameters["hidden"] == 64
     share = 0.5 if hard else 1.0
     estimate = Estimate(value=share, low=share - 0.1, high=share)
-    return Record(
-        key=planned.key,
-        cell=planned.cell,
-        attack_version=1,
-        status="done",
-        metrics=Metrics(
-            properties={"gender": all_alike(estimate)},
-            feature_cosine=estimate,
-            exact=estimate,
-            certificates=Certificates(share=0.25 if hard else 1.0, false=2 if hard else 0),
-            label_accuracy=None,
-            diverged=0.0,
-            main_task={"accuracy": 0.5, "most_frequent_class": 0.5},
-            classes=2,
-        ),
-        cost=Cost(seconds=8.0, steps=0, peak_memory_mib=1),
+    found = record_of(
+        planned,
+        {"gender": estimate},
+        feature_cosine=estimate,
+        exact=estimate,
+        certificates=Certificates(share=0.25 if hard else 1.0, false=2 if hard else 0),
+        main_task={"accuracy": 0.5, "most_frequent_class": 0.5},
+        classes=2,
     )
+    return found.model_copy(update={"cost": Cost(seconds=8.0, steps=0, peak_memory_mib=1)})
+
+
+def measured(cells: Sequence[Planned]) -> list[Measured]:
+    return [Measured(cell, record(cell)) for cell in cells]
 
 
 def test_the_table_has_a_row_a_cell_and_says_what_is_exact_and_how_long_it_took(
-    planned: list[Planned],
+    suite: Path,
 ) -> None:
-    text = main_tables([Measured(p, record(p)) for p in planned])
-    rows = [
-        [c.strip() for c in line.strip("|").split("|")] for line in text.splitlines() if "|" in line
-    ]
+    rows = table_rows(measured(planned(str(suite), only=ATTACK)))
     assert rows[0] == ["main task", "m", "B", "Mask demixing"]
     assert rows[2] == ["hat (K = 2)", "64", "8", "100.0 [90.0, 100.0], certified 100.0, 2 s"]
     assert rows[3] == ["", "", "32", "50.0 [40.0, 50.0], certified 25.0 (2 falsely), 8 s"]
     assert [row[1] for row in rows[2:]] == ["64", "", "128", ""] * 2
 
 
-def test_cells_without_a_record_are_missing(planned: list[Planned]) -> None:
-    text = main_tables([Measured(p, None) for p in planned])
+def test_cells_without_a_record_are_missing(suite: Path) -> None:
+    text = main_tables([Measured(p, None) for p in planned(str(suite), only=ATTACK)])
     assert text.count("–") == 8
 
 
-def test_details_count_false_certificates(planned: list[Planned]) -> None:
-    text = details([Measured(p, record(p)) for p in planned])
+def test_details_count_false_certificates(suite: Path) -> None:
+    text = details(measured(planned(str(suite), only=ATTACK)))
     assert "certified, % (false)" in text
     assert "100.0 (0)" in text
     assert "25.0 (2)" in text
@@ -102,10 +100,10 @@ def texts(figure: Figure, panel: int) -> list[str]:
 
 
 def test_the_phase_figure_has_a_panel_a_main_task_with_shares_above_seconds(
-    planned: list[Planned],
+    suite: Path,
 ) -> None:
-    measured = [Measured(p, record(p)) for p in planned]
-    found = phase.figures([*measured[:-1], Measured(planned[-1], None)])
+    *others, last = planned(str(suite), only=ATTACK)
+    found = phase.figures([*measured(others), Measured(last, None)])
     assert list(found) == ["phase-1"]
     figure = found["phase-1"]
     assert figure is not None
@@ -119,32 +117,28 @@ def test_the_phase_figure_has_a_panel_a_main_task_with_shares_above_seconds(
     assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["8", "32"]
 
 
-def test_what_else_differs_has_panels_of_its_own(tmp_path: Path) -> None:
-    path = tmp_path / "small.toml"
-    path.write_text(SUITE.replace('["hat", "hat+dark_hair"]', '["hat"]\nseed = [0, 1]'))
-    found = phase.figures([Measured(p, record(p)) for p in expand(*load_suite(str(path)))])
+def test_what_else_differs_has_panels_of_its_own(suite: Path) -> None:
+    suite.write_text(SUITE.replace('["hat", "hat+dark_hair"]', '["hat"]\nseed = [0, 1]'))
+    found = phase.figures(measured(planned(str(suite))))
     figure = found["phase-1"]
     assert figure is not None
     titles = [ax.get_title() for ax in figure.axes[:2]]
     assert titles == ["hat (K = 2), seed = 0", "hat (K = 2), seed = 1"]
 
 
-def test_another_parameter_of_the_model_is_a_column(tmp_path: Path) -> None:
-    path = tmp_path / "small.toml"
-    path.write_text(SUITE.replace("{ hidden = 128 }", "{ hidden = 128, width = 8 }"))
-    text = main_tables([Measured(p, record(p)) for p in expand(*load_suite(str(path)))])
-    assert "model_parameters" in text.splitlines()[2]
+def test_another_parameter_of_the_model_is_a_column(suite: Path) -> None:
+    suite.write_text(SUITE.replace("{ hidden = 128 }", "{ hidden = 128, width = 8 }"))
+    assert "model_parameters" in table_rows(measured(planned(str(suite))))[0]
 
 
-def test_a_control_has_no_phases(tmp_path: Path) -> None:
-    path = tmp_path / "small.toml"
-    path.write_text(SUITE)
-    every = expand(*load_suite(str(path)))
+def test_a_control_has_no_phases(suite: Path) -> None:
+    every = planned(str(suite))
     assert {p.cell.attack for p in every} == {"mask_demixing", "blind"}
-    assert list(phase.figures([Measured(p, record(p)) for p in every])) == ["phase-1"]
+    assert list(phase.figures(measured(every))) == ["phase-1"]
 
 
-def test_nothing_is_drawn_of_one_number_of_units_or_without_records(planned: list[Planned]) -> None:
-    one = [p for p in planned if p.cell.model_parameters["hidden"] == 64]
-    assert phase.figures([Measured(p, record(p)) for p in one]) == {}
-    assert phase.figures([Measured(p, None) for p in planned]) == {"phase-1": None}
+def test_nothing_is_drawn_of_one_number_of_units_or_without_records(suite: Path) -> None:
+    cells = planned(str(suite), only=ATTACK)
+    one = [p for p in cells if p.cell.model_parameters["hidden"] == 64]
+    assert phase.figures(measured(one)) == {}
+    assert phase.figures([Measured(p, None) for p in cells]) == {"phase-1": None}

@@ -13,7 +13,7 @@ import pytest
 import torch
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from records import all_alike, planned
+from records import planned, record_of
 from torch import Tensor
 
 import bench.cli
@@ -34,7 +34,7 @@ from bench.reconstructions import (
     refuse_real_individuals,
 )
 from bench.rows import Measured
-from bench.store import Cost, Metrics, Record, Store
+from bench.store import Cost, Record, Store
 from bench.suite import Planned
 from bench.threat import Inference, Observation, Server
 
@@ -101,22 +101,11 @@ def growing(planned: Planned, name: str) -> Estimate:
 
 
 def record(planned: Planned, accuracy: Accuracy) -> Record:
-    return Record(
-        key=planned.key,
-        cell=planned.cell,
-        attack_version=1,
-        status="done",
-        metrics=Metrics(
-            properties={
-                name: all_alike(accuracy(planned, name)) for name in planned.cell.properties
-            },
-            feature_cosine=None,
-            exact=None,
-            label_accuracy=None,
-            diverged=0.0,
-            main_task={"accuracy": 0.5, "most_frequent_class": 0.3},
-            classes=4,
-        ),
+    return record_of(
+        planned,
+        {name: accuracy(planned, name) for name in planned.cell.properties},
+        main_task={"accuracy": 0.5, "most_frequent_class": 0.3},
+        classes=4,
     )
 
 
