@@ -25,8 +25,8 @@ from functools import partial
 from torch import Tensor
 
 from attacks.hidden_layer import HiddenLayer
-from attacks.memory import is_out_of_memory
-from attacks.mixture import Demixed, Guesses, Space, individuals_of, nobody, space_of
+from attacks.memory import does_not_fit, is_out_of_memory
+from attacks.mixture import Demixed, Guesses, individuals_of, nobody, space_of
 from attacks.reflections import Search
 
 
@@ -47,47 +47,38 @@ def demix(
         seeds: one for each update.
         runs: side by side, of each victim.
         iterations: after which a victim's search ends, at the latest.
+
+    Raises:
+        UsageError: not even one victim fits into memory.
     """
     found = [nobody(layer) for _ in updates]
     waiting = [number for number, update in enumerate(updates) if _finite(layer, update)]
     able, together = len(waiting), _side_by_side(layer, runs, max(sizes, default=1))
     while waiting:
         some = waiting[:together]
-        spaces = [space_of(layer, updates[n], sizes[n]) for n in some]
-        told = [n for n, space in zip(some, spaces, strict=True) if space.tells_apart]
         try:
-            individuals = _searched(
-                layer,
-                [space for space in spaces if space.tells_apart],
-                guesses,
-                [seeds[n] for n in told],
-                runs,
-                iterations,
-            )
-        except RuntimeError as error:
-            if not is_out_of_memory(error) or together == 1:
+            spaces = {n: space_of(layer, updates[n], sizes[n]) for n in some}
+            told = {n: space for n, space in spaces.items() if space.tells_apart}
+            if told:
+                search = Search(
+                    list(told.values()),
+                    guesses,
+                    partial(individuals_of, layer),
+                    [seeds[n] for n in told],
+                    runs,
+                )
+                for n, of_victim in zip(told, search.individuals(iterations), strict=True):
+                    found[n] = of_victim
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
                 raise
+            if together == 1:
+                raise does_not_fit(sizes[some[0]], layer.weight.device) from error
             together //= 2
             continue
-        for n, of_victim in zip(told, individuals, strict=True):
-            found[n] = of_victim
         waiting = waiting[together:]
         progress(1 - len(waiting) / able)
     return found
-
-
-def _searched(
-    layer: HiddenLayer,
-    spaces: Sequence[Space],
-    guesses: Guesses,
-    seeds: Sequence[int],
-    runs: int,
-    iterations: int,
-) -> list[Demixed]:
-    if not spaces:
-        return []
-    search = Search(spaces, guesses, partial(individuals_of, layer), seeds, runs)
-    return search.individuals(iterations)
 
 
 def _finite(layer: HiddenLayer, update: Mapping[str, Tensor]) -> bool:

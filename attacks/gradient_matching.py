@@ -17,13 +17,12 @@ from torch import Tensor
 from attacks.compiled import compiled, worth_compiling
 from attacks.distance import FactoredGradients, squared_norm, trusted
 from attacks.dummy_gradients import Weights, dummy_gradients, layers_with_rules, weights_of
-from attacks.memory import is_out_of_memory, runs_together
+from attacks.memory import does_not_fit, is_out_of_memory, runs_together
 from attacks.method import Iterate, Method, Reconstruction, Victim
 from attacks.precision import tensor_cores
 from attacks.priors import Statistics
 from attacks.runs import Runs, joined
 from attacks.simulation import Simulation
-from bench.errors import UsageError
 from bench.models import SharedModel
 from bench.seeds import generator_for
 from bench.threat import Compiling, Precision, Progress
@@ -94,10 +93,7 @@ def _match(
             if not is_out_of_memory(error):
                 raise
             if group == 1:
-                raise UsageError(
-                    f"not even one batch of {victims[0].batch_size} fits into the memory of "
-                    f"{device.type}; lower batch_size or image_size, or run fewer --workers"
-                ) from error
+                raise does_not_fit(victims[0].batch_size, device) from error
             group = _even(len(victims) - len(found), group // 2)
     return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -74,7 +74,7 @@ class MaskDemixing(FeatureReconstruction):
         sizes = [observation.batch_size for observation in observations]
         demixed = demix(
             layer,
-            [o.update for o in observations if o.update is not None],
+            [_update(observation) for observation in observations],
             sizes,
             guesses_of(layer, server.feature_space.features, server.auxiliary.labels),
             [observation.seed for observation in observations],
@@ -91,6 +91,11 @@ class MaskDemixing(FeatureReconstruction):
             _answer(each, None if len(each) == size else next(matched), read, server)
             for each, size in zip(found, sizes, strict=True)
         ]
+
+
+def _update(observation: Observation) -> Mapping[str, Tensor]:
+    assert observation.update is not None
+    return observation.update
 
 
 def _refuse_batch_statistics(server: Server, attack: str) -> None:

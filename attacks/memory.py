@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from attacks.factors import factors_are_smaller
 from attacks.method import Method
+from bench.errors import UsageError
 from bench.models import SharedModel, watched
 
 
@@ -37,6 +38,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on whichever device."""
     return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or any(
         sentence in str(error) for sentence in OUT_OF_MEMORY
+    )
+
+
+def does_not_fit(batch_size: int, device: torch.device) -> UsageError:
+    """Return what to say where not even one victim batch fits into memory."""
+    return UsageError(
+        f"not even one batch of {batch_size} fits into the memory of {device.type}; lower "
+        f"batch_size or image_size, or run fewer --workers"
     )
 
 

@@ -106,8 +106,7 @@ class Search:
         for iteration in range(iterations):
             self._start_afresh()
             near, self.r = _nearest(self.x, self.r, self.directions, self.squares, self.widths)
-            reflected = 2 * near - self.x
-            self.x = self.x + STEP * (self.basis @ (self.basis.mT @ reflected) - near)
+            self.x = self.x + STEP * (_projected(2 * near - self.x, self.basis) - near)
             self.left -= 1
             if iteration % HARVEST_EVERY == 0 and self._harvest(near):
                 self._drop_finished()
@@ -143,7 +142,7 @@ class Search:
             # Away from those that are found already.
             known = torch.linalg.qr(self.found[victim].columns)[0].float()
             anywhere = space.basis.float() @ noise
-            elsewhere = anywhere - known @ (known.mT @ anywhere)
+            elsewhere = anywhere - _projected(anywhere, known)
             # Where they fill the space, what is left is rounding.
             left = elsewhere.norm(dim=0) > LITTLE * anywhere.norm(dim=0)
             elsewhere = torch.where(left, elsewhere, anywhere)
@@ -154,7 +153,7 @@ class Search:
     def _harvest(self, near: Tensor) -> bool:
         """Take what is right and end its runs, also if it is not new; say if a victim is done."""
         active = (near != 0).sum(1)
-        gap = near - self.basis @ (self.basis.mT @ near)
+        gap = near - _projected(near, self.basis)
         promising = gap.norm(dim=1) < PROMISING * near.norm(dim=1)
         # Few units, or none, fit anywhere.
         enough = self.widths + SPARE_UNITS
@@ -244,11 +243,11 @@ def polish(near: Tensor, space: Space) -> tuple[Tensor, Tensor]:
         r = _least_distant(on, space)
         s = space.directions @ r.mT
         vector = s * on
-        again = _mask(space.basis @ (space.basis.mT @ vector), s)
+        again = _mask(_projected(vector, space.basis), s)
         if torch.equal(again, on):
             break
         on = again
-    gap = vector - space.basis @ (space.basis.mT @ vector)
+    gap = vector - _projected(vector, space.basis)
     return vector, gap.norm(dim=0) / vector.norm(dim=0).clamp_min(TINY)
 
 
@@ -267,6 +266,12 @@ def _least_distant(on: Tensor, space: Space) -> Tensor:
     vectors = torch.linalg.eigh(whole).eigenvectors[:, :, :1]
     found: Tensor = torch.linalg.solve_triangular(root.mT, vectors, upper=True)
     return found[:, :, 0]
+
+
+def _projected(x: Tensor, basis: Tensor) -> Tensor:
+    """Return vectors (…, m, n) projected onto the span of orthonormal ones, (…, m, rank)."""
+    onto: Tensor = basis @ (basis.mT @ x)
+    return onto
 
 
 def _mask(x: Tensor, s: Tensor) -> Tensor:

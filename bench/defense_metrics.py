@@ -54,12 +54,8 @@ def _utility(
     Both answer for the same images, so that much of the doubt falls out of the difference.
     """
     victims = labelled_victims(prepared.individuals, prepared.split, prepared.device)
-    shared = prepared.server.model
-    assert shared is not None
-    hits, undefended = (
-        main_task_hits(model, *victims).cpu().double().numpy()
-        for model in (trained_under(defense, prepared, say), shared)
-    )
+    defended = main_task_hits(trained_under(defense, prepared, say), *victims)
+    hits, undefended = (each.cpu().double().numpy() for each in (defended, prepared.hits))
     identities = np.array(prepared.individuals.identities[prepared.split.victims])
     people = [metrics.groups_of(identities)]
     return (

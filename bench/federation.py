@@ -98,15 +98,6 @@ def running_statistics(model: SharedModel) -> dict[str, tuple[Tensor, Tensor]]:
     }
 
 
-def main_task_accuracy(model: SharedModel, images: Tensor, labels: Tensor) -> dict[str, float]:
-    """Return accuracy and the share of the most frequent class, both in [0, 1]."""
-    most_frequent = torch.bincount(labels).max() / len(labels)
-    return {
-        "accuracy": main_task_hits(model, images, labels).float().mean().item(),
-        "most_frequent_class": most_frequent.item(),
-    }
-
-
 def main_task_hits(model: SharedModel, images: Tensor, labels: Tensor) -> Tensor:
     """Return whether the model gives each image its class, shape (n,)."""
     parts = [images[i : i + 256] for i in range(0, len(images), 256)]

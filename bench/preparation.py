@@ -26,7 +26,7 @@ from bench.client import Compute, gradient
 from bench.data import DataSet, Individuals
 from bench.defense import Defense
 from bench.errors import UsageError
-from bench.federation import main_task_accuracy, to_images
+from bench.federation import main_task_hits, to_images
 from bench.models import Architecture, SharedModel, deep_features
 from bench.plugins import build, parameters_of
 from bench.property_model import LogisticPropertyModel, check_both_classes, fit_logistic
@@ -47,6 +47,7 @@ class Prepared:
         individuals: the whole data set of clients and victims.
         split: who is client, auxiliary, victim.
         server: all that the server could know; attacks get what their cell grants.
+        hits: whether the shared model gives each victim's image its class, shape (victims,).
         main_task: accuracy on the victims' images, share of the most frequent class, and share of
             D_aux that has a main-task label.
         fingerprint: of the data set, or of both; see `fingerprint`.
@@ -57,6 +58,7 @@ class Prepared:
     individuals: Individuals
     split: Split
     server: Server
+    hits: Tensor
     main_task: dict[str, float]
     fingerprint: str
     device: str
@@ -172,13 +174,19 @@ def prepare(
         auxiliary=auxiliary,
         feature_space=_feature_space(model, auxiliary, setup),
     )
+    images, labels = labelled_victims(individuals, split, device)
+    hits = main_task_hits(model, images, labels)
     return Prepared(
         setup=setup,
         individuals=individuals,
         split=split,
         server=server,
-        main_task=main_task_accuracy(model, *labelled_victims(individuals, split, device))
-        | {"labelled_auxiliary": (auxiliary.labels >= 0).float().mean().item()},
+        hits=hits,
+        main_task={
+            "accuracy": hits.float().mean().item(),
+            "most_frequent_class": (torch.bincount(labels).max() / len(labels)).item(),
+            "labelled_auxiliary": (auxiliary.labels >= 0).float().mean().item(),
+        },
         fingerprint=fingerprint(individuals, foreign),
         device=device,
     )

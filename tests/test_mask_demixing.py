@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from faces import faces
+from measuring import measured
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -38,8 +40,6 @@ from bench.registry import MODELS
 from bench.scoring import CERTIFIED
 from bench.suite import expand, load_suite
 from bench.threat import Inference, Server
-from tests.faces import faces
-from tests.measuring import measured
 
 WIDTH = 96
 
@@ -413,6 +413,17 @@ def test_where_memory_runs_out_fewer_victims_stand_side_by_side(
     assert asked[0] > 1
     assert asked[-5:] == [1] * 5
     assert all(each.certified.all() for each in found)
+
+
+def test_where_not_even_one_victim_fits_a_sentence_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: object) -> None:
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr(Search, "individuals", full)
+    with pytest.raises(UsageError, match="not even one batch of 3 fits into the memory of cpu"):
+        found_in([planted(3)])
 
 
 def test_more_individuals_than_units_can_tell_apart_are_not_sought() -> None:

@@ -56,7 +56,7 @@ def draw_level(
     ax: Axes, estimate: Estimate, style: Style, label: str, scale: float = PERCENT
 ) -> None:
     """Draw a horizontal line, of an attack with its interval."""
-    value, low, high = _scaled([estimate], scale)
+    value, low, high = scaled([estimate], scale)
     ax.axhline(
         value[0],
         color=style.colour,
@@ -78,7 +78,7 @@ def draw_curve(
     scale: float = PERCENT,
 ) -> None:
     """Draw a line, of an attack with its band; it breaks where there is no number."""
-    value, low, high = _scaled(estimates, scale)
+    value, low, high = scaled(estimates, scale)
     if style.control:
         # A single point needs a mark to be seen.
         mark = "x" if len(x) == 1 else ""
@@ -116,7 +116,7 @@ def shared_settings(cells: Iterable[Measured], said: Mapping[str, str] = TASK) -
     return ", ".join(f"{words}{next(iter(of))}" for words, of in columns if len(of) == 1)
 
 
-def _scaled(estimates: Sequence[Estimate | None], scale: float) -> list[np.ndarray]:
+def scaled(estimates: Sequence[Estimate | None], scale: float = PERCENT) -> list[np.ndarray]:
     """Return values, lower and upper ends, NaN where there is none."""
     return [
         np.array([np.nan if e is None else scale * getattr(e, part) for e in estimates])

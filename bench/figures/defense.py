@@ -23,6 +23,7 @@ from bench.figures.curves import (
     accuracy_range,
     defined,
     draw_level,
+    scaled,
     shared_settings,
     styles_of,
 )
@@ -262,10 +263,7 @@ def _draw_utility(ax: Axes, panel: Panel, axis: LevelAxis) -> None:
     label = UTILITY
     for piece in axis.pieces:
         x = [axis.positions[level] for level in piece]
-        value, low, high = (
-            [100 * getattr(panel.utility[level], part) for level in piece]
-            for part in ("value", "low", "high")
-        )
+        value, low, high = scaled([panel.utility[level] for level in piece])
         ax.vlines(x, low, high, color="black", alpha=0.35, linewidth=1)
         ax.plot(x, value, color="black", marker="*", markersize=6, linewidth=1.3, label=label)
     for key, style, level in (

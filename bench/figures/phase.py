@@ -24,8 +24,11 @@ EXAMPLE = (
     "batch_size = [8, 32], model_parameters = [{ hidden = 128 }, { hidden = 256 }] in its `sweep`"
 )
 
-Panels = Mapping[str, Mapping[tuple[int, int], Record | None]]
-"""Main task, and what else differs → (m, B) → record."""
+Drawn = tuple[float, float]
+"""Share of individuals found exactly, in percent, and seconds a victim batch."""
+
+Panels = Mapping[str, Mapping[tuple[int, int], Drawn | None]]
+"""Main task, and what else differs → (m, B) → what is drawn of it, if it is measured."""
 
 
 def figures(cells: Sequence[Measured]) -> dict[str, Figure | None]:
@@ -48,23 +51,31 @@ def figures(cells: Sequence[Measured]) -> dict[str, Figure | None]:
         panels = _panels(of)
         if len({units for panel in panels.values() for units, _ in panel}) < 2:
             continue
-        measured = any(record for panel in panels.values() for record in panel.values())
+        measured = any(drawn for panel in panels.values() for drawn in panel.values())
         title = f"{group}: {column}"
         found[f"phase-{number}"] = _figure(of, panels, title) if measured else None
     return found
 
 
 def _panels(cells: Sequence[Measured]) -> Panels:
-    panels: dict[str, dict[tuple[int, int], Record | None]] = {}
+    panels: dict[str, dict[tuple[int, int], Drawn | None]] = {}
     varying = varying_settings([m.planned for m in cells], LAYOUTS["exact"])
     for m in cells:
         (task,) = leading_values(m, "", ["main task"])
         if varying:
             task = f"{task}, {settings_text(m, varying)}"
         place = int(m.planned.cell.model_parameters["hidden"]), m.planned.cell.batch_size
-        record = m.record if m.record and m.record.metrics and m.record.metrics.exact else None
-        panels.setdefault(task, {})[place] = record
+        panels.setdefault(task, {})[place] = _drawn(m.record)
     return panels
+
+
+def _drawn(record: Record | None) -> Drawn | None:
+    if record is None or record.metrics is None or record.cost is None:
+        return None
+    exact = record.metrics.exact
+    if exact is None or exact.value is None:
+        return None
+    return 100 * exact.value, record.cost.seconds / updates_seen(record.cell)
 
 
 def _figure(cells: Sequence[Measured], panels: Panels, title: str) -> Figure:
@@ -74,14 +85,10 @@ def _figure(cells: Sequence[Measured], panels: Panels, title: str) -> Figure:
     for column, (task, panel) in enumerate(panels.items()):
         units, sizes = (sorted({place[axis] for place in panel}) for axis in (0, 1))
         exact, seconds = (np.full((len(units), len(sizes)), np.nan) for _ in range(2))
-        for (m, size), record in panel.items():
-            if record is None or record.metrics is None or record.cost is None:
-                continue
-            place = units.index(m), sizes.index(size)
-            assert record.metrics.exact is not None
-            share = record.metrics.exact.value
-            exact[place] = np.nan if share is None else 100 * share
-            seconds[place] = record.cost.seconds / updates_seen(record.cell)
+        for (m, size), drawn in panel.items():
+            if drawn is not None:
+                place = units.index(m), sizes.index(size)
+                exact[place], seconds[place] = drawn
         above, below = axes[:, column]
         above.set_title(_wrapped(task), fontsize=LABEL, parse_math=False)
         _draw(above, exact, units, sizes, "{:.0f}", (0.0, 100.0))

@@ -20,7 +20,7 @@ from bench.figures.canvas import (
     legend_below,
     plain_axes,
 )
-from bench.figures.curves import defined, shared_settings
+from bench.figures.curves import defined, scaled, shared_settings
 from bench.metrics import Estimate
 from bench.registry import ATTACKS
 from bench.rows import LAYOUTS, Measured, leading_values, settings_text, varying_settings
@@ -220,8 +220,8 @@ def _styles(defenses: Sequence[str]) -> dict[str, _Style]:
 
 def _draw(ax: Axes, points: Sequence[Point], style: _Style, label: str) -> None:
     """Draw a defense's levels, joined from the least change to the greatest, with intervals."""
-    x, least, most = _ends([point.lost for point in points])
-    value, low, high = _ends([point.leaked for point in points])
+    x, least, most = scaled([point.lost for point in points])
+    value, low, high = scaled([point.leaked for point in points])
     ax.vlines(x, low, high, color=style.colour, alpha=0.35, linewidth=1)
     ax.hlines(value, least, most, color=style.colour, alpha=0.35, linewidth=1)
     ax.plot(
@@ -245,14 +245,6 @@ def _draw(ax: Axes, points: Sequence[Point], style: _Style, label: str) -> None:
             color=style.colour,
             parse_math=False,
         )
-
-
-def _ends(estimates: Sequence[Estimate]) -> tuple[list[float], list[float], list[float]]:
-    """Return values, and the lower and upper ends of their intervals, in points."""
-    value, low, high = (
-        [100 * getattr(each, part) for each in estimates] for part in ("value", "low", "high")
-    )
-    return value, low, high
 
 
 def _differing(point: Point, points: Sequence[Point]) -> str:
