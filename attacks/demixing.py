@@ -1,17 +1,18 @@
-"""Individuals' exact features from the gradient of a hidden ReLU layer.
+"""Individuals' exact features from the gradient of a classifier's layers.
 
-The gradient of [W, b] is G = Σ_i x_i [h_i, 1]ᵀ over the B individuals: h_i is the feature of one,
-x_i = a_i ⊙ W_oᵀ r_i what its loss says of the m units, a_i ∈ {0, 1}ᵐ which of them it activates,
-and r_i = (p_i − e_{y_i}) / B the residual of its classes. Known are G, W and W_o. So
+The gradient of [W, b] of the first layer is G = Σ_i x_i [h_i, 1]ᵀ over the B individuals: h_i is
+the feature of one, x_i = ∂ℓ_i / ∂z what its loss says of the m units, over B. Known are G and the
+layers, so
 
-1. the x_i lie in the column space of G, which has dimension B where B ≤ m, d;
-2. each is a mask times W_oᵀ r, with r in the column space of the gradient of [W_o, b_o], that is of
-   dimension min(B, K − 1).
+1. the x_i lie in the column space of G and the [h_i, 1] in its row space, of dimension B where
+   B ≤ m and d;
+2. h_i and the label make x_i, by the layers that follow. Before a hidden ReLU layer x_i is a mask
+   of active units times W_oᵀ r_i, with r_i in the column space of the gradient of [W_o, b_o].
 
-Vectors with both properties are found by relaxed reflections (Elser, Rankenburg, Thibault 2007,
-Searching with iterated maps, PNAS 104(2)), many runs at once from masks of other individuals. With
-all of them, X = [x_1 … x_B], least squares gives [h_i, 1] = (X⁺ G)_i, and the 1 its scale. That an
-answer is right can be told without the truth: h_i runs through the layer and makes x_i again.
+Who has these properties is found by two searches: `attacks.reflections`, for masks, in the column
+space, and `attacks.newton`, for any activation, in the row space. With all of them,
+X = [x_1 … x_B], least squares gives [h_i, 1] = (X⁺ G)_i, and the 1 its scale. That an answer is
+right can be told without the truth: h_i runs through the layers and makes x_i again.
 
 That the x_i are sparse is what Dimitrov, Baader, Müller, Vechev 2024 use (SPEAR: Exact Gradient
 Inversion of Batches in Federated Learning, NeurIPS), who draw rows of G until B − 1 vanish.
@@ -20,60 +21,151 @@ Inversion of Batches in Federated Learning, NeurIPS), who draw rows of G until B
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor
+from torch.nn import functional
 
-from attacks.hidden_layer import HiddenLayer
+from attacks.activations import Rectifier
+from attacks.found import Found
+from attacks.head import Head
+from attacks.masked_space import LEAST_UNIT, masked_space_of
 from attacks.memory import does_not_fit, is_out_of_memory
-from attacks.mixture import Demixed, Guesses, individuals_of, nobody, space_of
-from attacks.reflections import Search
+from attacks.mixture import Demixed, Others, Space, individuals_of, nobody, others_of, space_of
+from attacks.newton import Newton
+from attacks.reflections import Reflections
 
 
-def demix(
-    layer: HiddenLayer,
+@dataclass(frozen=True)
+class Effort:
+    """How long to search for the individuals of one victim batch.
+
+    Attributes:
+        reflections: iterations of relaxed reflections, where they apply.
+        reflected: runs of these side by side.
+        rounds: of Newton's method.
+        runs: of this side by side.
+        patience: rounds without anybody new after which the search ends.
+    """
+
+    reflections: int
+    reflected: int
+    rounds: int
+    runs: int
+    patience: int
+
+
+def demix_masks(
+    head: Head,
     updates: Sequence[Mapping[str, Tensor]],
     sizes: Sequence[int],
-    guesses: Guesses,
+    auxiliary: tuple[Tensor, Tensor],
     seeds: Sequence[int],
-    runs: int,
-    iterations: int,
+    effort: Effort,
     progress: Callable[[float], None],
 ) -> list[Demixed]:
-    """Return whom each victim batch shows, as far as they are found.
+    """Return whom each victim batch shows, as far as they are found, where all layers have kinks.
+
+    Of several hidden layers the last is demixed, and what is found there makes the x of the one
+    before.
 
     Args:
         sizes: B, of each update.
+        auxiliary: features of D_aux's individuals, shape (n, d), and their labels, shape (n,), −1
+            where unknown.
         seeds: one for each update.
-        runs: side by side, of each victim.
-        iterations: after which a victim's search ends, at the latest.
 
     Raises:
         UsageError: not even one victim fits into memory.
     """
-    found = [nobody(layer) for _ in updates]
-    waiting = [number for number, update in enumerate(updates) if _finite(layer, update)]
-    able, together = len(waiting), _side_by_side(layer, runs, max(sizes, default=1))
+    inner = len(head.layers) - 2
+    last = head.after(inner)
+    features, labels = auxiliary
+    at_last = head.inputs_after(features.to(head.first.weight), inner)
+    others = others_of(last, at_last, labels)
+
+    def search(some: Sequence[int], finished: Callable[[int], None]) -> list[Demixed]:
+        spaces = [masked_space_of(last, updates[n], sizes[n]) for n in some]
+        every = [Found(last, space) for space in spaces]
+        able = [n for n, space in enumerate(spaces) if space.tells_apart]
+        narrow = [n for n in able if spaces[n].directions.shape[1] <= WIDEST]
+        if narrow:
+            Reflections(
+                [spaces[n] for n in narrow],
+                [every[n] for n in narrow],
+                others,
+                [seeds[some[n]] for n in narrow],
+                effort.reflected,
+            ).search(effort.reflections)
+        for n in able:
+            newton = _newton(last, updates[some[n]], spaces[n], others, effort)
+            newton.search(every[n], effort.rounds, effort.patience, seeds[some[n]])
+            finished(n + 1)
+        return [
+            _inwards(head, updates[some[n]], found.best, found.space)
+            for n, found in enumerate(every)
+        ]
+
+    together = _side_by_side(last, effort.reflected, max(sizes, default=1))
+    return _in_groups(search, head, updates, sizes, together, progress)
+
+
+def demix_smooth(
+    head: Head,
+    updates: Sequence[Mapping[str, Tensor]],
+    sizes: Sequence[int],
+    auxiliary: tuple[Tensor, Tensor],
+    seeds: Sequence[int],
+    effort: Effort,
+    progress: Callable[[float], None],
+) -> list[Demixed]:
+    """Return whom each victim batch shows, as far as they are found, where no layer has a kink.
+
+    Arguments and errors as for `demix_masks`.
+    """
+    others = others_of(head, *auxiliary)
+    scale = _scale(head, others)
+
+    def search(some: Sequence[int], _: Callable[[int], None]) -> list[Demixed]:
+        (number,) = some
+        space = space_of(head, updates[number], sizes[number], scale)
+        found = Found(head, space)
+        if _tells_apart(head, space):
+            newton = _newton(head, updates[number], space, others, effort)
+            newton.search(found, effort.rounds, effort.patience, seeds[number])
+        return [found.best]
+
+    return _in_groups(search, head, updates, sizes, 1, progress)
+
+
+def _in_groups(
+    search: Callable[[Sequence[int], Callable[[int], None]], list[Demixed]],
+    head: Head,
+    updates: Sequence[Mapping[str, Tensor]],
+    sizes: Sequence[int],
+    together: int,
+    progress: Callable[[float], None],
+) -> list[Demixed]:
+    """Search the victims so many at a time, or fewer where memory does not do.
+
+    Args:
+        search: victims, and what to call with the number of those that are finished → who is found.
+    """
+    found = [nobody(head) for _ in updates]
+    waiting = [number for number, update in enumerate(updates) if _finite(head, update)]
+    able = len(waiting)
     while waiting:
-        some = waiting[:together]
+        some, before = waiting[:together], able - len(waiting)
         try:
-            spaces = {n: space_of(layer, updates[n], sizes[n]) for n in some}
-            told = {n: space for n, space in spaces.items() if space.tells_apart}
-            if told:
-                search = Search(
-                    list(told.values()),
-                    guesses,
-                    partial(individuals_of, layer),
-                    [seeds[n] for n in told],
-                    runs,
-                )
-                for n, of_victim in zip(told, search.individuals(iterations), strict=True):
-                    found[n] = of_victim
+            each = search(some, partial(_tell, progress, before, able))
+            for number, demixed in zip(some, each, strict=True):
+                found[number] = demixed
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             if together == 1:
-                raise does_not_fit(sizes[some[0]], layer.weight.device) from error
+                raise does_not_fit(sizes[some[0]], head.first.weight.device) from error
             together //= 2
             continue
         waiting = waiting[together:]
@@ -81,17 +173,101 @@ def demix(
     return found
 
 
-def _finite(layer: HiddenLayer, update: Mapping[str, Tensor]) -> bool:
-    return all(bool(update[name].isfinite().all()) for name in layer.names)
+def _tell(progress: Callable[[float], None], before: int, able: int, count: int) -> None:
+    progress((before + count) / able)
 
 
-def _side_by_side(layer: HiddenLayer, runs: int, individuals: int) -> int:
-    """Return how many victims' runs stand side by side."""
-    classes, units = layer.output_weight.shape
-    width = min(individuals, classes - 1)
+def _inwards(head: Head, update: Mapping[str, Tensor], found: Demixed, space: Space) -> Demixed:
+    """Return who stands behind what was found at the last hidden layer.
+
+    What comes out of the layer before, and the x of the one after, are known: so is its own x.
+    """
+    for layers in range(len(head.layers) - 3, -1, -1):
+        if not len(found):
+            return nobody(head)
+        here, following = head.after(layers), head.after(layers + 1)
+        activation = here.first.activation
+        assert activation is not None
+        targets = functional.one_hot(found.labels, head.classes).to(found.features)
+        after = following.errors(following.first.forward(found.features), targets)
+        # A unit is active where what comes out of it is positive, by more than rounding.
+        out = found.features - INACTIVE * found.features.abs().mean(1, keepdim=True)
+        x = (after @ following.first.weight) * activation.gain(out)
+        size = x.square().mean(0).sqrt()
+        scale = 1 / size.clamp_min(LEAST_UNIT * size.median().clamp_min(size.max() * LEAST_UNIT))
+        space = space_of(here, update, space.individuals, scale)
+        found = individuals_of(here, space, (x * scale).mT)
+    return found
+
+
+def _newton(
+    head: Head, update: Mapping[str, Tensor], space: Space, others: Others, effort: Effort
+) -> Newton:
+    """Return Newton's method with as many runs as memory allows.
+
+    The gradient of the output layer's bias is mean(p) − counts / B; D_aux's p stand in for those of
+    the batch.
+    """
+    own = functional.one_hot(others.labels, head.classes)
+    predicted = (others.residuals + own).mean(0).double()
+    bias = head.output.gradient(update)[:, -1]
+    counts = (space.individuals * (predicted - bias)).clamp_min(SELDOM)
+    numbers = len(head.first.bias) * space.rank
+    runs = max(1, min(effort.runs, AT_ONCE // numbers))
+    return Newton(head, space, others, counts, runs)
+
+
+def _scale(head: Head, others: Others) -> Tensor:
+    """Return what makes all rows count alike, shape (m,), as far as D_aux tells."""
+    targets = functional.one_hot(others.labels, head.classes)
+    size = head.errors(others.z.double(), targets).square().mean(0).sqrt()
+    return 1 / size.clamp_min(LEAST_ROW * size.max())
+
+
+def _tells_apart(head: Head, space: Space) -> bool:
+    """Whether there are more equations than unknowns, or just one individual to be found."""
+    # The K errors of a linear head add up to 0.
+    units = space.units - (len(head.layers) == 1)
+    return space.individuals == 1 or units - space.rank >= space.rank - 1 + SPARE_EQUATIONS
+
+
+def _finite(head: Head, update: Mapping[str, Tensor]) -> bool:
+    names = [name for layer in head.layers for name in layer.names]
+    return all(bool(update[name].isfinite().all()) for name in names)
+
+
+def _side_by_side(head: Head, runs: int, individuals: int) -> int:
+    """Return how many victims' runs of reflections stand side by side."""
+    units = len(head.first.bias)
+    width = min(individuals, head.classes - 1, WIDEST)
     numbers = max(runs * units, (runs + units) * width**2)
-    return max(1, SIDE_BY_SIDE[layer.weight.device.type != "cpu"] // numbers)
+    return max(1, SIDE_BY_SIDE[head.first.weight.device.type != "cpu"] // numbers)
 
+
+def has_kinks(head: Head) -> bool:
+    """Whether all hidden layers, of which there is one at least, have a rectifier."""
+    hidden = head.layers[:-1]
+    return bool(hidden) and all(isinstance(layer.activation, Rectifier) for layer in hidden)
+
+
+INACTIVE = 1e-4
+"""What comes out of a unit that is not active is below this, of the mean."""
+
+WIDEST = 16
+"""Dimensions of the space of residuals beyond which reflections take long and find little."""
+
+LEAST_ROW = 1e-6
+"""A row is scaled up as if it had at least this length, of the longest: classes that hardly anybody
+is taken for tell as much as others, to the update's rounding."""
+
+SPARE_EQUATIONS = 2
+"""More than unknowns."""
 
 SIDE_BY_SIDE = (2**16, 2**26)
 """Numbers in the runs of victims side by side: what stays in a core's cache, and on a GPU."""
+
+SELDOM = 0.05
+"""Individuals of a class of whom the output layer's gradient says nothing."""
+
+AT_ONCE = 2**24
+"""Derivatives that Newton's method keeps."""

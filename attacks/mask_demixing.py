@@ -2,153 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
-from attacks.demixing import demix
-from attacks.feature import FeatureReconstruction
-from attacks.hidden_layer import hidden_layer_of
-from attacks.matching_attack import Labels
-from attacks.mixture import Demixed, guesses_of
+from attacks.demixing import Effort, demix_masks, has_kinks
+from attacks.demixing_attack import Demix, DemixingAttack
+from attacks.head import Head
 from bench.errors import UsageError
-from bench.federation import batch_norm_layers
-from bench.matching import match_individuals
 from bench.registry import register_attack
-from bench.threat import Inference, Observation, Progress, PropertyModel, Server, part_of
 
 
 @register_attack("mask_demixing")
 @dataclass(frozen=True, kw_only=True)
-class MaskDemixing(FeatureReconstruction):
-    """Finds each individual's feature exactly where the split is before a hidden ReLU layer.
+class MaskDemixing(DemixingAttack):
+    """Finds each individual's feature exactly where the split is before hidden ReLU layers.
 
     The layer's gradient is a sum over individuals of a mask of active units, times what their loss
     says of these, times their feature: `attacks.demixing` finds all three. Labels need not be
-    known, they come out too. Whoever is found is certified by running the feature through the layer
-    again. Where not all are found, the proposed attack runs on the whole update, and its dummies
-    answer for the others.
+    known, they come out too. Relaxed reflections come first, Newton's method finds whom they do
+    not. Of several hidden layers the last is demixed, then those before it one by one.
 
     Attributes:
-        runs_at_once: of the search, of each victim batch.
-        iterations: of the search, at most.
+        reflections: iterations of the relaxed reflections, at most.
+        reflected_at_once: runs of these, of each victim batch.
     """
 
     title = "Mask demixing"
-    version = 1
+    version = 2
     reference = (
-        "none for the attack; its search: Elser, Rankenburg, Thibault 2007, Searching with "
-        "iterated maps (PNAS); its fallback: Yang, Wang, Li 2022, Individual Property Inference "
-        "over Collaborative Learning in Deep Feature Space (ICME)"
-    )
-    note = (
-        "budget and labels are the fallback's, for batches that are not found exactly; the search "
-        "itself computes no gradient"
+        "none for the attack; its searches: Elser, Rankenburg, Thibault 2007, Searching with "
+        "iterated maps (PNAS), and Levenberg 1944, Marquardt 1963; its fallback: Yang, Wang, Li "
+        "2022, Individual Property Inference over Collaborative Learning in Deep Feature Space "
+        "(ICME)"
     )
 
-    labels: Labels = "counts"
-    runs_at_once: Annotated[int, Field(gt=0)] = 256
-    iterations: Annotated[int, Field(gt=0)] = 2_000
+    reflections: Annotated[int, Field(ge=0)] = 400
+    reflected_at_once: Annotated[int, Field(gt=0)] = 256
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.reads == "images":
-            raise ValueError("reads must be features: this attack finds no images")
+    @property
+    def demix(self) -> Demix:
+        """By masks."""
+        return demix_masks
 
-    def work(self, batch_size: int) -> float:
-        """What a search takes that finds all; one that does not may take ten times as much."""
-        return SEARCH * (1 + 8 / batch_size)
-
-    def infer(
-        self, server: Server, observations: Sequence[Observation], progress: Progress
-    ) -> list[Inference]:
-        """Demix each batch; match gradients of those that are not found whole."""
-        assert server.model is not None and server.auxiliary is not None
-        assert server.feature_space is not None
-        _refuse_batch_statistics(server, self.name)
-        layer = hidden_layer_of(server.model, self.name)
-        sizes = [observation.batch_size for observation in observations]
-        demixed = demix(
-            layer,
-            [_update(observation) for observation in observations],
-            sizes,
-            guesses_of(layer, server.feature_space.features, server.auxiliary.labels),
-            [observation.seed for observation in observations],
-            self.runs_at_once,
-            self.iterations,
-            part_of(progress, 0, 2),
-        )
-        found = [each[each.certain] for each in demixed]
-        rest = [o for o, each in zip(observations, found, strict=True) if len(each) < o.batch_size]
-        matched = iter(super().infer(server, rest, part_of(progress, 1, 2)) if rest else [])
-        progress(1.0)
-        read = server.feature_space.property_model
-        return [
-            _answer(each, None if len(each) == size else next(matched), read, server)
-            for each, size in zip(found, sizes, strict=True)
-        ]
-
-
-def _update(observation: Observation) -> Mapping[str, Tensor]:
-    assert observation.update is not None
-    return observation.update
-
-
-def _refuse_batch_statistics(server: Server, attack: str) -> None:
-    """Refuse features that depend on the batch, for which f_p is none.
-
-    Raises:
-        UsageError: says what to set.
-    """
-    assert server.model is not None
-    if server.mode == "train" and batch_norm_layers(server.model):
-        raise UsageError(
-            f"attack {attack!r} needs clients that compute in evaluation mode where the model has "
-            f"BatchNorm; take mode=eval, or model.batch_norm=false"
+    @property
+    def effort(self) -> Effort:
+        """How long to search."""
+        return Effort(
+            self.reflections, self.reflected_at_once, self.rounds, self.runs_at_once, self.patience
         )
 
+    def check_head(self, head: Head) -> None:
+        """Refuse a classifier without hidden layers, or with other activations.
 
-def _answer(
-    found: Demixed, matched: Inference | None, read: PropertyModel, server: Server
-) -> Inference:
-    """Return what is certain, and of who was matched besides those who are not the certain ones.
-
-    Args:
-        matched: dummies for the whole batch; none where all are certain.
-    """
-    assert server.model is not None
-    device = next(server.model.parameters()).device
-    features = found.features.float().to(device)
-    labels, certified = found.labels.to(device), found.certified.to(device)
-    if matched is not None:
-        assert matched.features is not None and matched.labels is not None
-        others = _others(features, matched.features)
-        features = torch.cat([features, matched.features[others]])
-        labels = torch.cat([labels, matched.labels[others]])
-        certified = torch.cat([certified, certified.new_zeros(len(others))])
-    return Inference(
-        scores=read(features),
-        features=features,
-        labels=labels,
-        certified=certified,
-        loss=None if matched is None else matched.loss,
-        steps=0 if matched is None else matched.steps,
-        restarts=0 if matched is None else matched.restarts,
-        diverged=matched is not None and matched.diverged,
-    )
-
-
-def _others(certain: Tensor, dummies: Tensor) -> Tensor:
-    """Return the rows of dummies but those that are nearest to the certain ones, one to one."""
-    taken, _ = match_individuals(dummies, certain)
-    left = torch.ones(len(dummies), dtype=torch.bool)
-    left[taken] = False
-    return left.nonzero().flatten().to(dummies.device)
-
-
-SEARCH = 4.0
-"""Work of the search for an individual of a large batch, in evaluations of its gradient."""
+        Raises:
+            UsageError: names what to use.
+        """
+        if not has_kinks(head):
+            raise UsageError(
+                f"attack {self.name!r} needs a classifier of hidden layers with ReLU or leaky "
+                f"ReLU; take newton_demixing for other activations and for an output layer alone"
+            )

@@ -1,4 +1,4 @@
-"""The gradient of a hidden layer as a mixture of individuals, and who stands behind its parts."""
+"""The gradient of a layer as a mixture of individuals, and who stands behind its parts."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from attacks.hidden_layer import HiddenLayer
+from attacks.activations import Rectifier
+from attacks.head import Head
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Space:
-    """Where the x_i of one victim batch lie. Rows are scaled so that all units count alike.
+    """Where the x_i and the [h_i, 1] of one victim batch lie. Rows are scaled.
 
     Attributes:
         individuals: B.
-        gradient: G, rows scaled, shape (m, d + 1).
+        gradient: G of the first layer, rows scaled, shape (m, d + 1).
         scale: of the rows, shape (m,).
         basis: U of the column space of the scaled G, orthonormal, shape (m, rank).
         values: singular values of the scaled G, shape (rank,).
-        noise: the next one: what is not individuals'.
-        residuals: Q of the space of the r_i, orthonormal, shape (K, q).
-        directions: W_oᵀ Q, rows scaled, shape (m, q).
+        rows: V of its row space, orthonormal, shape (d + 1, rank).
+        noise: the next singular value: what is not individuals'.
     """
 
     individuals: int
@@ -32,9 +32,8 @@ class Space:
     scale: Tensor
     basis: Tensor
     values: Tensor
+    rows: Tensor
     noise: float
-    residuals: Tensor
-    directions: Tensor
 
     @property
     def rank(self) -> int:
@@ -42,10 +41,9 @@ class Space:
         return self.basis.shape[1]
 
     @property
-    def tells_apart(self) -> bool:
-        """Whether other vectors than individuals' are kept out: by all units but these."""
-        units = int((self.basis != 0).any(1).sum())
-        return self.rank + self.directions.shape[1] + SPARE_UNITS < units
+    def units(self) -> int:
+        """How many of the m anybody activates."""
+        return int((self.basis != 0).any(1).sum())
 
     def blur(self, vectors: Tensor) -> Tensor:
         """Return how far noise may move vectors of the space, shape (m, n), relative, shape (n,).
@@ -58,16 +56,23 @@ class Space:
 
 
 @dataclass(frozen=True)
-class Guesses:
-    """How other individuals would enter a gradient: where runs start.
+class Others:
+    """Individuals of D_aux at the layer in question, from whom searches start.
 
     Attributes:
-        masks: which units they activate, shape (n, m).
+        features: h, shape (n, d).
+        labels: shape (n,); drawn where they are not known.
+        z: of the first layer, shape (n, m).
         residuals: p − e_y, shape (n, K).
     """
 
-    masks: Tensor
+    features: Tensor
+    labels: Tensor
+    z: Tensor
     residuals: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
 
 
 @dataclass(frozen=True)
@@ -104,75 +109,78 @@ class Demixed:
         )
 
 
-def space_of(layer: HiddenLayer, update: Mapping[str, Tensor], individuals: int) -> Space:
-    """Return where the x_i of an update lie.
+def space_of(head: Head, update: Mapping[str, Tensor], individuals: int, scale: Tensor) -> Space:
+    """Return where the x_i and h_i of an update lie.
 
-    Ranks are those that stand out of the rounding of the update's precision.
+    The rank is that which stands out of the rounding of the update's precision.
 
     Args:
         update: finite.
+        scale: of the rows, shape (m,).
     """
-    precision = torch.finfo(update[layer.names[0]].dtype).eps
-    outer, outer_values = _columns(layer.output_gradient(update))
-    classes = len(layer.output_bias)
-    residuals = outer[:, : min(_rank(outer_values, precision), individuals, classes - 1)]
-    directions = layer.output_weight.T @ residuals
-    length = directions.norm(dim=1)
-    scale = 1 / length.clamp_min(LEAST_UNIT * length.median())
-    gradient = layer.gradient(update) * scale[:, None]
-    basis, values = _columns(gradient)
-    rank = min(_rank(values, precision), individuals)
+    gradient = head.first.gradient(update) * scale[:, None]
+    left, values, right = torch.linalg.svd(gradient, full_matrices=False)
+    rank = min(rank_of(values, precision_of(head, update)), individuals)
     return Space(
         individuals=individuals,
         gradient=gradient,
         scale=scale,
-        basis=basis[:, :rank],
+        basis=left[:, :rank],
         values=values[:rank],
+        rows=right[:rank].mT,
         noise=float(values[rank]) if rank < len(values) else 0.0,
-        residuals=residuals,
-        directions=directions * scale[:, None],
     )
 
 
-def guesses_of(layer: HiddenLayer, features: Tensor, labels: Tensor) -> Guesses:
-    """Return how individuals of D_aux would enter a gradient.
+def precision_of(head: Head, update: Mapping[str, Tensor]) -> float:
+    """Return the unit of the last place of an update's numbers."""
+    return torch.finfo(update[head.first.names[0]].dtype).eps
+
+
+def rank_of(values: Tensor, precision: float) -> int:
+    """Return how many singular values stand out of the rounding."""
+    return max(1, int((values > ROUNDING * precision * values[0]).sum()))
+
+
+def others_of(head: Head, features: Tensor, labels: Tensor) -> Others:
+    """Return individuals of D_aux as the first layer sees them.
 
     Args:
         features: shape (n, d).
         labels: shape (n,); where they are not known (−1) they are drawn.
     """
-    device = layer.weight.device
-    features, labels = features.to(device), labels.to(device)
-    before, probabilities = layer.forward(features.double())
+    device = head.first.weight.device
+    features, labels = features.to(device).double(), labels.to(device)
+    z, probabilities = head.forward(features)
     draw = torch.Generator().manual_seed(0)
-    drawn = torch.randint(probabilities.shape[1], labels.shape, generator=draw).to(device)
+    drawn = torch.randint(head.classes, labels.shape, generator=draw).to(device)
     known = torch.where(labels < 0, drawn, labels)
-    own = functional.one_hot(known, probabilities.shape[1])
-    return Guesses(masks=before > 0, residuals=(probabilities - own).float())
+    own = functional.one_hot(known, head.classes)
+    return Others(features.float(), known, z.float(), (probabilities - own).float())
 
 
-def individuals_of(layer: HiddenLayer, space: Space, columns: Tensor) -> Demixed:
+def individuals_of(head: Head, space: Space, columns: Tensor) -> Demixed:
     """Return who stands behind columns, and how far each is to be believed.
 
-    A unit that an individual all but does not activate may fall on either side: it is left out of
-    the comparison. The length of all x together is not compared, which clients may have changed.
+    A unit that an individual all but does not activate may fall on either side of a kink: it is
+    left out of the comparison. The length of all x together is not compared, which clients may have
+    changed.
 
     Args:
         columns: x_i up to a factor, rows scaled, shape (m, n).
     """
     if not columns.shape[1]:
-        return nobody(layer)
+        return nobody(head)
     inverse = torch.linalg.pinv(columns)
     extended = inverse @ space.gradient
     factor = extended[:, -1:]
     # Without a factor there is no feature, and the mismatch will say so.
     features = extended[:, :-1] / torch.where(factor == 0, 1.0, factor)
-    before, probabilities = layer.forward(features)
-    sure = before.abs() > UNSURE * before.abs().mean(1, keepdim=True)
-    classes = torch.eye(probabilities.shape[1], dtype=features.dtype, device=features.device)
-    residuals = (probabilities[:, None] - classes) / space.individuals
     # What each would make with each label, shape (n, K, m), and what was found.
-    made = (residuals @ layer.output_weight) * ((before > 0) & sure)[:, None] * space.scale
+    z = head.first.forward(features)
+    sure = _sure(head, z)
+    classes = torch.eye(head.classes, dtype=z.dtype, device=z.device)
+    made = head.errors(z[:, None], classes) * space.scale / space.individuals * sure[:, None]
     x = (columns * factor.mT).mT * sure
     length = x.norm(dim=1).clamp_min(TINY)
     ratio = made.norm(dim=2) / length[:, None]
@@ -192,29 +200,46 @@ def individuals_of(layer: HiddenLayer, space: Space, columns: Tensor) -> Demixed
     return Demixed(features, labels, mismatch, certain, certified)[order]
 
 
-def nobody(layer: HiddenLayer) -> Demixed:
+def individuals_alone(head: Head, space: Space, features: Tensor) -> Demixed:
+    """Return individuals whose features are known, whoever else is in the batch.
+
+    They are certain where the equations outnumber the unknowns by far, and certified if all there
+    is beside individuals is rounding.
+
+    Args:
+        features: h, with [h, 1] in the row space, shape (n, d).
+    """
+    z, _ = head.forward(features)
+    classes = torch.eye(head.classes, dtype=z.dtype, device=z.device)
+    made = head.errors(z[:, None], classes) * space.scale
+    outside = made - (made @ space.basis) @ space.basis.mT
+    length = made.norm(dim=2).clamp_min(TINY)
+    mismatch, labels = (outside.norm(dim=2) / length).min(1)
+    x = made[torch.arange(len(labels)), labels]
+    blur = BLUR * space.blur(x.mT)
+    spare = space.units - 2 * space.rank >= SPARE_UNITS
+    certain = (mismatch < SOLVED + blur.clamp_max(MOST_BLUR)) & spare
+    certified = certain & (mismatch < SOLVED) & (blur < SOLVED)
+    order = x.norm(dim=1).argsort(descending=True)
+    return Demixed(features, labels, mismatch, certain, certified)[order]
+
+
+def nobody(head: Head) -> Demixed:
     """Return what is found where nothing is."""
-    none = layer.weight.new_empty(0)
+    none = head.first.weight.new_empty(0)
     no = none.bool()
-    return Demixed(none.new_empty(0, layer.weight.shape[1]), none.long(), none, no, no)
+    return Demixed(none.new_empty(0, head.first.weight.shape[1]), none.long(), none, no, no)
 
 
-def _columns(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Return left singular vectors and singular values."""
-    left, values, _ = torch.linalg.svd(matrix, full_matrices=False)
-    return left, values
-
-
-def _rank(values: Tensor, precision: float) -> int:
-    """Return how many singular values stand out of the rounding."""
-    return max(1, int((values > ROUNDING * precision * values[0]).sum()))
+def _sure(head: Head, z: Tensor) -> Tensor:
+    """Return where rounding cannot put z, shape (n, m), on the other side of a kink."""
+    if not isinstance(head.first.activation, Rectifier):
+        return torch.ones_like(z, dtype=torch.bool)
+    return z.abs() > UNSURE * z.abs().mean(1, keepdim=True)
 
 
 ROUNDING = 8.0
 """Singular values of rounding are below this many units of the last place of the largest."""
-
-LEAST_UNIT = 0.1
-"""A unit's row is scaled up as if its direction had at least this length, of the median's."""
 
 SPARE_UNITS = 10
 """Units that are left to tell vectors apart by."""
@@ -229,6 +254,9 @@ MOST_BLUR = 0.3
 ROUNDED = 1e-3
 """Relative mismatch that rounding may make."""
 
+SOLVED = 1e-5
+"""Relative distance from the space at which the x of a known h is taken for an individual's."""
+
 BLUR = 10.0
 """How often the blur by noise is added to what rounding may make."""
 
@@ -236,3 +264,4 @@ UNSURE = 1e-3
 """Pre-activations below this, relative to the mean of an individual's, may have either sign."""
 
 TINY = 1e-12
+"""Below this a length is none."""

@@ -156,7 +156,7 @@ class SmallCNN(Architecture):
             normalise = [nn.BatchNorm2d(outputs)] if self.batch_norm else []
             layers += [nn.Conv2d(inputs, outputs, 3, padding=1), *normalise, nn.ReLU(), pool]
         layers.append(nn.Flatten())
-        hidden = [nn.Linear(channels[-1] * (size // 8) ** 2, self.hidden), nn.ReLU()]
+        hidden = self._hidden(channels[-1] * (size // 8) ** 2)
         output = nn.Linear(self.hidden, classes)
         for layer in (*layers, *hidden):
             if isinstance(layer, nn.Conv2d | nn.Linear):
@@ -166,6 +166,31 @@ class SmallCNN(Architecture):
         if split == "hidden":
             return SharedModel(nn.Sequential(*layers, *hidden), nn.Sequential(output))
         return SharedModel(nn.Sequential(*layers), nn.Sequential(*hidden, output))
+
+    def _hidden(self, features: int) -> list[nn.Module]:
+        """Return what is between the convolutions, of so many features, and the output layer."""
+        return [nn.Linear(features, self.hidden), nn.ReLU()]
+
+
+@register_model("small_cnn_mlp")
+@dataclass(frozen=True, kw_only=True)
+class SmallCNNWithMLP(SmallCNN):
+    """The CNN of UL with other hidden layers between the convolutions and the output layer.
+
+    Attributes:
+        hidden_layers: how many, of `hidden` units each.
+        activation: after each of them; the convolutions keep ReLU.
+    """
+
+    hidden_layers: Annotated[int, Field(gt=0)] = 2
+    activation: Literal["relu", "leaky_relu", "gelu", "silu", "tanh"] = "relu"
+
+    def _hidden(self, features: int) -> list[nn.Module]:
+        """Return the hidden layers."""
+        layers: list[nn.Module] = []
+        for inputs in [features, *[self.hidden] * (self.hidden_layers - 1)]:
+            layers += [nn.Linear(inputs, self.hidden), ACTIVATIONS[self.activation]()]
+        return layers
 
 
 @register_model("resnet18")
@@ -193,6 +218,16 @@ class ResNet18(Architecture):
         output = network.fc
         network.fc = nn.Identity()
         return SharedModel(nn.Sequential(Normalise(), network), nn.Sequential(output))
+
+
+ACTIVATIONS: Mapping[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+}
+"""Names of activations → modules."""
 
 
 Watch = Callable[[str, tuple[Any, ...], Tensor], None]

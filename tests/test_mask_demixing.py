@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from faces import faces
 from measuring import measured
-from torch import Tensor, nn
+from planting import Planted, best_cosines, effort, found_in, planted
 from torch.nn import functional
 
 from attacks import demixing
-from attacks.demixing import demix
-from attacks.hidden_layer import HiddenLayer, hidden_layer_of
-from attacks.mask_demixing import MaskDemixing, _answer, _others
-from attacks.mixture import Demixed, Guesses, Space, guesses_of, individuals_of, space_of
-from attacks.reflections import Search, polish
+from attacks.demixing import Effort, demix_masks
+from attacks.demixing_attack import _answer, _others
+from attacks.found import Found
+from attacks.head import head_of
+from attacks.mask_demixing import MaskDemixing
+from attacks.masked_space import masked_space_of, polish
+from attacks.mixture import Demixed, individuals_of, others_of
+from attacks.reflections import Reflections
 from bench.cells import Cell, Setup
-from bench.client import Client, gradient
 from bench.defense import Defense
 from bench.defenses.clipping import Clipping
 from bench.defenses.dp_sgd import DPSGD
@@ -40,80 +40,6 @@ from bench.registry import MODELS
 from bench.scoring import CERTIFIED
 from bench.suite import expand, load_suite
 from bench.threat import Inference, Server
-
-WIDTH = 96
-
-
-@dataclass(frozen=True)
-class Planted:
-    """A classifier, individuals of one batch, and those of D_aux, as features."""
-
-    model: SharedModel
-    features: Tensor
-    labels: Tensor
-    auxiliary: Tensor
-    auxiliary_labels: Tensor
-
-    @property
-    def layer(self) -> HiddenLayer:
-        return hidden_layer_of(self.model, "mask_demixing")
-
-    @property
-    def update(self) -> dict[str, Tensor]:
-        return client_update(self.model, self.features, self.labels)
-
-    @property
-    def guesses(self) -> Guesses:
-        return guesses_of(self.layer, self.auxiliary, self.auxiliary_labels)
-
-    @property
-    def space(self) -> Space:
-        return space_of(self.layer, self.update, len(self.labels))
-
-    def columns(self) -> Tensor:
-        """The true x_i, rows scaled, in double precision, shape (m, B)."""
-        before, probabilities = self.layer.forward(self.features.double())
-        own = functional.one_hot(self.labels, probabilities.shape[1])
-        x = ((probabilities - own) @ self.layer.output_weight) * (before > 0) / len(own)
-        return x.T * self.space.scale[:, None]
-
-
-def planted(individuals: int, classes: int = 8, units: int = 128, seed: int = 0) -> Planted:
-    """Features that have something in common, as those of images do."""
-    torch.manual_seed(seed)
-    classifier = nn.Sequential(nn.Linear(WIDTH, units), nn.ReLU(), nn.Linear(units, classes))
-    for layer in (classifier[0], classifier[2]):
-        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-    common = torch.rand(WIDTH)
-    features = (common + 0.7 * torch.randn(individuals + 200, WIDTH)).relu()
-    labels = torch.randint(classes, (len(features),))
-    return Planted(
-        model=SharedModel(nn.Identity(), classifier),
-        features=features[:individuals],
-        labels=labels[:individuals],
-        auxiliary=features[individuals:],
-        auxiliary_labels=labels[individuals:],
-    )
-
-
-def found_in(batches: Sequence[Planted], runs: int = 128, iterations: int = 2_000) -> list[Demixed]:
-    """Search batches that share a model and D_aux."""
-    return demix(
-        batches[0].layer,
-        [each.update for each in batches],
-        [len(each.labels) for each in batches],
-        batches[0].guesses,
-        list(range(len(batches))),
-        runs,
-        iterations,
-        lambda share: None,
-    )
-
-
-def best_cosines(found: Demixed, true: Tensor) -> Tensor:
-    """Of each that was found with whoever is most like it."""
-    pairs = functional.cosine_similarity(found.features[:, None], true.double()[None], dim=2)
-    return pairs.max(1).values
 
 
 @pytest.mark.parametrize(("classes", "units"), [(2, 128), (8, 128), (100, 256)])
@@ -140,7 +66,7 @@ def test_the_true_columns_have_both_properties() -> None:
     space, columns = batch.space, batch.columns()
     assert space.rank == 8
     assert space.residuals.shape == (8, 7)
-    polished, gaps = polish(columns, space)
+    polished, _, gaps = polish(columns != 0, space)
     assert gaps.max() < 1e-5
     parallel = functional.cosine_similarity(polished, columns, dim=0)
     torch.testing.assert_close(parallel.abs(), torch.ones(8).double())
@@ -153,43 +79,43 @@ def test_residuals_of_few_individuals_lie_in_a_smaller_space_than_that_of_classe
 
 def test_polishing_mends_a_mask_with_a_few_units_wrong() -> None:
     batch = planted(8)
-    columns = batch.columns()
-    near = columns.clone()
-    near[:3] = torch.where(near[:3] == 0, 1.0, 0.0)
-    polished, gaps = polish(near, batch.space)
+    right = batch.columns() != 0
+    wrong = right.clone()
+    wrong[:3] = ~wrong[:3]
+    _, masks, gaps = polish(wrong, batch.space)
     assert gaps.max() < 1e-4
-    assert torch.equal(polished != 0, columns != 0)
+    assert torch.equal(masks, right)
 
 
 def test_who_is_not_who_was_found_is_not_certified() -> None:
     """A column that is wrong takes its part of all features, and so everybody's certificate."""
     batch = planted(8)
     columns = batch.columns()
-    right = individuals_of(batch.layer, batch.space, columns)
+    right = individuals_of(batch.head, batch.space, columns)
     assert right.mismatch.max() < 1e-4
     wrong = columns.clone()
     wrong[:, 0] = batch.space.basis @ torch.randn(8).double()
-    found = individuals_of(batch.layer, batch.space, wrong)
+    found = individuals_of(batch.head, batch.space, wrong)
     assert not found.certified.any()
 
 
 def test_without_columns_nobody_is_found() -> None:
     batch = planted(4)
-    assert len(individuals_of(batch.layer, batch.space, batch.columns()[:, :0])) == 0
+    assert len(individuals_of(batch.head, batch.space, batch.columns()[:, :0])) == 0
 
 
-def test_guesses_are_what_others_would_add_to_a_gradient() -> None:
+def test_others_are_individuals_of_d_aux_as_the_first_layer_sees_them() -> None:
     batch = planted(4, classes=2)
-    masks = batch.guesses.masks
-    assert torch.equal(masks, batch.model.classifier[0](batch.auxiliary) > 0)
-    torch.testing.assert_close(batch.guesses.residuals.sum(1), torch.zeros(200))
+    z = batch.model.classifier[0](batch.auxiliary)
+    torch.testing.assert_close(batch.others.z, z, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(batch.others.residuals.sum(1), torch.zeros(200))
 
 
 def test_unknown_labels_of_d_aux_are_drawn() -> None:
     batch = planted(4)
-    unknown = guesses_of(batch.layer, batch.auxiliary, torch.full((200,), -1))
+    unknown = others_of(batch.head, batch.auxiliary, torch.full((200,), -1))
     assert (unknown.residuals.min(1).values < 0).all()
-    assert len(unknown.residuals.argmin(1).unique()) == 8
+    assert len(unknown.labels.unique()) == 8
 
 
 @pytest.mark.slow
@@ -210,7 +136,7 @@ def test_no_certificate_is_false_over_ten_thousand_individuals(
         certified = false = exact = 0
         for seed in range(batches):
             batch = planted(individuals, classes, units, seed)
-            (found,) = found_in([batch], runs=64, iterations=600)
+            (found,) = found_in([batch], effort(600, 64, rounds=20))
             cosines = best_cosines(found, batch.features) if len(found) else torch.empty(0)
             certified += int(found.certified.sum())
             false += int((cosines[found.certified] < CERTIFIED).sum())
@@ -231,13 +157,13 @@ def test_no_certificate_is_false_over_ten_thousand_individuals(
 )
 def test_other_classifiers_are_refused(model: str, split: str) -> None:
     shared = build(MODELS, model, {}).build(2, 32, split)
-    with pytest.raises(UsageError, match="needs a classifier of one hidden ReLU layer"):
-        hidden_layer_of(shared, "mask_demixing")
+    with pytest.raises(UsageError, match="take newton_demixing"):
+        MaskDemixing().check_head(head_of(shared, "mask_demixing"))
 
 
 def test_a_cell_with_another_classifier_says_so(small_setup: Setup) -> None:
     setup = small_setup.model_copy(update={"split": "hidden"})
-    with pytest.raises(UsageError, match="split=convolutions"):
+    with pytest.raises(UsageError, match="take newton_demixing"):
         measured(setup, None, "mask_demixing", {}, batch_size=2, individuals=4)
 
 
@@ -274,7 +200,7 @@ def test_behind_noise_the_proposed_attack_answers_and_nobody_is_certified(
     small_setup: Setup,
 ) -> None:
     noise = {"defense": "gaussian", "defense_parameters": {"sigma": 0.1}}
-    short = {"budget": 4, "iterations": 20}
+    short = {"budget": 4, "reflections": 20, "rounds": 2}
     record = measured(
         small_setup, None, "mask_demixing", short, batch_size=4, individuals=8, **noise
     )
@@ -298,15 +224,13 @@ def test_faces_whose_masks_all_but_agree_are_told_apart() -> None:
     model = SmallCNN(width=4, hidden=64).build(2, 16, "convolutions")
     images, labels = faces(64, 16), torch.randint(2, (64,))
     features = model.features(images).detach()
-    layer = hidden_layer_of(model, "mask_demixing")
-    found = demix(
-        layer,
+    found = demix_masks(
+        head_of(model, "mask_demixing"),
         [client_update(model, images[i : i + 4], labels[i : i + 4]) for i in (0, 4)],
         [4, 4],
-        guesses_of(layer, features[8:], labels[8:]),
+        (features[8:], labels[8:]),
         [0, 1],
-        64,
-        500,
+        effort(500, 64),
         lambda share: None,
     )
     for first, each in zip((0, 4), found, strict=True):
@@ -314,18 +238,8 @@ def test_faces_whose_masks_all_but_agree_are_told_apart() -> None:
         assert best_cosines(each, features[first : first + 4]).min() > CERTIFIED
 
 
-def changed(batch: Planted, defense: Defense) -> dict[str, Tensor]:
-    """What is sent of a batch under a defense."""
-    draw = torch.Generator().manual_seed(0)
-    client = Client(batch.model, batch.features, batch.labels, 0.1, draw)
-    return defense.protect(gradient)(client)
-
-
-def found_behind(batch: Planted, defense: Defense, iterations: int = 200) -> Demixed:
-    update, size = changed(batch, defense), len(batch.labels)
-    (found,) = demix(
-        batch.layer, [update], [size], batch.guesses, [0], 128, iterations, lambda share: None
-    )
+def found_behind(batch: Planted, defense: Defense, how: Effort | None = None) -> Demixed:
+    (found,) = found_in([batch], how or effort(reflections=200), [batch.changed(defense)])
     return found
 
 
@@ -362,7 +276,7 @@ def test_what_changes_lengths_alone_hides_nobody(defense: Defense, certified: bo
 def test_what_a_defense_blurs_is_not_certified_falsely(defense: Defense, classes: int) -> None:
     for seed in range(3):
         batch = planted(8, classes, seed=seed)
-        found = found_behind(batch, defense, iterations=60)
+        found = found_behind(batch, defense, effort(60, rounds=4))
         if len(found):
             assert (best_cosines(found, batch.features)[found.certified] > CERTIFIED).all()
 
@@ -390,7 +304,7 @@ def test_somebody_twice_in_a_batch_is_found_once() -> None:
 def test_of_an_update_that_says_nothing_nobody_is_found(value: float) -> None:
     batch = planted(4)
     update = {name: torch.full_like(of, value) for name, of in batch.update.items()}
-    (found,) = demix(batch.layer, [update], [4], batch.guesses, [0], 16, 20, lambda share: None)
+    (found,) = found_in([batch], effort(20, 16, rounds=2), [update])
     assert not found.certain.any()
 
 
@@ -399,17 +313,17 @@ def test_where_memory_runs_out_fewer_victims_stand_side_by_side(
 ) -> None:
     asked: list[int] = []
 
-    class Narrow(Search):
-        def individuals(self, iterations: int) -> list[Demixed]:
+    class Narrow(Reflections):
+        def search(self, iterations: int) -> None:
             asked.append(len(self.spaces))
             if len(self.spaces) > 1:
                 raise RuntimeError("CUDA out of memory")
-            return super().individuals(iterations)
+            super().search(iterations)
 
-    monkeypatch.setattr(demixing, "Search", Narrow)
+    monkeypatch.setattr(demixing, "Reflections", Narrow)
     monkeypatch.setattr(demixing, "SIDE_BY_SIDE", (2**17, 2**17))
     batch = planted(3)
-    found = found_in([batch] * 5, runs=64)
+    found = found_in([batch] * 5, effort(reflected=64))
     assert asked[0] > 1
     assert asked[-5:] == [1] * 5
     assert all(each.certified.all() for each in found)
@@ -421,7 +335,7 @@ def test_where_not_even_one_victim_fits_a_sentence_says_so(
     def full(*_: object) -> None:
         raise RuntimeError("CUDA out of memory")
 
-    monkeypatch.setattr(Search, "individuals", full)
+    monkeypatch.setattr(Reflections, "search", full)
     with pytest.raises(UsageError, match="not even one batch of 3 fits into the memory of cpu"):
         found_in([planted(3)])
 
@@ -437,17 +351,12 @@ def test_a_batch_is_found_alike_beside_others_of_other_sizes() -> None:
     """Their residuals span spaces of other dimensions, and are filled up."""
     batches = [planted(8), planted(3)]
     alone = [found_in([each])[0] for each in batches]
-    layer, guesses = batches[0].layer, batches[0].guesses
-    together = Search(
-        [batches[0].space, space_of(layer, batches[0].update, 3)],
-        guesses,
-        partial(individuals_of, layer),
-        [0, 1],
-        64,
-    )
+    spaces = [batches[0].space, masked_space_of(batches[0].head, batches[0].update, 3)]
+    found = [Found(batches[0].head, space) for space in spaces]
+    together = Reflections(spaces, found, batches[0].others, [0, 1], 128)
     assert together.widths.tolist() == [7, 3]
-    first, _ = together.individuals(500)
-    torch.testing.assert_close(first.features, alone[0].features, rtol=1e-4, atol=1e-5)
+    together.search(500)
+    torch.testing.assert_close(found[0].best.features, alone[0].features, rtol=1e-4, atol=1e-5)
 
 
 def test_its_labels_of_d_aux_may_be_unknown(small_setup: Setup) -> None:

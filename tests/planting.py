@@ -1,0 +1,120 @@
+"""Individuals planted in the gradient of a classifier of linear layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from attacks.demixing import Effort, demix_masks, demix_smooth, has_kinks
+from attacks.head import Head, head_of
+from attacks.masked_space import MaskedSpace, masked_space_of
+from attacks.mixture import Demixed, Others, others_of
+from bench.client import Client, gradient
+from bench.defense import Defense
+from bench.federation import client_update
+from bench.models import ACTIVATIONS, SharedModel
+
+WIDTH = 96
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A classifier, individuals of one batch, and those of D_aux, as features."""
+
+    model: SharedModel
+    features: Tensor
+    labels: Tensor
+    auxiliary: Tensor
+    auxiliary_labels: Tensor
+
+    @property
+    def head(self) -> Head:
+        return head_of(self.model, "an attack")
+
+    @property
+    def update(self) -> dict[str, Tensor]:
+        return client_update(self.model, self.features, self.labels)
+
+    @property
+    def others(self) -> Others:
+        return others_of(self.head, self.auxiliary, self.auxiliary_labels)
+
+    @property
+    def space(self) -> MaskedSpace:
+        return masked_space_of(self.head, self.update, len(self.labels))
+
+    def columns(self) -> Tensor:
+        """The true x_i, rows scaled, in double precision, shape (m, B)."""
+        z, probabilities = self.head.forward(self.features.double())
+        own = functional.one_hot(self.labels, probabilities.shape[1])
+        return (self.head.errors(z, own) / len(own)).T * self.space.scale[:, None]
+
+    def changed(self, defense: Defense) -> dict[str, Tensor]:
+        """What is sent of the batch under a defense."""
+        draw = torch.Generator().manual_seed(0)
+        client = Client(self.model, self.features, self.labels, 0.1, draw)
+        return defense.protect(gradient)(client)
+
+
+def planted(
+    individuals: int,
+    classes: int = 8,
+    units: int = 128,
+    seed: int = 0,
+    activation: str = "relu",
+    hidden_layers: int = 1,
+) -> Planted:
+    """Features that have something in common, as those of images do."""
+    torch.manual_seed(seed)
+    layers: list[nn.Module] = []
+    for inputs in [WIDTH, *[units] * (hidden_layers - 1)][:hidden_layers]:
+        layers += [nn.Linear(inputs, units), ACTIVATIONS[activation]()]
+    layers.append(nn.Linear(units if hidden_layers else WIDTH, classes))
+    for layer in layers:
+        if isinstance(layer, nn.Linear):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    common = torch.rand(WIDTH)
+    features = (common + 0.7 * torch.randn(individuals + 200, WIDTH)).relu()
+    labels = torch.randint(classes, (len(features),))
+    return Planted(
+        model=SharedModel(nn.Identity(), nn.Sequential(*layers)),
+        features=features[:individuals],
+        labels=labels[:individuals],
+        auxiliary=features[individuals:],
+        auxiliary_labels=labels[individuals:],
+    )
+
+
+def effort(
+    reflections: int = 1000, reflected: int = 128, rounds: int = 40, runs: int = 32
+) -> Effort:
+    return Effort(reflections, reflected, rounds, runs, patience=10)
+
+
+def found_in(
+    batches: Sequence[Planted],
+    how: Effort | None = None,
+    updates: Sequence[dict[str, Tensor]] | None = None,
+) -> list[Demixed]:
+    """Search batches that share a model and D_aux."""
+    first = batches[0]
+    demix = demix_masks if has_kinks(first.head) else demix_smooth
+    return demix(
+        first.head,
+        updates or [each.update for each in batches],
+        [len(each.labels) for each in batches],
+        (first.auxiliary, first.auxiliary_labels),
+        list(range(len(batches))),
+        how or effort(),
+        lambda share: None,
+    )
+
+
+def best_cosines(found: Demixed, true: Tensor) -> Tensor:
+    """Of each that was found with whoever is most like it."""
+    pairs = functional.cosine_similarity(found.features[:, None], true.double()[None], dim=2)
+    return pairs.max(1).values
