@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import sqrt
 
 import torch
 from torch import Tensor
@@ -44,6 +45,16 @@ class Space:
     def units(self) -> int:
         """How many of the m anybody activates."""
         return int((self.basis != 0).any(1).sum())
+
+    def distance(self, errors: Tensor) -> Tensor:
+        """Return how far x (…, m), rows scaled, are from the column space, relative, shape (…).
+
+        Infinite where somebody is so sure of the label that nothing of x is left but rounding.
+        """
+        outside = errors - (errors @ self.basis) @ self.basis.mT
+        length = errors.norm(dim=-1)
+        negligible = length < NEGLIGIBLE * sqrt(errors.shape[-1])
+        return torch.where(negligible, torch.inf, outside.norm(dim=-1) / length.clamp_min(TINY))
 
     def blur(self, vectors: Tensor) -> Tensor:
         """Return how far noise may move vectors of the space, shape (m, n), relative, shape (n,).
@@ -212,9 +223,7 @@ def individuals_alone(head: Head, space: Space, features: Tensor) -> Demixed:
     z, _ = head.forward(features)
     classes = torch.eye(head.classes, dtype=z.dtype, device=z.device)
     made = head.errors(z[:, None], classes) * space.scale
-    outside = made - (made @ space.basis) @ space.basis.mT
-    length = made.norm(dim=2).clamp_min(TINY)
-    mismatch, labels = (outside.norm(dim=2) / length).min(1)
+    mismatch, labels = space.distance(made).min(1)
     x = made[torch.arange(len(labels)), labels]
     blur = BLUR * space.blur(x.mT)
     spare = space.units - 2 * space.rank >= SPARE_UNITS
@@ -262,6 +271,9 @@ BLUR = 10.0
 
 UNSURE = 1e-3
 """Pre-activations below this, relative to the mean of an individual's, may have either sign."""
+
+NEGLIGIBLE = 1e-6
+"""An x of less than this is rounding; rows are scaled to about 1."""
 
 TINY = 1e-12
 """Below this a length is none."""

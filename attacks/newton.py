@@ -120,9 +120,7 @@ class Newton:
         classes = torch.eye(self.head.classes, dtype=z.dtype, device=z.device)
         every = None if sharpness is None else sharpness[:, None]
         x = self.head.errors(z[:, None], classes, every) * self.space.scale
-        outside = x - (x @ self.space.basis) @ self.space.basis.mT
-        nearest: Tensor = (outside.norm(dim=2) / x.norm(dim=2).clamp_min(TINY)).argmin(1)
-        return nearest
+        return self.space.distance(x).argmin(1)
 
     def _equations(
         self, z0: Tensor, tangents: Tensor, targets: Tensor, sharpness: Tensor | None
@@ -145,12 +143,11 @@ class Newton:
     def _take(self, a: Tensor, targets: Tensor, found: Found) -> None:
         """Take those whose x lies in the space."""
         features = (a @ self.space.rows.mT)[:, :-1]
-        x = (self.head.errors(self.head.first.forward(features), targets) * self.space.scale).mT
-        outside = x - self.space.basis @ (self.space.basis.mT @ x)
-        gaps = outside.norm(dim=0) / x.norm(dim=0).clamp_min(TINY)
-        tolerances = (SOLVED + BLUR * self.space.blur(x)).clamp_max(PROMISING)
+        x = self.head.errors(self.head.first.forward(features), targets) * self.space.scale
+        gaps = self.space.distance(x)
+        tolerances = (SOLVED + BLUR * self.space.blur(x.mT)).clamp_max(PROMISING)
         right = gaps < tolerances
-        found.add(x[:, right], gaps[right], tolerances[right], features[right])
+        found.add(x[right].mT, gaps[right], tolerances[right], features[right])
 
 
 def remaining_after(space: Space, columns: Tensor) -> Remaining:

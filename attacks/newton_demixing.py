@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from attacks.activations import Smooth
 from attacks.demixing import demix_smooth
@@ -29,6 +31,7 @@ class NewtonDemixing(DemixingAttack):
         "Wang, Li 2022, Individual Property Inference over Collaborative Learning in Deep Feature "
         "Space (ICME)"
     )
+    example_setup: ClassVar[Mapping[str, Any]] = {"split": "hidden"}
 
     @property
     def demix(self) -> Demix:

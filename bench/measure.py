@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bench.candidates import Candidates, candidates_of
 from bench.cells import Cell
 from bench.client import Client, gradient
 from bench.defense import defense_of, individuals_in_update
@@ -89,6 +90,7 @@ def measure(
             prepared,
             lpips_weights,
             answers.outputs,
+            answers.candidates,
             price(defense_of(cell), answers.changes, prepared, say) if answers.changes else None,
         ),
         cost=Cost(
@@ -116,12 +118,14 @@ class Answers:
     Attributes:
         inferences: one for each victim batch, checked.
         outputs: of the models that it deployed, for each victim batch; None where it deploys none.
+        candidates: that it was shown, for each victim batch; None where it was shown none.
         changes: `relative_error` of what was sent of each victim batch; none without a defense.
         seconds: that it took, the training of deployed models included.
     """
 
     inferences: list[Inference]
     outputs: list[dict[str, Tensor]] | None
+    candidates: list[Candidates] | None
     changes: list[float]
     seconds: float
 
@@ -160,6 +164,14 @@ def infer(
         outputs = serve(attack, server, images, part_of(progress, 0, 2))
         progress = part_of(progress, 1, 2)
     deployed = time.perf_counter()
+    candidates = None
+    if Knowledge.CANDIDATES in knowledge:
+        candidates = [
+            candidates_of(
+                truths, number, generator_for("candidates", cell.seed, cell.batch_size, number)
+            )
+            for number in range(len(truths))
+        ]
     compute = defense.protect(gradient)
     observations, changes = [], []
     for number, truth in enumerate(truths):
@@ -174,12 +186,15 @@ def infer(
         if cell.defense != "none":
             changes.append(relative_error(sent, gradient(client)))
         of_batch = outputs[number] if outputs else None
-        observations.append(_observation(truth, number, model, sent, knowledge, cell, of_batch))
+        shown = candidates[number].images if candidates else None
+        observations.append(
+            _observation(truth, number, model, sent, knowledge, cell, of_batch, shown)
+        )
     started = time.perf_counter()
     inferences = attack.infer(server, observations, progress)
     seconds = time.perf_counter() - started + deployed - deploying
     check_inferences(attack.name, inferences, observations, server)
-    return Answers(inferences, outputs, changes, seconds)
+    return Answers(inferences, outputs, candidates, changes, seconds)
 
 
 def knowledge_of(attack: Attack, cell: Cell) -> Knowledge:
@@ -268,6 +283,7 @@ def _observation(
     knowledge: Knowledge,
     cell: Cell,
     outputs: Mapping[str, Tensor] | None,
+    candidates: Tensor | None,
 ) -> Observation:
     """Return what the adversary sees of batch `number`, on a model as clients run it.
 
@@ -277,7 +293,7 @@ def _observation(
     seed = seed_for("attack", cell.attack, cell.batch_size, cell.seed, number)
     wanted = Knowledge.STATISTICS in knowledge
     statistics = batch_statistics(model, truth.images) if wanted else None
-    return observe(truth, sent, knowledge, seed, statistics, outputs)
+    return observe(truth, sent, knowledge, seed, statistics, outputs, candidates)
 
 
 def _peak_memory_mib(device: str) -> float:

@@ -78,6 +78,31 @@ def auc(scores: NDArray[np.float64], present: NDArray[np.bool_], weights: Weight
     return _ratio(pairs, (weights @ present) * (weights @ ~present))
 
 
+def found_at(rate: float) -> Metric:
+    """Return the metric: the share of the present found where `rate` of the absent are, at most.
+
+    Those with the same score are found together, or not at all.
+
+    >>> found_at(0.5)(np.array([3., 2., 1., 0.]), np.array([1, 0, 1, 0], bool), np.ones((1, 4)))
+    array([1.])
+    >>> found_at(0.01)(np.array([3., 2., 1., 0.]), np.array([1, 0, 1, 0], bool), np.ones((1, 4)))
+    array([0.5])
+    """
+
+    def metric(
+        scores: NDArray[np.float64], present: NDArray[np.bool_], weights: Weights
+    ) -> Weights:
+        order = np.argsort(-scores, kind="stable")
+        last = np.append(np.diff(scores[order]) != 0, True)
+        right = (weights * present)[:, order].cumsum(1)
+        wrong = (weights * ~present)[:, order].cumsum(1)
+        possible = last & (wrong <= rate * wrong[:, -1:])
+        most = np.where(possible, right, 0.0).max(1)
+        return _ratio(np.where(wrong[:, -1] > 0, most, np.nan), right[:, -1])
+
+    return metric
+
+
 def count_error(
     scores: NDArray[np.float64], present: NDArray[np.bool_], batch_size: int
 ) -> NDArray[np.float64]:

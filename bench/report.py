@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from bench.defense import updates_seen
 from bench.details import details
@@ -82,10 +82,10 @@ def _group_table(cells: Sequence[Measured]) -> str:
     frame: dict[Row, dict[str, str]] = {}
     of_row: dict[Row, list[Measured]] = {}
     for measured in cells:
-        exact = measured.planned.layout == "exact"
-        for name in ("",) if exact else measured.planned.cell.properties:
+        whole = OF_ALL_PROPERTIES.get(measured.planned.layout)
+        for name in ("",) if whole else measured.planned.cell.properties:
             row = leading_values(measured, name, (*varying, *leading))
-            shown = _exactness(measured) if exact else _accuracy(measured, name)
+            shown = whole(measured) if whole else _accuracy(measured, name)
             frame.setdefault(row, {})[measured.planned.column] = shown
             of_row.setdefault(row, []).append(measured)
     columns = list(dict.fromkeys(m.planned.column for m in cells))
@@ -150,6 +150,24 @@ def _exactness(measured: Measured) -> str:
     return ", ".join(said)
 
 
+def _membership(measured: Measured) -> str:
+    """Return how well members of batches are told from others."""
+    record = measured.record
+    if record is None:
+        return MISSING
+    if record.metrics is None:
+        return "failed"
+    told = record.metrics.membership
+    return MISSING if told is None else f"{percent(told.auc)}, {percent(told.found)}"
+
+
+OF_ALL_PROPERTIES: Mapping[str, Callable[[Measured], str]] = {
+    "exact": _exactness,
+    "membership": _membership,
+}
+"""Layouts that have no row for each property → what they show."""
+
+
 def _notes(cells: Sequence[Measured]) -> list[str]:
     """Return a sentence for each attack that has a note, naming all of its columns."""
     columns: dict[str, list[str]] = {}
@@ -187,6 +205,12 @@ def reading_aid(cells: Sequence[Measured]) -> str:
             "**Exactness**: % of individuals whose feature was found with a cosine ≥ 0.99 "
             "[interval]; % of individuals whom the attack itself certifies, and, if there are any, "
             "the number of those with a cosine below 0.9999; seconds a victim batch."
+        )
+    if any(m.planned.layout == "membership" for m in cells):
+        lines.append(
+            "**Membership**: the attack is shown each batch's individuals and as many others. AUC "
+            "in % [interval], chance is 50; then % [interval] of the members who are found where "
+            "at most 1 % of the others are taken for members."
         )
     lines += price_aid(cells)
     lines += _notes(cells)

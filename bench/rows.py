@@ -28,6 +28,7 @@ LAYOUTS: Mapping[str, tuple[str, ...]] = {
     "budget": ("main task", "property", "budget"),
     "defense": ("property", "B", "defense", "level"),
     "exact": ("main task", "m", "B"),
+    "membership": ("main task", "m", "B"),
 }
 """Leading columns of each layout; settings that vary within a table are put before them."""
 

@@ -9,13 +9,21 @@ import numpy as np
 import torch
 
 from bench import metrics
+from bench.candidates import Candidates
 from bench.cells import Cell
 from bench.image_metrics import RECOGNISABLE, lpips, lpips_network, psnr, ssim
 from bench.matching import match_individuals
 from bench.preparation import Prepared
 from bench.seeds import seed_for
 from bench.split import task_attributes
-from bench.store import Certificates, DefenseMetrics, ImageMetrics, Metrics, PropertyMetrics
+from bench.store import (
+    Certificates,
+    DefenseMetrics,
+    ImageMetrics,
+    Membership,
+    Metrics,
+    PropertyMetrics,
+)
 from bench.threat import Inference, Truth
 
 EXACT = 0.99
@@ -25,6 +33,10 @@ CERTIFIED = 0.9999
 """Cosine from which a feature that an attack claims to be exact is so."""
 
 
+FALSE_MEMBERS = 0.01
+"""Share of others who may be taken for members."""
+
+
 def score(
     truths: Sequence[Truth],
     inferences: Sequence[Inference],
@@ -32,6 +44,7 @@ def score(
     prepared: Prepared,
     lpips_weights: Path | None = None,
     outputs: Sequence[Mapping[str, torch.Tensor]] | None = None,
+    candidates: Sequence[Candidates] | None = None,
     defense: DefenseMetrics | None = None,
 ) -> Metrics:
     """Compare answers with the truth, individuals matched by feature where there are features.
@@ -39,6 +52,7 @@ def score(
     Args:
         lpips_weights: a file of AlexNet's weights; without it images have no LPIPS.
         outputs: of the models that the attack deployed, for each batch.
+        candidates: that the attack was shown, for each batch.
         defense: what the clients' defense changes and costs, if they have one.
     """
     orders, cosines = _match_all(truths, inferences)
@@ -79,6 +93,7 @@ def score(
         feature_cosine=mean(cosines),
         exact=mean((cosines >= EXACT).astype(np.float64)),
         certificates=_certificates(inferences, orders, cosines),
+        membership=None if candidates is None else _membership(candidates, inferences, seed),
         images=_image_metrics(
             truths,
             inferences,
@@ -137,6 +152,28 @@ def _certificates(
     claimed = torch.cat(claims).numpy()
     return Certificates(
         share=float(claimed.mean()), false=int((cosines[claimed] < CERTIFIED).sum())
+    )
+
+
+def _membership(
+    candidates: Sequence[Candidates], inferences: Sequence[Inference], seed: int
+) -> Membership | None:
+    """Compare what is said of candidates with the truth; None where nothing is said of a batch."""
+    said = [inference.membership for inference in inferences if inference.membership is not None]
+    if len(said) < len(candidates):
+        return None
+    scores = torch.cat([of_batch.cpu() for of_batch in said]).double().numpy()
+    members = torch.cat([each.members for each in candidates]).numpy()
+    batches = metrics.batches_of(len(candidates), len(candidates[0].members))
+    people = metrics.groups_of(torch.cat([each.identities for each in candidates]).numpy())
+
+    def with_interval(metric: metrics.Metric) -> metrics.Estimate:
+        return metrics.estimate(
+            lambda weights: metric(scores, members, weights), [batches, people], seed
+        )
+
+    return Membership(
+        auc=with_interval(metrics.auc), found=with_interval(metrics.found_at(FALSE_MEMBERS))
     )
 
 

@@ -60,6 +60,20 @@ class Certificates(BaseModel):
     false: int
 
 
+class Membership(BaseModel):
+    """How well the attack tells who of the candidates is in a batch; half of them are.
+
+    Attributes:
+        auc: over the candidates of all batches.
+        found: share of members found where 1 % of the others are taken for members, at most.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    auc: Estimate
+    found: Estimate
+
+
 class DefenseMetrics(BaseModel):
     """What the clients' defense changes, and what it costs.
 
@@ -90,6 +104,7 @@ class Metrics(BaseModel):
         feature_cosine: between reconstructed and true features, matched; None without features.
         exact: share of individuals whose feature has cosine ≥ 0.99.
         certificates: what the attack claims to be exact; None where it cannot tell.
+        membership: of candidates; None where the attack is shown none.
         images: of reconstructed images; None where the attack gives none.
         label_accuracy: share of the batch's labels that the attack believed in, as a multiset.
         diverged: share of batches on which the attack reports failure.
@@ -104,6 +119,7 @@ class Metrics(BaseModel):
     feature_cosine: Estimate | None
     exact: Estimate | None
     certificates: Certificates | None = None
+    membership: Membership | None = None
     images: ImageMetrics | None = None
     label_accuracy: float | None
     diverged: float

@@ -23,7 +23,7 @@ from bench.threat import Attack, Knowledge, check_batch_size, check_grant
 
 FOLDER = Path(__file__).parent / "suites"
 
-Layout = Literal["table1", "table2", "table3", "budget", "defense", "exact"]
+Layout = Literal["table1", "table2", "table3", "budget", "defense", "exact", "membership"]
 
 PLUGIN_FIELDS = {
     "dataset": DATASETS,

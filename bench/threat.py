@@ -62,6 +62,8 @@ class Knowledge(Flag):
     individual is served alone, so that the server knows whose output is whose."""
     DEFENSE = auto()
     """The clients' defense with its parameters, but nothing that they draw."""
+    CANDIDATES = auto()
+    """Images of people of whom it asks whether they are in the batch: as many who are as others."""
     FEATURES = auto()
     """The victims' true deep features. No server has them: only the `oracle` control."""
 
@@ -123,6 +125,7 @@ class Observation:
             (channels,) each.
         outputs: deployed model → its output for each individual, shape (B, K) each; row i is the
             i-th individual's.
+        candidates: images of people who may be in the batch, shape (n, 3, size, size).
         features: true E(X), shape (B, d); for the `oracle` control.
     """
 
@@ -132,6 +135,7 @@ class Observation:
     labels: Tensor | None = None
     statistics: Mapping[str, tuple[Tensor, Tensor]] | None = None
     outputs: Mapping[str, Tensor] | None = None
+    candidates: Tensor | None = None
     features: Tensor | None = None
 
 
@@ -233,6 +237,7 @@ class Inference:
             which an attack without projection leaves.
         labels: main-task classes that the attack believes in, shape (B,), if any.
         certified: whose feature the attack claims to have exactly, shape (B,), if it can tell.
+        membership: of each candidate, the higher the likelier in the batch, shape (n,).
         loss: final distance between the dummies' gradient and the update, if it has one.
         steps: evaluations of the update's gradient that were spent.
         restarts: how often a run that had diverged was started afresh.
@@ -244,6 +249,7 @@ class Inference:
     images: Tensor | None = None
     labels: Tensor | None = None
     certified: Tensor | None = None
+    membership: Tensor | None = None
     loss: float | None = None
     steps: int = 0
     restarts: int = 0
@@ -272,6 +278,7 @@ class Attack(ABC):
         adapts: what else it makes use of where its cell grants it.
         largest_batch: the largest B it is defined for, if there is such a limit.
         presets: name → parameters, such as those of its paper.
+        example_setup: fields of a setup in which it can be run, where the default ones do not do.
     """
 
     name: ClassVar[str]
@@ -283,6 +290,7 @@ class Attack(ABC):
     adapts: ClassVar[Knowledge] = Knowledge.NOTHING
     largest_batch: ClassVar[int | None] = None
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    example_setup: ClassVar[Mapping[str, Any]] = {}
 
     @property
     @abstractmethod
@@ -319,6 +327,7 @@ def observe(
     seed: int,
     statistics: Mapping[str, tuple[Tensor, Tensor]] | None = None,
     outputs: Mapping[str, Tensor] | None = None,
+    candidates: Tensor | None = None,
 ) -> Observation:
     """Return what an adversary with `knowledge` sees of a victim batch, as copies."""
     known = statistics if Knowledge.STATISTICS in knowledge else None
@@ -335,6 +344,9 @@ def observe(
         outputs=None
         if outputs is None or Knowledge.OUTPUTS not in knowledge
         else {name: output.clone() for name, output in outputs.items()},
+        candidates=None
+        if candidates is None or Knowledge.CANDIDATES not in knowledge
+        else candidates.clone(),
         features=truth.features.clone() if Knowledge.FEATURES in knowledge else None,
     )
 

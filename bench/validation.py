@@ -50,6 +50,14 @@ def check_inferences(
                     f"attack {name!r} returned `certified` without features, or not as booleans; "
                     f"return one boolean for each row of `features`"
                 )
+        if inference.membership is not None:
+            if observation.candidates is None:
+                raise UsageError(
+                    f"attack {name!r} returned `membership`, but no candidates were shown; need "
+                    f"`Knowledge.CANDIDATES`"
+                )
+            candidates = len(observation.candidates)
+            _check_tensor(name, "membership", inference.membership, (candidates,))
         if inference.labels is not None:
             _check_labels(name, inference.labels, observation.batch_size, server.classes)
 

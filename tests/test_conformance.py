@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import pytest
 import torch
+from preparing import prepared_for
 from torch import Tensor
 
+from bench.candidates import candidates_of
 from bench.cells import Setup
 from bench.deployment import serve
 from bench.errors import UsageError
@@ -23,6 +26,9 @@ from bench.validation import check_inferences
 SHORT = {"budget": 8, "batches": 20, "epochs": 1, "width": 4}
 """Parameters that make an attack quick, for those that have them."""
 
+Fitting = Callable[[str], Prepared]
+"""An attack's name → a setup in which it can be run."""
+
 EVERY_ATTACK = pytest.mark.parametrize("name", ATTACKS.names())
 
 DEVICES = [
@@ -36,6 +42,11 @@ DEVICES = [
 @pytest.fixture(scope="module", params=DEVICES)
 def prepared(request: pytest.FixtureRequest, small_setup: Setup) -> Prepared:
     return prepare(small_setup, None, request.param, lambda message: None)
+
+
+@pytest.fixture(scope="module", params=DEVICES)
+def fitting(request: pytest.FixtureRequest, small_setup: Setup) -> Fitting:
+    return lambda attack: prepared_for(attack, small_setup, request.param)
 
 
 def short(name: str) -> Attack:
@@ -61,6 +72,7 @@ def observed(
             attack.needs,
             seed=number,
             outputs=outputs[number],
+            candidates=shown(truths, number),
         )
         for number, truth in enumerate(truths)
     ]
@@ -72,6 +84,11 @@ def served(attack: Attack, server: Server, truths: list[Truth]) -> list[dict[str
     if Knowledge.OUTPUTS not in attack.needs:
         return [{} for _ in truths]
     return serve(attack, server, [truth.images for truth in truths], lambda share: None)
+
+
+def shown(truths: list[Truth], number: int) -> Tensor:
+    """Candidates for a batch."""
+    return candidates_of(truths, number, torch.Generator().manual_seed(number)).images
 
 
 def infer(attack: Attack, server: Server, observations: list[Observation]) -> list[Inference]:
@@ -92,8 +109,8 @@ def assert_same(a: Inference, b: Inference, **tolerance: float) -> None:
 
 @EVERY_ATTACK
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_answers_are_well_formed(name: str, prepared: Prepared, batch_size: int) -> None:
-    attack = short(name)
+def test_answers_are_well_formed(name: str, fitting: Fitting, batch_size: int) -> None:
+    attack, prepared = short(name), fitting(name)
     if batch_size > (attack.largest_batch or batch_size):
         pytest.skip(f"{name} is defined up to B = {attack.largest_batch}")
     server, observations = observed(prepared, attack, batch_size)
@@ -105,8 +122,8 @@ def test_answers_are_well_formed(name: str, prepared: Prepared, batch_size: int)
 
 
 @EVERY_ATTACK
-def test_the_same_seed_gives_the_same_answer(name: str, prepared: Prepared) -> None:
-    attack = short(name)
+def test_the_same_seed_gives_the_same_answer(name: str, fitting: Fitting) -> None:
+    attack, prepared = short(name), fitting(name)
     server, observations = observed(prepared, attack, batch_for(name))
     for a, b in zip(
         infer(attack, server, observations), infer(attack, server, observations), strict=True
@@ -115,8 +132,8 @@ def test_the_same_seed_gives_the_same_answer(name: str, prepared: Prepared) -> N
 
 
 @EVERY_ATTACK
-def test_an_answer_depends_on_its_own_observation_alone(name: str, prepared: Prepared) -> None:
-    attack = short(name)
+def test_an_answer_depends_on_its_own_observation_alone(name: str, fitting: Fitting) -> None:
+    attack, prepared = short(name), fitting(name)
     server, observations = observed(prepared, attack, batch_for(name))
     together = infer(attack, server, observations)
     alone = infer(attack, server, observations[1:])
@@ -125,8 +142,8 @@ def test_an_answer_depends_on_its_own_observation_alone(name: str, prepared: Pre
 
 
 @EVERY_ATTACK
-def test_what_is_granted_is_left_as_it_was(name: str, prepared: Prepared) -> None:
-    attack = short(name)
+def test_what_is_granted_is_left_as_it_was(name: str, fitting: Fitting) -> None:
+    attack, prepared = short(name), fitting(name)
     server, observations = observed(prepared, attack, batch_for(name))
     before = [t.clone() for t in tensors_of([server, observations])]
     infer(attack, server, observations)
@@ -135,9 +152,9 @@ def test_what_is_granted_is_left_as_it_was(name: str, prepared: Prepared) -> Non
 
 
 @EVERY_ATTACK
-def test_more_knowledge_than_needed_changes_nothing(name: str, prepared: Prepared) -> None:
+def test_more_knowledge_than_needed_changes_nothing(name: str, fitting: Fitting) -> None:
     """What an attack does not declare, it does not use."""
-    attack = short(name)
+    attack, prepared = short(name), fitting(name)
     server, observations = observed(prepared, attack, batch_for(name))
     assert prepared.server.model is not None
     truths = victim_batches(prepared, batch_for(name), individuals=2 * batch_for(name))
@@ -149,9 +166,10 @@ def test_more_knowledge_than_needed_changes_nothing(name: str, prepared: Prepare
             everything,
             o.seed,
             outputs=outputs,
+            candidates=shown(truths, number),
         )
-        for truth, o, outputs in zip(
-            truths, observations, served(attack, prepared.server, truths), strict=True
+        for number, (truth, o, outputs) in enumerate(
+            zip(truths, observations, served(attack, prepared.server, truths), strict=True)
         )
     ]
     for a, b in zip(

@@ -7,7 +7,8 @@ from dataclasses import fields, is_dataclass, replace
 import pytest
 import torch
 from clients import SAMPLES, client
-from test_conformance import DEVICES, batch_for, short
+from preparing import prepared_for
+from test_conformance import DEVICES, Fitting, batch_for, short
 
 from bench.cells import Cell, Setup
 from bench.client import gradient
@@ -31,6 +32,11 @@ EVERY_DEFENSE = pytest.mark.parametrize("name", DEFENSES.names())
 @pytest.fixture(scope="module", params=DEVICES)
 def prepared(request: pytest.FixtureRequest, small_setup: Setup) -> Prepared:
     return prepare(small_setup, None, request.param, lambda message: None)
+
+
+@pytest.fixture(scope="module", params=DEVICES)
+def fitting(request: pytest.FixtureRequest, small_setup: Setup) -> Fitting:
+    return lambda attack: prepared_for(attack, small_setup, request.param)
 
 
 def sample(name: str) -> Defense:
@@ -138,9 +144,9 @@ def test_parameters_are_frozen_and_documented(name: str) -> None:
 @EVERY_DEFENSE
 @pytest.mark.parametrize(("attack", "adaptive"), STATIC_AND_ADAPTIVE)
 def test_every_attack_answers_under_every_defense(
-    attack: str, name: str, adaptive: bool, prepared: Prepared
+    attack: str, name: str, adaptive: bool, fitting: Fitting
 ) -> None:
-    built = short(attack)
+    built, prepared = short(attack), fitting(attack)
     granted = built.needs | Knowledge.DEFENSE if adaptive else built.needs
     cell = Cell.model_validate(
         prepared.setup.model_dump()

@@ -1,0 +1,85 @@
+"""Membership from the row space of a layer's gradient: is this person in the batch?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from attacks.head import Head, head_of
+from attacks.mixture import precision_of, rank_of
+from bench.models import deep_features
+from bench.registry import register_attack
+from bench.threat import Attack, Inference, Knowledge, Observation, Progress, Server
+
+
+@register_attack("row_space")
+@dataclass(frozen=True, kw_only=True)
+class RowSpace(Attack):
+    """Answers for each candidate whether the person is in the batch, by a distance.
+
+    The gradient of the first layer after the split is Σ_i x_i [h_i, 1]ᵀ. So [h, 1] of everybody in
+    the batch lies in its row space, as long as B ≤ m and d, and that of nobody else does: the score
+    is minus the relative distance from it. No search is needed, and no label. As individuals of the
+    batch it names the B nearest candidates.
+    """
+
+    title = "Row space"
+    reference = (
+        "Petrov, Dimitrov, Baader, Müller, Vechev 2024, DAGER: Exact Gradient Inversion for Large "
+        "Language Models (NeurIPS), whose span check of tokens is here one of individuals"
+    )
+    note = "it is shown candidates, half of whom are in the batch, and names the nearest B of them"
+
+    @property
+    def needs(self) -> Knowledge:
+        """The update, the model to see candidates through, D_aux for f_p, and candidates."""
+        return Knowledge.MODEL | Knowledge.UPDATE | Knowledge.AUXILIARY | Knowledge.CANDIDATES
+
+    def infer(
+        self, server: Server, observations: Sequence[Observation], progress: Progress
+    ) -> list[Inference]:
+        """Return each candidate's distance from its batch's row space."""
+        assert server.model is not None and server.feature_space is not None
+        head = head_of(server.model, self.name)
+        inferences = []
+        for number, observation in enumerate(observations):
+            assert observation.update is not None and observation.candidates is not None
+            features = deep_features(server.model, observation.candidates)
+            outside = distances(head, observation.update, observation.batch_size, features)
+            nearest = features[outside.argsort(stable=True)[: observation.batch_size]]
+            inferences.append(
+                Inference(
+                    scores=server.feature_space.property_model(nearest),
+                    features=nearest,
+                    membership=-outside,
+                )
+            )
+            progress((number + 1) / len(observations))
+        return inferences
+
+
+def distances(
+    head: Head, update: Mapping[str, Tensor], individuals: int, features: Tensor
+) -> Tensor:
+    """Return how far [h, 1] are from the row space of the first layer's gradient, relative.
+
+    Args:
+        individuals: B, at most the dimension of the space.
+        features: h, shape (n, d).
+
+    Returns:
+        Shape (n,); 1 for everybody if the update is not finite.
+    """
+    gradient = head.first.gradient(update)
+    if not gradient.isfinite().all():
+        return features.new_ones(len(features))
+    _, values, rows = torch.linalg.svd(gradient, full_matrices=False)
+    basis = rows[: min(rank_of(values, precision_of(head, update)), individuals)].mT
+    extended = functional.pad(features.to(basis), (0, 1), value=1.0)
+    outside = extended - (extended @ basis) @ basis.mT
+    relative: Tensor = outside.norm(dim=1) / extended.norm(dim=1)
+    return relative.to(features)

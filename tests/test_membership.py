@@ -1,0 +1,165 @@
+"""Membership: candidates, the row-space test, and how well it tells who is in the batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from measuring import measured
+from planting import planted
+from records import planned, record_of, table_rows
+
+from attacks.row_space import distances
+from bench.candidates import candidates_of
+from bench.cells import Setup
+from bench.errors import UsageError
+from bench.measure import victim_batches
+from bench.metrics import Estimate, found_at
+from bench.preparation import Prepared, prepare
+from bench.report import reading_aid
+from bench.rows import Measured
+from bench.store import Membership
+from bench.threat import Inference, Observation
+from bench.validation import check_inferences
+
+
+@pytest.fixture(scope="module")
+def prepared(small_setup: Setup) -> Prepared:
+    return prepare(small_setup, None, "cpu", lambda message: None)
+
+
+def test_candidates_are_the_batch_and_as_many_others_in_random_order(prepared: Prepared) -> None:
+    truths = victim_batches(prepared, 4, 16)
+    found = candidates_of(truths, 1, torch.Generator().manual_seed(0))
+    assert found.members.sum() == 4
+    assert len(found.images) == 8
+    members = found.images[found.members]
+    assert all(any(torch.equal(image, one) for one in members) for image in truths[1].images)
+    assert not torch.isin(found.identities[~found.members], truths[1].identities).any()
+    assert found.members.tolist() != sorted(found.members.tolist(), reverse=True)
+    again = candidates_of(truths, 1, torch.Generator().manual_seed(0))
+    assert torch.equal(found.images, again.images)
+
+
+def test_of_too_few_others_a_sentence_says_so(prepared: Prepared) -> None:
+    with pytest.raises(UsageError, match="there are 0; raise individuals, or lower batch_size"):
+        candidates_of(victim_batches(prepared, 4, 4), 0, torch.Generator())
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("individuals", [1, 8, 60])
+def test_who_is_in_the_batch_is_in_the_row_space_and_nobody_else(
+    individuals: int, activation: str
+) -> None:
+    batch = planted(individuals, 2, activation=activation)
+    inside = distances(batch.head, batch.update, individuals, batch.features)
+    outside = distances(batch.head, batch.update, individuals, batch.auxiliary)
+    assert inside.max() < 1e-3
+    assert outside.min() > 0.05
+
+
+def test_an_update_that_is_not_finite_tells_nothing() -> None:
+    batch = planted(3)
+    broken = {name: torch.full_like(value, torch.nan) for name, value in batch.update.items()}
+    assert distances(batch.head, broken, 3, batch.features).tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_the_row_space_tells_everybody_on_the_synthetic_set(
+    small_setup: Setup, batch_size: int
+) -> None:
+    record = measured(small_setup, None, "row_space", {}, batch_size=batch_size, individuals=32,
+                      grant=("model", "update", "auxiliary", "candidates"))  # fmt: skip
+    assert record.metrics is not None
+    assert record.metrics.membership is not None
+    assert record.metrics.membership.auc.value == 1
+    assert record.metrics.membership.found.value == 1
+    assert record.metrics.exact is not None
+    assert record.metrics.exact.value == 1
+    assert "candidates" in record.knowledge
+
+
+def test_real_faces_are_told_from_others(data_root: Path) -> None:
+    setup = Setup(
+        dataset="celeba",
+        image_size=32,
+        properties=("gender",),
+        main_task="Mouth_Slightly_Open",
+        model_parameters={"width": 8},
+        rounds=20,
+    )
+    record = measured(setup, data_root, "row_space", {}, batch_size=32, individuals=128,
+                      grant=("model", "update", "auxiliary", "candidates"))  # fmt: skip
+    assert record.metrics is not None
+    assert record.metrics.membership is not None
+    assert record.metrics.membership.found.value == 1
+
+
+def test_without_the_grant_it_is_refused(small_setup: Setup) -> None:
+    with pytest.raises(UsageError, match="needs to know candidates"):
+        measured(small_setup, None, "row_space", {}, batch_size=2, individuals=8)
+
+
+def test_found_at_a_rate_takes_ties_together_or_not_at_all() -> None:
+    scores = np.array([2.0, 1.0, 1.0, 0.0])
+    present = np.array([True, True, False, False])
+    once = np.ones((1, 4))
+    assert found_at(0.01)(scores, present, once).tolist() == [0.5]
+    assert found_at(0.5)(scores, present, once).tolist() == [1.0]
+    assert found_at(0.01)(np.zeros(4), present, once).tolist() == [0.0]
+    assert np.isnan(found_at(0.01)(scores, np.ones(4, dtype=bool), once)).all()
+
+
+def test_membership_without_candidates_is_refused(prepared: Prepared) -> None:
+    scores = {"gender": torch.full((2,), 0.3), "glasses": torch.full((2,), 0.7)}
+    answer = Inference(scores=scores, membership=torch.zeros(4))
+    shown = Observation(batch_size=2, seed=0, candidates=torch.zeros(3, 3, 32, 32))
+    with pytest.raises(UsageError, match=r"need `Knowledge\.CANDIDATES`"):
+        check_inferences("stub", [answer], [Observation(batch_size=2, seed=0)], prepared.server)
+    with pytest.raises(UsageError, match=r"membership of shape \(4,\), expected \(3,\)"):
+        check_inferences("stub", [answer], [shown], prepared.server)
+
+
+SUITE = """
+title = "Small"
+
+[cell]
+dataset = "synthetic"
+properties = ["gender"]
+individuals = 32
+grant = ["model", "update", "auxiliary", "candidates"]
+
+[attack.row_space]
+
+[attack.blind]
+parameters = { labels = "ignored" }
+
+[[group]]
+title = "Membership"
+layout = "membership"
+sweep = { batch_size = [8, 16] }
+cell = { main_task = "hat" }
+"""
+
+
+def test_the_table_shows_auc_and_members_found(tmp_path: Path) -> None:
+    path = tmp_path / "small.toml"
+    path.write_text(SUITE)
+    half, all_ = (Estimate(value=v, low=v, high=v) for v in (0.5, 1.0))
+    cells = []
+    for each in planned(str(path)):
+        told = Membership(auc=all_, found=half) if each.cell.attack == "row_space" else None
+        record = record_of(
+            each,
+            {"gender": all_},
+            membership=told,
+            main_task={"accuracy": 0.5, "most_frequent_class": 0.5},
+            classes=2,
+        )
+        cells.append(Measured(each, record))
+    rows = table_rows(cells)
+    assert rows[0] == ["main task", "m", "B", "Row space", "Blind"]
+    assert rows[2][2:] == ["8", "100.0 [100.0, 100.0], 50.0 [50.0, 50.0]", "–"]
+    assert "as many others" in reading_aid(cells)
