@@ -203,7 +203,7 @@ def _inwards(head: Head, update: Mapping[str, Tensor], found: Demixed, space: Sp
 def _newton(
     head: Head, update: Mapping[str, Tensor], space: Space, others: Others, effort: Effort
 ) -> Newton:
-    """Return Newton's method with as many runs as memory allows.
+    """Return Newton's method with as many runs as time and memory allow.
 
     The gradient of the output layer's bias is mean(p) − counts / B; D_aux's p stand in for those of
     the batch.
@@ -212,9 +212,9 @@ def _newton(
     predicted = (others.residuals + own).mean(0).double()
     bias = head.output.gradient(update)[:, -1]
     counts = (space.individuals * (predicted - bias)).clamp_min(SELDOM)
-    numbers = len(head.first.bias) * space.rank
-    runs = max(1, min(effort.runs, AT_ONCE // numbers))
-    return Newton(head, space, others, counts, runs)
+    on_gpu = head.first.weight.device.type != "cpu"
+    runs = min(effort.runs, A_STEP[on_gpu] // (len(head.first.bias) * space.rank**2))
+    return Newton(head, space, others, counts, max(1, runs))
 
 
 def _scale(head: Head, others: Others) -> Tensor:
@@ -269,5 +269,5 @@ SIDE_BY_SIDE = (2**16, 2**26)
 SELDOM = 0.05
 """Individuals of a class of whom the output layer's gradient says nothing."""
 
-AT_ONCE = 2**24
-"""Derivatives that Newton's method keeps."""
+A_STEP = (2**30, 2**34)
+"""Multiplications in a step of Newton's method: a second or so on a core, and on a GPU."""
