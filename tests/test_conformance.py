@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -20,8 +21,21 @@ from bench.registry import ATTACKS
 from bench.threat import Attack, Inference, Knowledge, Observation, Server, Truth, observe
 from bench.validation import check_inferences
 
-SHORT = {"budget": 8, "batches": 20, "epochs": 1, "width": 4}
+SHORT = {
+    "budget": 8,
+    "batches": 20,
+    "epochs": 1,
+    "width": 4,
+    "iterations": 8,
+    "samples": 500,
+}
 """Parameters that make an attack quick, for those that have them."""
+
+MODELS: dict[str, dict[str, Any]] = {
+    "class_means": {"split": "hidden"},
+    "newton_demixing": {"split": "hidden"},
+}
+"""Changes to the setup for attacks that refuse its model, which has a hidden ReLU layer."""
 
 EVERY_ATTACK = pytest.mark.parametrize("name", ATTACKS.names())
 
@@ -34,8 +48,27 @@ DEVICES = [
 
 
 @pytest.fixture(scope="module", params=DEVICES)
-def prepared(request: pytest.FixtureRequest, small_setup: Setup) -> Prepared:
-    return prepare(small_setup, None, request.param, lambda message: None)
+def preparations(
+    request: pytest.FixtureRequest, small_setup: Setup
+) -> Callable[[str | None], Prepared]:
+    """Return what is prepared for an attack, once for all of one model."""
+    made: dict[str, Prepared] = {}
+
+    def of(name: str | None) -> Prepared:
+        setup = small_setup.model_copy(update=MODELS.get(name or "", {}))
+        key = setup.model_dump_json()
+        if key not in made:
+            made[key] = prepare(setup, None, request.param, lambda message: None)
+        return made[key]
+
+    return of
+
+
+@pytest.fixture
+def prepared(
+    request: pytest.FixtureRequest, preparations: Callable[[str | None], Prepared]
+) -> Prepared:
+    return preparations(request.node.callspec.params.get("name"))
 
 
 def short(name: str) -> Attack:
