@@ -92,7 +92,7 @@ class DemixingAttack(FeatureReconstruction):
         """Demix each batch; match gradients of those that are not found whole."""
         assert server.model is not None and server.auxiliary is not None
         assert server.feature_space is not None
-        _refuse_batch_statistics(server, self.name)
+        refuse_batch_statistics(server, self.name)
         head = head_of(server.model, self.name)
         self.check_head(head)
         sizes = [observation.batch_size for observation in observations]
@@ -121,7 +121,7 @@ def _update(observation: Observation) -> Mapping[str, Tensor]:
     return observation.update
 
 
-def _refuse_batch_statistics(server: Server, attack: str) -> None:
+def refuse_batch_statistics(server: Server, attack: str) -> None:
     """Refuse features that depend on the batch, for which f_p is none.
 
     Raises:

@@ -23,7 +23,14 @@ from bench.registry import ATTACKS
 from bench.threat import Attack, Inference, Knowledge, Observation, Server, Truth, observe
 from bench.validation import check_inferences
 
-SHORT = {"budget": 8, "batches": 20, "epochs": 1, "width": 4}
+SHORT = {
+    "budget": 8,
+    "batches": 20,
+    "epochs": 1,
+    "width": 4,
+    "iterations": 8,
+    "samples": 500,
+}
 """Parameters that make an attack quick, for those that have them."""
 
 Fitting = Callable[[str], Prepared]

@@ -1,0 +1,126 @@
+"""SPEAR: exact features of small batches from the gradient of a hidden ReLU layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from pydantic import Field
+
+from attacks.activations import Rectifier
+from attacks.demixing_attack import refuse_batch_statistics
+from attacks.head import Head, head_of
+from attacks.sparse_columns import Batch, SparseColumns
+from attacks.stand_ins import stand_ins, without_update
+from bench.errors import UsageError
+from bench.registry import register_attack
+from bench.threat import Attack, Inference, Knowledge, Observation, Progress, Server, part_of
+
+
+@register_attack("spear")
+@dataclass(frozen=True, kw_only=True)
+class Spear(Attack):
+    """Finds a batch's features exactly where the split is before a hidden ReLU layer.
+
+    Rows of the layer's gradient are drawn until those of each individual are among them that it
+    does not activate, see `attacks.sparse_columns`: that takes about 2ᴮ draws, which the paper
+    affords up to B = 25 on a GPU. Labels are not used. A batch whose features activate exactly the
+    units that its columns say is certified.
+
+    Attributes:
+        samples: draws of each victim batch, at most.
+        samples_at_once: of these side by side.
+    """
+
+    title = "SPEAR"
+    reference = (
+        "Dimitrov, Baader, Müller, Vechev 2024, SPEAR: Exact Gradient Inversion of Batches in "
+        "Federated Learning (NeurIPS)"
+    )
+    note = (
+        "a batch is found whole or not at all; for one that is not found it answers with random "
+        "individuals of D_aux, as the blind control, and certifies nobody"
+    )
+    presets = {"paper": {"samples": 2**28, "samples_at_once": 2**14}}  # noqa: RUF012
+
+    samples: Annotated[int, Field(gt=0)] = 200_000
+    samples_at_once: Annotated[int, Field(gt=0)] = 4096
+
+    @property
+    def needs(self) -> Knowledge:
+        """The model and the update, and D_aux for f_p and for whom is not found."""
+        return Knowledge.MODEL | Knowledge.UPDATE | Knowledge.AUXILIARY
+
+    def check_head(self, head: Head) -> None:
+        """Refuse a classifier whose first layer has no ReLU after it.
+
+        Raises:
+            UsageError: names what to use.
+        """
+        if head.first.activation != Rectifier():
+            raise UsageError(
+                f"attack {self.name!r} needs a classifier whose first layer is followed by ReLU; "
+                f"take newton_demixing for other activations and for an output layer alone"
+            )
+
+    def work(self, batch_size: int) -> float:
+        """What the draws take."""
+        return min(self.samples, DRAWS * 2**batch_size) * DRAW / batch_size
+
+    def infer(
+        self, server: Server, observations: Sequence[Observation], progress: Progress
+    ) -> list[Inference]:
+        """Search each batch by itself."""
+        assert server.model is not None
+        refuse_batch_statistics(server, self.name)
+        head = head_of(server.model, self.name)
+        self.check_head(head)
+        answers = []
+        for number, observation in enumerate(observations):
+            part = part_of(progress, number, len(observations))
+            answers.append(self._answer(server, head, observation, part))
+            part(1.0)
+        return answers
+
+    def _answer(
+        self, server: Server, head: Head, observation: Observation, progress: Progress
+    ) -> Inference:
+        assert server.feature_space is not None and observation.update is not None
+        if not bool(head.first.gradient(observation.update).isfinite().all()):
+            return without_update(server, observation)
+        batch = self._search(head, observation, progress)
+        size = observation.batch_size
+        features = server.feature_space.features[:0]
+        if batch is not None:
+            features = torch.cat([features, batch.features.to(features)])
+        missing = size - len(features)
+        if missing:
+            features = torch.cat([features, stand_ins(server, observation, missing)])
+        # Fewer columns than individuals may be those of mixtures, which activate what all do.
+        exact = batch is not None and batch.exact and not missing
+        return Inference(
+            scores=server.feature_space.property_model(features),
+            features=features,
+            certified=torch.full((size,), exact, device=features.device),
+            diverged=batch is None,
+        )
+
+    def _search(self, head: Head, observation: Observation, progress: Progress) -> Batch | None:
+        """Return the batch, if so many independent columns are found and make features."""
+        assert observation.update is not None
+        columns = SparseColumns(head, observation.update, observation.batch_size)
+        if not columns.tells_apart:
+            return None
+        generator = torch.Generator().manual_seed(observation.seed)
+        batch = columns.search(self.samples, self.samples_at_once, generator, progress)
+        finite = batch is not None and bool(batch.features.float().isfinite().all())
+        return batch if finite else None
+
+
+DRAWS = 4
+"""Draws that a batch takes, of 2ᴮ."""
+
+DRAW = 0.01
+"""Work of a draw, in evaluations of an individual's gradient."""
