@@ -20,14 +20,16 @@ Inversion of Batches in Federated Learning, NeurIPS), who draw rows of G until B
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
 from attacks.activations import Rectifier
+from attacks.batch import Batch
 from attacks.found import Found
 from attacks.head import Head
 from attacks.masked_space import LEAST_UNIT, masked_space_of
@@ -35,6 +37,7 @@ from attacks.memory import does_not_fit, is_out_of_memory
 from attacks.mixture import Demixed, Others, Space, individuals_of, nobody, others_of, space_of
 from attacks.newton import Newton
 from attacks.reflections import Reflections
+from attacks.withheld import Predictor, predictor_of
 
 
 @dataclass(frozen=True)
@@ -58,10 +61,8 @@ class Effort:
 
 def demix_masks(
     head: Head,
-    updates: Sequence[Mapping[str, Tensor]],
-    sizes: Sequence[int],
+    batches: Sequence[Batch],
     auxiliary: tuple[Tensor, Tensor],
-    seeds: Sequence[int],
     effort: Effort,
     progress: Callable[[float], None],
 ) -> list[Demixed]:
@@ -71,10 +72,8 @@ def demix_masks(
     before.
 
     Args:
-        sizes: B, of each update.
         auxiliary: features of D_aux's individuals, shape (n, d), and their labels, shape (n,), −1
             where unknown.
-        seeds: one for each update.
 
     Raises:
         UsageError: not even one victim fits into memory.
@@ -85,9 +84,11 @@ def demix_masks(
     at_last = head.inputs_after(features.to(head.first.weight), inner)
     others = others_of(last, at_last, labels)
 
-    def search(some: Sequence[int], finished: Callable[[int], None]) -> list[Demixed]:
-        spaces = [masked_space_of(last, updates[n], sizes[n]) for n in some]
-        every = [Found(last, space) for space in spaces]
+    def search(some: Sequence[Batch], finished: Callable[[int], None]) -> list[Demixed]:
+        spaces = [masked_space_of(last, batch) for batch in some]
+        predictors = [_predictor(last, batch, others) for batch in some]
+        heads = [last if each is None else each.head(last) for each in predictors]
+        every = [Found(each, space) for each, space in zip(heads, spaces, strict=True)]
         able = [n for n, space in enumerate(spaces) if space.tells_apart]
         narrow = [n for n in able if spaces[n].directions.shape[1] <= WIDEST]
         if narrow:
@@ -95,28 +96,29 @@ def demix_masks(
                 [spaces[n] for n in narrow],
                 [every[n] for n in narrow],
                 others,
-                [seeds[some[n]] for n in narrow],
+                [some[n].seed for n in narrow],
                 effort.reflected,
             ).search(effort.reflections)
         for n in able:
-            newton = _newton(last, updates[some[n]], spaces[n], others, effort)
-            newton.search(every[n], effort.rounds, effort.patience, seeds[some[n]])
+            predictor = predictors[n]
+            seen = others if predictor is None else others.seen(predictor.known)
+            newton = _newton(heads[n], some[n], spaces[n], seen, effort)
+            newton.search(every[n], effort.rounds, effort.patience, some[n].seed)
             finished(n + 1)
         return [
-            _inwards(head, updates[some[n]], found.best, found.space)
-            for n, found in enumerate(every)
+            _inwards(head, batch, found.best if each is None else each.complete(found.best))
+            for batch, found, each in zip(some, every, predictors, strict=True)
         ]
 
-    together = _side_by_side(last, effort.reflected, max(sizes, default=1))
-    return _in_groups(search, head, updates, sizes, together, progress)
+    widest = max((batch.individuals for batch in batches), default=1)
+    together = _side_by_side(last, effort.reflected, widest)
+    return _in_groups(search, head, batches, together, progress)
 
 
 def demix_smooth(
     head: Head,
-    updates: Sequence[Mapping[str, Tensor]],
-    sizes: Sequence[int],
+    batches: Sequence[Batch],
     auxiliary: tuple[Tensor, Tensor],
-    seeds: Sequence[int],
     effort: Effort,
     progress: Callable[[float], None],
 ) -> list[Demixed]:
@@ -125,25 +127,29 @@ def demix_smooth(
     Arguments and errors as for `demix_masks`.
     """
     others = others_of(head, *auxiliary)
-    scale = _scale(head, others)
+    scale = scale_of(head, others)
 
-    def search(some: Sequence[int], _: Callable[[int], None]) -> list[Demixed]:
-        (number,) = some
-        space = space_of(head, updates[number], sizes[number], scale)
+    def search(some: Sequence[Batch], _: Callable[[int], None]) -> list[Demixed]:
+        (batch,) = some
+        received = batch.received(head.first)
+        if not received.columns.all():
+            # What z is cannot be told then.
+            return [nobody(head)]
+        known = torch.where(received.rows, scale, 0.0)
+        space = space_of(received.gradient, batch.individuals, known, batch.precision(head))
         found = Found(head, space)
         if _tells_apart(head, space):
-            newton = _newton(head, updates[number], space, others, effort)
-            newton.search(found, effort.rounds, effort.patience, seeds[number])
+            newton = _newton(head, batch, space, others, effort)
+            newton.search(found, effort.rounds, effort.patience, batch.seed)
         return [found.best]
 
-    return _in_groups(search, head, updates, sizes, 1, progress)
+    return _in_groups(search, head, batches, 1, progress)
 
 
 def _in_groups(
-    search: Callable[[Sequence[int], Callable[[int], None]], list[Demixed]],
+    search: Callable[[Sequence[Batch], Callable[[int], None]], list[Demixed]],
     head: Head,
-    updates: Sequence[Mapping[str, Tensor]],
-    sizes: Sequence[int],
+    batches: Sequence[Batch],
     together: int,
     progress: Callable[[float], None],
 ) -> list[Demixed]:
@@ -152,20 +158,21 @@ def _in_groups(
     Args:
         search: victims, and what to call with the number of those that are finished → who is found.
     """
-    found = [nobody(head) for _ in updates]
-    waiting = [number for number, update in enumerate(updates) if _finite(head, update)]
+    found = [nobody(head) for _ in batches]
+    waiting = [number for number, batch in enumerate(batches) if batch.is_finite(head)]
     able = len(waiting)
     while waiting:
         some, before = waiting[:together], able - len(waiting)
         try:
-            each = search(some, partial(_tell, progress, before, able))
+            each = search([batches[n] for n in some], partial(_tell, progress, before, able))
             for number, demixed in zip(some, each, strict=True):
                 found[number] = demixed
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             if together == 1:
-                raise does_not_fit(sizes[some[0]], head.first.weight.device) from error
+                individuals = batches[some[0]].individuals
+                raise does_not_fit(individuals, head.first.weight.device) from error
             together //= 2
             continue
         waiting = waiting[together:]
@@ -177,7 +184,7 @@ def _tell(progress: Callable[[float], None], before: int, able: int, count: int)
     progress((before + count) / able)
 
 
-def _inwards(head: Head, update: Mapping[str, Tensor], found: Demixed, space: Space) -> Demixed:
+def _inwards(head: Head, batch: Batch, found: Demixed) -> Demixed:
     """Return who stands behind what was found at the last hidden layer.
 
     What comes out of the layer before, and the x of the one after, are known: so is its own x.
@@ -195,14 +202,19 @@ def _inwards(head: Head, update: Mapping[str, Tensor], found: Demixed, space: Sp
         x = (after @ following.first.weight) * activation.gain(out)
         size = x.square().mean(0).sqrt()
         scale = 1 / size.clamp_min(LEAST_UNIT * size.median().clamp_min(size.max() * LEAST_UNIT))
-        space = space_of(here, update, space.individuals, scale)
+        gradient = here.first.gradient(batch.update)
+        space = space_of(gradient, batch.individuals, scale, batch.precision(here))
         found = individuals_of(here, space, (x * scale).mT)
     return found
 
 
-def _newton(
-    head: Head, update: Mapping[str, Tensor], space: Space, others: Others, effort: Effort
-) -> Newton:
+def _predictor(head: Head, batch: Batch, others: Others) -> Predictor | None:
+    """Return how to complete features of which a part was withheld; None if none was."""
+    known = batch.received(head.first).columns
+    return None if bool(known.all()) else predictor_of(others.features.double(), known)
+
+
+def _newton(head: Head, batch: Batch, space: Space, others: Others, effort: Effort) -> Newton:
     """Return Newton's method with as many runs as time and memory allow.
 
     The gradient of the output layer's bias is mean(p) − counts / B; D_aux's p stand in for those of
@@ -210,14 +222,14 @@ def _newton(
     """
     own = functional.one_hot(others.labels, head.classes)
     predicted = (others.residuals + own).mean(0).double()
-    bias = head.output.gradient(update)[:, -1]
+    bias = head.output.gradient(batch.update)[:, -1]
     counts = (space.individuals * (predicted - bias)).clamp_min(SELDOM)
     on_gpu = head.first.weight.device.type != "cpu"
     runs = min(effort.runs, A_STEP[on_gpu] // (len(head.first.bias) * space.rank**2))
     return Newton(head, space, others, counts, max(1, runs))
 
 
-def _scale(head: Head, others: Others) -> Tensor:
+def scale_of(head: Head, others: Others) -> Tensor:
     """Return what makes all rows count alike, shape (m,), as far as D_aux tells."""
     targets = functional.one_hot(others.labels, head.classes)
     size = head.errors(others.z.double(), targets).square().mean(0).sqrt()
@@ -229,11 +241,6 @@ def _tells_apart(head: Head, space: Space) -> bool:
     # The K errors of a linear head add up to 0.
     units = space.units - (len(head.layers) == 1)
     return space.individuals == 1 or units - space.rank >= space.rank - 1 + SPARE_EQUATIONS
-
-
-def _finite(head: Head, update: Mapping[str, Tensor]) -> bool:
-    names = [name for layer in head.layers for name in layer.names]
-    return all(bool(update[name].isfinite().all()) for name in names)
 
 
 def _side_by_side(head: Head, runs: int, individuals: int) -> int:

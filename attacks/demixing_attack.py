@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -11,28 +11,19 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from attacks.batch import Batch
 from attacks.demixing import Effort
 from attacks.feature import FeatureReconstruction
 from attacks.head import Head, head_of
 from attacks.matching_attack import Labels
 from attacks.mixture import Demixed
+from bench.defense import Defense
 from bench.errors import UsageError
 from bench.federation import batch_norm_layers
 from bench.matching import match_individuals
 from bench.threat import Inference, Observation, Progress, PropertyModel, Server, part_of
 
-Demix = Callable[
-    [
-        Head,
-        Sequence[Mapping[str, Tensor]],
-        Sequence[int],
-        tuple[Tensor, Tensor],
-        Sequence[int],
-        Effort,
-        Progress,
-    ],
-    list[Demixed],
-]
+Demix = Callable[[Head, Sequence[Batch], tuple[Tensor, Tensor], Effort, Progress], list[Demixed]]
 """As `attacks.demixing.demix_masks`."""
 
 
@@ -95,13 +86,10 @@ class DemixingAttack(FeatureReconstruction):
         refuse_batch_statistics(server, self.name)
         head = head_of(server.model, self.name)
         self.check_head(head)
-        sizes = [observation.batch_size for observation in observations]
         demixed = self.demix(
             head,
-            [_update(observation) for observation in observations],
-            sizes,
+            [_batch(observation, server.defense) for observation in observations],
             (server.feature_space.features, server.auxiliary.labels),
-            [observation.seed for observation in observations],
             self.effort,
             part_of(progress, 0, 2),
         )
@@ -112,13 +100,15 @@ class DemixingAttack(FeatureReconstruction):
         read = server.feature_space.property_model
         return [
             _answer(each, None if len(each) == size else next(matched), read, server)
-            for each, size in zip(found, sizes, strict=True)
+            for each, size in zip(found, [o.batch_size for o in observations], strict=True)
         ]
 
 
-def _update(observation: Observation) -> Mapping[str, Tensor]:
-    assert observation.update is not None
-    return observation.update
+def _batch(observation: Observation, defense: Defense | None) -> Batch:
+    update, size = observation.update, observation.batch_size
+    assert update is not None
+    trust = {} if defense is None else defense.trust(dict(update), size)
+    return Batch(update, size, observation.seed, trust)
 
 
 def refuse_batch_statistics(server: Server, attack: str) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from attacks.activations import Rectifier
+from attacks.batch import Batch
 from attacks.head import Head
-from attacks.mixture import SPARE_UNITS, TINY, Space, precision_of, rank_of, space_of
+from attacks.mixture import SPARE_UNITS, TINY, Space, rank_of, space_of
+from attacks.withheld import withheld_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,28 +39,44 @@ class MaskedSpace(Space):
         return self.slope + (1 - self.slope) * on.to(self.basis.dtype)
 
 
-def masked_space_of(head: Head, update: Mapping[str, Tensor], individuals: int) -> MaskedSpace:
-    """Return where the x_i of an update lie.
+def masked_space_of(head: Head, batch: Batch) -> MaskedSpace:
+    """Return where the x_i of a batch lie.
 
     Args:
         head: a hidden layer with a rectifier, and the output layer.
-        update: finite.
+        batch: whose update is finite.
     """
     activation = head.first.activation
     assert isinstance(activation, Rectifier)
-    outer, values, _ = torch.linalg.svd(head.output.gradient(update), full_matrices=False)
-    rank = rank_of(values, precision_of(head, update))
-    residuals = outer[:, : min(rank, individuals, head.classes - 1)]
+    received = batch.received(head.first)
+    residuals = _residual_space(head, batch)
     directions = head.output.weight.T @ residuals
     length = directions.norm(dim=1)
     scale = 1 / length.clamp_min(LEAST_UNIT * length.median())
-    space = space_of(head, update, individuals, scale)
+    scale = torch.where(received.rows, scale, 0.0)
+    known = functional.pad(received.columns, (0, 1), value=True)
+    space = space_of(received.gradient[:, known], batch.individuals, scale, batch.precision(head))
     return MaskedSpace(
-        **vars(space),
+        **vars(replace(space, guessed=not bool(received.columns.all()))),
         residuals=residuals,
         directions=directions * scale[:, None],
         slope=activation.slope,
     )
+
+
+def _residual_space(head: Head, batch: Batch) -> Tensor:
+    """Return Q of the space of the r_i, orthonormal, shape (K, q).
+
+    Where a part of the output layer's gradient was withheld it is all that adds up to 0.
+    """
+    if withheld_of(head.output, batch.update, batch.trust).any():
+        centred = torch.eye(head.classes).to(head.output.weight) - 1 / head.classes
+        every: Tensor = torch.linalg.svd(centred)[0][:, : head.classes - 1]
+        return every
+    outer, values, _ = torch.linalg.svd(head.output.gradient(batch.update), full_matrices=False)
+    rank = min(rank_of(values, batch.precision(head)), batch.individuals, head.classes - 1)
+    some: Tensor = outer[:, :rank]
+    return some
 
 
 def polish(on: Tensor, space: MaskedSpace) -> tuple[Tensor, Tensor, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 
 import torch
@@ -26,6 +26,7 @@ class Space:
         values: singular values of the scaled G, shape (rank,).
         rows: V of its row space, orthonormal, shape (d + 1, rank).
         noise: the next singular value: what is not individuals'.
+        guessed: whether a part of the features is, so that z is not exact.
     """
 
     individuals: int
@@ -35,6 +36,7 @@ class Space:
     values: Tensor
     rows: Tensor
     noise: float
+    guessed: bool = False
 
     @property
     def rank(self) -> int:
@@ -85,6 +87,10 @@ class Others:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def seen(self, columns: Tensor) -> Others:
+        """Return them with only some entries of their features."""
+        return replace(self, features=self.features[:, columns])
+
 
 @dataclass(frozen=True)
 class Demixed:
@@ -120,18 +126,19 @@ class Demixed:
         )
 
 
-def space_of(head: Head, update: Mapping[str, Tensor], individuals: int, scale: Tensor) -> Space:
-    """Return where the x_i and h_i of an update lie.
+def space_of(gradient: Tensor, individuals: int, scale: Tensor, precision: float) -> Space:
+    """Return where the x_i and h_i of a gradient lie.
 
-    The rank is that which stands out of the rounding of the update's precision.
+    The rank is that which stands out of rounding.
 
     Args:
-        update: finite.
-        scale: of the rows, shape (m,).
+        gradient: of [W, b], finite, shape (m, d + 1).
+        scale: of the rows, shape (m,); 0 for one that is not known.
+        precision: the unit of the last place of the update's numbers.
     """
-    gradient = head.first.gradient(update) * scale[:, None]
+    gradient = gradient * scale[:, None]
     left, values, right = torch.linalg.svd(gradient, full_matrices=False)
-    rank = min(rank_of(values, precision_of(head, update)), individuals)
+    rank = min(rank_of(values, precision), individuals)
     return Space(
         individuals=individuals,
         gradient=gradient,
@@ -206,6 +213,10 @@ def individuals_of(head: Head, space: Space, columns: Tensor) -> Demixed:
     same_length = (ratio / ratio.median() - 1).abs() < 2 * rounding
     certified = (mismatch < rounding) & same_length & (moved < CERTAIN) & whole
     certain = mismatch < CERTAIN + blur.clamp_max(MOST_BLUR)
+    if space.guessed:
+        # The x tell that they are right, their features cannot.
+        certain = torch.full_like(certain, columns.shape[1] == space.rank)
+        certified = torch.zeros_like(certain)
     # In an order that does not depend on the search.
     order = length.argsort(descending=True)
     return Demixed(features, labels, mismatch, certain, certified)[order]

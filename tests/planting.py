@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from attacks.batch import Batch
 from attacks.demixing import Effort, demix_masks, demix_smooth, has_kinks
 from attacks.head import Head, head_of
 from attacks.masked_space import MaskedSpace, masked_space_of
@@ -45,7 +46,11 @@ class Planted:
 
     @property
     def space(self) -> MaskedSpace:
-        return masked_space_of(self.head, self.update, len(self.labels))
+        return masked_space_of(self.head, self.batch)
+
+    @property
+    def batch(self) -> Batch:
+        return Batch(self.update, len(self.labels), 0)
 
     def columns(self) -> Tensor:
         """The true x_i, rows scaled, in double precision, shape (m, B)."""
@@ -103,12 +108,14 @@ def found_in(
     """Search batches that share a model and D_aux."""
     first = batches[0]
     demix = demix_masks if has_kinks(first.head) else demix_smooth
+    sent = updates or [each.update for each in batches]
     return demix(
         first.head,
-        updates or [each.update for each in batches],
-        [len(each.labels) for each in batches],
+        [
+            Batch(update, len(each.labels), number)
+            for number, (each, update) in enumerate(zip(batches, sent, strict=True))
+        ],
         (first.auxiliary, first.auxiliary_labels),
-        list(range(len(batches))),
         how or effort(),
         lambda share: None,
     )

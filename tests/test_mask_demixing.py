@@ -13,6 +13,7 @@ from planting import Planted, best_cosines, effort, found_in, planted
 from torch.nn import functional
 
 from attacks import demixing
+from attacks.batch import Batch
 from attacks.demixing import Effort, demix_masks
 from attacks.demixing_attack import _answer, _others
 from attacks.found import Found
@@ -226,10 +227,11 @@ def test_faces_whose_masks_all_but_agree_are_told_apart() -> None:
     features = model.features(images).detach()
     found = demix_masks(
         head_of(model, "mask_demixing"),
-        [client_update(model, images[i : i + 4], labels[i : i + 4]) for i in (0, 4)],
-        [4, 4],
+        [
+            Batch(client_update(model, images[i : i + 4], labels[i : i + 4]), 4, seed)
+            for seed, i in enumerate((0, 4))
+        ],
         (features[8:], labels[8:]),
-        [0, 1],
         effort(500, 64),
         lambda share: None,
     )
@@ -351,7 +353,7 @@ def test_a_batch_is_found_alike_beside_others_of_other_sizes() -> None:
     """Their residuals span spaces of other dimensions, and are filled up."""
     batches = [planted(8), planted(3)]
     alone = [found_in([each])[0] for each in batches]
-    spaces = [batches[0].space, masked_space_of(batches[0].head, batches[0].update, 3)]
+    spaces = [batches[0].space, masked_space_of(batches[0].head, Batch(batches[0].update, 3, 1))]
     found = [Found(batches[0].head, space) for space in spaces]
     together = Reflections(spaces, found, batches[0].others, [0, 1], 128)
     assert together.widths.tolist() == [7, 3]

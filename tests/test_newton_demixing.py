@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from attacks.activations import Rectifier, Smooth, activation_of
-from attacks.demixing import _scale
+from attacks.demixing import scale_of
 from attacks.head import head_of
 from attacks.levenberg_marquardt import least_squares
 from attacks.mixture import Space, individuals_alone, space_of
@@ -25,8 +25,8 @@ SMOOTH = ["gelu", "silu", "tanh"]
 
 
 def _space(batch: Planted) -> Space:
-    scale = _scale(batch.head, batch.others)
-    return space_of(batch.head, batch.update, len(batch.labels), scale)
+    gradient, scale = batch.head.first.gradient(batch.update), scale_of(batch.head, batch.others)
+    return space_of(gradient, len(batch.labels), scale, batch.batch.precision(batch.head))
 
 
 @pytest.mark.parametrize("activation", [*SMOOTH, "leaky_relu"])

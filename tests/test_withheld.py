@@ -1,0 +1,165 @@
+"""What a known defense withholds of a gradient, and what demixing has of it in spite of that."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from planting import Planted, best_cosines, effort, planted
+from torch.nn import functional
+
+from attacks.batch import Batch
+from attacks.demixing import demix_masks, demix_smooth
+from attacks.mixture import Demixed
+from attacks.withheld import completed_to_rank, predictor_of, sent, withheld_of
+from bench.cells import Cell, Setup
+from bench.defense import Defense
+from bench.defenses.noise import GaussianNoise
+from bench.defenses.soteria import Soteria
+from bench.defenses.sparsify import Sparsification
+from bench.measure import measure
+from bench.plugins import build, parameters_of
+from bench.preparation import prepare
+from bench.registry import ATTACKS
+from bench.scoring import CERTIFIED
+
+
+def low_rank(rows: int, columns: int, rank: int) -> torch.Tensor:
+    torch.manual_seed(0)
+    return torch.randn(rows, rank).double() @ torch.randn(rank, columns).double()
+
+
+@pytest.mark.parametrize("rank", [1, 4])
+def test_a_matrix_of_low_rank_follows_from_a_part_of_its_entries(rank: int) -> None:
+    matrix = low_rank(60, 80, rank)
+    known = torch.rand(60, 80) < 0.5
+    completed = completed_to_rank(torch.where(known, matrix, 0.0), known, rank)
+    torch.testing.assert_close(completed, matrix, rtol=1e-4, atol=1e-4)
+
+
+def test_rows_and_columns_with_too_few_entries_are_left_out() -> None:
+    matrix = low_rank(40, 50, 2)
+    withheld = torch.rand(40, 50) < 0.3
+    withheld[3], withheld[:, 7] = True, True
+    withheld[3, :4] = False
+    found = sent(torch.where(withheld, 0.0, matrix), withheld, 2)
+    assert found.rows.nonzero().flatten().tolist() == [r for r in range(40) if r != 3]
+    assert found.columns.nonzero().flatten().tolist() == [c for c in range(49) if c != 7]
+    inside = found.gradient[found.rows][:, :7]
+    torch.testing.assert_close(inside, matrix[found.rows][:, :7], rtol=1e-4, atol=1e-4)
+
+
+def test_without_the_bias_nothing_is_completed() -> None:
+    matrix = low_rank(40, 50, 2)
+    withheld = torch.zeros(40, 50, dtype=torch.bool)
+    withheld[:, -1] = True
+    found = sent(matrix, withheld, 2)
+    assert found.rows.all()
+    assert found.columns.all()
+    assert torch.equal(found.gradient, matrix)
+
+
+def test_a_noisy_update_withholds_nothing() -> None:
+    batch = planted(4)
+    update = batch.changed(GaussianNoise(sigma=0.1))
+    trust = GaussianNoise(sigma=0.1).trust(update, 4)
+    assert not withheld_of(batch.head.first, update, trust).any()
+
+
+def test_of_random_entries_a_column_without_any_is_a_feature_that_nobody_has() -> None:
+    batch = planted(2)
+    nobody_has = (batch.features == 0).all(0)
+    assert nobody_has.any()
+    defense = Sparsification(fraction=0.5, choice="random")
+    update = batch.changed(defense)
+    withheld = withheld_of(batch.head.first, update, defense.trust(update, 2))
+    assert not withheld[:, :-1][:, nobody_has].any()
+    assert 0.4 < withheld[:, :-1][:, ~nobody_has].double().mean() < 0.8
+
+
+def test_features_are_predicted_from_others_and_known_ones_are_themselves() -> None:
+    torch.manual_seed(0)
+    causes = torch.rand(500, 3).double()
+    features = causes @ torch.rand(3, 12).double() + 0.5
+    known = torch.arange(12) < 6
+    predictor = predictor_of(features[100:], known)
+    whole = Demixed(features[:100, known], *(torch.zeros(100) for _ in range(4)))
+    predicted = predictor.complete(whole).features
+    torch.testing.assert_close(predicted[:, known], features[:100, known])
+    assert functional.cosine_similarity(predicted, features[:100]).min() > 0.99
+
+
+def found_behind(batch: Planted, defense: Defense, known: bool) -> Demixed:
+    update, size = batch.changed(defense), len(batch.labels)
+    trust = defense.trust(update, size) if known else {}
+    demix = demix_masks if len(batch.head.layers) == 2 else demix_smooth
+    (found,) = demix(
+        batch.head,
+        [Batch(update, size, 0, trust)],
+        (batch.auxiliary, batch.auxiliary_labels),
+        effort(200, rounds=4),
+        lambda share: None,
+    )
+    return found
+
+
+@pytest.mark.parametrize("classes", [2, 8])
+def test_random_entries_left_out_hide_nobody_from_who_knows(classes: int) -> None:
+    batch = planted(4, classes)
+    defense = Sparsification(fraction=0.6, choice="random")
+    assert not found_behind(batch, defense, known=False).certain.any()
+    found = found_behind(batch, defense, known=True)
+    assert len(found) == 4
+    assert found.certified.all()
+    assert best_cosines(found, batch.features).min() > CERTIFIED
+
+
+def test_withheld_columns_are_predicted_and_nobody_is_certified() -> None:
+    batch = planted(4)
+    update = dict(batch.update)
+    name = batch.head.first.names[0]
+    withheld = torch.arange(batch.features.shape[1]) % 2 == 0
+    update[name] = update[name].masked_fill(withheld, 0.0)
+    trust = {name: (~withheld).float()[None]}
+    (found,) = demix_masks(
+        batch.head,
+        [Batch(update, 4, 0, trust)],
+        (batch.auxiliary, batch.auxiliary_labels),
+        effort(200, rounds=4),
+        lambda share: None,
+    )
+    assert found.certain.all()
+    assert not found.certified.any()
+    assert found.features.shape == batch.features.shape
+    pairs = functional.cosine_similarity(
+        found.features[:, None, ~withheld], batch.features.double()[None, :, ~withheld], dim=2
+    )
+    assert pairs.max(1).values.min() > CERTIFIED
+
+
+def test_behind_soteria_who_knows_it_has_features_that_the_static_attack_has_not(
+    small_setup: Setup,
+) -> None:
+    prepared = prepare(small_setup, None, "cpu", lambda message: None)
+    parameters = parameters_of(build(ATTACKS, "mask_demixing", {"budget": 1}))
+    defense = Soteria(fraction=0.5)
+    fields = {
+        "attack": "mask_demixing",
+        "attack_parameters": parameters,
+        "batch_size": 4,
+        "individuals": 16,
+        "defense": "soteria",
+        "defense_parameters": parameters_of(defense),
+    }
+    grant = ("model", "update", "auxiliary")
+    cosines = []
+    for granted in (grant, (*grant, "defense")):
+        cell = Cell.model_validate(small_setup.model_dump() | fields | {"grant": granted})
+        metrics = measure(cell, prepared, lambda share: None).metrics
+        assert metrics is not None
+        assert metrics.certificates is not None
+        assert metrics.certificates.false == 0
+        assert metrics.feature_cosine is not None
+        cosines.append(metrics.feature_cosine.value)
+    assert cosines[1] is not None
+    assert cosines[0] is not None
+    assert cosines[1] > cosines[0] + 0.02
