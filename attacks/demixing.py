@@ -21,7 +21,6 @@ Inversion of Batches in Federated Learning, NeurIPS), who draw rows of G until B
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -30,6 +29,7 @@ from torch.nn import functional
 
 from attacks.activations import Rectifier
 from attacks.batch import Batch
+from attacks.effort import Effort
 from attacks.found import Found
 from attacks.head import Head
 from attacks.masked_space import LEAST_UNIT, masked_space_of
@@ -38,25 +38,6 @@ from attacks.mixture import Demixed, Others, Space, individuals_of, nobody, othe
 from attacks.newton import Newton
 from attacks.reflections import Reflections
 from attacks.withheld import Predictor, predictor_of
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How long to search for the individuals of one victim batch.
-
-    Attributes:
-        reflections: iterations of relaxed reflections, where they apply.
-        reflected: runs of these side by side.
-        rounds: of Newton's method.
-        runs: of this side by side.
-        patience: rounds without anybody new after which the search ends.
-    """
-
-    reflections: int
-    reflected: int
-    rounds: int
-    runs: int
-    patience: int
 
 
 def demix_masks(
@@ -84,7 +65,7 @@ def demix_masks(
     at_last = head.inputs_after(features.to(head.first.weight), inner)
     others = others_of(last, at_last, labels)
 
-    def search(some: Sequence[Batch], finished: Callable[[int], None]) -> list[Demixed]:
+    def search(some: Sequence[Batch], finished: Callable[[float], None]) -> list[Demixed]:
         spaces = [masked_space_of(last, batch) for batch in some]
         predictors = [_predictor(last, batch, others) for batch in some]
         heads = [last if each is None else each.head(last) for each in predictors]
@@ -103,7 +84,7 @@ def demix_masks(
             predictor = predictors[n]
             seen = others if predictor is None else others.seen(predictor.known)
             newton = _newton(heads[n], some[n], spaces[n], seen, effort)
-            newton.search(every[n], effort.rounds, effort.patience, some[n].seed)
+            newton.search(every[n], effort, some[n].seed, partial(_tell, finished, n, 1))
             finished(n + 1)
         return [
             _inwards(head, batch, found.best if each is None else each.complete(found.best))
@@ -129,7 +110,7 @@ def demix_smooth(
     others = others_of(head, *auxiliary)
     scale = scale_of(head, others)
 
-    def search(some: Sequence[Batch], _: Callable[[int], None]) -> list[Demixed]:
+    def search(some: Sequence[Batch], finished: Callable[[float], None]) -> list[Demixed]:
         (batch,) = some
         received = batch.received(head.first)
         if not received.columns.all():
@@ -140,14 +121,14 @@ def demix_smooth(
         found = Found(head, space)
         if _tells_apart(head, space):
             newton = _newton(head, batch, space, others, effort)
-            newton.search(found, effort.rounds, effort.patience, batch.seed)
+            newton.search(found, effort, batch.seed, finished)
         return [found.best]
 
     return _in_groups(search, head, batches, 1, progress)
 
 
 def _in_groups(
-    search: Callable[[Sequence[Batch], Callable[[int], None]], list[Demixed]],
+    search: Callable[[Sequence[Batch], Callable[[float], None]], list[Demixed]],
     head: Head,
     batches: Sequence[Batch],
     together: int,
@@ -180,7 +161,7 @@ def _in_groups(
     return found
 
 
-def _tell(progress: Callable[[float], None], before: int, able: int, count: int) -> None:
+def _tell(progress: Callable[[float], None], before: int, able: int, count: float) -> None:
     progress((before + count) / able)
 
 

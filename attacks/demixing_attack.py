@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from attacks.batch import Batch
-from attacks.demixing import Effort
+from attacks.effort import Effort
 from attacks.feature import FeatureReconstruction
 from attacks.head import Head, head_of
 from attacks.matching_attack import Labels

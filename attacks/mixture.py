@@ -198,13 +198,17 @@ def individuals_of(head: Head, space: Space, columns: Tensor) -> Demixed:
     z = head.first.forward(features)
     sure = _sure(head, z)
     classes = torch.eye(head.classes, dtype=z.dtype, device=z.device)
-    made = head.errors(z[:, None], classes) * space.scale / space.individuals * sure[:, None]
     x = (columns * factor.mT).mT * sure
     length = x.norm(dim=1).clamp_min(TINY)
-    ratio = made.norm(dim=2) / length[:, None]
-    wrong = functional.normalize(made, dim=2) - (x / length[:, None])[:, None]
-    mismatch, labels = wrong.norm(dim=2).min(1)
-    ratio = ratio.gather(1, labels[:, None]).squeeze(1)
+    ratios, wrongs = [], []
+    together = max(1, AT_ONCE // (head.classes * z.shape[1]))
+    for some in torch.split(torch.arange(len(z)), together):
+        made = head.errors(z[some, None], classes) * space.scale * sure[some, None]
+        ratios.append(made.norm(dim=2) / length[some, None])
+        found = (x[some] / length[some, None])[:, None]
+        wrongs.append((functional.normalize(made, dim=2) - found).norm(dim=2))
+    mismatch, labels = torch.cat(wrongs).min(1)
+    ratio = torch.cat(ratios).gather(1, labels[:, None]).squeeze(1)
 
     blur = BLUR * space.blur(columns)
     moved = space.noise * inverse.norm(dim=1) / extended.norm(dim=1).clamp_min(TINY)
@@ -282,6 +286,9 @@ BLUR = 10.0
 
 UNSURE = 1e-3
 """Pre-activations below this, relative to the mean of an individual's, may have either sign."""
+
+AT_ONCE = 2**24
+"""Numbers of what individuals would make with each label that are held at once."""
 
 NEGLIGIBLE = 1e-6
 """An x of less than this is rounding; rows are scaled to about 1."""

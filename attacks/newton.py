@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from attacks.effort import Effort
 from attacks.found import Found
 from attacks.head import Head
 from attacks.levenberg_marquardt import least_squares
@@ -58,14 +59,17 @@ class Newton:
     counts: Tensor
     runs: int
 
-    def search(self, found: Found, rounds: int, patience: int, seed: int) -> None:
-        """Search until all are certain, for so many rounds, or so many without anybody new."""
+    def search(
+        self, found: Found, effort: Effort, seed: int, progress: Callable[[float], None]
+    ) -> None:
+        """Search until all are certain, or for as long as the effort says."""
         draw = torch.Generator().manual_seed(seed)
         start = functional.pad(self.others.features.double(), (0, 1), value=1.0) @ self.space.rows
         unsuccessful = 0
-        for _ in range(rounds):
-            if found.done or unsuccessful == patience:
+        for number in range(effort.rounds):
+            if found.done or unsuccessful == effort.patience:
                 break
+            progress(number / effort.rounds)
             if len(found) >= self.space.rank:
                 # They do not fit together: somebody among them is nobody.
                 found.forget()

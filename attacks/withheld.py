@@ -74,8 +74,11 @@ def withheld_of(layer: Layer, update: Mapping[str, Tensor], trust: Mapping[str, 
         trust: as a defense tells, see `Defense.trust`.
     """
     names = layer.names
-    believed = {name: trust.get(name, torch.ones(())).expand_as(update[name]) for name in names}
-    weight, bias = ((update[name] == 0) & (believed[name].to(update[name]) < 1) for name in names)
+    believed = {
+        name: trust.get(name, torch.ones(())).to(update[name]).expand_as(update[name])
+        for name in names
+    }
+    weight, bias = ((update[name] == 0) & (believed[name] < 1) for name in names)
     empty = weight.all(0)
     sent_of_others = (~weight[:, ~empty]).double().mean(0)
     one_by_one = bool((sent_of_others < 1).any())

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from attacks.batch import Batch
-from attacks.demixing import Effort, demix_masks, demix_smooth, has_kinks
+from attacks.demixing import demix_masks, demix_smooth, has_kinks
+from attacks.effort import Effort
 from attacks.head import Head, head_of
 from attacks.masked_space import MaskedSpace, masked_space_of
 from attacks.mixture import Demixed, Others, others_of

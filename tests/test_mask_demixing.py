@@ -14,8 +14,9 @@ from torch.nn import functional
 
 from attacks import demixing
 from attacks.batch import Batch
-from attacks.demixing import Effort, demix_masks
+from attacks.demixing import demix_masks
 from attacks.demixing_attack import _answer, _others
+from attacks.effort import Effort
 from attacks.found import Found
 from attacks.head import head_of
 from attacks.mask_demixing import MaskDemixing
