@@ -70,20 +70,19 @@ def demix_masks(
         predictors = [_predictor(last, batch, others) for batch in some]
         heads = [last if each is None else each.head(last) for each in predictors]
         every = [Found(each, space) for each, space in zip(heads, spaces, strict=True)]
+        seen = [others if each is None else others.seen(each.known) for each in predictors]
         able = [n for n, space in enumerate(spaces) if space.tells_apart]
         narrow = [n for n in able if spaces[n].directions.shape[1] <= WIDEST]
         if narrow:
             Reflections(
                 [spaces[n] for n in narrow],
                 [every[n] for n in narrow],
-                others,
+                [seen[n] for n in narrow],
                 [some[n].seed for n in narrow],
                 effort.reflected,
-            ).search(effort.reflections)
-        for n in able:
-            predictor = predictors[n]
-            seen = others if predictor is None else others.seen(predictor.known)
-            newton = _newton(heads[n], some[n], spaces[n], seen, effort)
+            ).search(effort.reflections, effort.quiet)
+        for n in sorted(set(able) - set(narrow)):
+            newton = _newton(heads[n], some[n], spaces[n], seen[n], effort)
             newton.search(every[n], effort, some[n].seed, partial(_tell, finished, n, 1))
             finished(n + 1)
         return [
@@ -242,7 +241,7 @@ INACTIVE = 1e-4
 """What comes out of a unit that is not active is below this, of the mean."""
 
 WIDEST = 16
-"""Dimensions of the space of residuals beyond which reflections take long and find little."""
+"""Dimensions of the space of residuals up to which reflections find more than Newton's method."""
 
 LEAST_ROW = 1e-6
 """A row is scaled up as if it had at least this length, of the longest: classes that hardly anybody

@@ -71,7 +71,7 @@ class DemixingAttack(FeatureReconstruction):
     @property
     def effort(self) -> Effort:
         """How long to search."""
-        return Effort(0, 0, self.rounds, self.runs_at_once, self.patience)
+        return Effort(0, 0, 0, self.rounds, self.runs_at_once, self.patience)
 
     def work(self, batch_size: int) -> float:
         """What a search takes that finds all; one that does not may take ten times as much."""

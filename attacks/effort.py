@@ -11,13 +11,15 @@ class Effort:
 
     Attributes:
         reflections: iterations of relaxed reflections, where they apply.
+        quiet: iterations without anybody new after which these end.
         reflected: runs of these side by side.
-        rounds: of Newton's method.
+        rounds: of Newton's method, where that applies.
         runs: of this side by side.
-        patience: rounds without anybody new after which the search ends.
+        patience: rounds without anybody new after which it ends.
     """
 
     reflections: int
+    quiet: int
     reflected: int
     rounds: int
     runs: int

@@ -69,21 +69,21 @@ class Found:
             tolerances: distances at which columns are taken: they are the same within about that.
             features: of who has them, shape (n, d), if known.
         """
-        new = False
+        new = changed = False
         for place, column in enumerate(functional.normalize(columns, dim=0).unbind(1)):
             gap = gaps[place]
             apart = max(SAME, float(4 * tolerances[place].square()))
             same = (self.columns.mT @ column).abs() > 1 - apart
             if (self.gaps[same] <= gap).any():
                 continue
-            new |= not bool(same.any())
+            new, changed = new or not bool(same.any()), True
             self._keep(~same)
             self.columns = torch.cat([self.columns, column[:, None]], dim=1)
             self.gaps = torch.cat([self.gaps, gap[None]])
             if features is not None:
                 self.features = torch.cat([self.features, features[place, None]])
         self._keep(self.gaps.argsort()[: 2 * self.space.rank + SPARE_COLUMNS])
-        if new and len(self) >= self.space.rank:
+        if changed and len(self) >= self.space.rank:
             self.individuals = self._most_certain()
         return new
 

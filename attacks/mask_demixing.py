@@ -22,11 +22,12 @@ class MaskDemixing(DemixingAttack):
 
     The layer's gradient is a sum over individuals of a mask of active units, times what their loss
     says of these, times their feature: `attacks.demixing` finds all three. Labels need not be
-    known, they come out too. Relaxed reflections come first, Newton's method finds whom they do
-    not. Of several hidden layers the last is demixed, then those before it one by one.
+    known, they come out too. It searches by relaxed reflections, and where the classes are many by
+    Newton's method. Of several hidden layers the last is demixed, then those before it one by one.
 
     Attributes:
         reflections: iterations of the relaxed reflections, at most.
+        quiet: iterations without anybody new after which they end.
         reflected_at_once: runs of these, of each victim batch.
     """
 
@@ -39,8 +40,9 @@ class MaskDemixing(DemixingAttack):
         "(ICME)"
     )
 
-    reflections: Annotated[int, Field(ge=0)] = 400
-    reflected_at_once: Annotated[int, Field(gt=0)] = 256
+    reflections: Annotated[int, Field(ge=0)] = 20_000
+    quiet: Annotated[int, Field(gt=0)] = 2_000
+    reflected_at_once: Annotated[int, Field(gt=0)] = 128
 
     @property
     def demix(self) -> Demix:
@@ -51,7 +53,12 @@ class MaskDemixing(DemixingAttack):
     def effort(self) -> Effort:
         """How long to search."""
         return Effort(
-            self.reflections, self.reflected_at_once, self.rounds, self.runs_at_once, self.patience
+            self.reflections,
+            self.quiet,
+            self.reflected_at_once,
+            self.rounds,
+            self.runs_at_once,
+            self.patience,
         )
 
     def check_head(self, head: Head) -> None:

@@ -96,7 +96,7 @@ def polish(on: Tensor, space: MaskedSpace) -> tuple[Tensor, Tensor, Tensor]:
         r = _least_distant(space.gains(on), space)
         s = space.directions @ r.mT
         vector = s * space.gains(on)
-        better = nearer(_projected(vector, space.basis), s, space.slope)
+        better = _nearer(_projected(vector, space.basis), s, space.slope)
         if torch.equal(better, on) or again == POLISHING - 1:
             break
         on = better
@@ -104,7 +104,30 @@ def polish(on: Tensor, space: MaskedSpace) -> tuple[Tensor, Tensor, Tensor]:
     return vector, on, gap.norm(dim=0) / vector.norm(dim=0).clamp_min(TINY)
 
 
-def nearer(x: Tensor, s: Tensor, slope: float) -> Tensor:
+def mended(active: Tensor, space: MaskedSpace) -> tuple[Tensor, Tensor]:
+    """Return the vectors with both properties for masks that are about right.
+
+    On a unit where W_oᵀ r is all but 0, a vector's projection does not tell whether it is active:
+    there the mask stays.
+
+    Args:
+        active: units, shape (m, n).
+
+    Returns:
+        Vectors, shape (m, n), and their relative distances to the space, shape (n,).
+    """
+    on = active
+    for _ in range(POLISHING):
+        s = space.directions @ _least_distant(space.gains(on), space).mT
+        inside = _projected(s * space.gains(on), space.basis)
+        little = s.abs() < LITTLE * s.square().mean(0).sqrt()
+        on = torch.where(little, active, _nearer(inside, s, space.slope))
+    vector = (space.directions @ _least_distant(space.gains(on), space).mT) * space.gains(on)
+    gap = vector - _projected(vector, space.basis)
+    return vector, gap.norm(dim=0) / vector.norm(dim=0).clamp_min(TINY)
+
+
+def _nearer(x: Tensor, s: Tensor, slope: float) -> Tensor:
     """Return where x is nearer to s than to slope · s."""
     on: Tensor = x * s > (1 + slope) / 2 * s.square()
     return on
@@ -135,6 +158,9 @@ def _projected(x: Tensor, basis: Tensor) -> Tensor:
 
 LEAST_UNIT = 0.1
 """A unit's row is scaled up as if its direction had at least this length, of the median's."""
+
+LITTLE = 0.05
+"""Of the root mean square of W_oᵀ r over units: below this x does not tell who is active."""
 
 POLISHING = 8
 """Times that mask and r follow from each other."""

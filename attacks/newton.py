@@ -5,9 +5,6 @@ x_i = U c_i with few unknowns a_i each, and who has a_i and the label y makes x(
 layers that follow. Wanted are a with x(a, y) in the span of U: m − rank equations for rank − 1
 unknowns, solved by Levenberg's and Marquardt's method from many individuals of D_aux. A kink is
 softened at first: the softened problem has few other minima.
-
-What is found is left out of what follows, exactly: from Σ_i c_i a_iᵀ = S follows a_iᵀ S⁻¹ c_j = 0
-for j ≠ i and 1 for j = i. So with every c_j that is known all others' a_i have a dimension less.
 """
 
 from __future__ import annotations
@@ -25,20 +22,8 @@ from attacks.head import Head
 from attacks.levenberg_marquardt import least_squares
 from attacks.masked_space import MaskedSpace
 from attacks.mixture import BLUR, SOLVED, TINY, Others, Space
-from attacks.reflections import PROMISING, harvest
-
-
-@dataclass(frozen=True)
-class Remaining:
-    """a = origin + t · directions: where the a_i are of those who are not found yet.
-
-    Attributes:
-        origin: shape (rank,).
-        directions: orthonormal, shape (left, rank).
-    """
-
-    origin: Tensor
-    directions: Tensor
+from attacks.reflections import PROMISING, harvest, refine
+from attacks.remaining import remaining_after
 
 
 @dataclass(frozen=True)
@@ -70,6 +55,10 @@ class Newton:
             if found.done or unsuccessful == effort.patience:
                 break
             progress(number / effort.rounds)
+            if isinstance(self.space, MaskedSpace):
+                refine(self.space, found)
+            if found.done:
+                break
             if len(found) >= self.space.rank:
                 # They do not fit together: somebody among them is nobody.
                 found.forget()
@@ -154,23 +143,6 @@ class Newton:
         found.add(x[right].mT, gaps[right], tolerances[right], features[right])
 
 
-def remaining_after(space: Space, columns: Tensor) -> Remaining:
-    """Return where the others' a are once some x are found.
-
-    Args:
-        columns: the x, rows scaled, shape (m, n).
-    """
-    weights = (space.basis.mT @ columns) / space.values[:, None]
-    last = space.rows[-1]
-    conditions = torch.cat([functional.normalize(weights, dim=0).mT, last[None]])
-    wanted = torch.zeros(len(conditions), dtype=last.dtype, device=last.device)
-    wanted[-1] = 1.0
-    left, values, right = torch.linalg.svd(conditions)
-    independent = int((values > DEPENDENT * values[0]).sum())
-    origin = right[:independent].mT @ ((left.mT @ wanted)[:independent] / values[:independent])
-    return Remaining(origin, right[independent:])
-
-
 STAGES = (15, 10, 10, 8, 8)
 """Iterations at each sharpness."""
 
@@ -182,6 +154,3 @@ SOFTEST = 30.0
 
 ITERATIONS = 40
 """Where there is no kink."""
-
-DEPENDENT = 1e-9
-"""Conditions that follow from the others but for this, relative."""

@@ -96,9 +96,9 @@ def planted(
 
 
 def effort(
-    reflections: int = 1000, reflected: int = 128, rounds: int = 40, runs: int = 32
+    reflections: int = 3000, reflected: int = 128, rounds: int = 40, runs: int = 32
 ) -> Effort:
-    return Effort(reflections, reflected, rounds, runs, patience=10)
+    return Effort(reflections, 1_000, reflected, rounds, runs, patience=10)
 
 
 def found_in(

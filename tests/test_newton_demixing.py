@@ -14,8 +14,8 @@ from attacks.demixing import scale_of
 from attacks.head import head_of
 from attacks.levenberg_marquardt import least_squares
 from attacks.mixture import Space, individuals_alone, space_of
-from attacks.newton import remaining_after
 from attacks.newton_demixing import NewtonDemixing
+from attacks.remaining import remaining_after
 from bench.cells import Setup
 from bench.errors import UsageError
 from bench.models import SharedModel
