@@ -67,7 +67,7 @@ class Spear(Attack):
 
     def work(self, batch_size: int) -> float:
         """What the draws take."""
-        return min(self.samples, DRAWS * 2**batch_size) * DRAW / batch_size
+        return min(self.samples, DRAWS * 2.0**batch_size) * DRAW / batch_size
 
     def infer(
         self, server: Server, observations: Sequence[Observation], progress: Progress
