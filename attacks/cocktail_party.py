@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -13,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from attacks.head import Head, head_of
-from attacks.independent_components import Mixtures, Weights, side_by_side, unmixed, whitened
+from attacks.independent_components import Mixtures, Weights, unmixed, whitened
 from attacks.mixture import precision_of
 from attacks.stand_ins import stand_ins, without_update
 from bench.registry import register_attack
@@ -81,36 +80,25 @@ class CocktailParty(Attack):
     def infer(
         self, server: Server, observations: Sequence[Observation], progress: Progress
     ) -> list[Inference]:
-        """Separate all batches with as many components side by side."""
+        """Separate each batch by itself.
+
+        Side by side they would round otherwise, and where rows of U are orthogonal the loss has a
+        kink, at which rounding decides: an answer would depend on who else is in the cell.
+        """
         assert server.model is not None
         head = head_of(server.model, self.name)
-        groups: dict[int, list[int]] = defaultdict(list)
-        mixtures: dict[int, Mixtures] = {}
+        answers = []
         for number, observation in enumerate(observations):
-            found = _mixtures(head, observation)
-            if found is not None:
-                mixtures[number] = found
-                groups[found.white.shape[1]].append(number)
-        together = [
-            group[first : first + _at_once(count, head)]
-            for count, group in sorted(groups.items())
-            for first in range(0, len(group), _at_once(count, head))
-        ]
-        separated: dict[int, Tensor] = {}
-        for part, numbers in enumerate(together):
-            each = unmixed(
-                side_by_side([mixtures[number] for number in numbers]),
-                self.weights,
-                self.learning_rate,
-                self.iterations,
-                part_of(progress, part, len(together)),
-            )
-            separated.update(zip(numbers, each, strict=True))
-        progress(1.0)
-        return [
-            _answer(server, observation, separated.get(number))
-            for number, observation in enumerate(observations)
-        ]
+            part = part_of(progress, number, len(observations))
+            mixtures = _mixtures(head, observation)
+            separated = None
+            if mixtures is not None:
+                separated = unmixed(
+                    mixtures, self.weights, self.learning_rate, self.iterations, part
+                )
+            answers.append(_answer(server, observation, separated))
+            part(1.0)
+        return answers
 
 
 def _mixtures(head: Head, observation: Observation) -> Mixtures | None:
@@ -120,11 +108,6 @@ def _mixtures(head: Head, observation: Observation) -> Mixtures | None:
     if not bool(gradient.isfinite().all()) or not bool(gradient.any()):
         return None
     return whitened(gradient, observation.batch_size, precision_of(head, observation.update))
-
-
-def _at_once(count: int, head: Head) -> int:
-    """Return how many victims stand side by side."""
-    return max(1, NUMBERS // (count * head.first.weight.shape[1]))
 
 
 def _answer(server: Server, observation: Observation, separated: Tensor | None) -> Inference:
@@ -154,6 +137,3 @@ def upright(components: Tensor, length: float) -> Tensor:
 
 ITERATION = 0.1
 """Work of an iteration for an individual of a large batch, in evaluations of its gradient."""
-
-NUMBERS = 2**20
-"""Numbers in the components of victims side by side."""

@@ -42,11 +42,11 @@ class Weights:
 
 @dataclass(frozen=True)
 class Mixtures:
-    """Whitened mixtures of V victims, in single precision.
+    """Whitened mixtures of one victim batch, in single precision.
 
     Attributes:
-        white: of mean 0 and variance 1 over d, not correlated, shape (V, b, d).
-        means: W_w μ, what whitening makes of the rows' means, shape (V, b).
+        white: of mean 0 and variance 1 over d, not correlated, shape (b, d).
+        means: W_w μ, what whitening makes of the rows' means, shape (b, 1).
     """
 
     white: Tensor
@@ -54,7 +54,7 @@ class Mixtures:
 
 
 def whitened(gradient: Tensor, individuals: int, precision: float) -> Mixtures:
-    """Return the mixtures of one victim, V = 1.
+    """Return the mixtures of one victim batch.
 
     Args:
         gradient: of W, finite, shape (m, d).
@@ -65,13 +65,8 @@ def whitened(gradient: Tensor, individuals: int, precision: float) -> Mixtures:
     left, values, right = torch.linalg.svd(gradient - mean, full_matrices=False)
     count = min(rank_of(values, precision), individuals)
     root = gradient.shape[1] ** 0.5
-    means = root * (left[:, :count].mT @ mean).squeeze(1) / values[:count].clamp_min(TINY)
-    return Mixtures((root * right[:count]).float()[None], means.float()[None])
-
-
-def side_by_side(each: list[Mixtures]) -> Mixtures:
-    """Return victims' mixtures of equal shape side by side."""
-    return Mixtures(torch.cat([m.white for m in each]), torch.cat([m.means for m in each]))
+    means = root * (left[:, :count].mT @ mean) / values[:count, None].clamp_min(TINY)
+    return Mixtures((root * right[:count]).float(), means.float())
 
 
 def unmixed(
@@ -81,44 +76,33 @@ def unmixed(
     iterations: int,
     progress: Callable[[float], None],
 ) -> Tensor:
-    """Return the components that Adam finds from U = 1 on, shape (V, b, d).
+    """Return the components that Adam finds from U = 1 on, shape (b, d).
 
     Components are up to a factor, which may be negative, and come in no order.
     """
-    count = mixtures.white.shape[1]
-    start = torch.eye(count, device=mixtures.white.device)
-    unmixing = start.repeat(len(mixtures.white), 1, 1).requires_grad_()
+    unmixing = torch.eye(len(mixtures.white), device=mixtures.white.device).requires_grad_()
     adam = torch.optim.Adam([unmixing], lr=learning_rate)
     for iteration in range(iterations):
         with torch.enable_grad():
-            value = loss(unmixing, mixtures, weights).sum()
+            value = loss(unmixing, mixtures, weights)
             (unmixing.grad,) = torch.autograd.grad(value, unmixing)
         adam.step()
         progress((iteration + 1) / iterations)
-    return components(functional.normalize(unmixing.detach(), dim=2), mixtures)
-
-
-def components(rows: Tensor, mixtures: Mixtures) -> Tensor:
-    """Return what rows of U, shape (V, b, b), make of mixtures, means and all, shape (V, b, d)."""
-    return rows @ mixtures.white + rows @ mixtures.means[:, :, None]
+    rows = functional.normalize(unmixing.detach(), dim=1)
+    return rows @ (mixtures.white + mixtures.means)
 
 
 def loss(unmixing: Tensor, mixtures: Mixtures, weights: Weights) -> Tensor:
-    """Return the loss of each victim's U, shape (V, b, b) → (V,).
-
-    Rows of U count by their direction.
-    """
-    rows = functional.normalize(unmixing, dim=2)
+    """Return the loss of U, shape (b, b) → (); its rows count by their direction."""
+    rows = functional.normalize(unmixing, dim=1)
     centred = rows @ mixtures.white
-    whole = centred + rows @ mixtures.means[:, :, None]
-    entropy = log_cosh(centred).mean(2).square().mean(1)
-    negative, positive = (-whole).relu().norm(dim=2), whole.relu().norm(dim=2)
-    signs = torch.minimum(negative, positive).mean(1)
-    size = whole.abs().mean((1, 2))
+    whole = centred + rows @ mixtures.means
+    entropy = log_cosh(centred).mean(1).square().mean()
+    negative, positive = (-whole).relu().norm(dim=1), whole.relu().norm(dim=1)
     return (
         weights.decorrelation * _in_common(rows, weights.temperature)
-        + weights.non_negativity * signs
-        + weights.sparsity * size
+        + weights.non_negativity * torch.minimum(negative, positive).mean()
+        + weights.sparsity * whole.abs().mean()
         - weights.negative_entropy * entropy
     )
 
@@ -134,11 +118,11 @@ def log_cosh(values: Tensor) -> Tensor:
 
 
 def _in_common(rows: Tensor, temperature: float) -> Tensor:
-    """Return the mean of exp(T |cos|) − 1 over pairs of different rows, (V, b, b) → (V,)."""
-    count = rows.shape[1]
+    """Return the mean of exp(T |cos|) − 1 over pairs of different rows, (b, b) → ()."""
+    count = len(rows)
     pairs = (temperature * (rows @ rows.mT).abs()).expm1()
     different = 1 - torch.eye(count, device=rows.device)
-    return (pairs * different).sum((1, 2)) / max(1, count * (count - 1))
+    return (pairs * different).sum() / max(1, count * (count - 1))
 
 
 LOG_2 = 0.6931471805599453

@@ -50,8 +50,8 @@ class Batch:
         features: h, shape (b, d).
         score: the share of units and individuals of which the features say the same as the columns:
             active, or not.
-        exact: whether the score is 1 and what is no individual's moves each feature by less than
-            1 %.
+        exact: whether the score is 1, what is no individual's moves each feature by less than 1 %,
+            and no other columns have the same zeros.
     """
 
     features: Tensor
@@ -223,8 +223,20 @@ class SparseColumns:
         return Batch(
             features=extended[:, :-1] / torch.where(factor == 0, 1.0, factor),
             score=score,
-            exact=score == 1 and bool((moved < CERTAIN).all()),
+            exact=score == 1 and bool((moved < CERTAIN).all()) and self._only_ones(columns),
         )
+
+    def _only_ones(self, columns: Columns) -> bool:
+        """Whether no other vectors vanish where columns do, as far as rounding lets it be told.
+
+        Where all units that one individual activates are active for another too, any multiple of
+        the one's column may be added to the other's, and some have a score of 1.
+        """
+        if self.rank == 1:
+            return True
+        spread = torch.linalg.eigvalsh(self._squares(columns.zeros))[:, 1].clamp_min(0).sqrt()
+        off = self._rounding * (columns.vectors / self.space.values).norm(dim=1)
+        return bool((off < CERTAIN**2 * spread).all())
 
     def _sparse(self, vectors: Tensor) -> Tensor:
         return vectors[self._enough(self.zeros(vectors, COARSE))]
@@ -237,10 +249,13 @@ class SparseColumns:
 
     def _fit(self, zeros: Tensor) -> Tensor:
         """Return the vectors that U maps nearest to zero at such units, shape (n, m) → (n, b)."""
-        basis = self.space.basis
-        squares = torch.einsum("mi,nm,mj->nij", basis, zeros.to(basis), basis)
-        nearest: Tensor = torch.linalg.eigh(squares).eigenvectors[:, :, 0]
+        nearest: Tensor = torch.linalg.eigh(self._squares(zeros)).eigenvectors[:, :, 0]
         return nearest
+
+    def _squares(self, zeros: Tensor) -> Tensor:
+        """Return the products of U's columns at such units, shape (n, m) → (n, b, b)."""
+        basis = self.space.basis
+        return torch.einsum("mi,nm,mj->nij", basis, zeros.to(basis), basis)
 
 
 def _distinct(columns: Columns) -> Columns:

@@ -9,14 +9,7 @@ from planting import Planted, answer, planted, seen, server_of
 from torch import Tensor, nn
 
 from attacks.cocktail_party import CocktailParty
-from attacks.independent_components import (
-    Mixtures,
-    log_cosh,
-    loss,
-    side_by_side,
-    unmixed,
-    whitened,
-)
+from attacks.independent_components import Mixtures, log_cosh, loss, unmixed, whitened
 from bench.cells import Setup
 from bench.matching import match_individuals
 from bench.models import SharedModel
@@ -52,8 +45,8 @@ def _cosines(found: Tensor | None, batch: Planted) -> Tensor:
 @pytest.mark.parametrize("individuals", [2, 4, 8, 16])
 def test_independent_features_come_back(individuals: int) -> None:
     batch = _independent(individuals)
-    found = answer(CocktailParty(iterations=600), batch)
-    assert _cosines(found.features, batch).min() > 0.98
+    found = answer(CocktailParty(), batch)
+    assert _cosines(found.features, batch).min() > 0.95
 
 
 def test_they_do_not_before_the_search() -> None:
@@ -80,11 +73,11 @@ def test_components_have_d_auxs_length_and_are_mostly_positive() -> None:
 def test_whitened_mixtures_are_uncorrelated_and_their_means_belong_to_them() -> None:
     batch = _independent(5)
     mixtures = _mixtures(batch)
-    (white,) = mixtures.white
+    white = mixtures.white
     torch.testing.assert_close(white @ white.T / 512, torch.eye(5), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(white.mean(1), torch.zeros(5), rtol=1e-4, atol=1e-4)
     # With their means they span the features; without, they do not.
-    whole = white + mixtures.means[0][:, None]
+    whole = white + mixtures.means
     weights = torch.linalg.lstsq(whole.T.double(), batch.features.T.double()).solution
     torch.testing.assert_close(
         (whole.T.double() @ weights).T.float(), batch.features, rtol=1e-3, atol=1e-3
@@ -94,27 +87,25 @@ def test_whitened_mixtures_are_uncorrelated_and_their_means_belong_to_them() -> 
 def test_the_loss_falls_and_is_that_of_the_paper() -> None:
     mixtures = _mixtures(_independent(4))
     attack = CocktailParty()
-    start = torch.eye(4)[None]
-    rows = start[0] @ mixtures.white[0]
-    whole = rows + (start[0] @ mixtures.means[0])[:, None]
+    start = torch.eye(4)
+    rows = mixtures.white
+    whole = rows + mixtures.means
     signs = torch.stack([whole.relu().norm(dim=1), (-whole).relu().norm(dim=1)]).amin(0)
     expected = -(rows.cosh().log().mean(1) ** 2).mean()
     expected = expected + 0.13 * signs.mean() + 5 * whole.abs().mean()
-    torch.testing.assert_close(loss(start, mixtures, attack.weights), expected[None])
-    # Two rows in common out of three pairs' worth add (exp(7.7 · cos) − 1) · 5.3 · 2 / 12.
+    torch.testing.assert_close(loss(start, mixtures, attack.weights), expected)
+    # One pair in common of six adds (exp(7.7 · cos) − 1) · 5.3 / 6.
     leaning = torch.eye(4)
     leaning[1, 0] = 1.0
-    alike = (torch.tensor(7.7 / 2**0.5).exp() - 1) * 5.3 * 2 / 12
+    alike = (torch.tensor(7.7 / 2**0.5).exp() - 1) * 5.3 / 6
     uncoupled = type(attack)(decorrelation=0.0).weights
-    difference = loss(leaning[None], mixtures, attack.weights) - loss(
-        leaning[None], mixtures, uncoupled
-    )
-    torch.testing.assert_close(difference, alike[None], rtol=1e-4, atol=1e-4)
+    difference = loss(leaning, mixtures, attack.weights) - loss(leaning, mixtures, uncoupled)
+    torch.testing.assert_close(difference, alike, rtol=1e-4, atol=1e-4)
 
     values: list[float] = []
     for iterations in (1, 50, 400):
         found = unmixed(mixtures, attack.weights, 3e-2, iterations, lambda share: None)
-        negative, positive = (-found).relu().norm(dim=2), found.relu().norm(dim=2)
+        negative, positive = (-found).relu().norm(dim=1), found.relu().norm(dim=1)
         values.append(float(5 * found.abs().mean() + 0.13 * negative.minimum(positive).mean()))
     assert values[0] > values[1] > values[2]
 
@@ -132,14 +123,15 @@ def test_nothing_overflows() -> None:
     )
 
 
-def test_victims_side_by_side_are_separated_as_alone() -> None:
+def test_an_answer_depends_on_its_own_batch_alone_and_on_no_chance() -> None:
     batches = [_independent(4, seed=seed) for seed in range(3)]
-    each = [_mixtures(batch) for batch in batches]
-    weights = CocktailParty().weights
-    together = unmixed(side_by_side(each), weights, 3e-2, 100, lambda share: None)
-    for found, mixtures in zip(together, each, strict=True):
-        alone = unmixed(mixtures, weights, 3e-2, 100, lambda share: None)
-        torch.testing.assert_close(found, alone[0], rtol=1e-3, atol=1e-3)
+    server, attack = server_of(batches[0]), CocktailParty(iterations=100)
+    sights = [seen(batch) for batch in batches]
+    together = attack.infer(server, sights, lambda share: None)
+    (alone,) = attack.infer(server, sights[1:2], lambda share: None)
+    assert together[1].features is not None
+    assert alone.features is not None
+    assert torch.equal(together[1].features, alone.features)
 
 
 def test_who_is_not_in_the_gradient_is_answered_by_somebody_of_d_aux() -> None:
@@ -163,7 +155,7 @@ def test_an_update_that_says_nothing_is_answered_by_individuals_of_d_aux(value: 
 
 def test_batches_of_different_sizes_are_answered_in_their_order() -> None:
     small, large = _independent(2), _independent(5)
-    attack = CocktailParty(iterations=300)
+    attack = CocktailParty()
     found = attack.infer(
         server_of(small),
         [seen(large), seen(small)],
