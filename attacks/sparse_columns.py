@@ -38,7 +38,7 @@ class Columns:
     def __len__(self) -> int:
         return len(self.vectors)
 
-    def __getitem__(self, rows: Tensor) -> Columns:
+    def __getitem__(self, rows: Tensor | slice) -> Columns:
         return Columns(self.vectors[rows], self.zeros[rows])
 
 
@@ -50,8 +50,8 @@ class Batch:
         features: h, shape (b, d).
         score: the share of units and individuals of which the features say the same as the columns:
             active, or not.
-        exact: whether the score is 1 and what is no individual's moves each feature by less than
-            1 %.
+        exact: whether the score is 1, what is no individual's moves each feature by less than 1 %,
+            and no other columns have the same zeros.
     """
 
     features: Tensor
@@ -113,14 +113,14 @@ class SparseColumns:
             drawn += count
             fresh = self.settle(self._sparse(self.kernels(self.draw(count, generator))))
             progress(drawn / samples)
-            candidates = _distinct(_together(candidates, fresh))[: MOST * self.rank]
+            candidates = _distinct(_together(candidates, fresh))[:MOST]
             # Exchanges take long: the more draws they have failed on, the more come before others.
-            exchange = drawn >= min(2 * exchanged_at, samples)
+            exchange = drawn >= min(AGAIN * exchanged_at, samples)
             if exchange:
                 exchanged_at = drawn
             elif not len(fresh):
                 continue
-            best = self.best(candidates, exchange)
+            best = _better(best, self.best(candidates, exchange))
             if best is not None and best.exact:
                 break
         return best
@@ -132,7 +132,9 @@ class SparseColumns:
             Shape (count, b − 1).
         """
         chance = torch.rand(count, len(self._live), generator=generator)
-        return self._live[chance.topk(self.rank - 1, dim=1).indices.to(self._live.device)]
+        places = chance.topk(self.rank - 1, dim=1).indices
+        units: Tensor = self._live[places.to(self._live.device)]
+        return units
 
     def kernels(self, units: Tensor) -> Tensor:
         """Return of each selection of units, shape (n, b − 1), the kernel of those rows of U.
@@ -163,7 +165,8 @@ class SparseColumns:
         """
         # A row of U is off by e V S⁻¹ where one of G is off by e.
         off = self._rounding * (vectors / self.space.values).norm(dim=1, keepdim=True)
-        return (vectors @ self.space.basis.mT).abs() <= tolerance * off
+        vanish: Tensor = (vectors @ self.space.basis.mT).abs() <= tolerance * off
+        return vanish
 
     def settle(self, vectors: Tensor) -> Columns:
         """Return who of vectors (n, b) is sparse, fitted to all its zeros and each but once.
@@ -173,10 +176,11 @@ class SparseColumns:
         zeros = self.zeros(vectors, COARSE)
         for _ in range(FITS):
             zeros = torch.unique(zeros[self._enough(zeros)], dim=0)
+            zeros = zeros[zeros.sum(1).argsort(descending=True, stable=True)][:MOST]
             vectors = self._fit(zeros)
             zeros = self.zeros(vectors)
         sparse = self._enough(zeros)
-        return _distinct(Columns(vectors[sparse], zeros[sparse]))[: MOST * self.rank]
+        return _distinct(Columns(vectors[sparse], zeros[sparse]))
 
     def best(self, candidates: Columns, exchange: bool) -> Batch | None:
         """Return the b candidates that fit together best, or None without so many independent.
@@ -187,12 +191,15 @@ class SparseColumns:
         if len(chosen) < self.rank:
             return None
         score = float(self.scores(candidates, chosen[None]))
-        while exchange and score < 1 and len(candidates) > self.rank:
-            exchanged = _exchanges(chosen, len(candidates))
-            scores = torch.stack([self.scores(candidates, place) for place in exchanged])
-            if float(scores.max()) <= score:
-                break
-            score, chosen = float(scores.max()), exchanged.flatten(0, 1)[scores.argmax()]
+        rises = exchange
+        while rises and score < 1:
+            rises = False
+            for place in range(self.rank):
+                exchanged = _exchanges(chosen, place, len(candidates))
+                scores = self.scores(candidates, exchanged)
+                if len(scores) and float(scores.max()) > score:
+                    score, chosen = float(scores.max()), exchanged[scores.argmax()]
+                    rises = True
         return self._batch(candidates[chosen], score)
 
     def scores(self, candidates: Columns, chosen: Tensor) -> Tensor:
@@ -205,7 +212,8 @@ class SparseColumns:
         z = inverse @ self._layer / torch.where(factor == 0, 1.0, factor)
         unsure = z.abs() <= UNSURE * z.abs().mean(2, keepdim=True)
         agree = unsure | ((z > 0) != candidates.zeros[chosen])
-        return torch.where(singular == 0, agree.double().mean((1, 2)), 0.0)
+        share: Tensor = agree.double().mean((1, 2))
+        return share.where(singular == 0, 0.0)
 
     def _batch(self, columns: Columns, score: float) -> Batch:
         inverse = torch.linalg.inv(columns.vectors.mT)
@@ -215,8 +223,20 @@ class SparseColumns:
         return Batch(
             features=extended[:, :-1] / torch.where(factor == 0, 1.0, factor),
             score=score,
-            exact=score == 1 and bool((moved < CERTAIN).all()),
+            exact=score == 1 and bool((moved < CERTAIN).all()) and self._only_ones(columns),
         )
+
+    def _only_ones(self, columns: Columns) -> bool:
+        """Whether no other vectors vanish where columns do, as far as rounding lets it be told.
+
+        Where all units that one individual activates are active for another too, any multiple of
+        the one's column may be added to the other's, and some have a score of 1.
+        """
+        if self.rank == 1:
+            return True
+        spread = torch.linalg.eigvalsh(self._squares(columns.zeros))[:, 1].clamp_min(0).sqrt()
+        off = self._rounding * (columns.vectors / self.space.values).norm(dim=1)
+        return bool((off < CERTAIN**2 * spread).all())
 
     def _sparse(self, vectors: Tensor) -> Tensor:
         return vectors[self._enough(self.zeros(vectors, COARSE))]
@@ -229,9 +249,13 @@ class SparseColumns:
 
     def _fit(self, zeros: Tensor) -> Tensor:
         """Return the vectors that U maps nearest to zero at such units, shape (n, m) → (n, b)."""
+        nearest: Tensor = torch.linalg.eigh(self._squares(zeros)).eigenvectors[:, :, 0]
+        return nearest
+
+    def _squares(self, zeros: Tensor) -> Tensor:
+        """Return the products of U's columns at such units, shape (n, m) → (n, b, b)."""
         basis = self.space.basis
-        squares = torch.einsum("mi,nm,mj->nij", basis, zeros.to(basis), basis)
-        return torch.linalg.eigh(squares).eigenvectors[:, :, 0]
+        return torch.einsum("mi,nm,mj->nij", basis, zeros.to(basis), basis)
 
 
 def _distinct(columns: Columns) -> Columns:
@@ -250,6 +274,12 @@ def _together(some: Columns, others: Columns) -> Columns:
     return Columns(vectors, torch.cat([some.zeros, others.zeros]))
 
 
+def _better(some: Batch | None, other: Batch | None) -> Batch | None:
+    """Return the one that is exact, or else of the higher score."""
+    batches = [batch for batch in (some, other) if batch is not None]
+    return max(batches, key=lambda batch: (batch.exact, batch.score), default=None)
+
+
 def _independent(candidates: Columns, count: int) -> Tensor:
     """Return the first so many, or fewer, that are linearly independent, shape (≤ count,)."""
     left = candidates.vectors
@@ -263,13 +293,14 @@ def _independent(candidates: Columns, count: int) -> Tensor:
     return torch.tensor(chosen, dtype=torch.long, device=left.device)
 
 
-def _exchanges(chosen: Tensor, count: int) -> Tensor:
-    """Return all choices that differ from one, shape (b,), in one place; shape (b, n, b)."""
+def _exchanges(chosen: Tensor, place: int, count: int) -> Tensor:
+    """Return all choices that differ from one, shape (b,), in that place; shape (n, b)."""
     others = torch.ones(count, dtype=torch.bool, device=chosen.device)
     others[chosen] = False
     fresh = others.nonzero().flatten()
-    places = torch.eye(len(chosen), dtype=torch.bool, device=chosen.device)
-    return torch.where(places[:, None], fresh[:, None], chosen)
+    exchanged = chosen.repeat(len(fresh), 1)
+    exchanged[:, place] = fresh
+    return exchanged
 
 
 SPARE_ZEROS = 3
@@ -278,8 +309,12 @@ SPARE_ZEROS = 3
 FEW = 64
 """Draws at once are no more than this times 2ᵇ: a small batch is found in fewer."""
 
-MOST = 64
-"""Candidates that are kept, of b."""
+MOST = 512
+"""Candidates that are kept. With two classes the difference of two columns vanishes at more units
+than either, wherever both individuals do the same: there are many that are wrong and as sparse."""
+
+AGAIN = 4
+"""How many times as many draws there are before exchanges are tried again."""
 
 SINGULAR = 1e-8
 """Pivots smaller than this, relative to the largest, say that rows depend on each other."""

@@ -27,7 +27,8 @@ class Spear(Attack):
     Rows of the layer's gradient are drawn until those of each individual are among them that it
     does not activate, see `attacks.sparse_columns`: that takes about 2ᴮ draws, which the paper
     affords up to B = 25 on a GPU. Labels are not used. A batch whose features activate exactly the
-    units that its columns say is certified.
+    units that its columns say is certified. With two classes and one hidden layer it finds fewer:
+    differences of columns vanish wherever two individuals do the same, and are as sparse.
 
     Attributes:
         samples: draws of each victim batch, at most.
@@ -40,8 +41,9 @@ class Spear(Attack):
         "Federated Learning (NeurIPS)"
     )
     note = (
-        "a batch is found whole or not at all; for one that is not found it answers with random "
-        "individuals of D_aux, as the blind control, and certifies nobody"
+        "a batch is certified whole or not at all; for one of which it does not find as many "
+        "columns that fit each other, it answers with random individuals of D_aux, as the blind "
+        "control"
     )
     presets = {"paper": {"samples": 2**28, "samples_at_once": 2**14}}  # noqa: RUF012
 
@@ -67,7 +69,7 @@ class Spear(Attack):
 
     def work(self, batch_size: int) -> float:
         """What the draws take."""
-        return min(self.samples, DRAWS * 2**batch_size) * DRAW / batch_size
+        return min(self.samples, DRAWS * 2.0**batch_size) * DRAW / batch_size
 
     def infer(
         self, server: Server, observations: Sequence[Observation], progress: Progress
@@ -108,16 +110,25 @@ class Spear(Attack):
         )
 
     def _search(self, head: Head, observation: Observation, progress: Progress) -> Batch | None:
-        """Return the batch, if so many independent columns are found and make features."""
+        """Return the batch, if so many independent columns are found and fit each other at all."""
         assert observation.update is not None
         columns = SparseColumns(head, observation.update, observation.batch_size)
         if not columns.tells_apart:
             return None
         generator = torch.Generator().manual_seed(observation.seed)
         batch = columns.search(self.samples, self.samples_at_once, generator, progress)
-        finite = batch is not None and bool(batch.features.float().isfinite().all())
-        return batch if finite else None
+        if (
+            batch is None
+            or batch.score < FITTING
+            or not bool(batch.features.float().isfinite().all())
+        ):
+            return None
+        return batch
 
+
+FITTING = 0.65
+"""Score below which features are further from the individuals than anybody of D_aux; that of
+columns that say nothing is 0.5. Measured on CelebA, 256 hidden units."""
 
 DRAWS = 4
 """Draws that a batch takes, of 2ᴮ."""

@@ -19,6 +19,7 @@ from bench.client import Client, gradient
 from bench.defense import Defense
 from bench.federation import client_update
 from bench.models import ACTIVATIONS, SharedModel
+from bench.threat import Attack, Auxiliary, FeatureSpace, Inference, Observation, Server
 
 WIDTH = 96
 
@@ -93,6 +94,37 @@ def planted(
         auxiliary=features[individuals:],
         auxiliary_labels=labels[individuals:],
     )
+
+
+def server_of(batch: Planted) -> Server:
+    """A server that holds the classifier and D_aux, and infers no property."""
+    count = len(batch.auxiliary)
+    return Server(
+        classes=batch.head.classes,
+        image_shape=(3, 8, 8),
+        properties=(),
+        model=batch.model,
+        auxiliary=Auxiliary(
+            torch.zeros(count, 3, 8, 8), batch.auxiliary_labels, {}, torch.arange(count)
+        ),
+        feature_space=FeatureSpace(batch.auxiliary, lambda features: {}),
+    )
+
+
+def seen(batch: Planted, update: dict[str, Tensor] | None = None, seed: int = 0) -> Observation:
+    """What a server sees that knows the labels, of a batch or of another update."""
+    return Observation(
+        batch_size=len(batch.labels),
+        seed=seed,
+        update=update or batch.update,
+        labels=batch.labels.sort().values,
+    )
+
+
+def answer(attack: Attack, batch: Planted, update: dict[str, Tensor] | None = None) -> Inference:
+    """An attack's answer for one batch."""
+    (inference,) = attack.infer(server_of(batch), [seen(batch, update)], lambda share: None)
+    return inference
 
 
 def effort(

@@ -7,44 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 from measuring import measured
-from planting import Planted, planted
-from torch import Tensor, nn
+from planting import Planted, answer, planted
+from torch import nn
 
 from attacks.class_means import ClassMeans
 from bench.cells import Setup
 from bench.errors import UsageError
-from bench.federation import client_update
 from bench.models import SharedModel
-from bench.threat import Auxiliary, FeatureSpace, Inference, Observation, Server
-
-
-def _server(batch: Planted) -> Server:
-    count = len(batch.auxiliary)
-    auxiliary = Auxiliary(
-        torch.zeros(count, 3, 8, 8), batch.auxiliary_labels, {}, torch.arange(count)
-    )
-    space = FeatureSpace(batch.auxiliary, lambda features: {})
-    return Server(
-        classes=batch.head.classes,
-        image_shape=(3, 8, 8),
-        properties=(),
-        model=batch.model,
-        auxiliary=auxiliary,
-        feature_space=space,
-    )
-
-
-def _answer(
-    batch: Planted, attack: ClassMeans, update: dict[str, Tensor] | None = None
-) -> Inference:
-    observation = Observation(
-        batch_size=len(batch.labels),
-        seed=0,
-        update=update or batch.update,
-        labels=batch.labels.sort().values,
-    )
-    (answer,) = attack.infer(_server(batch), [observation], lambda share: None)
-    return answer
 
 
 def _of_one_class(batch: Planted) -> Planted:
@@ -63,53 +32,52 @@ def _undecided(batch: Planted) -> Planted:
 @pytest.mark.parametrize("classes", [2, 8, 100])
 def test_a_single_individual_is_found_exactly(classes: int, labels: str) -> None:
     batch = planted(1, classes, hidden_layers=0)
-    answer = _answer(batch, ClassMeans(labels=labels))  # type: ignore[arg-type]
-    assert answer.features is not None
-    assert answer.labels is not None
-    torch.testing.assert_close(answer.features, batch.features, rtol=1e-4, atol=1e-4)
-    assert torch.equal(answer.labels, batch.labels)
+    found = answer(ClassMeans(labels=labels), batch)  # type: ignore[arg-type]
+    assert found.features is not None
+    assert found.labels is not None
+    torch.testing.assert_close(found.features, batch.features, rtol=1e-4, atol=1e-4)
+    assert torch.equal(found.labels, batch.labels)
 
 
 def test_where_all_predictions_are_equal_a_class_of_its_own_has_its_true_mean() -> None:
     batch = _of_one_class(_undecided(planted(8, hidden_layers=0)))
-    answer = _answer(batch, ClassMeans())
-    assert answer.features is not None
-    assert answer.labels is not None
+    found = answer(ClassMeans(), batch)
+    assert found.features is not None
+    assert found.labels is not None
     mean = batch.features.mean(0).expand(8, -1)
-    torch.testing.assert_close(answer.features, mean, rtol=1e-4, atol=1e-4)
-    assert torch.equal(answer.labels, batch.labels)
+    torch.testing.assert_close(found.features, mean, rtol=1e-4, atol=1e-4)
+    assert torch.equal(found.labels, batch.labels)
 
 
 def test_where_all_predictions_are_equal_each_class_has_its_weighted_mean() -> None:
     """n_c · (1/K − 1) of its own individuals, 1/K of all others."""
     batch = _undecided(planted(8, 5, hidden_layers=0))
-    answer = _answer(batch, ClassMeans(labels="known"))
-    assert answer.features is not None
-    assert answer.labels is not None
+    found = answer(ClassMeans(labels="known"), batch)
+    assert found.features is not None
+    assert found.labels is not None
     for label in batch.labels.unique():
         weights = 1 / 5 - (batch.labels == label).float()
         mean = weights @ batch.features / weights.sum()
-        for found in answer.features[answer.labels == label]:
-            torch.testing.assert_close(found, mean, rtol=1e-4, atol=1e-4)
+        for one in found.features[found.labels == label]:
+            torch.testing.assert_close(one, mean, rtol=1e-4, atol=1e-4)
 
 
 def test_with_many_classes_the_mean_is_of_hardly_anybody_else() -> None:
     batch = _undecided(planted(8, 1000, hidden_layers=0))
-    answer = _answer(batch, ClassMeans())
-    assert answer.features is not None
+    found = answer(ClassMeans(), batch)
+    assert found.features is not None
     order = batch.labels.argsort()
-    cosines = nn.functional.cosine_similarity(answer.features, batch.features[order])
+    cosines = nn.functional.cosine_similarity(found.features, batch.features[order])
     assert cosines.min() > 0.999
 
 
 def test_an_update_that_is_not_finite_is_answered_by_individuals_of_d_aux() -> None:
     batch = planted(4, hidden_layers=0)
-    update = client_update(batch.model, batch.features, batch.labels)
-    broken = {name: torch.full_like(value, torch.nan) for name, value in update.items()}
-    answer = _answer(batch, ClassMeans(), broken)
-    assert answer.diverged
-    assert answer.features is not None
-    assert (answer.features[:, None] == batch.auxiliary).all(2).any(1).all()
+    broken = {name: torch.full_like(value, torch.nan) for name, value in batch.update.items()}
+    found = answer(ClassMeans(), batch, broken)
+    assert found.diverged
+    assert found.features is not None
+    assert (found.features[:, None] == batch.auxiliary).all(2).any(1).all()
 
 
 def test_hidden_layers_are_refused() -> None:
