@@ -11,9 +11,9 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
+from attacks.demixing.mixture import precision_of
 from attacks.head import Head, head_of
 from attacks.independent_components import Mixtures, Weights, unmixed, whitened
-from attacks.mixture import precision_of
 from attacks.stand_ins import stand_ins, without_update
 from bench.registry import register_attack
 from bench.threat import Attack, Inference, Knowledge, Observation, Progress, Server, part_of

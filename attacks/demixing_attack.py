@@ -11,12 +11,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from attacks.batch import Batch
-from attacks.effort import Effort
+from attacks.demixing.batch import Batch
+from attacks.demixing.effort import Effort
+from attacks.demixing.mixture import Demixed
 from attacks.feature import FeatureReconstruction
 from attacks.head import Head, head_of
 from attacks.matching_attack import Labels
-from attacks.mixture import Demixed
 from bench.defense import Defense
 from bench.errors import UsageError
 from bench.federation import batch_norm_layers
@@ -24,7 +24,7 @@ from bench.matching import match_individuals
 from bench.threat import Inference, Observation, Progress, PropertyModel, Server, part_of
 
 Demix = Callable[[Head, Sequence[Batch], tuple[Tensor, Tensor], Effort, Progress], list[Demixed]]
-"""As `attacks.demixing.demix_masks`."""
+"""As `attacks.demixing.search.demix_masks`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from attacks.mixture import rank_of
+from attacks.demixing.mixture import rank_of
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from attacks.demixing import demix_masks, has_kinks
+from attacks.demixing.effort import Effort
+from attacks.demixing.search import demix_masks, has_kinks
 from attacks.demixing_attack import Demix, DemixingAttack
-from attacks.effort import Effort
 from attacks.head import Head
 from bench.errors import UsageError
 from bench.registry import register_attack

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from attacks.demixing.mixture import precision_of, rank_of
 from attacks.head import Head, head_of
-from attacks.mixture import precision_of, rank_of
 from bench.models import deep_features
 from bench.registry import register_attack
 from bench.threat import Attack, Inference, Knowledge, Observation, Progress, Server

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from attacks.demixing.mixture import CERTAIN, TINY, UNSURE, Space, precision_of, space_of
 from attacks.head import Head
-from attacks.mixture import CERTAIN, TINY, UNSURE, Space, precision_of, space_of
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Columns:
 
 
 @dataclass(frozen=True)
-class Batch:
+class Separation:
     """Individuals that fit together.
 
     Attributes:
@@ -69,9 +69,10 @@ class SparseColumns:
     """
 
     def __init__(self, head: Head, update: Mapping[str, Tensor], individuals: int) -> None:
-        length = head.first.gradient(update).norm(dim=1)
+        gradient = head.first.gradient(update)
+        length = gradient.norm(dim=1)
         scale = torch.where(length > 0, 1 / length, 0.0)
-        self.space: Space = space_of(head, update, individuals, scale)
+        self.space: Space = space_of(gradient, individuals, scale, precision_of(head, update))
         self.rank = self.space.rank
         self._live = (length > 0).nonzero().flatten()
         self._rounding = max(self.space.noise, precision_of(head, update))
@@ -91,7 +92,7 @@ class SparseColumns:
         at_once: int,
         generator: torch.Generator,
         progress: Callable[[float], None],
-    ) -> Batch | None:
+    ) -> Separation | None:
         """Draw rows until a batch fits, or the draws are spent.
 
         Args:
@@ -182,7 +183,7 @@ class SparseColumns:
         sparse = self._enough(zeros)
         return _distinct(Columns(vectors[sparse], zeros[sparse]))
 
-    def best(self, candidates: Columns, exchange: bool) -> Batch | None:
+    def best(self, candidates: Columns, exchange: bool) -> Separation | None:
         """Return the b candidates that fit together best, or None without so many independent.
 
         The sparsest are it, or what exchanging one at a time makes of them while the score rises.
@@ -215,12 +216,12 @@ class SparseColumns:
         share: Tensor = agree.double().mean((1, 2))
         return share.where(singular == 0, 0.0)
 
-    def _batch(self, columns: Columns, score: float) -> Batch:
+    def _batch(self, columns: Columns, score: float) -> Separation:
         inverse = torch.linalg.inv(columns.vectors.mT)
         extended = inverse @ self._rows
         factor = extended[:, -1:]
         moved = self.space.noise * inverse.norm(dim=1) / extended.norm(dim=1).clamp_min(TINY)
-        return Batch(
+        return Separation(
             features=extended[:, :-1] / torch.where(factor == 0, 1.0, factor),
             score=score,
             exact=score == 1 and bool((moved < CERTAIN).all()) and self._only_ones(columns),
@@ -274,7 +275,7 @@ def _together(some: Columns, others: Columns) -> Columns:
     return Columns(vectors, torch.cat([some.zeros, others.zeros]))
 
 
-def _better(some: Batch | None, other: Batch | None) -> Batch | None:
+def _better(some: Separation | None, other: Separation | None) -> Separation | None:
     """Return the one that is exact, or else of the higher score."""
     batches = [batch for batch in (some, other) if batch is not None]
     return max(batches, key=lambda batch: (batch.exact, batch.score), default=None)

@@ -12,7 +12,7 @@ from pydantic import Field
 from attacks.activations import Rectifier
 from attacks.demixing_attack import refuse_batch_statistics
 from attacks.head import Head, head_of
-from attacks.sparse_columns import Batch, SparseColumns
+from attacks.sparse_columns import Separation, SparseColumns
 from attacks.stand_ins import stand_ins, without_update
 from bench.errors import UsageError
 from bench.registry import register_attack
@@ -109,7 +109,9 @@ class Spear(Attack):
             diverged=batch is None,
         )
 
-    def _search(self, head: Head, observation: Observation, progress: Progress) -> Batch | None:
+    def _search(
+        self, head: Head, observation: Observation, progress: Progress
+    ) -> Separation | None:
         """Return the batch, if so many independent columns are found and fit each other at all."""
         assert observation.update is not None
         columns = SparseColumns(head, observation.update, observation.batch_size)

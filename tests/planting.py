@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attacks.batch import Batch
-from attacks.demixing import demix_masks, demix_smooth, has_kinks
-from attacks.effort import Effort
+from attacks.demixing.batch import Batch
+from attacks.demixing.effort import Effort
+from attacks.demixing.masked_space import MaskedSpace, masked_space_of
+from attacks.demixing.mixture import Demixed, Others, others_of
+from attacks.demixing.search import demix_masks, demix_smooth, has_kinks
 from attacks.head import Head, head_of
-from attacks.masked_space import MaskedSpace, masked_space_of
-from attacks.mixture import Demixed, Others, others_of
 from bench.client import Client, gradient
 from bench.defense import Defense
 from bench.federation import client_update

@@ -12,17 +12,17 @@ from measuring import measured
 from planting import Planted, best_cosines, effort, found_in, planted
 from torch.nn import functional
 
-from attacks import demixing
-from attacks.batch import Batch
-from attacks.demixing import demix_masks
+from attacks.demixing import search
+from attacks.demixing.batch import Batch
+from attacks.demixing.effort import Effort
+from attacks.demixing.found import Found
+from attacks.demixing.masked_space import masked_space_of, polish
+from attacks.demixing.mixture import Demixed, individuals_of, others_of
+from attacks.demixing.reflections import Reflections
+from attacks.demixing.search import demix_masks
 from attacks.demixing_attack import _answer, _others
-from attacks.effort import Effort
-from attacks.found import Found
 from attacks.head import head_of
 from attacks.mask_demixing import MaskDemixing
-from attacks.masked_space import masked_space_of, polish
-from attacks.mixture import Demixed, individuals_of, others_of
-from attacks.reflections import Reflections
 from bench.cells import Cell, Setup
 from bench.defense import Defense
 from bench.defenses.clipping import Clipping
@@ -317,14 +317,14 @@ def test_where_memory_runs_out_fewer_victims_stand_side_by_side(
     asked: list[int] = []
 
     class Narrow(Reflections):
-        def search(self, iterations: int) -> None:
+        def search(self, iterations: int, patience: int) -> None:
             asked.append(len(self.spaces))
             if len(self.spaces) > 1:
                 raise RuntimeError("CUDA out of memory")
-            super().search(iterations)
+            super().search(iterations, patience)
 
-    monkeypatch.setattr(demixing, "Reflections", Narrow)
-    monkeypatch.setattr(demixing, "SIDE_BY_SIDE", (2**17, 2**17))
+    monkeypatch.setattr(search, "Reflections", Narrow)
+    monkeypatch.setattr(search, "SIDE_BY_SIDE", (2**17, 2**17))
     batch = planted(3)
     found = found_in([batch] * 5, effort(reflected=64))
     assert asked[0] > 1
@@ -356,9 +356,9 @@ def test_a_batch_is_found_alike_beside_others_of_other_sizes() -> None:
     alone = [found_in([each])[0] for each in batches]
     spaces = [batches[0].space, masked_space_of(batches[0].head, Batch(batches[0].update, 3, 1))]
     found = [Found(batches[0].head, space) for space in spaces]
-    together = Reflections(spaces, found, batches[0].others, [0, 1], 128)
+    together = Reflections(spaces, found, [batches[0].others] * 2, [0, 1], 128)
     assert together.widths.tolist() == [7, 3]
-    together.search(500)
+    together.search(500, 500)
     torch.testing.assert_close(found[0].best.features, alone[0].features, rtol=1e-4, atol=1e-5)
 
 

@@ -10,12 +10,12 @@ from torch import nn
 from torch.nn import functional
 
 from attacks.activations import Rectifier, Smooth, activation_of
-from attacks.demixing import scale_of
+from attacks.demixing.levenberg_marquardt import least_squares
+from attacks.demixing.mixture import Space, individuals_alone, space_of
+from attacks.demixing.remaining import remaining_after
+from attacks.demixing.search import WIDEST, scale_of
 from attacks.head import head_of
-from attacks.levenberg_marquardt import least_squares
-from attacks.mixture import Space, individuals_alone, space_of
 from attacks.newton_demixing import NewtonDemixing
-from attacks.remaining import remaining_after
 from bench.cells import Setup
 from bench.errors import UsageError
 from bench.models import SharedModel
@@ -154,8 +154,9 @@ def test_with_all_but_one_found_there_is_nothing_left_to_search() -> None:
     torch.testing.assert_close(remaining.origin[None], last, rtol=1e-3, atol=1e-3)
 
 
-def test_without_reflections_newton_finds_everybody_too() -> None:
-    batch = planted(32, 2)
+def test_where_classes_are_many_newton_s_method_finds_masks() -> None:
+    batch = planted(32, 100, 256)
+    assert batch.space.directions.shape[1] > WIDEST
     (found,) = found_in([batch], effort(reflections=0))
     assert found.certified.all()
     assert best_cosines(found, batch.features).min() > CERTIFIED

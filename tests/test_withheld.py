@@ -7,10 +7,10 @@ import torch
 from planting import Planted, best_cosines, effort, planted
 from torch.nn import functional
 
-from attacks.batch import Batch
-from attacks.demixing import demix_masks, demix_smooth
-from attacks.mixture import Demixed
-from attacks.withheld import completed_to_rank, predictor_of, sent, withheld_of
+from attacks.demixing.batch import Batch
+from attacks.demixing.mixture import Demixed
+from attacks.demixing.search import demix_masks, demix_smooth
+from attacks.demixing.withheld import completed_to_rank, predictor_of, sent, withheld_of
 from bench.cells import Cell, Setup
 from bench.defense import Defense
 from bench.defenses.noise import GaussianNoise

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from attacks.demixing.mixture import precision_of
+from attacks.demixing.withheld import Sent, sent, withheld_of
 from attacks.head import Head, Layer
-from attacks.mixture import precision_of
-from attacks.withheld import Sent, sent, withheld_of
 
 
 @dataclass(frozen=True)

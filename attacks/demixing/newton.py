@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from attacks.effort import Effort
-from attacks.found import Found
+from attacks.demixing.effort import Effort
+from attacks.demixing.found import Found
+from attacks.demixing.levenberg_marquardt import least_squares
+from attacks.demixing.masked_space import MaskedSpace
+from attacks.demixing.mixture import BLUR, SOLVED, TINY, Others, Space
+from attacks.demixing.reflections import PROMISING, harvest, refine
+from attacks.demixing.remaining import remaining_after
 from attacks.head import Head
-from attacks.levenberg_marquardt import least_squares
-from attacks.masked_space import MaskedSpace
-from attacks.mixture import BLUR, SOLVED, TINY, Others, Space
-from attacks.reflections import PROMISING, harvest, refine
-from attacks.remaining import remaining_after
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,6 @@ class Newton:
             if found.done or unsuccessful == effort.patience:
                 break
             progress(number / effort.rounds)
-            if isinstance(self.space, MaskedSpace):
-                refine(self.space, found)
-            if found.done:
-                break
             if len(found) >= self.space.rank:
                 # They do not fit together: somebody among them is nobody.
                 found.forget()
@@ -94,6 +90,7 @@ class Newton:
         z = z0 + t @ tangents.mT
         if isinstance(self.space, MaskedSpace):
             harvest((z > 0).mT, self.space, found)
+            refine(self.space, found)
         else:
             self._take(remaining.origin + t @ remaining.directions, targets, found)
         return found.done or len(found) > before

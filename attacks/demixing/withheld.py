@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from attacks.demixing.mixture import Demixed
 from attacks.head import Head, Layer
-from attacks.mixture import Demixed
 
 
 @dataclass(frozen=True)

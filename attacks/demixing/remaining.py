@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from attacks.mixture import Space
+from attacks.demixing.mixture import Space
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from attacks.demixing.mixture import Demixed, Space, individuals_alone, individuals_of
 from attacks.head import Head
-from attacks.mixture import Demixed, Space, individuals_alone, individuals_of
 
 
 @dataclass

@@ -9,10 +9,10 @@ layers, so
 2. h_i and the label make x_i, by the layers that follow. Before a hidden ReLU layer x_i is a mask
    of active units times W_oᵀ r_i, with r_i in the column space of the gradient of [W_o, b_o].
 
-Who has these properties is found by two searches: `attacks.reflections`, for masks, in the column
-space, and `attacks.newton`, for any activation, in the row space. With all of them,
-X = [x_1 … x_B], least squares gives [h_i, 1] = (X⁺ G)_i, and the 1 its scale. That an answer is
-right can be told without the truth: h_i runs through the layers and makes x_i again.
+Who has these properties is found by two searches: `reflections`, for masks, and `newton`, for any
+activation. With all of them, X = [x_1 … x_B], least squares gives [h_i, 1] = (X⁺ G)_i, and the 1
+its scale. That an answer is right can be told without the truth: h_i runs through the layers and
+makes x_i again.
 
 That the x_i are sparse is what Dimitrov, Baader, Müller, Vechev 2024 use (SPEAR: Exact Gradient
 Inversion of Batches in Federated Learning, NeurIPS), who draw rows of G until B − 1 vanish.
@@ -28,16 +28,24 @@ from torch import Tensor
 from torch.nn import functional
 
 from attacks.activations import Rectifier
-from attacks.batch import Batch
-from attacks.effort import Effort
-from attacks.found import Found
+from attacks.demixing.batch import Batch
+from attacks.demixing.effort import Effort
+from attacks.demixing.found import Found
+from attacks.demixing.masked_space import LEAST_UNIT, masked_space_of
+from attacks.demixing.mixture import (
+    Demixed,
+    Others,
+    Space,
+    individuals_of,
+    nobody,
+    others_of,
+    space_of,
+)
+from attacks.demixing.newton import Newton
+from attacks.demixing.reflections import Reflections
+from attacks.demixing.withheld import Predictor, predictor_of
 from attacks.head import Head
-from attacks.masked_space import LEAST_UNIT, masked_space_of
 from attacks.memory import does_not_fit, is_out_of_memory
-from attacks.mixture import Demixed, Others, Space, individuals_of, nobody, others_of, space_of
-from attacks.newton import Newton
-from attacks.reflections import Reflections
-from attacks.withheld import Predictor, predictor_of
 
 
 def demix_masks(

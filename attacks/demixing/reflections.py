@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from attacks.found import Found
-from attacks.masked_space import MaskedSpace, mended, polish
-from attacks.mixture import BLUR, SPARE_UNITS, TINY, Others
-from attacks.remaining import remaining_after
+from attacks.demixing.found import Found
+from attacks.demixing.masked_space import MaskedSpace, mended, polish
+from attacks.demixing.mixture import BLUR, SPARE_UNITS, TINY, Others
+from attacks.demixing.remaining import remaining_after
 
 
 class Reflections:

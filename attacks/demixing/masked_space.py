@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from attacks.activations import Rectifier
-from attacks.batch import Batch
+from attacks.demixing.batch import Batch
+from attacks.demixing.mixture import SPARE_UNITS, TINY, Space, rank_of, space_of
+from attacks.demixing.withheld import withheld_of
 from attacks.head import Head
-from attacks.mixture import SPARE_UNITS, TINY, Space, rank_of, space_of
-from attacks.withheld import withheld_of
 
 
 @dataclass(frozen=True, kw_only=True)

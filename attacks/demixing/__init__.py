@@ -1,0 +1,1 @@
+"""Individuals' exact features from the gradient of a classifier's layers; begin at `search`."""
