@@ -65,6 +65,15 @@ class Compile(StrEnum):
     OFF = "off"
 
 
+class Redo(StrEnum):
+    """Which cells that have a record are measured again."""
+
+    NEVER = "never"
+    FAILED = "failed"
+    STALE = "stale"
+    ALL = "all"
+
+
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -174,6 +183,23 @@ def run(
             "Needs a C++ compiler, and Triton on a GPU; what is compiled is kept in the cache.",
         ),
     ] = Compile.AUTO,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            "--shard",
+            metavar="I/N",
+            help="Measure part I of N, from 1/N to N/N: for a cluster's array of jobs. Give each "
+            "an --out of its own, or all the same; `leakbench merge` unites them.",
+        ),
+    ] = None,
+    redo: Annotated[
+        Redo,
+        typer.Option(
+            "--redo",
+            help="Which cells that have a record are measured again: none; those that failed; also "
+            "those whose data set, or the attack's version, moved on; or all.",
+        ),
+    ] = Redo.STALE,
 ) -> None:
     """Measure a suite's cells, those with a record excepted, and print its tables."""
     from bench.session import run_suite
@@ -189,6 +215,8 @@ def run(
             out,
             lpips_weights,
             compiling.value,
+            shard,
+            redo.value,
         )
     except KeyboardInterrupt:
         typer.echo("leakbench: interrupted; run the same command again to go on", err=True)
@@ -208,6 +236,36 @@ def report(
     from bench.session import report_suite
 
     report_suite(suite, settings or [], only or [], out)
+
+
+@app.command()
+def merge(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="DIR…", help="Folders that runs had as --out.")
+    ],
+    out: OutOption = DEFAULT_OUT,
+) -> None:
+    """Unite the records of several runs; refuse, and name, those that contradict each other."""
+    from bench.merge import merge as unite
+
+    done = unite(folders, out)
+    for path in done.unreadable:
+        typer.echo(f"left where it is, for it holds no record: {path}", err=True)
+    typer.echo(f"{done.taken} records came to {done.had} that {out} had.")
+
+
+@app.command()
+def results(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="A .csv or .parquet file.")],
+    out: OutOption = DEFAULT_OUT,
+) -> None:
+    """Write the records of a run as a table of numbers, one row a cell and property.
+
+    In Python, `bench.results.results(folder)` is the same as a pandas DataFrame.
+    """
+    from bench.results import write_results
+
+    typer.echo(f"{write_results(out, path)} rows are in {path}.")
 
 
 @app.command()

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 
@@ -20,6 +21,7 @@ from bench.preparation import check_available, check_precision
 from bench.report import main_tables, markdown, reading_aid
 from bench.rows import Measured, describe
 from bench.settings import settings
+from bench.shard import Shard
 from bench.store import Store
 from bench.suite import Planned, expand, load_suite
 from bench.threat import Compiling
@@ -35,10 +37,14 @@ def run_suite(
     out: Path,
     lpips_weights: str | None = None,
     compiling: Compiling = "auto",
+    shard: str | None = None,
+    redo: Redo = "stale",
 ) -> int:
     """Measure what is not measured yet, write and print the tables; return the exit code.
 
     Args:
+        shard: the part of the chosen cells to measure, as `2/8`; all by default.
+        redo: which of the cells that have a record are measured again, see `Redo`.
         lpips_weights: what the user names; see `find_lpips_weights`.
 
     Raises:
@@ -50,15 +56,21 @@ def run_suite(
     suite = override(suite, changes)
     chosen, every = expand(name, suite, only), expand(name, suite)
     store = Store(out / "records")
-    unique = {planned.key: planned for planned in chosen}
-    weights = find_lpips_weights(lpips_weights)
-    pending = _pending(list(unique.values()), store, data_root, lpips_weights is not None)
     console = Console(stderr=True)
+    unique = {planned.key: planned for planned in chosen}
+    if shard is not None:
+        unique = {each.key: each for each in Shard.parse(shard).of(list(unique.values()))}
+    for key in unique:
+        if aside := store.set_aside(key):
+            sentence = f"{store.path(key)} held no record that can be read; it is now {aside}"
+            console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+    weights = find_lpips_weights(lpips_weights)
+    pending = _pending(list(unique.values()), store, data_root, lpips_weights is not None, redo)
     if len(unique) > len(pending):
         console.print(f"{len(unique) - len(pending)} of {len(unique)} cells have their record")
     failures: list[Failure] = []
     pending, left_out = _available(pending, data_root)
-    if len(left_out) == len(unique):
+    if left_out and len(left_out) == len(unique):
         raise UsageError(next(iter(left_out.values())))
     for sentence in dict.fromkeys(left_out.values()):
         console.print(f"left out: {sentence}", markup=False, highlight=False, soft_wrap=True)
@@ -115,10 +127,20 @@ def no_record(store: Store, name: str, suite_name: str) -> UsageError:
     )
 
 
+Redo = Literal["never", "failed", "stale", "all"]
+"""Which cells that have a record are measured again: none; those that failed; also those whose data
+set is no longer the one that was measured, or whose images lack an LPIPS that can be had; or all. A
+cell whose attack has another version is another cell, and has no record."""
+
+
 def _pending(
-    cells: Sequence[Planned], store: Store, data_root: Path | None, wants_lpips: bool
+    cells: Sequence[Planned],
+    store: Store,
+    data_root: Path | None,
+    wants_lpips: bool,
+    redo: Redo,
 ) -> list[Planned]:
-    """Return the cells to measure: no record, a failed one, or one of other data than are there.
+    """Return the cells to measure: those without a record, and those to be measured again.
 
     Args:
         wants_lpips: also those whose images were scored without LPIPS.
@@ -127,8 +149,11 @@ def _pending(
     fingerprints: dict[str, str | None] = {}
     for planned in cells:
         record = store.read(planned.key)
-        if record is None or record.status == "failed":
+        failed = record is not None and record.status == "failed"
+        if record is None or redo == "all" or (failed and redo != "never"):
             pending.append(planned)
+            continue
+        if failed or redo != "stale":
             continue
         images = record.metrics.images if record.metrics else None
         if wants_lpips and images is not None and images.lpips is None:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from bench.cache import replacing
 from bench.cells import LATER_FIELDS, SCHEMA, Cell
+from bench.errors import UsageError
 from bench.metrics import Estimate
 
 
@@ -190,11 +191,32 @@ class Store:
         except (FileNotFoundError, UnicodeDecodeError, ValidationError, json.JSONDecodeError):
             return None
 
-    def write(self, record: Record) -> None:
-        """Write a record in place of any other with its key."""
-        stamped = record.model_copy(
-            update={"finished": datetime.now(UTC).isoformat(timespec="seconds")}
-        )
+    def set_aside(self, key: str) -> Path | None:
+        """Move a file that holds no record out of the way; return where to, None if there is none.
+
+        Nothing is lost: what is in it may be of use to somebody, or of a later version.
+        """
+        path = self.path(key)
+        if not path.exists() or self.read(key) is not None:
+            return None
+        aside, number = path.with_suffix(".unreadable"), 1
+        while aside.exists():
+            number += 1
+            aside = path.with_suffix(f".unreadable-{number}")
+        try:
+            path.rename(aside)
+        except OSError as error:
+            raise UsageError(f"cannot move {path}: {error.strerror}") from error
+        return aside
+
+    def write(self, record: Record, finished: str | None = None) -> None:
+        """Write a record in place of any other with its key.
+
+        Args:
+            finished: when it was measured; now, if not told.
+        """
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        stamped = record.model_copy(update={"finished": finished or now})
         text = json.dumps(stamped.model_dump(mode="json"), indent=1, ensure_ascii=False)
         with replacing(self.path(record.key)) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,133 @@
+"""Records as a table of numbers, for analyses of one's own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bench.errors import UsageError
+from bench.metrics import Estimate
+from bench.store import Record, Store
+
+
+def results(folder: Path) -> pd.DataFrame:
+    """Return a run's records, one row for each cell and property; a failed cell has one row.
+
+    Columns are the fields of the cell, parameters as JSON; status, knowledge and error; accuracy,
+    balanced accuracy, AUC and count error of the property with the ends of their 95 % intervals
+    (`_low`, `_high`); what was reconstructed; and the cost.
+
+    Args:
+        folder: that the run had as `--out`.
+
+    Raises:
+        UsageError: it holds no records.
+    """
+    records = folder / "records"
+    rows = [row for path in sorted(records.glob("*.json")) for row in _rows(records, path)]
+    if not rows:
+        raise UsageError(f"{records} holds no records; name the folder that a run had as --out")
+    return pd.DataFrame(rows)
+
+
+def write_results(folder: Path, path: Path) -> int:
+    """Write a run's records as CSV or Parquet, by the ending; return the number of rows.
+
+    Raises:
+        UsageError: there are no records, the ending is another, or Parquet lacks its library.
+    """
+    frame = results(folder)
+    try:
+        if path.suffix == ".csv":
+            frame.to_csv(path, index=False)
+        elif path.suffix == ".parquet":
+            frame.to_parquet(path, index=False)
+        else:
+            raise UsageError(f"{path} ends neither in .csv nor in .parquet; name such a file")
+    except ImportError:
+        raise UsageError(
+            "Parquet needs a library that is not there; install leakbench[parquet], or take .csv"
+        ) from None
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+    return len(frame)
+
+
+def _rows(folder: Path, path: Path) -> Iterator[dict[str, Any]]:
+    record = Store(folder).read(path.stem)
+    if record is None:
+        return
+    cell = {name: _flat(value) for name, value in record.cell.model_dump(mode="json").items()}
+    common = {
+        "key": record.key,
+        **cell,
+        "status": record.status,
+        "error": record.error,
+        "attack_version": record.attack_version,
+        "knowledge": _flat(record.knowledge),
+        "device": record.device,
+        "finished": record.finished,
+        **_reconstructed(record),
+        **({} if record.cost is None else record.cost.model_dump()),
+    }
+    if record.metrics is None:
+        yield common
+        return
+    for name, metrics in record.metrics.properties.items():
+        yield {
+            **common,
+            "property": name,
+            **_interval("accuracy", metrics.accuracy),
+            **_interval("balanced_accuracy", metrics.balanced_accuracy),
+            **_interval("auc", metrics.auc),
+            **_interval("count_error", metrics.count_error),
+            "prevalence": metrics.prevalence,
+            "in_main_task": metrics.in_main_task,
+        }
+
+
+def _reconstructed(record: Record) -> dict[str, Any]:
+    metrics = record.metrics
+    if metrics is None:
+        return {}
+    found = {
+        **_interval("feature_cosine", metrics.feature_cosine),
+        **_interval("exact", metrics.exact),
+        "label_accuracy": metrics.label_accuracy,
+        "diverged": metrics.diverged,
+        "main_task_accuracy": metrics.main_task["accuracy"],
+        "classes": metrics.classes,
+    }
+    if metrics.certificates is not None:
+        found |= {
+            "certified": metrics.certificates.share,
+            "certified_falsely": metrics.certificates.false,
+        }
+    if metrics.membership is not None:
+        found |= _interval("membership_auc", metrics.membership.auc)
+        found |= _interval("membership_found", metrics.membership.found)
+    if metrics.images is not None:
+        for name in ("psnr", "ssim", "lpips"):
+            found |= _interval(name, getattr(metrics.images, name))
+    if metrics.defense is not None:
+        for name in ("relative_error", "utility", "utility_lost"):
+            found |= _interval(name, getattr(metrics.defense, name))
+        found |= {"epsilon": metrics.defense.epsilon, "delta": metrics.defense.delta}
+    return found
+
+
+def _interval(name: str, estimate: Estimate | None) -> dict[str, float | None]:
+    if estimate is None:
+        return {name: None, f"{name}_low": None, f"{name}_high": None}
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+
+
+def _flat(value: Any) -> Any:
+    """Return a value that fits into a table's field."""
+    return (
+        json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list, tuple)) else value
+    )

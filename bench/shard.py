@@ -1,0 +1,48 @@
+"""A part of a suite's cells, for clusters that hand out numbers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bench.errors import UsageError
+from bench.suite import Planned
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part `number` of `total`, from 1 on."""
+
+    number: int
+    total: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Return the shard that a text like `2/8` names.
+
+        Raises:
+            UsageError: it is none.
+
+        >>> Shard.parse("2/8")
+        Shard(number=2, total=8)
+        """
+        match = re.fullmatch(r"(\d+)/(\d+)", text)
+        if not match or not 1 <= int(match[1]) <= int(match[2]):
+            raise UsageError(f"--shard {text!r} is no part of a whole; take I/N, from 1/N to N/N")
+        return cls(int(match[1]), int(match[2]))
+
+    def of(self, cells: Sequence[Planned]) -> list[Planned]:
+        """Return the cells of this part; each cell is in one part.
+
+        Parts are about equal in work, and the same whatever is measured already.
+        """
+        load = [0.0] * self.total
+        chosen = []
+        for planned in sorted(cells, key=lambda each: (-each.work, each.key)):
+            lightest = load.index(min(load))
+            load[lightest] += planned.work
+            if lightest == self.number - 1:
+                chosen.append(planned)
+        keys = {planned.key for planned in chosen}
+        return [planned for planned in cells if planned.key in keys]

@@ -1,0 +1,241 @@
+"""Parts of a sweep are measured apart and united; what contradicts itself is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from records import planned, record_of
+
+from bench.errors import UsageError
+from bench.merge import merge
+from bench.metrics import Estimate
+from bench.results import results, write_results
+from bench.shard import Shard
+from bench.store import Record, Store
+from bench.suite import Planned
+
+HALF = Estimate(value=0.5, low=0.4, high=0.6)
+MORE = Estimate(value=0.7, low=0.6, high=0.8)
+
+
+@pytest.fixture(scope="module")
+def cells() -> list[Planned]:
+    return planned("quick")
+
+
+def record(cell: Planned, estimate: Estimate = HALF) -> Record:
+    properties = dict.fromkeys(cell.cell.properties, estimate)
+    shared = {"accuracy": 0.5, "most_frequent_class": 0.5}
+    return record_of(cell, properties, main_task=shared, classes=2)
+
+
+def failed(cell: Planned) -> Record:
+    return Record(
+        key=cell.key, cell=cell.cell, attack_version=0, status="failed", error="out of luck"
+    )
+
+
+def run_folder(path: Path, records: list[Record]) -> Path:
+    for each in records:
+        Store(path / "records").write(each)
+    return path
+
+
+def test_records_of_several_folders_come_into_one(tmp_path: Path, cells: list[Planned]) -> None:
+    first = run_folder(tmp_path / "1", [record(cells[0]), record(cells[1])])
+    second = run_folder(tmp_path / "2", [record(cells[1]), record(cells[2])])
+    out = run_folder(tmp_path / "out", [record(cells[0])])
+    done = merge([first, second / "records"], out)
+    assert (done.taken, done.had, done.unreadable) == (2, 1, ())
+    for cell in cells[:3]:
+        assert Store(out / "records").read(cell.key) is not None
+    again = merge([first, second], out)
+    assert (again.taken, again.had) == (0, 3)
+
+
+def test_when_a_record_was_measured_is_kept(tmp_path: Path, cells: list[Planned]) -> None:
+    first = run_folder(tmp_path / "1", [])
+    stamped = record(cells[0])
+    Store(first / "records").write(stamped, finished="2020-01-01T00:00:00+00:00")
+    merge([first], tmp_path / "out")
+    kept = Store(tmp_path / "out" / "records").read(cells[0].key)
+    assert kept is not None
+    assert kept.finished == "2020-01-01T00:00:00+00:00"
+
+
+def test_records_that_differ_are_named_and_nothing_is_written(
+    tmp_path: Path, cells: list[Planned]
+) -> None:
+    first = run_folder(tmp_path / "1", [record(cells[0]), record(cells[1])])
+    second = run_folder(tmp_path / "2", [record(cells[1], MORE)])
+    with pytest.raises(UsageError, match="1 cells have records that differ") as error:
+        merge([first, second], tmp_path / "out")
+    assert cells[1].cell.attack in str(error.value)
+    assert str(second / "records" / f"{cells[1].key}.json") in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_failed_record_yields(
+    tmp_path: Path, cells: list[Planned], order: tuple[int, int]
+) -> None:
+    folders = [
+        run_folder(tmp_path / "1", [failed(cells[0])]),
+        run_folder(tmp_path / "2", [record(cells[0])]),
+    ]
+    merge([folders[i] for i in order], tmp_path / "out")
+    kept = Store(tmp_path / "out" / "records").read(cells[0].key)
+    assert kept is not None
+    assert kept.status == "done"
+
+
+def test_what_holds_no_record_is_told_and_left(tmp_path: Path, cells: list[Planned]) -> None:
+    first = run_folder(tmp_path / "1", [record(cells[0])])
+    broken = first / "records" / "broken.json"
+    broken.write_text("{")
+    done = merge([first], tmp_path / "out")
+    assert done.unreadable == (broken,)
+    assert broken.exists()
+    with pytest.raises(UsageError, match="holds no records"):
+        merge([tmp_path / "nowhere"], tmp_path / "out")
+
+
+def test_shards_are_a_partition_of_about_equal_work(cells: list[Planned]) -> None:
+    unique = list({cell.key: cell for cell in cells}.values())
+    parts = [Shard(i, 3).of(unique) for i in (1, 2, 3)]
+    keys = [cell.key for part in parts for cell in part]
+    assert sorted(keys) == sorted(cell.key for cell in unique)
+    loads = [sum(cell.work for cell in part) for part in parts]
+    assert max(loads) - min(loads) <= max(cell.work for cell in unique)
+    assert Shard(2, 3).of(unique[::-1])[::-1] == parts[1]
+
+
+@pytest.mark.parametrize("text", ["", "0/3", "4/3", "1", "a/b", "1/0"])
+def test_what_is_no_shard_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="take I/N"):
+        Shard.parse(text)
+
+
+def test_an_unreadable_record_is_set_aside_and_nothing_is_lost(
+    tmp_path: Path, cells: list[Planned]
+) -> None:
+    store = Store(tmp_path)
+    store.write(record(cells[0]))
+    whole = store.path(cells[0].key).read_text()
+    assert store.set_aside(cells[0].key) is None
+    assert store.set_aside("nothing") is None
+    for number, cut in enumerate((whole[:40], "")):
+        store.path(cells[0].key).write_text(cut)
+        aside = store.set_aside(cells[0].key)
+        assert aside is not None
+        assert aside.read_text() == cut
+        assert not store.path(cells[0].key).exists()
+        assert len(list(tmp_path.glob("*.unreadable*"))) == number + 1
+
+
+def test_results_are_a_row_a_cell_and_property(tmp_path: Path, cells: list[Planned]) -> None:
+    run_folder(tmp_path, [record(cells[0]), record(cells[1], MORE), failed(cells[2])])
+    frame = results(tmp_path)
+    assert len(frame) == 2 * len(cells[0].cell.properties) + 1
+    row = frame[frame.key == cells[1].key].iloc[0]
+    assert (row.balanced_accuracy, row.balanced_accuracy_low) == (0.7, 0.6)
+    assert row.attack == cells[1].cell.attack
+    assert frame[frame.status == "failed"].error.tolist() == ["out of luck"]
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_results_are_exported(tmp_path: Path, cells: list[Planned], ending: str) -> None:
+    run_folder(tmp_path, [record(cells[0])])
+    path = tmp_path / f"table.{ending}"
+    assert write_results(tmp_path, path) == len(cells[0].cell.properties)
+    frame = pd.read_csv(path) if ending == "csv" else pd.read_parquet(path)
+    assert frame.balanced_accuracy.tolist() == [0.5] * len(frame)
+    with pytest.raises(UsageError, match=r"neither in \.csv nor in \.parquet"):
+        write_results(tmp_path, tmp_path / "table.xlsx")
+    with pytest.raises(UsageError, match="holds no records"):
+        results(tmp_path / "nowhere")
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def test_shards_of_a_run_unite_to_its_table(run: Run, tmp_path: Path) -> None:
+    suite = tmp_path / "small.toml"
+    suite.write_text(SUITE)
+    whole = run("run", str(suite), "--workers", "1", "--out", "whole")
+    assert whole[0] == 0
+    for number in (1, 2):
+        code, _, _ = run(
+            "run", str(suite), "--workers", "1", "--shard", f"{number}/2", "--out", f"part-{number}"
+        )
+        assert code == 0
+    code, out, _ = run("merge", "part-1", "part-2", "--out", "united")
+    assert code == 0
+    assert "4 records came to 0" in out
+    code, table, _ = run("report", str(suite), "--out", "united")
+    assert code == 0
+    assert table.replace("united", "whole") == whole[1]
+    code, out, _ = run("results", "table.csv", "--out", "united")
+    assert code == 0
+    assert "4 rows are in table.csv" in out
+
+
+def test_a_torn_record_is_told_set_aside_and_measured_again(run: Run, tmp_path: Path) -> None:
+    suite = tmp_path / "small.toml"
+    suite.write_text(SUITE)
+    first = run("run", str(suite), "--workers", "1", "--out", "out")
+    record = min((tmp_path / "out" / "records").glob("*.json"))
+    record.write_text(record.read_text()[:100])
+    code, table, told = run("run", str(suite), "--workers", "1", "--out", "out")
+    assert code == 0
+    assert f"{record.name} held no record that can be read" in told.replace("\n", "")
+    assert table == first[1]
+    assert record.with_suffix(".unreadable").exists()
+
+
+@pytest.mark.parametrize(
+    ("redo", "measured"), [("never", 0), ("failed", 1), ("stale", 2), ("all", 4)]
+)
+def test_which_cells_are_measured_again(run: Run, tmp_path: Path, redo: str, measured: int) -> None:
+    suite = tmp_path / "small.toml"
+    suite.write_text(SUITE)
+    run("run", str(suite), "--workers", "1", "--out", "out")
+    store = Store(tmp_path / "out" / "records")
+    keys = sorted(path.stem for path in store.folder.glob("*.json"))
+    records = [store.read(key) for key in keys]
+    assert records[0] is not None
+    assert records[1] is not None
+    store.write(records[0].model_copy(update={"status": "failed", "metrics": None}))
+    store.write(records[1].model_copy(update={"fingerprint": "of other data"}))
+    before = {key: store.path(key).stat().st_mtime_ns for key in keys}
+    run("run", str(suite), "--workers", "1", "--out", "out", "--redo", redo)
+    assert sum(store.path(key).stat().st_mtime_ns != before[key] for key in keys) == measured
+
+
+SUITE = """
+title = "Small"
+
+[cell]
+image_size = 32
+dataset = "synthetic"
+dataset_parameters = { individuals = 300 }
+properties = ["gender"]
+main_task = "2-class"
+model_parameters = { width = 4 }
+clients = 2
+rounds = 1
+victim_share = 0.2
+individuals = 8
+
+[attack.prior]
+
+[attack.blind]
+
+[[group]]
+title = "Table 2"
+layout = "table2"
+sweep = { batch_size = [1, 4] }
+"""
