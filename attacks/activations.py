@@ -101,7 +101,8 @@ def activation_of(module: nn.Module) -> Activation | None:
         return Rectifier()
     if isinstance(module, nn.LeakyReLU) and module.negative_slope < 1:
         return Rectifier(module.negative_slope)
-    if not isinstance(module, SMOOTH):
+    kinked = isinstance(module, nn.ELU) and module.alpha != 1
+    if kinked or not isinstance(module, SMOOTH):
         return None
     function = copy(module)
     if hasattr(function, "inplace"):

@@ -71,7 +71,7 @@ class ClassMeans(Attack):
         assert server.model is not None and server.feature_space is not None
         assert update is not None
         gradient = head.output.gradient(update)
-        if not bool(gradient.isfinite().all()):
+        if not bool(gradient.isfinite().all()) or not bool(gradient.any()):
             return without_update(server, observation)
         if self.labels == "known":
             assert observation.labels is not None

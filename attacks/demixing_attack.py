@@ -17,6 +17,7 @@ from attacks.demixing.mixture import Demixed
 from attacks.feature import FeatureReconstruction
 from attacks.head import Head, head_of
 from attacks.matching_attack import Labels
+from attacks.stand_ins import without_update
 from bench.defense import Defense
 from bench.errors import UsageError
 from bench.federation import batch_norm_layers
@@ -71,7 +72,7 @@ class DemixingAttack(FeatureReconstruction):
     @property
     def effort(self) -> Effort:
         """How long to search."""
-        return Effort(0, 0, 0, self.rounds, self.runs_at_once, self.patience)
+        return Effort(rounds=self.rounds, runs=self.runs_at_once, patience=self.patience)
 
     def work(self, batch_size: int) -> float:
         """What a search takes that finds all; one that does not may take ten times as much."""
@@ -94,14 +95,26 @@ class DemixingAttack(FeatureReconstruction):
             part_of(progress, 0, 2),
         )
         found = [each[each.certain] for each in demixed]
-        rest = [o for o, each in zip(observations, found, strict=True) if len(each) < o.batch_size]
+        missing = [
+            o for o, each in zip(observations, found, strict=True) if len(each) < o.batch_size
+        ]
+        rest = [o for o in missing if _is_finite(o)]
         matched = iter(super().infer(server, rest, part_of(progress, 1, 2)) if rest else [])
         progress(1.0)
         read = server.feature_space.property_model
-        return [
-            _answer(each, None if len(each) == size else next(matched), read, server)
-            for each, size in zip(found, [o.batch_size for o in observations], strict=True)
-        ]
+        answers = []
+        for observation, each in zip(observations, found, strict=True):
+            if not _is_finite(observation):
+                answers.append(without_update(server, observation))
+            else:
+                whole = len(each) == observation.batch_size
+                answers.append(_answer(each, None if whole else next(matched), read, server))
+        return answers
+
+
+def _is_finite(observation: Observation) -> bool:
+    assert observation.update is not None
+    return all(bool(value.isfinite().all()) for value in observation.update.values())
 
 
 def _batch(observation: Observation, defense: Defense | None) -> Batch:

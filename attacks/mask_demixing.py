@@ -53,12 +53,12 @@ class MaskDemixing(DemixingAttack):
     def effort(self) -> Effort:
         """How long to search."""
         return Effort(
-            self.reflections,
-            self.quiet,
-            self.reflected_at_once,
-            self.rounds,
-            self.runs_at_once,
-            self.patience,
+            rounds=self.rounds,
+            runs=self.runs_at_once,
+            patience=self.patience,
+            reflections=self.reflections,
+            quiet=self.quiet,
+            reflected=self.reflected_at_once,
         )
 
     def check_head(self, head: Head) -> None:

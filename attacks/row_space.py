@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from attacks.demixing.mixture import precision_of, rank_of
+from attacks.demixing_attack import refuse_batch_statistics
 from attacks.head import Head, head_of
 from bench.models import deep_features
 from bench.registry import register_attack
@@ -44,6 +45,7 @@ class RowSpace(Attack):
     ) -> list[Inference]:
         """Return each candidate's distance from its batch's row space."""
         assert server.model is not None and server.feature_space is not None
+        refuse_batch_statistics(server, self.name)
         head = head_of(server.model, self.name)
         inferences = []
         for number, observation in enumerate(observations):

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from attacks.demixing.mixture import CERTAIN, TINY, UNSURE, Space, precision_of, space_of
+from attacks.demixing.sent import Sent
 from attacks.head import Head
 
 
@@ -72,7 +73,9 @@ class SparseColumns:
         gradient = head.first.gradient(update)
         length = gradient.norm(dim=1)
         scale = torch.where(length > 0, 1 / length, 0.0)
-        self.space: Space = space_of(gradient, individuals, scale, precision_of(head, update))
+        self.space: Space = space_of(
+            Sent.whole(gradient), individuals, scale, precision_of(head, update)
+        )
         self.rank = self.space.rank
         self._live = (length > 0).nonzero().flatten()
         self._rounding = max(self.space.noise, precision_of(head, update))

@@ -48,7 +48,7 @@ class Planted:
 
     @property
     def space(self) -> MaskedSpace:
-        return masked_space_of(self.head, self.batch)
+        return masked_space_of(self.head, self.batch, self.batch.received(self.head.first))
 
     @property
     def batch(self) -> Batch:
@@ -130,7 +130,7 @@ def answer(attack: Attack, batch: Planted, update: dict[str, Tensor] | None = No
 def effort(
     reflections: int = 3000, reflected: int = 128, rounds: int = 40, runs: int = 32
 ) -> Effort:
-    return Effort(reflections, 1_000, reflected, rounds, runs, patience=10)
+    return Effort(rounds, runs, 10, reflections, 1_000, reflected)
 
 
 def found_in(

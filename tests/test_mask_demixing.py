@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -290,6 +291,41 @@ def test_weak_noise_hides_nobody() -> None:
     assert len(found) == 8
 
 
+@pytest.mark.parametrize("individuals", [2, 3, 4])
+def test_of_two_who_share_a_mask_and_a_label_the_mean_is_not_certified(individuals: int) -> None:
+    """With two classes they have one x, and only their mean comes out."""
+    batch = planted(individuals, 2, 64)
+    mask = batch.head.first.forward(batch.features[:1].double()) > 0
+    draw, far = torch.Generator().manual_seed(0), 0.5
+    alike = batch.features[0]
+    while torch.equal(alike, batch.features[0]):
+        noise = torch.randn(len(alike), generator=draw)
+        other = (alike + far * noise * alike).relu()
+        if torch.equal(batch.head.first.forward(other[None].double()) > 0, mask):
+            alike = other
+        far *= 0.995
+    features, labels = batch.features.clone(), batch.labels.clone()
+    features[1], labels[1] = alike, labels[0]
+    assert functional.cosine_similarity(features[0], alike, dim=0) < CERTIFIED
+    pair = replace(batch, features=features, labels=labels)
+    assert pair.space.rank == individuals - 1
+    (found,) = found_in([pair], effort(400, 64, rounds=4))
+    assert not found.certified.any()
+
+
+def test_a_search_that_finds_the_same_again_and_again_gives_up() -> None:
+    """Behind noise somebody weak stays uncertain."""
+    batch = planted(8)
+    noisy = Batch(batch.changed(GaussianNoise(sigma=3e-4)), 8, 0)
+    space = masked_space_of(batch.head, noisy, noisy.received(batch.head.first))
+    found, looks = Found(batch.head, space), []
+    search = Reflections([space], [found], [batch.others], [0], 128)
+    search.search(replace(effort(20_000), quiet=300), looks.append)
+    assert not found.done
+    assert found.best.certain.sum() >= 5
+    assert len(looks) < 1_000
+
+
 def test_somebody_twice_in_a_batch_is_found_once() -> None:
     batch = planted(4)
     twice = replace(
@@ -317,11 +353,11 @@ def test_where_memory_runs_out_fewer_victims_stand_side_by_side(
     asked: list[int] = []
 
     class Narrow(Reflections):
-        def search(self, iterations: int, patience: int) -> None:
+        def search(self, effort: Effort, progress: Callable[[float], None]) -> None:
             asked.append(len(self.spaces))
             if len(self.spaces) > 1:
                 raise RuntimeError("CUDA out of memory")
-            super().search(iterations, patience)
+            super().search(effort, progress)
 
     monkeypatch.setattr(search, "Reflections", Narrow)
     monkeypatch.setattr(search, "SIDE_BY_SIDE", (2**17, 2**17))
@@ -354,11 +390,12 @@ def test_a_batch_is_found_alike_beside_others_of_other_sizes() -> None:
     """Their residuals span spaces of other dimensions, and are filled up."""
     batches = [planted(8), planted(3)]
     alone = [found_in([each])[0] for each in batches]
-    spaces = [batches[0].space, masked_space_of(batches[0].head, Batch(batches[0].update, 3, 1))]
+    head, fewer = batches[0].head, Batch(batches[0].update, 3, 1)
+    spaces = [batches[0].space, masked_space_of(head, fewer, fewer.received(head.first))]
     found = [Found(batches[0].head, space) for space in spaces]
     together = Reflections(spaces, found, [batches[0].others] * 2, [0, 1], 128)
     assert together.widths.tolist() == [7, 3]
-    together.search(500, 500)
+    together.search(effort(500), lambda share: None)
     torch.testing.assert_close(found[0].best.features, alone[0].features, rtol=1e-4, atol=1e-5)
 
 
@@ -400,6 +437,7 @@ def test_the_certain_come_first_and_dummies_are_not_certified() -> None:
         mismatch=torch.zeros(1),
         certain=torch.tensor([True]),
         certified=torch.tensor([True]),
+        length=torch.ones(1),
     )
     dummies = Inference(
         scores={}, features=torch.eye(3), labels=torch.tensor([0, 0, 2]), loss=0.5, steps=7

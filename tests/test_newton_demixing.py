@@ -14,6 +14,7 @@ from attacks.demixing.levenberg_marquardt import least_squares
 from attacks.demixing.mixture import Space, individuals_alone, space_of
 from attacks.demixing.remaining import remaining_after
 from attacks.demixing.search import WIDEST, scale_of
+from attacks.demixing.sent import Sent
 from attacks.head import head_of
 from attacks.newton_demixing import NewtonDemixing
 from bench.cells import Setup
@@ -26,7 +27,8 @@ SMOOTH = ["gelu", "silu", "tanh"]
 
 def _space(batch: Planted) -> Space:
     gradient, scale = batch.head.first.gradient(batch.update), scale_of(batch.head, batch.others)
-    return space_of(gradient, len(batch.labels), scale, batch.batch.precision(batch.head))
+    received, precision = Sent.whole(gradient), batch.batch.precision(batch.head)
+    return space_of(received, len(batch.labels), scale, precision)
 
 
 @pytest.mark.parametrize("activation", [*SMOOTH, "leaky_relu"])
@@ -57,7 +59,7 @@ def test_everybody_is_found_before_several_hidden_layers(
     assert torch.equal(found.labels[pairs.argmax(1)], batch.labels)
 
 
-@pytest.mark.parametrize(("classes", "individuals"), [(2, 1), (8, 3), (100, 8), (100, 32)])
+@pytest.mark.parametrize(("classes", "individuals"), [(8, 1), (8, 3), (100, 8), (100, 32)])
 def test_an_output_layer_tells_of_up_to_half_as_many_as_classes(
     classes: int, individuals: int
 ) -> None:
@@ -65,6 +67,15 @@ def test_an_output_layer_tells_of_up_to_half_as_many_as_classes(
     (found,) = found_in([batch])
     assert len(found) == individuals
     assert found.certified.all()
+    assert best_cosines(found, batch.features).min() > CERTIFIED
+
+
+def test_of_two_classes_an_output_layer_cannot_certify_whom_it_has() -> None:
+    """Whoever it is, x is the same direction."""
+    batch = planted(1, 2, hidden_layers=0)
+    (found,) = found_in([batch])
+    assert found.certain.all()
+    assert not found.certified.any()
     assert best_cosines(found, batch.features).min() > CERTIFIED
 
 
@@ -228,6 +239,40 @@ def test_it_is_level_with_the_oracle_without_labels(small_setup: Setup, layers: 
     assert (found.certificates.share, found.certificates.false) == (1.0, 0)
     assert found.label_accuracy == 1
     assert found.properties == oracle.properties
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "defense", "parameters"),
+    [
+        (1, "soteria", {"fraction": 0.5}),
+        (1, "local_steps", {"epochs": 2}),
+        (1, "local_steps", {"epochs": 10}),
+        (2, "local_steps", {"epochs": 2}),
+        (1, "gaussian", {"sigma": 1e-4}),
+    ],
+)
+@pytest.mark.parametrize("main_task", ["hat", "hat+dark_hair", "hat+dark_hair+looking_left"])
+def test_what_changes_an_output_layer_s_gradient_is_not_certified_falsely(
+    small_setup: Setup,
+    main_task: str,
+    batch_size: int,
+    defense: str,
+    parameters: dict[str, float],
+) -> None:
+    setup = small_setup.model_copy(update={"split": "hidden", "main_task": main_task})
+    record = measured(
+        setup,
+        None,
+        "newton_demixing",
+        {"budget": 1},
+        batch_size=batch_size,
+        individuals=16,
+        defense=defense,
+        defense_parameters=parameters,
+    )
+    assert record.metrics is not None
+    assert record.metrics.certificates is not None
+    assert record.metrics.certificates.false == 0
 
 
 def test_kinks_are_refused() -> None:

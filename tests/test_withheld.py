@@ -36,6 +36,24 @@ def test_a_matrix_of_low_rank_follows_from_a_part_of_its_entries(rank: int) -> N
     torch.testing.assert_close(completed, matrix, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(("share", "rank"), [(0.3, 2), (0.3, 8), (0.25, 8), (0.2, 4)])
+def test_a_completion_is_right_or_is_none(share: float, rank: int) -> None:
+    """Few entries tell little; what does not fit them is not taken for the gradient."""
+    right = 0
+    for seed in range(6):
+        torch.manual_seed(seed)
+        matrix = torch.randn(128, rank).double() @ torch.randn(rank, 97).double()
+        withheld = torch.rand(128, 97) >= share
+        given = torch.where(withheld, 0.0, matrix)
+        found = sent(given, withheld, rank)
+        if torch.equal(found.gradient, given):
+            continue
+        error = (found.gradient - matrix)[found.rows][:, :-1][:, found.columns]
+        assert error.norm() < 1e-2 * matrix.norm()
+        right += 1
+    assert right >= 4
+
+
 def test_rows_and_columns_with_too_few_entries_are_left_out() -> None:
     matrix = low_rank(40, 50, 2)
     withheld = torch.rand(40, 50) < 0.3
@@ -82,7 +100,7 @@ def test_features_are_predicted_from_others_and_known_ones_are_themselves() -> N
     features = causes @ torch.rand(3, 12).double() + 0.5
     known = torch.arange(12) < 6
     predictor = predictor_of(features[100:], known)
-    whole = Demixed(features[:100, known], *(torch.zeros(100) for _ in range(4)))
+    whole = Demixed(features[:100, known], *(torch.zeros(100) for _ in range(5)))
     predicted = predictor.complete(whole).features
     torch.testing.assert_close(predicted[:, known], features[:100, known])
     assert functional.cosine_similarity(predicted, features[:100]).min() > 0.99

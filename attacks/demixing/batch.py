@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from attacks.demixing.mixture import precision_of
-from attacks.demixing.withheld import Sent, sent, withheld_of
+from attacks.demixing.sent import Sent
+from attacks.demixing.withheld import sent, withheld_of
 from attacks.head import Head, Layer
 
 

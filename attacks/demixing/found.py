@@ -35,13 +35,18 @@ class Found:
     individuals: Demixed | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        self.forget()
-
-    def forget(self) -> None:
-        """Drop all columns."""
         basis = self.space.basis
         self.columns, self.gaps = basis.new_empty(len(basis), 0), basis.new_empty(0)
         self.features = basis.new_empty(0, len(self.space.rows) - 1)
+        self._best: Tensor | None = None
+        self._most = 0
+
+    def forget(self) -> None:
+        """Drop all columns but those of the best individuals who are certain."""
+        kept = torch.zeros_like(self.gaps, dtype=torch.bool)
+        if self._best is not None and self.individuals is not None:
+            kept = self._same_as(self._best[:, self.individuals.certain])
+        self._keep(kept.nonzero().flatten())
 
     def __len__(self) -> int:
         return len(self.gaps)
@@ -52,13 +57,19 @@ class Found:
         return self.individuals is not None and bool(self.individuals.certain.all())
 
     @property
+    def reached(self) -> tuple[int, tuple[int, int]]:
+        """How far the search has come: the most columns, and the worth of the best individuals."""
+        return self._most, (0, 0) if self.individuals is None else self.individuals.worth
+
+    @property
     def best(self) -> Demixed:
         """Who stands behind what has been found so far."""
-        if self.individuals is not None:
-            return self.individuals
+        each = [] if self.individuals is None else [self.individuals]
         if len(self.features):
-            return individuals_alone(self.head, self.space, self.features)
-        return individuals_of(self.head, self.space, next(self.choices()))
+            each.append(individuals_alone(self.head, self.space, self.features))
+        if not each:
+            each.append(individuals_of(self.head, self.space, next(self.choices())))
+        return max(each, key=lambda found: found.worth).in_order()
 
     def add(
         self, columns: Tensor, gaps: Tensor, tolerances: Tensor, features: Tensor | None = None
@@ -83,9 +94,17 @@ class Found:
             if features is not None:
                 self.features = torch.cat([self.features, features[place, None]])
         self._keep(self.gaps.argsort()[: 2 * self.space.rank + SPARE_COLUMNS])
+        self._most = max(self._most, min(len(self), self.space.rank))
         if changed and len(self) >= self.space.rank:
-            self.individuals = self._most_certain()
+            self._choose()
         return new
+
+    def _same_as(self, columns: Tensor) -> Tensor:
+        """Return which columns are among others, of length 1 too, shape (n,)."""
+        if not columns.shape[1]:
+            return torch.zeros_like(self.gaps, dtype=torch.bool)
+        same: Tensor = (self.columns.mT @ columns).abs().amax(1) > 1 - SAME
+        return same
 
     def _keep(self, which: Tensor) -> None:
         self.columns, self.gaps = self.columns[:, which], self.gaps[which]
@@ -104,16 +123,14 @@ class Found:
         for chosen in islice(choices, CHOICES if few else 1):
             yield self.columns[:, list(chosen)]
 
-    def _most_certain(self) -> Demixed:
-        best: Demixed | None = None
+    def _choose(self) -> None:
+        """Keep the best individuals that columns make, if they are better than those before."""
         for columns in self.choices():
             individuals = individuals_of(self.head, self.space, columns)
-            if best is None or individuals.certain.sum() > best.certain.sum():
-                best = individuals
-            if best.certain.all():
+            if self.individuals is None or individuals.worth > self.individuals.worth:
+                self.individuals, self._best = individuals, columns
+            if self.done:
                 break
-        assert best is not None
-        return best
 
 
 SAME = 1e-5

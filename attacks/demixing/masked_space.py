@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from attacks.activations import Rectifier
 from attacks.demixing.batch import Batch
 from attacks.demixing.mixture import SPARE_UNITS, TINY, Space, rank_of, space_of
+from attacks.demixing.sent import Sent
 from attacks.demixing.withheld import withheld_of
 from attacks.head import Head
 
@@ -39,25 +39,24 @@ class MaskedSpace(Space):
         return self.slope + (1 - self.slope) * on.to(self.basis.dtype)
 
 
-def masked_space_of(head: Head, batch: Batch) -> MaskedSpace:
+def masked_space_of(head: Head, batch: Batch, received: Sent) -> MaskedSpace:
     """Return where the x_i of a batch lie.
 
     Args:
         head: a hidden layer with a rectifier, and the output layer.
         batch: whose update is finite.
+        received: its gradient of the first layer.
     """
     activation = head.first.activation
     assert isinstance(activation, Rectifier)
-    received = batch.received(head.first)
     residuals = _residual_space(head, batch)
     directions = head.output.weight.T @ residuals
     length = directions.norm(dim=1)
     scale = 1 / length.clamp_min(LEAST_UNIT * length.median())
     scale = torch.where(received.rows, scale, 0.0)
-    known = functional.pad(received.columns, (0, 1), value=True)
-    space = space_of(received.gradient[:, known], batch.individuals, scale, batch.precision(head))
+    space = space_of(received, batch.individuals, scale, batch.precision(head))
     return MaskedSpace(
-        **vars(replace(space, guessed=not bool(received.columns.all()))),
+        **vars(space),
         residuals=residuals,
         directions=directions * scale[:, None],
         slope=activation.slope,

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from attacks.activations import Rectifier
+from attacks.demixing.sent import Sent
 from attacks.head import Head
 
 
@@ -46,7 +47,7 @@ class Space:
     @property
     def units(self) -> int:
         """How many of the m anybody activates."""
-        return int((self.basis != 0).any(1).sum())
+        return int((self.gradient != 0).any(1).sum())
 
     def distance(self, errors: Tensor) -> Tensor:
         """Return how far x (…, m), rows scaled, are from the column space, relative, shape (…).
@@ -105,6 +106,7 @@ class Demixed:
         certified: whose feature is exact: the mismatch is rounding, so is that of x's length, the
             update's noise moves the feature by less than 1 %, and the batch is found whole, for one
             wrong x takes its part of all the h. Shape (n,).
+        length: of the x, shape (n,).
     """
 
     features: Tensor
@@ -112,6 +114,7 @@ class Demixed:
     mismatch: Tensor
     certain: Tensor
     certified: Tensor
+    length: Tensor
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -123,20 +126,31 @@ class Demixed:
             mismatch=self.mismatch[rows],
             certain=self.certain[rows],
             certified=self.certified[rows],
+            length=self.length[rows],
         )
 
+    def in_order(self) -> Demixed:
+        """Return them in an order that does not depend on the search."""
+        return self[self.length.argsort(descending=True)]
 
-def space_of(gradient: Tensor, individuals: int, scale: Tensor, precision: float) -> Space:
+    @property
+    def worth(self) -> tuple[int, int]:
+        """How many are certain, and certified."""
+        return int(self.certain.sum()), int(self.certified.sum())
+
+
+def space_of(received: Sent, individuals: int, scale: Tensor, precision: float) -> Space:
     """Return where the x_i and h_i of a gradient lie.
 
     The rank is that which stands out of rounding.
 
     Args:
-        gradient: of [W, b], finite, shape (m, d + 1).
+        received: the gradient of [W, b], finite; columns that are not known are left out.
         scale: of the rows, shape (m,); 0 for one that is not known.
         precision: the unit of the last place of the update's numbers.
     """
-    gradient = gradient * scale[:, None]
+    known = functional.pad(received.columns, (0, 1), value=True)
+    gradient = received.gradient[:, known] * scale[:, None]
     left, values, right = torch.linalg.svd(gradient, full_matrices=False)
     rank = min(rank_of(values, precision), individuals)
     return Space(
@@ -146,7 +160,12 @@ def space_of(gradient: Tensor, individuals: int, scale: Tensor, precision: float
         basis=left[:, :rank],
         values=values[:rank],
         rows=right[:rank].mT,
-        noise=float(values[rank]) if rank < len(values) else 0.0,
+        noise=max(
+            float(values[rank]) if rank < len(values) else 0.0,
+            # Of a completed gradient the rest is gone; what entries are off by tells of it.
+            received.misfit * float(scale.square().mean().sqrt()) * sum(map(sqrt, gradient.shape)),
+        ),
+        guessed=not bool(received.columns.all()),
     )
 
 
@@ -213,17 +232,27 @@ def individuals_of(head: Head, space: Space, columns: Tensor) -> Demixed:
     blur = BLUR * space.blur(columns)
     moved = space.noise * inverse.norm(dim=1) / extended.norm(dim=1).clamp_min(TINY)
     rounding = (ROUNDED + blur).clamp_max(CERTAIN / 2)
-    whole = columns.shape[1] == space.rank and bool((mismatch < CERTAIN).all())
+    # Of a smaller rank two may be behind one x, and only their mean comes out.
+    whole = columns.shape[1] == space.rank == space.individuals
+    whole = whole and bool((mismatch < CERTAIN).all())
     same_length = (ratio / ratio.median() - 1).abs() < 2 * rounding
     certified = (mismatch < rounding) & same_length & (moved < CERTAIN) & whole
+    if len(head.layers) == 1:
+        # x says little of h where classes are few: all that is not individuals' must be rounding.
+        certified &= (blur < SOLVED) & (spare_equations(head, space) >= SPARE_EQUATIONS)
     certain = mismatch < CERTAIN + blur.clamp_max(MOST_BLUR)
     if space.guessed:
         # The x tell that they are right, their features cannot.
         certain = torch.full_like(certain, columns.shape[1] == space.rank)
         certified = torch.zeros_like(certain)
-    # In an order that does not depend on the search.
-    order = length.argsort(descending=True)
-    return Demixed(features, labels, mismatch, certain, certified)[order]
+    return Demixed(features, labels, mismatch, certain, certified, length)
+
+
+def spare_equations(head: Head, space: Space) -> int:
+    """Return how many more equations there are than unknowns for one individual's h."""
+    # The K errors of an output layer add up to 0.
+    units = space.units - (len(head.layers) == 1)
+    return units - space.rank - (space.rank - 1)
 
 
 def individuals_alone(head: Head, space: Space, features: Tensor) -> Demixed:
@@ -241,18 +270,19 @@ def individuals_alone(head: Head, space: Space, features: Tensor) -> Demixed:
     mismatch, labels = space.distance(made).min(1)
     x = made[torch.arange(len(labels)), labels]
     blur = BLUR * space.blur(x.mT)
-    spare = space.units - 2 * space.rank >= SPARE_UNITS
+    spare = spare_equations(head, space) >= SPARE_UNITS
     certain = (mismatch < SOLVED + blur.clamp_max(MOST_BLUR)) & spare
-    certified = certain & (mismatch < SOLVED) & (blur < SOLVED)
-    order = x.norm(dim=1).argsort(descending=True)
-    return Demixed(features, labels, mismatch, certain, certified)[order]
+    whole = space.rank == space.individuals
+    certified = certain & (mismatch < SOLVED) & (blur < SOLVED) & whole
+    return Demixed(features, labels, mismatch, certain, certified, x.norm(dim=1))
 
 
 def nobody(head: Head) -> Demixed:
     """Return what is found where nothing is."""
     none = head.first.weight.new_empty(0)
     no = none.bool()
-    return Demixed(none.new_empty(0, head.first.weight.shape[1]), none.long(), none, no, no)
+    features = none.new_empty(0, head.first.weight.shape[1])
+    return Demixed(features, none.long(), none, no, no, none)
 
 
 def _sure(head: Head, z: Tensor) -> Tensor:
@@ -264,6 +294,9 @@ def _sure(head: Head, z: Tensor) -> Tensor:
 
 ROUNDING = 8.0
 """Singular values of rounding are below this many units of the last place of the largest."""
+
+SPARE_EQUATIONS = 2
+"""More than unknowns."""
 
 SPARE_UNITS = 10
 """Units that are left to tell vectors apart by."""

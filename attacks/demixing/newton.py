@@ -86,14 +86,14 @@ class Newton:
             if t.shape[1]:
                 equations = self._equations(z0, tangents, targets, sharpness)
                 t = least_squares(equations, t, iterations)
-        before = len(found)
+        reached = found.reached
         z = z0 + t @ tangents.mT
         if isinstance(self.space, MaskedSpace):
             harvest((z > 0).mT, self.space, found)
             refine(self.space, found)
         else:
             self._take(remaining.origin + t @ remaining.directions, targets, found)
-        return found.done or len(found) > before
+        return found.done or found.reached > reached
 
     def _stages(self, softness: Tensor) -> list[tuple[Tensor | None, int]]:
         """Return the sharpness of kinks, shape (runs, 1), and iterations, one stage after another.

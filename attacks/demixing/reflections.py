@@ -8,13 +8,14 @@ and at the pairs that go together, by turns.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import sqrt
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from attacks.demixing.effort import Effort
 from attacks.demixing.found import Found
 from attacks.demixing.masked_space import MaskedSpace, mended, polish
 from attacks.demixing.mixture import BLUR, SPARE_UNITS, TINY, Others
@@ -61,9 +62,10 @@ class Reflections:
         for place in range(victims):
             self._leave_out_found(place)
 
-    def search(self, iterations: int, patience: int) -> None:
-        """Search until all are certain, for so many iterations, or so many without anybody new."""
-        for iteration in range(iterations):
+    def search(self, effort: Effort, progress: Callable[[float], None]) -> None:
+        """Search until all are certain, or for as long as the effort says."""
+        told = 0.0
+        for iteration in range(effort.reflections):
             self._start_afresh()
             z, x, on = self._nearest()
             self.z = self.z + STEP * (self._left(2 * z - self.z) - z)
@@ -71,7 +73,10 @@ class Reflections:
             self.left -= 1
             if iteration % HARVEST_EVERY == 0:
                 self._harvest(x, on)
-                self._drop_finished(patience)
+                self._drop_finished(effort.quiet)
+                shares = [len(f) / s.rank for f, s in zip(self.found, self.spaces, strict=True)]
+                told = max(told, sum(min(share, 1.0) for share in shares) / len(shares))
+                progress(told)
                 if not self.going:
                     break
 
@@ -168,16 +173,18 @@ class Reflections:
             self.quiet[victim] += HARVEST_EVERY
             rows = promising[place].nonzero().flatten()
             if len(rows):
-                found, before = self.found[victim], len(self.found[victim])
+                found = self.found[victim]
+                before, reached = len(found), found.reached
                 right = harvest(on[place][:, rows], self.spaces[victim], found)
                 self.left[place, rows[right]] = 0
                 if len(found) != before:
-                    self.quiet[victim] = 0
                     refine(self.spaces[victim], found)
                     if len(found) >= self.spaces[victim].rank and not found.done:
                         # They do not fit together: somebody among them is nobody.
                         found.forget()
                     self._leave_out_found(place)
+                if found.reached > reached:
+                    self.quiet[victim] = 0
 
     def _drop_finished(self, patience: int) -> None:
         """Go on with those victims who are neither found nor given up."""
@@ -219,9 +226,11 @@ def refine(space: MaskedSpace, found: Found) -> None:
             return
         columns = next(found.choices())
         extended = torch.linalg.pinv(columns) @ space.gradient
-        z = found.head.first.forward(extended[:, :-1] / extended[:, -1:])
-        vectors, gaps = mended((z > 0).mT, space)
-        right = gaps < RIGHT
+        factor = extended[:, -1:]
+        z = found.head.first.forward(extended[:, :-1] / torch.where(factor == 0, 1.0, factor))
+        active = (z > 0).mT
+        vectors, gaps = mended(active, space)
+        right = (gaps < RIGHT) & (active.sum(0) > SPARE_UNITS)
         found.add(vectors[:, right], gaps[right], torch.full_like(gaps[right], RIGHT))
 
 

@@ -33,6 +33,7 @@ from attacks.demixing.effort import Effort
 from attacks.demixing.found import Found
 from attacks.demixing.masked_space import LEAST_UNIT, masked_space_of
 from attacks.demixing.mixture import (
+    SPARE_EQUATIONS,
     Demixed,
     Others,
     Space,
@@ -40,9 +41,11 @@ from attacks.demixing.mixture import (
     nobody,
     others_of,
     space_of,
+    spare_equations,
 )
 from attacks.demixing.newton import Newton
 from attacks.demixing.reflections import Reflections
+from attacks.demixing.sent import Sent
 from attacks.demixing.withheld import Predictor, predictor_of
 from attacks.head import Head
 from attacks.memory import does_not_fit, is_out_of_memory
@@ -74,8 +77,9 @@ def demix_masks(
     others = others_of(last, at_last, labels)
 
     def search(some: Sequence[Batch], finished: Callable[[float], None]) -> list[Demixed]:
-        spaces = [masked_space_of(last, batch) for batch in some]
-        predictors = [_predictor(last, batch, others) for batch in some]
+        received = [batch.received(last.first) for batch in some]
+        spaces = [masked_space_of(last, *each) for each in zip(some, received, strict=True)]
+        predictors = [_predictor(each, others) for each in received]
         heads = [last if each is None else each.head(last) for each in predictors]
         every = [Found(each, space) for each, space in zip(heads, spaces, strict=True)]
         seen = [others if each is None else others.seen(each.known) for each in predictors]
@@ -88,11 +92,10 @@ def demix_masks(
                 [seen[n] for n in narrow],
                 [some[n].seed for n in narrow],
                 effort.reflected,
-            ).search(effort.reflections, effort.quiet)
-        for n in sorted(set(able) - set(narrow)):
+            ).search(effort, lambda share: finished(share * len(narrow)))
+        for number, n in enumerate(sorted(set(able) - set(narrow)), len(narrow)):
             newton = _newton(heads[n], some[n], spaces[n], seen[n], effort)
-            newton.search(every[n], effort, some[n].seed, partial(_tell, finished, n, 1))
-            finished(n + 1)
+            newton.search(every[n], effort, some[n].seed, partial(_tell, finished, number, 1))
         return [
             _inwards(head, batch, found.best if each is None else each.complete(found.best))
             for batch, found, each in zip(some, every, predictors, strict=True)
@@ -124,7 +127,7 @@ def demix_smooth(
             # What z is cannot be told then.
             return [nobody(head)]
         known = torch.where(received.rows, scale, 0.0)
-        space = space_of(received.gradient, batch.individuals, known, batch.precision(head))
+        space = space_of(received, batch.individuals, known, batch.precision(head))
         found = Found(head, space)
         if _tells_apart(head, space):
             newton = _newton(head, batch, space, others, effort)
@@ -190,15 +193,18 @@ def _inwards(head: Head, batch: Batch, found: Demixed) -> Demixed:
         x = (after @ following.first.weight) * activation.gain(out)
         size = x.square().mean(0).sqrt()
         scale = 1 / size.clamp_min(LEAST_UNIT * size.median().clamp_min(size.max() * LEAST_UNIT))
-        gradient = here.first.gradient(batch.update)
-        space = space_of(gradient, batch.individuals, scale, batch.precision(here))
-        found = individuals_of(here, space, (x * scale).mT)
+        received = batch.received(here.first)
+        if not received.columns.all():
+            return nobody(head)
+        scale = torch.where(received.rows, scale, 0.0)
+        space = space_of(received, batch.individuals, scale, batch.precision(here))
+        found = individuals_of(here, space, (x * scale).mT).in_order()
     return found
 
 
-def _predictor(head: Head, batch: Batch, others: Others) -> Predictor | None:
+def _predictor(received: Sent, others: Others) -> Predictor | None:
     """Return how to complete features of which a part was withheld; None if none was."""
-    known = batch.received(head.first).columns
+    known = received.columns
     return None if bool(known.all()) else predictor_of(others.features.double(), known)
 
 
@@ -226,9 +232,7 @@ def scale_of(head: Head, others: Others) -> Tensor:
 
 def _tells_apart(head: Head, space: Space) -> bool:
     """Whether there are more equations than unknowns, or just one individual to be found."""
-    # The K errors of a linear head add up to 0.
-    units = space.units - (len(head.layers) == 1)
-    return space.individuals == 1 or units - space.rank >= space.rank - 1 + SPARE_EQUATIONS
+    return space.individuals == 1 or spare_equations(head, space) >= SPARE_EQUATIONS
 
 
 def _side_by_side(head: Head, runs: int, individuals: int) -> int:
@@ -254,9 +258,6 @@ WIDEST = 16
 LEAST_ROW = 1e-6
 """A row is scaled up as if it had at least this length, of the longest: classes that hardly anybody
 is taken for tell as much as others, to the update's rounding."""
-
-SPARE_EQUATIONS = 2
-"""More than unknowns."""
 
 SIDE_BY_SIDE = (2**16, 2**26)
 """Numbers in the runs of victims side by side: what stays in a core's cache, and on a GPU."""

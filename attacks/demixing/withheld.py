@@ -15,22 +15,8 @@ import torch
 from torch import Tensor
 
 from attacks.demixing.mixture import Demixed
+from attacks.demixing.sent import Sent
 from attacks.head import Head, Layer
-
-
-@dataclass(frozen=True)
-class Sent:
-    """The first layer's gradient, completed.
-
-    Attributes:
-        gradient: shape (m, d + 1); zeros where nothing is known.
-        rows: which are known, shape (m,).
-        columns: of the features, which are known, shape (d,).
-    """
-
-    gradient: Tensor
-    rows: Tensor
-    columns: Tensor
 
 
 @dataclass(frozen=True)
@@ -97,19 +83,20 @@ def sent(gradient: Tensor, withheld: Tensor, individuals: int) -> Sent:
         individuals: B, the rank.
     """
     if not withheld.any():
-        ones = torch.ones_like(withheld)
-        return Sent(gradient, ones[:, 0], ones[0, :-1])
+        return Sent.whole(gradient)
     rank = min(individuals, *gradient.shape)
     rows, columns = _with_enough(~withheld, rank + SPARE)
+    # Without the bias there is no scale: as if nothing had been known of the defense.
     if not (rows.any() and columns[-1]):
-        # Without the bias there is no scale: as if nothing had been known of the defense.
-        ones = torch.ones_like(withheld)
-        return Sent(gradient, ones[:, 0], ones[0, :-1])
-    some = gradient[rows][:, columns]
-    completed = completed_to_rank(some, ~withheld[rows][:, columns], rank)
+        return Sent.whole(gradient)
+    some, known = gradient[rows][:, columns], ~withheld[rows][:, columns]
+    completed = completed_to_rank(some, known, rank)
+    misfit = (completed - some)[known].square().mean().sqrt()
+    if misfit > MISFIT * some[known].square().mean().sqrt():
+        return Sent.whole(gradient)
     whole = torch.zeros_like(gradient)
     whole[rows.nonzero(), columns.nonzero().mT] = completed
-    return Sent(whole, rows, columns[:-1])
+    return Sent(whole, rows, columns[:-1], float(misfit))
 
 
 def completed_to_rank(matrix: Tensor, known: Tensor, rank: int) -> Tensor:
@@ -121,17 +108,31 @@ def completed_to_rank(matrix: Tensor, known: Tensor, rank: int) -> Tensor:
     """
     weights = known.to(matrix.dtype)
     filled = matrix * weights
-    left, values, right = torch.linalg.svd(filled / weights.mean(), full_matrices=False)
-    rows = left[:, :rank] * values[:rank].sqrt()
-    columns = right[:rank].mT * values[:rank].sqrt()
-    size = filled.norm()
+    _, values, right = torch.linalg.svd(filled / weights.mean(), full_matrices=False)
+    start = right[:rank].mT * values[:rank].sqrt()
+    best, least = filled, torch.inf
+    for attempt in range(ATTEMPTS):
+        draw = torch.Generator().manual_seed(attempt)
+        noise = torch.randn(start.shape, generator=draw).to(start) * start.square().mean().sqrt()
+        completed, misfit = _completed(filled, weights, start + attempt * noise)
+        if misfit < least:
+            best, least = completed, misfit
+        if least <= ENOUGH * filled.norm():
+            break
+    return best
+
+
+def _completed(filled: Tensor, weights: Tensor, columns: Tensor) -> tuple[Tensor, float]:
+    """Return the matrix from a start, and its misfit on what is known."""
+    misfit = torch.inf
     for _ in range(ALTERNATIONS):
         rows = _fitted(filled, weights, columns)
         columns = _fitted(filled.mT, weights.mT, rows)
-        if ((rows @ columns.mT - matrix) * weights).norm() <= FITTED * size:
+        misfit = float(((rows @ columns.mT) * weights - filled).norm())
+        if misfit <= FITTED * filled.norm():
             break
     whole: Tensor = rows @ columns.mT
-    return whole
+    return whole, misfit
 
 
 def predictor_of(features: Tensor, known: Tensor) -> Predictor:
@@ -189,6 +190,15 @@ SPARE = 4
 
 ALTERNATIONS = 300
 """Of rows and columns, at most."""
+
+ATTEMPTS = 4
+"""Starts of the completion, the first from an SVD."""
+
+ENOUGH = 1e-3
+"""Relative misfit that needs no other start."""
+
+MISFIT = 0.3
+"""Relative misfit from which on nothing was completed."""
 
 FITTED = 1e-7
 """Relative misfit that is rounding."""
