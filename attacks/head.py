@@ -118,17 +118,14 @@ class Head:
         Returns:
             Shapes (n, m) and (n, m, q).
         """
-        every, moving = [z], [tangents]
-        for layer, following in zip(self.layers, self.layers[1:], strict=False):
-            assert layer.activation is not None
-            rise = layer.activation.rise(every[-1], sharpness)
+        every, moving = self._forward(z, sharpness), [tangents]
+        hidden = self._hidden(every)
+        for activation, following, at in hidden:
+            rise = activation.rise(at, sharpness)
             moving.append(following.weight @ (rise[..., None] * moving[-1]))
-            every.append(following.forward(layer.activation.value(every[-1], sharpness)))
         p = every[-1].softmax(-1)
         x, dx = p - targets, p[..., None] * (moving[-1] - p[:, None] @ moving[-1])
-        for (activation, following, at), dz in zip(
-            reversed(self._hidden(every)), reversed(moving[:-1]), strict=True
-        ):
+        for (activation, following, at), dz in zip(hidden[::-1], moving[-2::-1], strict=True):
             back, gain = x @ following.weight, activation.gain(at, sharpness)
             bend = activation.bend(at, sharpness)
             dx = (bend * back)[..., None] * dz + gain[..., None] * (following.weight.T @ dx)

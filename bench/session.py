@@ -60,12 +60,13 @@ def run_suite(
     unique = {planned.key: planned for planned in chosen}
     if shard is not None:
         unique = {each.key: each for each in Shard.parse(shard).of(list(unique.values()))}
-    for key in unique:
-        if aside := store.set_aside(key):
-            sentence = f"{store.path(key)} held no record that can be read; it is now {aside}"
-            console.print(sentence, markup=False, highlight=False, soft_wrap=True)
     weights = find_lpips_weights(lpips_weights)
     pending = _pending(list(unique.values()), store, data_root, lpips_weights is not None, redo)
+    for planned in pending:
+        if aside := store.set_aside(planned.key):
+            path = store.path(planned.key)
+            sentence = f"{path} held no record that can be read; it is now {aside}"
+            console.print(sentence, markup=False, highlight=False, soft_wrap=True)
     if len(unique) > len(pending):
         console.print(f"{len(unique) - len(pending)} of {len(unique)} cells have their record")
     failures: list[Failure] = []

@@ -73,21 +73,21 @@ class Found:
 
     def add(
         self, columns: Tensor, gaps: Tensor, tolerances: Tensor, features: Tensor | None = None
-    ) -> bool:
-        """Take columns that are new, or nearer than the same ones were; say if any is new.
+    ) -> None:
+        """Take columns that are new, or nearer than the same ones were.
 
         Args:
             tolerances: distances at which columns are taken: they are the same within about that.
             features: of who has them, shape (n, d), if known.
         """
-        new = changed = False
+        changed = False
         for place, column in enumerate(functional.normalize(columns, dim=0).unbind(1)):
             gap = gaps[place]
             apart = max(SAME, float(4 * tolerances[place].square()))
             same = (self.columns.mT @ column).abs() > 1 - apart
             if (self.gaps[same] <= gap).any():
                 continue
-            new, changed = new or not bool(same.any()), True
+            changed = True
             self._keep(~same)
             self.columns = torch.cat([self.columns, column[:, None]], dim=1)
             self.gaps = torch.cat([self.gaps, gap[None]])
@@ -97,7 +97,6 @@ class Found:
         self._most = max(self._most, min(len(self), self.space.rank))
         if changed and len(self) >= self.space.rank:
             self._choose()
-        return new
 
     def _same_as(self, columns: Tensor) -> Tensor:
         """Return which columns are among others, of length 1 too, shape (n,)."""

@@ -53,12 +53,11 @@ def masked_space_of(head: Head, batch: Batch, received: Sent) -> MaskedSpace:
     directions = head.output.weight.T @ residuals
     length = directions.norm(dim=1)
     scale = 1 / length.clamp_min(LEAST_UNIT * length.median())
-    scale = torch.where(received.rows, scale, 0.0)
     space = space_of(received, batch.individuals, scale, batch.precision(head))
     return MaskedSpace(
         **vars(space),
         residuals=residuals,
-        directions=directions * scale[:, None],
+        directions=directions * space.scale[:, None],
         slope=activation.slope,
     )
 

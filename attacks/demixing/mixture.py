@@ -146,9 +146,10 @@ def space_of(received: Sent, individuals: int, scale: Tensor, precision: float) 
 
     Args:
         received: the gradient of [W, b], finite; columns that are not known are left out.
-        scale: of the rows, shape (m,); 0 for one that is not known.
+        scale: of the rows, shape (m,); those that are not known are left out.
         precision: the unit of the last place of the update's numbers.
     """
+    scale = torch.where(received.rows, scale, 0.0)
     known = functional.pad(received.columns, (0, 1), value=True)
     gradient = received.gradient[:, known] * scale[:, None]
     left, values, right = torch.linalg.svd(gradient, full_matrices=False)

@@ -23,7 +23,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -126,8 +125,7 @@ def demix_smooth(
         if not received.columns.all():
             # What z is cannot be told then.
             return [nobody(head)]
-        known = torch.where(received.rows, scale, 0.0)
-        space = space_of(received, batch.individuals, known, batch.precision(head))
+        space = space_of(received, batch.individuals, scale, batch.precision(head))
         found = Found(head, space)
         if _tells_apart(head, space):
             newton = _newton(head, batch, space, others, effort)
@@ -196,9 +194,8 @@ def _inwards(head: Head, batch: Batch, found: Demixed) -> Demixed:
         received = batch.received(here.first)
         if not received.columns.all():
             return nobody(head)
-        scale = torch.where(received.rows, scale, 0.0)
         space = space_of(received, batch.individuals, scale, batch.precision(here))
-        found = individuals_of(here, space, (x * scale).mT).in_order()
+        found = individuals_of(here, space, (x * space.scale).mT).in_order()
     return found
 
 
