@@ -65,6 +65,13 @@ class Compile(StrEnum):
     OFF = "off"
 
 
+class Executor(StrEnum):
+    """Who measures cells."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
 class Redo(StrEnum):
     """Which cells that have a record are measured again."""
 
@@ -200,29 +207,56 @@ def run(
             "those whose data set, or the attack's version, moved on; or all.",
         ),
     ] = Redo.STALE,
+    executor: Annotated[
+        Executor,
+        typer.Option("--executor", help="Processes of this machine, or tasks of a Ray cluster."),
+    ] = Executor.LOCAL,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            "--address",
+            help="Of the Ray cluster; default $RAY_ADDRESS, or one of this machine alone.",
+        ),
+    ] = None,
+    time_limit: Annotated[
+        float | None,
+        typer.Option(
+            "--time-limit", metavar="MINUTES", help="That a cell may take before it fails."
+        ),
+    ] = None,
+    retries: Annotated[
+        int,
+        typer.Option(
+            "--retries",
+            min=0,
+            help="How often a cell is tried again whose worker died, or lacked memory or disk.",
+        ),
+    ] = 2,
 ) -> None:
     """Measure a suite's cells, those with a record excepted, and print its tables."""
-    from bench.session import run_suite
+    from bench.session import RunOptions, run_suite
 
+    options = RunOptions(
+        data_root=data_root,
+        device=device.value,
+        workers=workers,
+        out=out,
+        lpips_weights=lpips_weights,
+        compiling=compiling.value,
+        shard=shard,
+        redo=redo.value,
+        executor=executor.value,
+        address=address,
+        time_limit=time_limit,
+        retries=retries,
+    )
     try:
-        failed = run_suite(
-            suite,
-            settings or [],
-            only or [],
-            data_root,
-            device.value,
-            workers,
-            out,
-            lpips_weights,
-            compiling.value,
-            shard,
-            redo.value,
-        )
+        code = run_suite(suite, settings or [], only or [], options)
     except KeyboardInterrupt:
         typer.echo("leakbench: interrupted; run the same command again to go on", err=True)
         raise typer.Exit(130) from None
-    if failed:
-        raise typer.Exit(failed)
+    if code:
+        raise typer.Exit(code)
 
 
 @app.command()

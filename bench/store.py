@@ -174,6 +174,10 @@ class Record(BaseModel):
         return {**LATER_FIELDS, **cell} if isinstance(cell, Mapping) else cell
 
 
+Stamp = tuple[int, int, int]
+"""Of a record's file: number, time and size."""
+
+
 class Store:
     """The records of one folder."""
 
@@ -190,6 +194,14 @@ class Store:
             return Record.model_validate_json(self.path(key).read_text(encoding="utf-8"))
         except (FileNotFoundError, UnicodeDecodeError, ValidationError, json.JSONDecodeError):
             return None
+
+    def stamp(self, key: str) -> Stamp | None:
+        """Return what tells a file from one that takes its place; None if there is none."""
+        try:
+            status = self.path(key).stat()
+        except FileNotFoundError:
+            return None
+        return status.st_ino, status.st_mtime_ns, status.st_size
 
     def set_aside(self, key: str) -> Path | None:
         """Move a file that holds no record out of the way; return where to, None if there is none.

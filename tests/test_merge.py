@@ -13,9 +13,9 @@ from bench.errors import UsageError
 from bench.merge import merge
 from bench.metrics import Estimate
 from bench.results import results, write_results
-from bench.shard import Shard
 from bench.store import Record, Store
 from bench.suite import Planned
+from bench.sweep.shard import Shard
 
 HALF = Estimate(value=0.5, low=0.4, high=0.6)
 MORE = Estimate(value=0.7, low=0.6, high=0.8)

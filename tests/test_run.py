@@ -216,7 +216,9 @@ def test_a_faulty_attack_costs_its_own_cells_only(
     )
     assert result.returncode == code, result.stderr
     assert sentence in result.stderr
-    assert ("Traceback" in result.stderr) == (fault == "crash")
+    assert "most recent call last" not in result.stderr
+    log = (tmp_path / "out" / "log.jsonl").read_text()
+    assert ("most recent call last" in log) == (fault == "crash")
     statuses = {r["cell"]["attack"]: r["status"] for r in records(tmp_path).values()}
     assert statuses == {"prior": "done", "faulty": "failed"}
     assert "failed" in result.stdout
