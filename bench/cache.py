@@ -56,7 +56,9 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.chmod(0o644)
         temporary.replace(path)
     except OSError as error:
-        raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
+        # NumPy counts bytes where the system has words.
+        why = error.strerror or f"{error}; the disk may be full"
+        raise WriteError(f"cannot write {path}: {why}") from error
     except SafetensorError as error:
         raise WriteError(f"cannot write {path}: {error}") from error
     finally:

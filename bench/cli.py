@@ -104,6 +104,37 @@ DataRootOption = Annotated[
         help="Folder in which each data set lies in its official folder.",
     ),
 ]
+WorkersOption = Annotated[
+    int | None, typer.Option("--workers", min=1, help="Processes; default one a core or GPU.")
+]
+LpipsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--lpips-weights",
+        metavar="PATH|download",
+        envvar="LEAKBENCH_LPIPS",
+        help="AlexNet's weights for LPIPS: a .pth or .safetensors file, a folder that holds "
+        "one, or `download` (240 MB); default torch hub's cache. Cells whose images have no "
+        "LPIPS yet are measured again.",
+    ),
+]
+ShardOption = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        help="Measure part I of N, from 1/N to N/N: for a cluster's array of jobs. Give each "
+        "an --out of its own, or all the same; `leakbench merge` unites them.",
+    ),
+]
+RedoOption = Annotated[
+    Redo,
+    typer.Option(
+        "--redo",
+        help="Which cells that have a record are measured again: none; those that failed; also "
+        "those whose data set, or the attack's version, moved on; or all.",
+    ),
+]
 Pattern = Annotated[str, typer.Argument(metavar="[GLOB]")]
 DEFAULT_OUT = Path("results/runs")
 
@@ -161,27 +192,46 @@ def show(name: str) -> None:
 
 
 @app.command()
+def plan(
+    suite: Annotated[str, typer.Argument(help="A suite's name, or a TOML file.")],
+    data_root: DataRootOption = None,
+    device: Annotated[Device, typer.Option("--device")] = Device.AUTO,
+    workers: WorkersOption = None,
+    settings: SetOption = None,
+    only: OnlyOption = None,
+    out: OutOption = DEFAULT_OUT,
+    lpips_weights: LpipsOption = None,
+    shard: ShardOption = None,
+    redo: RedoOption = Redo.STALE,
+) -> None:
+    """Say what `run` would measure with these options, and about how long it would take.
+
+    Data sets are read, and kept decoded for the run, to tell what is in the cache.
+    """
+    from bench.session import RunOptions, plan_suite
+
+    options = RunOptions(
+        data_root=data_root,
+        device=device.value,
+        workers=workers,
+        out=out,
+        lpips_weights=lpips_weights,
+        shard=shard,
+        redo=redo.value,
+    )
+    typer.echo(plan_suite(suite, settings or [], only or [], options))
+
+
+@app.command()
 def run(
     suite: Annotated[str, typer.Argument(help="A suite's name, or a TOML file.")],
     data_root: DataRootOption = None,
     device: Annotated[Device, typer.Option("--device")] = Device.AUTO,
-    workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help="Processes; default one a core or GPU.")
-    ] = None,
+    workers: WorkersOption = None,
     settings: SetOption = None,
     only: OnlyOption = None,
     out: OutOption = DEFAULT_OUT,
-    lpips_weights: Annotated[
-        str | None,
-        typer.Option(
-            "--lpips-weights",
-            metavar="PATH|download",
-            envvar="LEAKBENCH_LPIPS",
-            help="AlexNet's weights for LPIPS: a .pth or .safetensors file, a folder that holds "
-            "one, or `download` (240 MB); default torch hub's cache. Cells whose images have no "
-            "LPIPS yet are measured again.",
-        ),
-    ] = None,
+    lpips_weights: LpipsOption = None,
     compiling: Annotated[
         Compile,
         typer.Option(
@@ -190,23 +240,8 @@ def run(
             "Needs a C++ compiler, and Triton on a GPU; what is compiled is kept in the cache.",
         ),
     ] = Compile.AUTO,
-    shard: Annotated[
-        str | None,
-        typer.Option(
-            "--shard",
-            metavar="I/N",
-            help="Measure part I of N, from 1/N to N/N: for a cluster's array of jobs. Give each "
-            "an --out of its own, or all the same; `leakbench merge` unites them.",
-        ),
-    ] = None,
-    redo: Annotated[
-        Redo,
-        typer.Option(
-            "--redo",
-            help="Which cells that have a record are measured again: none; those that failed; also "
-            "those whose data set, or the attack's version, moved on; or all.",
-        ),
-    ] = Redo.STALE,
+    shard: ShardOption = None,
+    redo: RedoOption = Redo.STALE,
     executor: Annotated[
         Executor,
         typer.Option("--executor", help="Processes of this machine, or tasks of a Ray cluster."),

@@ -229,6 +229,24 @@ def train_under(
     _trained(setup, individuals, split, device, say, build(DEFENSES, defense, parameters))
 
 
+def is_trained(
+    setup: Setup,
+    data_root: Path | None,
+    device: str,
+    defense: str = "none",
+    parameters: Mapping[str, Any] | None = None,
+) -> bool:
+    """Whether the weights after a setup's training, perhaps under a defense, are in the cache.
+
+    Raises:
+        UsageError: the data are not as they must be.
+    """
+    under = None if defense == "none" else build(DEFENSES, defense, parameters or {})
+    individuals = load_individuals(setup, data_root)
+    run = _training_run(setup, individuals, device, under)
+    return is_cached(_weights(run, setup.rounds))
+
+
 def labelled_victims(individuals: Individuals, split: Split, device: str) -> tuple[Tensor, Tensor]:
     """Return all victims' images, (n, 3, size, size), and main-task classes, (n,)."""
     return (
@@ -259,7 +277,7 @@ def _trained(
     run = _training_run(setup, individuals, device, defense)
     stops = _checkpoints(setup.rounds)
     with locked(run):
-        reached = max((s for s in stops if is_cached(f"{run}/round-{s:06d}")), default=0)
+        reached = max((stop for stop in stops if is_cached(_weights(run, stop))), default=0)
         for stop in stops[stops.index(reached) :]:
             if stop > reached:
                 say(
@@ -275,7 +293,7 @@ def _trained(
                     setup.seed,
                     compute,
                 )
-            weights = cached_tensors(f"{run}/round-{stop:06d}", model.state_dict)
+            weights = cached_tensors(_weights(run, stop), model.state_dict)
             model.load_state_dict(weights)
             reached = stop
     for parameter in model.parameters():
@@ -292,6 +310,11 @@ def _training_run(
         key = digest("under", key, defense.name, parameters_of(defense))[:24]
     # Rounding differs between devices, so that each has its own weights.
     return f"models/{key}-{torch.device(device).type}"
+
+
+def _weights(run: str, rounds: int) -> str:
+    """Return where in the cache the weights after some rounds of a training lie."""
+    return f"{run}/round-{rounds:06d}"
 
 
 def _checkpoints(rounds: int) -> list[int]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -27,6 +29,7 @@ from bench.sweep.executor import Executor, Site
 from bench.sweep.local import LocalExecutor
 from bench.sweep.log import RunLog
 from bench.sweep.pending import Pending, Redo, sort_out
+from bench.sweep.plan import plan, plan_text
 from bench.sweep.rates import Rates
 from bench.sweep.shard import Shard
 from bench.sweep.steps import steps_of
@@ -128,6 +131,26 @@ def cells_of_part(chosen: Sequence[Planned], shard: str | None) -> list[Planned]
     return unique if shard is None else Shard.parse(shard).of(unique)
 
 
+def plan_suite(
+    suite_name: str, changes: Sequence[str], only: Sequence[str], options: RunOptions
+) -> str:
+    """Return what `run_suite` would do with the same arguments, and about how long it would take.
+
+    Raises:
+        UsageError: the suite, a setting or the data are not as they must be.
+    """
+    name, suite = load_suite(suite_name)
+    cells = cells_of_part(expand(name, override(suite, changes), only), options.shard)
+    store = Store(options.out / "records")
+    wants_lpips = options.lpips_weights is not None
+    sorted_out = sort_out(cells, store, options.data_root, wants_lpips, options.redo)
+    device = chosen_device(options.device)
+    # Of other suites too: any record teaches.
+    rates = Rates(store.all(), device, options.out / LOG)
+    found = plan(len(cells), sorted_out.pending, rates, options.data_root, device)
+    return plan_text(found, options.workers or default_workers(device), device)
+
+
 def _without_torn_record(pending: Pending, store: Store, console: Console) -> Pending:
     """Move a file that holds no record out of the way, and say so."""
     if pending.record is not None or pending.stamp is None:
@@ -166,7 +189,8 @@ def _measure(
     steps = [replace(step, work=rates.seconds(step)) for step in steps_of(cells)]
     executor, where = _executor(options, site, len(steps))
     limit = None if options.time_limit is None else 60 * options.time_limit
-    with RunConsole(console) as shown:
+    # Standard output is for tables; Ray would say there what its daemons say.
+    with redirect_stdout(sys.stderr), RunConsole(console) as shown:
         return Sweep(
             steps,
             {each.planned.key: each.stamp for each in pending},

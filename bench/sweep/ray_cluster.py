@@ -9,6 +9,8 @@ already. Data sets lie in the same place on every node.
 from __future__ import annotations
 
 import os
+import re
+import socket
 import sys
 from typing import Any
 
@@ -111,7 +113,10 @@ class RayExecutor:
     def _connect(self, address: str | None, cores: int) -> None:
         environment = worker_environment() | {"LEAKBENCH_CACHE": str(cache_folder())}
         arguments: dict[str, Any] = {}
-        if not address and not os.environ.get("RAY_ADDRESS"):
+        address = address or os.environ.get("RAY_ADDRESS")
+        if address and not _answers(address):
+            raise UsageError(f"no Ray cluster answers at {address}; {WAY_OUT}")
+        if not address:
             arguments = {"num_cpus": cores, "include_dashboard": False}
             address = "local"
         try:
@@ -124,9 +129,26 @@ class RayExecutor:
             )
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise UsageError(
-                f"no Ray cluster answers at {address}: {str(error).splitlines()[0]}; start one "
-                f"with `ray start --head`, or leave --address out to use this machine alone"
+                f"no Ray cluster at {address}: {str(error).splitlines()[0]}; {WAY_OUT}"
             ) from error
+
+
+WAY_OUT = (
+    "start one with `ray start --head`, or leave --address and $RAY_ADDRESS out to use this "
+    "machine alone"
+)
+
+
+def _answers(address: str) -> bool:
+    """Whether somebody listens at `HOST:PORT`; Ray itself would try for minutes."""
+    found = re.fullmatch(r"(?:ray://)?(.+):(\d+)", address)
+    if found is None:
+        return True
+    try:
+        with socket.create_connection((found[1].strip("[]"), int(found[2])), timeout=10):
+            return True
+    except (OSError, OverflowError):
+        return False
 
 
 class _Inbox:

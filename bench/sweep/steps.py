@@ -10,7 +10,7 @@ from bench.cells import Cell, Setup
 from bench.defense import defense_of
 from bench.plugins import build, parameters_of
 from bench.registry import ATTACKS
-from bench.rows import describe
+from bench.rows import describe, text_of
 from bench.seeds import digest
 from bench.suite import Planned
 from bench.threat import Attack, Knowledge
@@ -127,7 +127,10 @@ def _training_under(cell: Cell, setup: Setup, number: int) -> Step | None:
     return Step(
         name=f"training {key}",
         task=TrainUnder(setup, defense.name, parameters),
-        what=f"{setup.model} for {setup.main_task} under {defense.name}, {setup.rounds} rounds",
+        what=(
+            f"{setup.model} for {setup.main_task} under {defense.name} ({text_of(parameters)}), "
+            f"{setup.rounds} rounds"
+        ),
         work=_training_work(setup),
         turn=(number - AHEAD, 1),
         alone=digest(setup.training_key(""), defense.name, parameters)[:24],

@@ -134,7 +134,9 @@ class Sweep:
                 why = "interrupted"
         except UsageError as error:
             why = str(error)
-            raise
+            raise UsageError(
+                f"{error}; all finished cells are kept: mend that, and run the same command again"
+            ) from error
         finally:
             self._executor.close()
             self._claims.close()
