@@ -34,6 +34,7 @@ def main(sources: list[Path], target: Path) -> None:
         *qualities(rows),
         *memory(rows),
         *starts(rows),
+        *workers(rows),
     ]
     target.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
@@ -181,6 +182,20 @@ def starts(rows: list[Row]) -> list[str]:
             "command": names[row["kind"]],
             "first": f"{row['first']:.2f}",
             "again": f"{row['again']:.2f}",
+        },
+    )
+
+
+def workers(rows: list[Row]) -> list[str]:
+    """Return the table of one worker against two."""
+    return _listed(
+        "## Two workers against one",
+        of_kind(rows, "workers"),
+        lambda row: {
+            "independent cells": row["cells"],
+            "one worker, s": f"{median(row['one']):.0f}",
+            "two workers, s": f"{median(row['two']):.0f}",
+            "times as fast": ratio(row["one"], row["two"]),
         },
     )
 

@@ -39,6 +39,7 @@ def test_the_page_shows_every_kind_of_measurement_and_what_was_not_reached(tmp_p
         },
         {"kind": "memory", "victims": 3, "batch_size": 2, "before": 400.0, "peak": 500.0},
         {"kind": "help", "first": 0.3, "again": 0.1},
+        {"kind": "workers", "cells": 16, "one": [100.0, 90.0], "two": [50.0, 50.0]},
     ]
     file = {
         "machine_info": {"cpu": {"brand_raw": "A Processor"}, "python_version": "3.11.7"},
@@ -57,3 +58,4 @@ def test_the_page_shows_every_kind_of_measurement_and_what_was_not_reached(tmp_p
     assert "| PSNR | 1 | breaching | IG | > 1600 | 12 | > 8.00 | — |" in page
     assert "| 3 | 2 | 400 | 500 |" in page
     assert "| `leakbench --help` | 0.30 | 0.10 |" in page
+    assert "| 16 | 95 | 50 | 1.9 (1.8–2.0) |" in page
