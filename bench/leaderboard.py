@@ -94,7 +94,7 @@ def leaderboard(shown: Sequence[LaidOut], folder: RecordFolder) -> str:
 def _below(shown: Sequence[LaidOut]) -> list[str]:
     """Return what stands under the tables."""
     every = [m for each in shown for m in each.cells]
-    parts = ["## How to read", *reading_lines(every), MARKED]
+    parts = ["## How to read", *map(_one_line, reading_lines(every)), MARKED]
     parts += _threat({each.name: each.cells for each in shown})
     parts += ["## Cost", COST_AID]
     for each in shown:

@@ -12,6 +12,7 @@ from bench.record_folder import read_records
 from bench.site.figure_gallery import gallery
 from bench.site.folder import files_of_site, write_site
 from bench.site.render import site
+from bench.suite import suite_names
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ def publish(out: Path, folder: Path | None, suites: Sequence[str], pixels: bool)
     records = read_records(out)
     found = laid_out(records, suites)
     leading = leading_suites(found, suites)
-    figures = gallery(out / "figures", [each.name for each in found], pixels)
+    known = {*suite_names(), *(each.name for each in found)}
+    figures = gallery(out / "figures", known, pixels)
     path = out / "leaderboard.md"
     with replacing(path) as temporary:
         temporary.write_text(leaderboard(leading, records), encoding="utf-8")

@@ -6,11 +6,25 @@ import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from markupsafe import Markup
+
 from bench.catalogue import PARAMETER_HEADINGS, parameters, shared_parameters
 from bench.record_folder import RecordFolder
 from bench.registry import ATTACKS
-from bench.site.cell_tables import cells_of
-from bench.site.view import Column, Line, Page, Place, TableView, plain_table, slug, told_apart
+from bench.settings import setting_lines
+from bench.site.cell_tables import cells_of, measured
+from bench.site.view import (
+    Column,
+    Line,
+    Page,
+    Place,
+    TableView,
+    marked_up,
+    plain_table,
+    slug,
+    told_apart,
+    with_code,
+)
 from bench.store import Record
 from bench.summaries import Summary
 from bench.threat import Attack
@@ -30,7 +44,7 @@ class AttackView:
         told: each set of what its cells were told.
         words: what these kinds of knowledge are.
         adapts: what else it makes use of where its cell grants it.
-        measured_with: versions and devices.
+        settings: of its cells, one a line.
         cells: the table of all its cells.
     """
 
@@ -39,14 +53,14 @@ class AttackView:
     reference: str
     note: str
     kind: str
-    about: str
-    shared: Sequence[str]
+    about: Markup
+    shared: Sequence[Markup]
     parameters: TableView | None
     presets: TableView | None
     told: Sequence[str]
     words: Mapping[str, str]
     adapts: str
-    measured_with: Sequence[str]
+    settings: Sequence[Markup]
     cells: TableView
 
 
@@ -64,11 +78,16 @@ def attack_pages(folder: RecordFolder) -> list[Page]:
     paths = attack_paths(folder)
     views = {name: _view(name, records) for name in paths}
     pages = [
-        Page(path, "attack.html", views[name].title, {"attack": views[name]})
+        Page(
+            path,
+            "attack.html",
+            f"{views[name].title} ({views[name].kind})",
+            {"attack": views[name]},
+        )
         for name, path in paths.items()
     ]
     table = _list(views, paths)
-    return [Page("attacks.html", "list.html", "Attacks and controls", {"listed": table}), *pages]
+    return [Page("attacks.html", "list.html", "Attacks", {"listed": table}), *pages]
 
 
 def _list(views: Mapping[str, AttackView], paths: Mapping[str, str]) -> TableView:
@@ -103,8 +122,8 @@ def _view(name: str, records: Sequence[Record]) -> AttackView:
         reference=attack.reference,
         note=attack.note,
         kind="control" if attack.control else "attack",
-        about=inspect.getdoc(attack) or "",
-        shared=[inspect.cleandoc(text) for text in shared_parameters(attack)],
+        about=with_code(inspect.getdoc(attack) or ""),
+        shared=[with_code(inspect.cleandoc(text)) for text in shared_parameters(attack)],
         parameters=plain_table("parameters", "Parameters", Summary(PARAMETER_HEADINGS, rows))
         if rows
         else None,
@@ -114,16 +133,6 @@ def _view(name: str, records: Sequence[Record]) -> AttackView:
         told=[", ".join(knowledge) or "nothing" for knowledge in told],
         words=glossary(kind for knowledge in told for kind in knowledge),
         adapts=", ".join(attack.adapts.names()),
-        measured_with=measured_with(own),
+        settings=[marked_up(line) for line in setting_lines(list(map(measured, own)))],
         cells=cells_of(name, own),
     )
-
-
-def measured_with(records: Sequence[Record]) -> list[str]:
-    """Return each device with each set of versions that records were measured with."""
-    found = {
-        f"{r.device} with {', '.join(f'{k} {v}' for k, v in r.versions.items())}"
-        for r in records
-        if r.versions
-    }
-    return sorted(found)

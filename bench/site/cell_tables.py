@@ -22,7 +22,7 @@ from bench.rows import (
     text_of,
     varying_settings,
 )
-from bench.site.view import Column, Line, Place, TableView, place_of, slug
+from bench.site.view import LINK, Column, Line, Place, TableView, place_of, slug
 from bench.store import Metrics, PropertyMetrics, Record
 from bench.suite import Planned
 from bench.summaries import COST, cost
@@ -54,7 +54,7 @@ class _Shown:
 
 
 def every_cell(records: Sequence[Record], attack_paths: Mapping[str, str]) -> TableView:
-    """Return the table of all cells, each linked to its row in the page of its attack.
+    """Return the table of all cells with what matters most, linked to the page of their attack.
 
     Args:
         attack_paths: attack → its page.
@@ -69,13 +69,15 @@ def every_cell(records: Sequence[Record], attack_paths: Mapping[str, str]) -> Ta
         _text("attack", lambda m: m.planned.column),
         *_setting(cells),
         _PROPERTY,
-        *_results(cells),
-        *_costs(),
+        _ACCURACY,
+        _of_cell_column("exact, %", OF_CELLS["exact, %"]),
+        _took("s/batch"),
         *_status(cells),
         _Shown(Column("record"), record_place),
-        _Shown(Column("link"), lambda m, name: Place("#", href=f"#{row_name(m, name)}")),
+        _Shown(LINK, lambda m, name: Place("#", href=f"#{row_name(m, name)}")),
     ]
-    return _table("cells", "All cells, by property", cells, shown)
+    note = "Each record leads to its row in the page of its attack, with its settings and the rest."
+    return _table("cells", "All cells, by property", cells, shown, (note,))
 
 
 def cells_of(attack: str, records: Sequence[Record]) -> TableView:
@@ -100,7 +102,7 @@ def cells_of(attack: str, records: Sequence[Record]) -> TableView:
         *_setting(cells),
         _PROPERTY,
         *_results(cells),
-        *_costs(),
+        *map(_took, COST),
         *_status(cells),
         *([knows] if len(grants) > 1 else []),
         *([version] if len(versions) > 1 else []),
@@ -114,24 +116,29 @@ def cells_of(attack: str, records: Sequence[Record]) -> TableView:
     return _table("cells", f"All cells of {cells[0].planned.column}", cells, shown)
 
 
-SHORT = 8
-"""Digits of a key that are shown."""
+SHORT, TELLING = 8, 12
+"""Digits of a key that are shown, and that tell it from all others."""
 
 
 def row_name(measured: Measured, name: str) -> str:
     """Return the name of the row of a cell and property."""
-    return f"k{measured.planned.key}-{slug(name)}"
+    return f"k{measured.planned.key[:TELLING]}-{slug(name)}"
 
 
 def _table(
-    identifier: str, caption: str, cells: Sequence[Measured], shown: Sequence[_Shown]
+    identifier: str,
+    caption: str,
+    cells: Sequence[Measured],
+    shown: Sequence[_Shown],
+    notes: tuple[str, ...] = (),
 ) -> TableView:
     lines = [
         Line(row_name(m, name), tuple(each.place(m, name) for each in shown))
         for m in cells
         for name in m.planned.cell.properties
     ]
-    return TableView(identifier, caption, tuple(each.column for each in shown), tuple(lines))
+    columns = tuple(each.column for each in shown)
+    return TableView(identifier, caption, columns, tuple(lines), notes)
 
 
 def _text(heading: str, text: Callable[[Measured], str]) -> _Shown:
@@ -157,21 +164,21 @@ def _setting(cells: Sequence[Measured]) -> list[_Shown]:
     ]
 
 
+def _of_property(heading: str, value: Callable[[PropertyMetrics], Estimate]) -> _Shown:
+    def place(m: Measured, name: str) -> Place:
+        metrics = m.record.metrics if m.record else None
+        found = None if metrics is None else metrics.properties[name]
+        return Place(MISSING) if found is None else place_of(percent(value(found)))
+
+    return _Shown(Column(heading, "number"), place)
+
+
+_ACCURACY = _of_property("balanced accuracy, %", lambda p: p.balanced_accuracy)
+
+
 def _results(cells: Sequence[Measured]) -> list[_Shown]:
     """Return the columns of metrics, those excepted that no cell has."""
-
-    def of_property(heading: str, value: Callable[[PropertyMetrics], Estimate]) -> _Shown:
-        def place(m: Measured, name: str) -> Place:
-            metrics = m.record.metrics if m.record else None
-            found = None if metrics is None else metrics.properties[name]
-            return Place(MISSING) if found is None else place_of(percent(value(found)))
-
-        return _Shown(Column(heading, "number"), place)
-
-    shown = [
-        of_property("balanced accuracy, %", lambda p: p.balanced_accuracy),
-        of_property("AUC, %", lambda p: p.auc),
-    ]
+    shown = [_ACCURACY, _of_property("AUC, %", lambda p: p.auc)]
     for heading, text in OF_CELLS.items():
         if any(_of_cell(m, text) != MISSING for m in cells):
             shown.append(_of_cell_column(heading, text))
@@ -207,11 +214,13 @@ OF_CELLS: Mapping[str, Callable[[Metrics], str]] = {
 """Metrics of a cell that are the same for all of its properties."""
 
 
-def _costs() -> list[_Shown]:
-    def took(place: int) -> Callable[[Measured, str], Place]:
-        return lambda m, _: Place(MISSING if m.record is None else cost(m.record)[place])
-
-    return [_Shown(Column(heading, "number"), took(place)) for place, heading in enumerate(COST)]
+def _took(heading: str) -> _Shown:
+    """Return the column of one of `COST`."""
+    place = COST.index(heading)
+    return _Shown(
+        Column(heading, "number"),
+        lambda m, _: Place(MISSING if m.record is None else cost(m.record)[place]),
+    )
 
 
 def _status(cells: Sequence[Measured]) -> list[_Shown]:

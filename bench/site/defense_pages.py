@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from markupsafe import Markup
+
 from bench.catalogue import PARAMETER_HEADINGS, parameters
 from bench.defense import Defense
 from bench.defense_words import defense_level
@@ -18,6 +20,7 @@ from bench.site.cell_tables import SHORT, measured, row_name
 from bench.site.chart import MARGINS, Chart, batch_sizes, charts
 from bench.site.defended import Defended, defended
 from bench.site.view import (
+    LINK,
     Column,
     Line,
     Page,
@@ -27,6 +30,7 @@ from bench.site.view import (
     plain_table,
     slug,
     told_apart,
+    with_code,
 )
 from bench.summaries import Summary
 
@@ -54,6 +58,7 @@ class DefenseView:
 
     Attributes:
         name, reference, about: the defense's.
+        summary: its documentation's first line.
         parameters: a table; None where it has none.
         charts: leakage against utility, by setting.
         levels: how many were measured.
@@ -62,7 +67,8 @@ class DefenseView:
 
     name: str
     reference: str
-    about: str
+    about: Markup
+    summary: str
     parameters: TableView | None
     charts: Sequence[ChartsView]
     levels: int
@@ -96,7 +102,7 @@ def defense_pages(folder: RecordFolder, attack_paths: dict[str, str]) -> list[Pa
             f"defense-{slug(name)}",
             (
                 Place(name, href=paths[name]),
-                Place(view.about.split("\n")[0]),
+                Place(view.summary),
                 Place(str(view.levels)),
                 Place(str(len(view.table.lines))),
                 Place(view.reference),
@@ -104,7 +110,9 @@ def defense_pages(folder: RecordFolder, attack_paths: dict[str, str]) -> list[Pa
         )
         for name, view in views.items()
     ]
-    table = TableView("defenses", "Defenses", columns, tuple(lines))
+    table = TableView(
+        "defenses", "Defenses that attacks were measured under", columns, tuple(lines)
+    )
     return [Page("defenses.html", "list.html", "Defenses", {"listed": table}), *pages]
 
 
@@ -114,7 +122,8 @@ def _view(name: str, rows: Sequence[Defended], attack_paths: dict[str, str]) -> 
     return DefenseView(
         name=name,
         reference=defense.reference,
-        about=inspect.getdoc(defense) or "",
+        about=with_code(inspect.getdoc(defense) or ""),
+        summary=(inspect.getdoc(defense) or "").split("\n")[0],
         parameters=plain_table("parameters", "Parameters", Summary(PARAMETER_HEADINGS, known))
         if known
         else None,
@@ -168,7 +177,7 @@ def _table(name: str, rows: Sequence[Defended], attack_paths: dict[str, str]) ->
         Column("ε", "number"),
         *(Column(field, filtered=True) for field in fields),
         Column("record"),
-        Column("link"),
+        LINK,
     )
     lines = tuple(
         Line(row_name(m, row.name), _places(row, m, fields, attack_paths))

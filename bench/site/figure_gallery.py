@@ -74,7 +74,7 @@ def gallery(folder: Path, suites: Iterable[str], reconstructions: bool) -> Galle
         match = pattern.fullmatch(path.stem)
         size = _size(path)
         if match is None:
-            left_out[path.name] = "it is no figure of a suite that is shown"
+            left_out[path.name] = "it is no figure of a suite; name its suite with --suite"
         elif match[2] == OF_PIXELS and not reconstructions:
             left_out[path.name] = (
                 "it may show real individuals; pass --reconstructions if it shows none"

@@ -23,6 +23,7 @@ def write_site(folder: Path, files: Mapping[str, bytes]) -> None:
     Raises:
         UsageError: it holds something else, or cannot be written to.
     """
+    folder = folder.resolve()
     before = files_of_site(folder)
     # Said first, so that a site that was written in part is still known for one.
     _write(folder / MARKER, _marker({*before, *files}))
@@ -39,6 +40,8 @@ def files_of_site(folder: Path) -> set[str]:
     Raises:
         UsageError: it holds something that is no site of ours, or is no folder.
     """
+    # A path such as `new/..` is there before `new` is.
+    folder = folder.resolve()
     marker = folder / MARKER
     if not folder.exists():
         return set()

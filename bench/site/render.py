@@ -14,7 +14,7 @@ from bench.site.cell_tables import every_cell
 from bench.site.defense_pages import defense_pages
 from bench.site.figure_gallery import Gallery
 from bench.site.leaderboard_pages import leaderboard_pages
-from bench.site.view import Page, marked_up
+from bench.site.view import Page, breakable, marked_up
 
 HERE = Path(__file__).parent
 
@@ -49,6 +49,7 @@ def site(
         lstrip_blocks=True,
     )
     environment.globals["navigation"] = NAVIGATION
+    environment.filters["breakable"] = breakable
     files = {}
     for page in pages(found, leading, folder, figures):
         template = environment.get_template(page.template)

@@ -6,11 +6,8 @@ from collections.abc import Sequence
 
 from bench.report import terms
 from bench.rows import MISSING, Measured
-from bench.site.view import Column, Line, Place, TableView, place_of, slug, told_apart
+from bench.site.view import LINK, Column, Line, Place, TableView, place_of, slug, told_apart
 from bench.tables import Table, TableRow, by_group, table_of
-
-LINK = Column("link")
-"""The column of links to rows."""
 
 
 def suite_tables(name: str, cells: Sequence[Measured]) -> list[TableView]:

@@ -18,15 +18,19 @@ class Column:
 
     Attributes:
         heading: what stands above it.
-        kind: whether it is sorted by number or by text.
+        kind: whether it is sorted by number, by text, or not at all.
         filtered: whether the reader may choose among its values.
         control: whether it is that of a control, which does not compete.
     """
 
     heading: str
-    kind: Literal["text", "number"] = "text"
+    kind: Literal["text", "number", "link"] = "text"
     filtered: bool = False
     control: bool = False
+
+
+LINK = Column("link", "link")
+"""The column of links to rows."""
 
 
 @dataclass(frozen=True)
@@ -95,13 +99,13 @@ class Page:
 
 
 def place_of(text: str, best: bool = False) -> Place:
-    """Return a place whose text is what stands before an interval.
+    """Return a place whose text is what stands before an interval, or before a parenthesis.
 
     >>> place_of("72.8 [68.2, 77.4]")
     Place(text='72.8', detail='[68.2, 77.4]', best=False, href='')
     """
-    value, bracket, rest = text.partition(" [")
-    return Place(value, bracket.strip() + rest, best)
+    value, *rest = re.split(r" (?=[\[(])", text, maxsplit=1)
+    return Place(value, "".join(rest), best)
 
 
 def plain_table(
@@ -155,7 +159,18 @@ def marked_up(text: str) -> Markup:
     >>> marked_up("**Prior** of `<x>`")
     Markup('<strong>Prior</strong> of <code>&lt;x&gt;</code>')
     """
-    escaped = str(escape(text))
-    strong = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", escaped)
-    # What is put in was escaped above.
-    return Markup(re.sub(r"`(.+?)`", r"<code>\1</code>", strong))
+    return Markup(re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", with_code(text)))
+
+
+def with_code(text: str) -> Markup:
+    """Return text as HTML, escaped, with code in backticks as documentation has it."""
+    return Markup(re.sub(r"`([^`\n]+)`", r"<code>\1</code>", str(escape(text))))
+
+
+def breakable(text: str) -> Markup:
+    """Return text as HTML, escaped, that may go on in the next line after `+` and `::`.
+
+    >>> breakable("Black_Hair+Bangs")
+    Markup('Black_Hair+<wbr>Bangs')
+    """
+    return Markup(re.sub(r"(\+|::)(?=\w)", r"\1<wbr>", str(escape(text))))

@@ -5,10 +5,18 @@
   const MISSING = "–";
   const FEW_ROWS = 8; // Tables up to this size need no filters.
   const MANY_VALUES = 80; // A column with more of them is searched, not chosen from.
+  const PORTION = 200; // Rows that are laid out at once; thousands would take seconds.
   const NUMBERS = /(-?\d+(?:\.\d+)?(?:e[-+]?\d+)?)/i;
 
-  /** The text by which a place is sorted and filtered: what stands before its detail. */
-  const textOf = (place) => place.firstChild?.textContent.trim() ?? "";
+  /** The text by which a place is sorted and filtered: what stands before its mark or detail. */
+  function textOf(place) {
+    let text = "";
+    for (const node of place.childNodes) {
+      if (node.nodeName === "SMALL" || node.nodeName === "SPAN") break;
+      text += node.textContent;
+    }
+    return text.trim();
+  }
 
   /** A text as words and numbers in turns, so that 8 comes before 32 and 1e-05 before 0.1. */
   const parts = (text) =>
@@ -34,18 +42,24 @@
       this.table = table;
       this.body = table.tBodies[0];
       this.rows = [...this.body.rows];
+      this.standing = this.rows;
+      this.limit = PORTION;
       this.headings = [...table.tHead.rows[0].cells];
       this.names = this.headings.map((heading) => heading.textContent.trim());
       this.clear();
       this.headings.forEach((heading, column) => {
+        if ("link" in heading.dataset) return;
         const button = element("button", { type: "button" }, ...heading.childNodes);
         button.addEventListener("click", () => this.sortNext(column));
         heading.append(button);
       });
-      if (this.rows.length > FEW_ROWS) this.addControls();
+      const filtered = this.headings.some((heading) => "filtered" in heading.dataset);
+      if (filtered && this.rows.length > FEW_ROWS) this.addControls();
+      if (this.rows.length > PORTION) this.addMore();
     }
 
     clear() {
+      this.limit = PORTION;
       this.sort = -1;
       this.order = "";
       this.sought = "";
@@ -92,6 +106,15 @@
       this.table.setAttribute("aria-describedby", (this.count.id = `${id}-count`));
     }
 
+    addMore() {
+      this.more = element("button", { type: "button", className: "more" });
+      this.more.addEventListener("click", () => {
+        this.limit += PORTION;
+        this.show();
+      });
+      this.table.parentElement.after(this.more);
+    }
+
     /** Numbers come first from the greatest, texts from the least; the third time as they were. */
     sortNext(column) {
       const orders =
@@ -109,24 +132,36 @@
       writeAddress();
     }
 
+    fits(row) {
+      if (this.sought && !row.textContent.toLowerCase().includes(this.sought.toLowerCase())) {
+        return false;
+      }
+      return [...this.chosen].every(([column, value]) => textOf(row.cells[column]) === value);
+    }
+
     /** Show what the state says; the row that the address names is never hidden. */
     show() {
-      const sought = this.sought.toLowerCase();
-      let shown = 0;
-      for (const row of this.rows) {
-        const fits =
-          [...this.chosen].every(([column, value]) => textOf(row.cells[column]) === value) &&
-          (!sought || row.textContent.toLowerCase().includes(sought));
-        row.hidden = !fits && row !== chosenRow;
-        shown += !row.hidden;
+      const sorted = this.sorted();
+      let fitting = 0;
+      for (const row of sorted) {
+        const fits = this.fits(row);
+        fitting += fits;
+        row.hidden = row !== chosenRow && !(fits && fitting <= this.limit);
       }
-      this.body.append(...this.sorted());
+      if (sorted.some((row, place) => row !== this.standing[place])) this.body.append(...sorted);
+      this.standing = sorted;
+      this.table.classList.add("ready");
+      if (this.more) {
+        this.more.hidden = fitting <= this.limit;
+        this.more.textContent = `Show ${Math.min(PORTION, fitting - this.limit)} more rows`;
+      }
       this.headings.forEach((heading, column) => {
         if (column === this.sort) heading.setAttribute("aria-sort", this.order);
         else heading.removeAttribute("aria-sort");
       });
       if (!this.count) return;
-      this.count.textContent = `${shown} of ${this.rows.length} rows`;
+      const first = fitting > this.limit ? `, the first ${this.limit} shown` : "";
+      this.count.textContent = `${fitting} of ${this.rows.length} rows${first}`;
       if (this.search.value !== this.sought) this.search.value = this.sought;
       for (const [column, select] of this.selects) {
         select.value = this.chosen.has(column) ? `=${this.chosen.get(column)}` : "";
