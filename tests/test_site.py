@@ -28,6 +28,7 @@ from publishing import (
 )
 from records import planned
 
+import bench.site.folder
 from attacks.feature import FeatureReconstruction
 from bench.publish import publish
 from bench.record_folder import read_records
@@ -227,7 +228,7 @@ def test_texts_of_records_and_plugins_stay_texts(hostile: Path) -> None:
     assert f"Title {escaped}" in attack
     assert str(breakable(f"property {HOSTILE}")) in attack
     assert str(marked_up(f"({HOSTILE} = {HOSTILE})")) in attack
-    assert str(marked_up(f"Error {HOSTILE}")) in whole["index.html"]
+    assert str(marked_up(f"Error {HOSTILE}")) in whole["suite-quick.html"]
     assert f"Error {escaped}" in whole["cells.html"]
 
 
@@ -245,6 +246,26 @@ def test_what_else_lies_in_the_sites_folder_stays(tmp_path: Path) -> None:
     assert (folder / "CNAME").read_text() == (tmp_path / "precious").read_text() == "mine"
     assert not (folder / "attack-old.html").exists()
     assert "attack-old.html" not in (folder / MARKER).read_text()
+
+
+def test_a_site_that_was_written_in_part_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = write_run(tmp_path / "out", map(done, planned("quick")))
+    with monkeypatch.context() as broken:
+        whole, written = bench.site.folder._write, []
+
+        def torn(path: Path, content: bytes) -> None:
+            written.append(path)
+            if len(written) > 3:
+                raise KeyboardInterrupt
+            whole(path, content)
+
+        broken.setattr(bench.site.folder, "_write", torn)
+        with pytest.raises(KeyboardInterrupt):
+            publish(out, tmp_path / "site", [], False)
+    publish(out, tmp_path / "site", [], False)
+    assert len(pages(tmp_path / "site")) > 3
 
 
 @pytest.mark.parametrize("marker", [None, "", "[]", '{"files": 3}', '{"made_by": "x"}'])

@@ -193,6 +193,18 @@ def test_the_address_brings_back_order_filters_and_row(
     again.context.close()
 
 
+def test_a_link_to_a_heading_leaves_tables_as_they_are(page: Page, site: Path) -> None:
+    page.goto((site / "index.html").as_uri())
+    table = str(page.locator("table").first.get_attribute("id"))
+    filter_of(page, table, "property").select_option(label="smile")
+    page.get_by_role("link", name="how to read the tables").click()
+    assert page.url.endswith("#reading")
+    assert set(cells(page, table, "property")) == {"smile"}
+    page.go_back()
+    page.wait_for_url("**/index.html#*smile")
+    assert set(cells(page, table, "property")) == {"smile"}
+
+
 def test_a_link_to_a_row_shows_it_on_the_page_of_its_attack(page: Page, site: Path) -> None:
     page.goto((site / "cells.html").as_uri())
     filter_of(page, "cells", "attack").select_option(label="Proposed")

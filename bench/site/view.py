@@ -159,7 +159,9 @@ def marked_up(text: str) -> Markup:
     >>> marked_up("**Prior** of `<x>`")
     Markup('<strong>Prior</strong> of <code>&lt;x&gt;</code>')
     """
-    return Markup(re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", with_code(text)))
+    # Put together as plain text, for what is joined to HTML is escaped anew.
+    plain = str(with_code(text))
+    return Markup(re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", plain))
 
 
 def with_code(text: str) -> Markup:

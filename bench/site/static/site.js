@@ -247,6 +247,10 @@
     choose(document.getElementById(link.hash.slice(1)));
     writeAddress();
   });
-  addEventListener("hashchange", readAddress);
+  addEventListener("hashchange", () => {
+    // A place that is no row, such as a heading, leaves tables as they are.
+    const place = document.getElementById(location.hash.slice(1));
+    if (!place || place.matches("tbody > tr")) readAddress();
+  });
   readAddress();
 })();
