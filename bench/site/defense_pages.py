@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -75,7 +75,7 @@ class DefenseView:
     table: TableView
 
 
-def defense_pages(folder: RecordFolder, attack_paths: dict[str, str]) -> list[Page]:
+def defense_pages(folder: RecordFolder, attack_paths: Mapping[str, str]) -> list[Page]:
     """Return the list of defenses and the page of each that an attack was measured under."""
     records = list(folder.records.values())
     rows = {
@@ -90,6 +90,11 @@ def defense_pages(folder: RecordFolder, attack_paths: dict[str, str]) -> list[Pa
         Page(path, "defense.html", f"Defense {name}", {"defense": views[name], **MARGINS})
         for name, path in paths.items()
     ]
+    listed = {"listed": _list(views, paths)}
+    return [Page("defenses.html", "list.html", "Defenses", listed), *pages]
+
+
+def _list(views: Mapping[str, DefenseView], paths: Mapping[str, str]) -> TableView:
     columns = (
         Column("defense"),
         Column("what it does"),
@@ -97,26 +102,16 @@ def defense_pages(folder: RecordFolder, attack_paths: dict[str, str]) -> list[Pa
         Column("rows", "number"),
         Column("reference"),
     )
-    lines = [
-        Line(
-            f"defense-{slug(name)}",
-            (
-                Place(name, href=paths[name]),
-                Place(view.summary),
-                Place(str(view.levels)),
-                Place(str(len(view.table.lines))),
-                Place(view.reference),
-            ),
-        )
-        for name, view in views.items()
-    ]
-    table = TableView(
-        "defenses", "Defenses that attacks were measured under", columns, tuple(lines)
-    )
-    return [Page("defenses.html", "list.html", "Defenses", {"listed": table}), *pages]
+    lines = []
+    for name, view in views.items():
+        texts = (view.summary, str(view.levels), str(len(view.table.lines)), view.reference)
+        places = (Place(name, href=paths[name]), *map(Place, texts))
+        lines.append(Line(f"defense-{slug(name)}", places))
+    caption = "Defenses that attacks were measured under"
+    return TableView("defenses", caption, columns, tuple(lines))
 
 
-def _view(name: str, rows: Sequence[Defended], attack_paths: dict[str, str]) -> DefenseView:
+def _view(name: str, rows: Sequence[Defended], attack_paths: Mapping[str, str]) -> DefenseView:
     defense: type[Defense] = DEFENSES.get(name)
     known = parameters(defense)
     return DefenseView(
@@ -156,7 +151,7 @@ def _setting_words(measured: Measured, fields: Sequence[str]) -> str:
     return "; ".join([data_set(cell), task_name(measured), *words])
 
 
-def _table(name: str, rows: Sequence[Defended], attack_paths: dict[str, str]) -> TableView:
+def _table(name: str, rows: Sequence[Defended], attack_paths: Mapping[str, str]) -> TableView:
     cells = [measured(row.record) for row in rows]
     fields = _settings(cells)
     columns = (
@@ -187,7 +182,7 @@ def _table(name: str, rows: Sequence[Defended], attack_paths: dict[str, str]) ->
 
 
 def _places(
-    row: Defended, m: Measured, fields: Sequence[str], attack_paths: dict[str, str]
+    row: Defended, m: Measured, fields: Sequence[str], attack_paths: Mapping[str, str]
 ) -> tuple[Place, ...]:
     cell, price = row.record.cell, row.price
     identifier = row_name(m, row.name)
