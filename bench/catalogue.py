@@ -144,23 +144,33 @@ def _describe(registry: Registry, name: str) -> str:
 
 
 def _shared(plugin: type) -> list[str]:
-    """Return what the most general class that a plugin builds on says of its parameters."""
+    return [f"Shared:{text}" for text in shared_parameters(plugin)]
+
+
+def shared_parameters(plugin: type) -> list[str]:
+    """Return what the most general class that a plugin builds on says of its parameters, if any."""
     bases = [base for base in plugin.__mro__[1:] if dataclasses.is_dataclass(base)]
     documented = [inspect.getdoc(base) or "" for base in bases]
-    return [f"Shared:{text.partition(SECTION)[2]}" for text in documented if SECTION in text][-1:]
+    return [text.partition(SECTION)[2] for text in documented if SECTION in text][-1:]
 
 
-def _parameters(plugin: type) -> str:
+def parameters(plugin: type) -> list[list[str]]:
+    """Return the name, type and default of each of a plugin's parameters."""
     try:
         hints = get_type_hints(plugin, include_extras=True)
     except NameError:  # an outside plugin may name types that only type checkers import
         hints = {}
-    rows = [[f.name, _type(f, hints.get(f.name)), _default(f)] for f in dataclasses.fields(plugin)]
+    return [[f.name, _type(f, hints.get(f.name)), _default(f)] for f in dataclasses.fields(plugin)]
+
+
+PARAMETER_HEADINGS = ["parameter", "type", "default"]
+
+
+def _parameters(plugin: type) -> str:
+    rows = parameters(plugin)
     if not rows:
         return "Parameters: none"
-    return tabulate(
-        rows, ["parameter", "type", "default"], tablefmt="simple", disable_numparse=True
-    )
+    return tabulate(rows, PARAMETER_HEADINGS, tablefmt="simple", disable_numparse=True)
 
 
 def _presets(attack: type[Attack]) -> str:

@@ -338,6 +338,38 @@ def results(
 
 
 @app.command()
+def publish(
+    out: OutOption = DEFAULT_OUT,
+    site: Annotated[
+        Path | None,
+        typer.Option("--site", help="Folder of the site; by default `site` in that of --out."),
+    ] = None,
+    suites: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--suite",
+            metavar="SUITE",
+            help="A suite, by name or TOML file, that the leaderboard has besides Tables 1 to 3.",
+        ),
+    ] = None,
+    reconstructions: Annotated[
+        bool,
+        typer.Option(
+            "--reconstructions",
+            help="Publish figures of reconstructions too: only where none shows a real individual.",
+        ),
+    ] = False,
+) -> None:
+    """Write a leaderboard, as Markdown and as a static site, from records alone."""
+    from bench.publish import publish as write
+
+    done = write(out, site, suites or [], reconstructions)
+    for sentence in done.left_out:
+        typer.echo(sentence, err=True)
+    typer.echo(f"The leaderboard is in {done.leaderboard}, the site in {done.site}.")
+
+
+@app.command()
 def figure(
     kind: FigureKind,
     suite: Annotated[str, typer.Argument(help="A suite's name, or a TOML file.")],

@@ -29,7 +29,7 @@ def details(cells: Sequence[Measured]) -> str:
     leading = ("data set", "main task", "B")
     varying = varying_settings([m.planned for m in cells], leading)
     fields = [*leading, *(name for name in varying if name in Cell.model_fields)]
-    parameters = _varying_parameters(cells)
+    parameters = varying_parameters(cells)
     reconstruction: list[list[str]] = []
     properties: list[list[str]] = []
     for measured in unique.values():
@@ -80,7 +80,7 @@ def _labels_right(record: Record) -> str:
     return "granted" if "labels" in record.knowledge else f"{100 * share:.1f}"
 
 
-def _varying_parameters(cells: Sequence[Measured]) -> list[str]:
+def varying_parameters(cells: Sequence[Measured]) -> list[str]:
     """Return the parameters of which some column has several values: swept, or a group's own."""
     found: dict[str, dict[str, set[str]]] = {}
     for m in cells:

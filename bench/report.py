@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
-from bench.defense import updates_seen
 from bench.details import details
-from bench.prices import price, price_aid, price_columns
+from bench.prices import price_aid
 from bench.registry import ATTACKS, DATASETS
-from bench.rows import (
-    LAYOUTS,
-    MISSING,
-    Measured,
-    Row,
-    describe,
-    is_implied,
-    leading_values,
-    markdown_table,
-    percent,
-    text_of,
-    varying_settings,
-)
+from bench.rows import MISSING, Measured, Row, describe, is_implied, markdown_table, text_of
 from bench.settings import settings
+from bench.tables import TableRow, by_group, table_of
 
 
 def markdown(title: str, cells: Sequence[Measured], command: str, reading: str = "") -> str:
@@ -36,18 +24,20 @@ def markdown(title: str, cells: Sequence[Measured], command: str, reading: str =
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def main_tables(cells: Sequence[Measured]) -> str:
-    """Return one table a group: balanced accuracy with its interval, in percent, or exactness."""
-    groups = list(dict.fromkeys(m.planned.group for m in cells))
+def main_tables(cells: Sequence[Measured], marked: bool = False) -> str:
+    """Return one table a group: balanced accuracy with its interval, in percent, or exactness.
+
+    Args:
+        marked: whether the best attack of a row stands in bold, where intervals permit.
+    """
     tables = []
-    for group in groups:
-        of_group = [m for m in cells if m.planned.group == group]
-        parts = [f"## {group}", _group_table(of_group), _terms(of_group)]
+    for group, of_group in by_group(cells).items():
+        parts = [f"## {group}", _group_table(of_group, marked), terms(of_group)]
         tables.append("\n\n".join(part for part in parts if part))
     return "\n\n".join(tables)
 
 
-def _terms(cells: Sequence[Measured]) -> str:
+def terms(cells: Sequence[Measured]) -> str:
     """Return a sentence on what attacks were given: evaluations, labels, and what f_p reads."""
     wordings = {
         "budget": "{} gradient evaluations a victim batch",
@@ -76,40 +66,26 @@ def _terms(cells: Sequence[Measured]) -> str:
     return f"Attacks have {'; '.join(said)}." if said else ""
 
 
-def _group_table(cells: Sequence[Measured]) -> str:
-    leading = LAYOUTS[cells[0].planned.layout]
-    varying = varying_settings([m.planned for m in cells], leading)
-    frame: dict[Row, dict[str, str]] = {}
-    of_row: dict[Row, list[Measured]] = {}
-    for measured in cells:
-        whole = OF_ALL_PROPERTIES.get(measured.planned.layout)
-        for name in ("",) if whole else measured.planned.cell.properties:
-            row = leading_values(measured, name, (*varying, *leading))
-            shown = whole(measured) if whole else _accuracy(measured, name)
-            frame.setdefault(row, {})[measured.planned.column] = shown
-            of_row.setdefault(row, []).append(measured)
-    columns = list(dict.fromkeys(m.planned.column for m in cells))
-    rows = _in_reading_order(frame)
-    prices = {row: price(of_row[row]) for row in rows}
-    trailing = price_columns(prices.values()) if cells[0].planned.layout == "defense" else []
-    table = [
+def _group_table(cells: Sequence[Measured], marked: bool) -> str:
+    table = table_of(cells)
+    leading = [row.leading for row in table.rows]
+    lines = [
         [
-            *_without_repeats(row, rows, i),
-            *(frame[row].get(c, MISSING) for c in columns),
-            *(prices[row].get(c, MISSING) for c in trailing),
+            *_without_repeats(row.leading, leading, i),
+            *(_shown(row, column, marked) for column in table.columns),
+            *(row.prices.get(heading, MISSING) for heading in table.trailing),
         ]
-        for i, row in enumerate(rows)
+        for i, row in enumerate(table.rows)
     ]
-    return markdown_table(table, [*varying, *leading, *columns, *trailing])
+    return markdown_table(lines, [*table.leading, *table.columns, *table.trailing])
 
 
-def _in_reading_order(frame: Mapping[Row, object]) -> list[Row]:
-    """Return rows so that equal leading values stand together, each in order of appearance."""
-    ranks = [
-        {value: i for i, value in enumerate(dict.fromkeys(column))}
-        for column in zip(*frame, strict=True)
-    ]
-    return sorted(frame, key=lambda row: [rank[v] for rank, v in zip(ranks, row, strict=True)])
+def _shown(row: TableRow, column: str, marked: bool) -> str:
+    """Return what stands in a place, in bold where it is to be marked as best."""
+    entry = row.entries.get(column)
+    if entry is None:
+        return MISSING
+    return f"**{entry.text}**" if marked and column == row.best else entry.text
 
 
 def _without_repeats(row: Row, rows: Sequence[Row], index: int) -> list[str]:
@@ -121,51 +97,6 @@ def _without_repeats(row: Row, rows: Sequence[Row], index: int) -> list[str]:
         same = same and value == before
         shown.append("" if same else value)
     return shown
-
-
-def _accuracy(measured: Measured, name: str) -> str:
-    record = measured.record
-    if record is None:
-        return MISSING
-    if record.metrics is None:
-        return "failed"
-    shown = percent(record.metrics.properties[name].balanced_accuracy)
-    diverged = record.metrics.diverged
-    return f"{shown} ({100 * diverged:.0f} % diverged)" if diverged else shown
-
-
-def _exactness(measured: Measured) -> str:
-    """Return whose features were found exactly, and how long a batch took."""
-    record = measured.record
-    if record is None:
-        return MISSING
-    if record.metrics is None or record.cost is None:
-        return "failed"
-    exact, certificates = record.metrics.exact, record.metrics.certificates
-    said = [MISSING if exact is None else percent(exact)]
-    if certificates is not None:
-        false = f" ({certificates.false} falsely)" if certificates.false else ""
-        said.append(f"certified {100 * certificates.share:.1f}{false}")
-    said.append(f"{record.cost.seconds / updates_seen(record.cell):.2g} s")
-    return ", ".join(said)
-
-
-def _membership(measured: Measured) -> str:
-    """Return how well members of batches are told from others."""
-    record = measured.record
-    if record is None:
-        return MISSING
-    if record.metrics is None:
-        return "failed"
-    told = record.metrics.membership
-    return MISSING if told is None else f"{percent(told.auc)}, {percent(told.found)}"
-
-
-OF_ALL_PROPERTIES: Mapping[str, Callable[[Measured], str]] = {
-    "exact": _exactness,
-    "membership": _membership,
-}
-"""Layouts that have no row for each property → what they show."""
 
 
 def _notes(cells: Sequence[Measured]) -> list[str]:
@@ -192,6 +123,11 @@ def _needs(cells: Iterable[Measured]) -> list[str]:
 
 def reading_aid(cells: Sequence[Measured]) -> str:
     """Return what a reader must know to read the tables, and what is missing from them."""
+    return "\n\n".join(reading_lines(cells))
+
+
+def reading_lines(cells: Sequence[Measured]) -> list[str]:
+    """Return the paragraphs of `reading_aid`."""
     lines = [
         "Balanced accuracy in % [95 % bootstrap interval by victim batch, and by identity where "
         "one is shown several times]; chance is 50. "
@@ -232,4 +168,4 @@ def reading_aid(cells: Sequence[Measured]) -> str:
     for measured in failed:
         assert measured.record is not None
         lines.append(f"Failed: {describe(measured.planned)}: {measured.record.error}")
-    return "\n\n".join(lines)
+    return lines

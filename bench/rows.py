@@ -181,6 +181,7 @@ def text_of(value: object) -> str:
 
 
 def markdown_table(rows: Sequence[Sequence[str]], columns: Sequence[str]) -> str:
-    """Return a Markdown table."""
-    frame = pd.DataFrame(rows, columns=pd.Index(columns), dtype=str)
+    """Return a Markdown table; what would end a place or a line does not."""
+    inside = [[" ".join(text.replace("|", "\\|").split()) for text in row] for row in rows]
+    frame = pd.DataFrame(inside, columns=pd.Index(columns), dtype=str)
     return str(frame.to_markdown(index=False, disable_numparse=True))

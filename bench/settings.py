@@ -13,7 +13,12 @@ from bench.rows import MISSING, Measured, dataset_name, text_of
 
 def settings(cells: Sequence[Measured]) -> str:
     """Return the settings under the tables: number of individuals, models, threat models."""
-    lines = ["## Settings", ""]
+    return "\n".join(["## Settings", "", *(f"- {line}" for line in setting_lines(cells))])
+
+
+def setting_lines(cells: Sequence[Measured]) -> list[str]:
+    """Return the settings, one a line."""
+    lines = []
     planned = [m.planned.cell for m in cells]
     shown: dict[int, list[str]] = {}
     for cell in planned:
@@ -25,17 +30,17 @@ def settings(cells: Sequence[Measured]) -> str:
     sizes = [(individuals_in_update(cell), cell.individuals) for cell in planned]
     batches = sorted({(size, individuals // size) for size, individuals in sizes})
     lines.append(
-        f"- individuals in each cell: {individuals}, in "
+        f"individuals in each cell: {individuals}, in "
         f"{', '.join(f'{n} batches of {size}' for size, n in batches)}"
     )
     for setup, main_task in _setups(cells).items():
-        lines.append(f"- {setup}: {main_task}")
+        lines.append(f"{setup}: {main_task}")
     lines += _columns(cells)
     defenses = dict.fromkeys(defense_text(m.planned.cell) for m in cells)
-    lines.append(f"- defense: {'; '.join(defenses)}")
+    lines.append(f"defense: {'; '.join(defenses)}")
     precisions = sorted({m.planned.cell.precision for m in cells})
     if precisions != ["float32"]:
-        lines.append(f"- attacks' copy of the model computes in {', '.join(precisions)}")
+        lines.append(f"attacks' copy of the model computes in {', '.join(precisions)}")
     fingerprints = sorted(
         {
             f"{name} {fingerprint}"
@@ -48,14 +53,12 @@ def settings(cells: Sequence[Measured]) -> str:
             )
         }
     )
-    lines.append(f"- fingerprints of the data: {', '.join(fingerprints) or MISSING}")
+    lines.append(f"fingerprints of the data: {', '.join(fingerprints) or MISSING}")
     measured = [m.record for m in cells if m.record and m.record.versions]
     versions = {", ".join(f"{k} {v}" for k, v in r.versions.items()) for r in measured}
     devices = sorted({r.device for r in measured})
-    lines.append(
-        f"- measured on {', '.join(devices) or MISSING} with {'; '.join(sorted(versions))}"
-    )
-    return "\n".join(lines)
+    lines.append(f"measured on {', '.join(devices) or MISSING} with {'; '.join(sorted(versions))}")
+    return lines
 
 
 def _columns(cells: Sequence[Measured]) -> list[str]:
@@ -71,7 +74,7 @@ def _columns(cells: Sequence[Measured]) -> list[str]:
             groups = "”, “".join(dict.fromkeys(m.planned.group for m in alike))
             where = f" in “{groups}”" if len(by_parameters) > 1 else ""
             lines.append(
-                f"- {column} (`{alike[0].planned.cell.attack}`){where}: knows "
+                f"{column} (`{alike[0].planned.cell.attack}`){where}: knows "
                 f"{', '.join(knows) or MISSING}; {parameters or 'no parameters'}"
             )
     return lines

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.leaderboard import laid_out, leaderboard, leading_suites
+from bench.record_folder import read_records
 from bench.registry import ATTACKS
 from bench.report import markdown
 from bench.rows import Measured
@@ -37,6 +39,15 @@ def test_a_published_table_is_its_records_and_nothing_else(suite: str) -> None:
     reading = (RESULTS / f"{suite}.reading.md").read_text(encoding="utf-8")
     made = markdown(content.title, cells, f"leakbench run {suite}", reading)
     assert (RESULTS / f"{suite}.md").read_text(encoding="utf-8") == made
+
+
+def test_the_published_leaderboard_is_its_records_and_nothing_else() -> None:
+    folder = read_records(RESULTS)
+    assert folder.left_out == {}
+    shown = leading_suites(laid_out(folder, []), [])
+    assert [each.name for each in shown] == ["table1", "table2", "table3"]
+    made = leaderboard(shown, folder)
+    assert (RESULTS / "leaderboard.md").read_text(encoding="utf-8") == made
 
 
 @pytest.mark.parametrize("suite", PUBLISHED)

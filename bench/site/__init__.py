@@ -1,0 +1,1 @@
+"""A static site of records: pages as values, then as HTML, then as files."""

@@ -1,0 +1,193 @@
+"""Facts about `leakbench publish`: what its leaderboard says, leaves out and refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from publishing import HOSTILE, defended_suite, done, estimate, failed, version_of, write_run
+from records import planned
+
+from bench.leaderboard import laid_out, leaderboard, leading_suites
+from bench.record_folder import read_records
+from bench.store import Store
+from bench.tables import Entry, best_column
+from bench.threat import Knowledge
+from bench.threat_words import KNOWLEDGE
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def published(out: Path) -> str:
+    folder = read_records(out)
+    return leaderboard(leading_suites(laid_out(folder, []), []), folder)
+
+
+def best(**values: tuple[float, float]) -> str | None:
+    entries = {name: Entry("", estimate(*value)) for name, value in values.items()}
+    return best_column(entries, frozenset({"blind", "oracle"}), {"blind"})
+
+
+def test_the_best_attack_is_one_whose_interval_lies_above_all_others() -> None:
+    assert best(a=(0.8, 0.02), b=(0.7, 0.02), blind=(0.5, 0.02)) == "a"
+    assert best(a=(0.8, 0.06), b=(0.7, 0.06), blind=(0.5, 0.02)) is None
+    # The second may overlap what the third does not.
+    assert best(a=(0.8, 0.02), b=(0.6, 0.01), c=(0.7, 0.09), blind=(0.5, 0.02)) is None
+
+
+def test_controls_are_never_the_best_and_an_attack_below_blind_is_none() -> None:
+    assert best(a=(0.8, 0.02), b=(0.7, 0.02), oracle=(0.95, 0.01), blind=(0.5, 0.02)) == "a"
+    assert best(a=(0.8, 0.02), b=(0.7, 0.02), blind=(0.77, 0.02)) is None
+    assert best(a=(0.8, 0.02), b=(0.7, 0.02)) == "a"
+
+
+def test_one_attack_alone_is_not_the_best() -> None:
+    assert best(a=(0.8, 0.02), blind=(0.5, 0.02)) is None
+
+
+def test_the_leaderboard_has_tables_threat_models_costs_settings_and_versions(
+    tmp_path: Path,
+) -> None:
+    text = published(write_run(tmp_path, map(done, planned("quick"))))
+    assert "Made by `leakbench publish` from the 30 records beside it." in text
+    for heading in ("How to read", "Threat models", "Cost", "Settings"):
+        assert f"\n## {heading}\n" in text
+    assert "**90.0 [87.0, 93.0]**" in text  # mask demixing, clear of all others
+    assert "**80.0 [77.0, 83.0]**" not in text
+    assert "| Proposed      | feature       | attack  | model, update, labels, auxiliary |" in text
+    assert "- labels: the main-task labels of the victim batch" in text
+    assert "- Proposed: Yang, Wang, Li 2022" in text
+    assert "leakbench 0.1.0" in text
+    row = next(line for line in text.split("\n## Cost\n")[1].splitlines() if "Proposed" in line)
+    assert [field.strip() for field in row.split("|")][-5:-1] == ["150", "0.8", "500", "cpu"]
+
+
+def test_every_kind_of_knowledge_has_its_words() -> None:
+    assert set(KNOWLEDGE) == set((~Knowledge.NOTHING).names())
+
+
+def test_texts_of_records_are_no_html_link_or_image_in_the_leaderboard(tmp_path: Path) -> None:
+    first, *others = planned("quick")
+    hostile = failed(first, f"{HOSTILE}\n\n# Heading of the record's own")
+    text = published(write_run(tmp_path, [hostile, *map(done, others)]))
+    assert "evil.example" in text
+    assert "<" not in text
+    assert "](" not in text
+    assert "\n# Heading" not in text
+
+
+def test_records_that_cannot_be_shown_are_named_and_the_rest_goes_on(
+    tmp_path: Path, run: Run
+) -> None:
+    cells = planned("quick")
+    out = write_run(tmp_path / "out", map(done, cells))
+    edited, torn, renamed, odd = (Store(out / "records").path(c.key) for c in cells[:4])
+    content = json.loads(edited.read_text())
+    content["cell"]["batch_size"] = 4
+    edited.write_text(json.dumps(content))
+    torn.write_text(torn.read_text()[:100])
+    renamed.rename(renamed.with_name("0123456789abcdef01234567.json"))
+    content = json.loads(odd.read_text())
+    content["metrics"]["properties"]["gender"]["balanced_accuracy"]["value"] = 1.7
+    odd.write_text(json.dumps(content))
+    (out / "records" / "folder.json").mkdir()
+    code, printed, said = run("publish", "--out", str(out))
+    assert code == 0
+    assert "leaderboard.md" in printed
+    for path, why in (
+        (edited, "its key is not that of its content"),
+        (torn, "holds no record that can be read"),
+        (renamed.with_name("0123456789abcdef01234567.json"), "another key"),
+        (odd, "balanced_accuracy cannot be 1.7"),
+        (out / "records" / "folder.json", "cannot be read"),
+    ):
+        (line,) = (line for line in said.splitlines() if path.name in line)
+        assert line.startswith("left out") and why in line
+        for page in ("leaderboard.md", "site/index.html"):
+            assert path.name in (out / page).read_text()
+    assert "from the 26 records" in (out / "leaderboard.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda c: c["metrics"]["main_task"].pop("accuracy"), "does not say accuracy"),
+        (lambda c: c["metrics"]["properties"].pop("gender"), "no metrics of gender"),
+        (lambda c: c.update(metrics=None), "but it has no metrics"),
+        (lambda c: c["metrics"]["exact"].update(low=0.9, value=0.5), "exact cannot be 0.5"),
+        (lambda c: c["metrics"]["exact"].update(high=None), "exact cannot be"),
+        (lambda c: c["metrics"]["feature_cosine"].update(high=float("nan")), "cannot be"),
+        (lambda c: c["cell"].update(attack="gone"), "unknown attack 'gone'"),
+        (lambda c: c["cell"].update(defense="gone"), "unknown defense 'gone'"),
+    ],
+)
+def test_a_record_with_what_cannot_be_is_left_out(
+    change: Callable[[dict], object], why: str, tmp_path: Path
+) -> None:
+    first, second = planned("quick")[:2]
+    out = write_run(tmp_path, [done(first), done(second)])
+    path = Store(out / "records").path(first.key)
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    folder = read_records(out)
+    assert list(folder.records) == [second.key]
+    assert why in folder.left_out[path.name]
+
+
+def test_no_records_or_no_folder_is_one_sentence(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "empty" / "records").mkdir(parents=True)
+    (tmp_path / "file").write_text("")
+    for out, why in (
+        ("empty", r"records holds no records"),
+        ("file", "is no folder"),
+        ("nowhere", "is no folder"),
+    ):
+        code, printed, said = run("publish", "--out", out)
+        assert (code, printed) == (2, "")
+        assert why in said
+        assert len(said.splitlines()) == 1
+    assert not (tmp_path / "empty" / "leaderboard.md").exists()
+
+
+def test_a_folder_of_broken_records_alone_is_one_sentence(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "out" / "records").mkdir(parents=True)
+    (tmp_path / "out" / "records" / "a.json").write_text("{}")
+    code, _, said = run("publish", "--out", "out")
+    assert code == 2
+    assert "none of the 1 records" in said and "a.json" in said
+
+
+def test_records_of_the_users_suite_are_laid_out_by_it(tmp_path: Path, run: Run) -> None:
+    suite = defended_suite(tmp_path)
+    out = write_run(tmp_path / "out", map(done, planned(str(suite))))
+    code, *_ = run("publish", "--out", str(out))
+    assert code == 0
+    assert "--suite FILE.toml" in (out / "leaderboard.md").read_text()
+    code, *_ = run("publish", "--out", str(out), "--suite", str(suite))
+    assert code == 0
+    assert "### By defense" in (out / "leaderboard.md").read_text()
+    code, _, said = run("publish", "--out", str(out), "--suite", "defendd")
+    assert code == 2
+    assert "unknown suite 'defendd'" in said
+
+
+def test_a_suite_of_the_users_may_have_the_name_of_one_of_ours(tmp_path: Path) -> None:
+    suite = tmp_path / "table1.toml"
+    suite.write_text(defended_suite(tmp_path).read_text())
+    out = write_run(tmp_path / "out", map(done, planned(str(suite))))
+    (found,) = laid_out(read_records(out), [str(suite)])
+    assert (found.name, found.title) == ("table1", "Defended")
+
+
+def test_a_record_of_another_version_of_its_attack_is_shown_but_stands_in_no_table(
+    tmp_path: Path,
+) -> None:
+    cell = planned("quick", only=["attack=feature"])[0]
+    old = cell.cell.key(version_of(cell) - 1)
+    record = done(cell).model_copy(update={"key": old, "attack_version": version_of(cell) - 1})
+    folder = read_records(write_run(tmp_path, [record]))
+    assert list(folder.records) == [old]
+    assert laid_out(folder, []) == []
