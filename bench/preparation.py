@@ -172,7 +172,7 @@ def prepare(
         properties=setup.properties,
         model=model,
         auxiliary=auxiliary,
-        feature_space=_feature_space(model, auxiliary, setup),
+        feature_space=feature_space(model, auxiliary, setup),
     )
     images, labels = labelled_victims(individuals, split, device)
     hits = main_task_hits(model, images, labels)
@@ -293,7 +293,7 @@ def _auxiliary(
     return auxiliary_of(source, rows, labels, setup.properties, device)
 
 
-def _feature_space(model: SharedModel, auxiliary: Auxiliary, setup: Setup) -> FeatureSpace:
+def feature_space(model: SharedModel, auxiliary: Auxiliary, setup: Setup) -> FeatureSpace:
     """Return D_aux's deep features and f_p, which is cached under the features themselves.
 
     Raises:
