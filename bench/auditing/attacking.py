@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from bench import metrics
 from bench.auditing.case import Batch, Case
 from bench.cells import Cell
+from bench.defense import defense_of
 from bench.errors import UsageError
 from bench.measure import granted, infer, knowledge_of
 from bench.metrics import Estimate
@@ -44,7 +46,8 @@ class Attacked:
     Attributes:
         attack: with its parameters.
         knowledge: what it was told.
-        inferences: one for each batch; none where the attack was refused.
+        inferences: one for each batch, None for controls on batches whose truth is not known; none
+            at all where the attack was refused.
         refused: why it could not run; empty if it could.
         seconds: that it took.
         metrics: over the batches whose truth is known; None where there is none.
@@ -54,7 +57,7 @@ class Attacked:
 
     attack: Attack
     knowledge: Knowledge
-    inferences: tuple[Inference, ...] = ()
+    inferences: tuple[Inference | None, ...] = ()
     refused: str = ""
     seconds: float = 0.0
     metrics: Metrics | None = None
@@ -123,6 +126,8 @@ def _attacked(
     seconds, changes, knowledge = 0.0, [0.0] * len(batches), attack.needs
     for rows in _alike(batches):
         some = [batches[row] for row in rows]
+        if attack.control and some[0].truth is None:
+            continue  # A control is there to be scored.
         cell = _cell(case, attack, some[0], sum(batch.size for batch in some))
         check_grant(attack, Knowledge.parse(cell.grant))
         check_batch_size(attack, some[0].size)
@@ -140,16 +145,15 @@ def _attacked(
         for row, error in zip(rows, errors, strict=False):
             changes[row] = error
         seconds += took
-    answered = tuple(each for each in inferences if each is not None)
     scored = None
-    truths, of_known = _known(batches, answered)
+    truths, of_known = _known(batches, inferences)
     if truths:
         cell = _cell(case, attack, batches[0], sum(map(len, truths)))
         scored = score(truths, of_known, cell, case.prepared)
     return Attacked(
         attack=attack,
         knowledge=knowledge,
-        inferences=answered,
+        inferences=tuple(inferences),
         seconds=seconds,
         metrics=scored,
         changes=tuple(changes) if any(b.defense["name"] != "none" for b in batches) else (),
@@ -201,10 +205,6 @@ def _of_unknown(
     Raises:
         UsageError: it needs to see more than updates, or its answer is malformed.
     """
-    import time
-
-    from bench.defense import defense_of
-
     knowledge = knowledge_of(attack, cell)
     beyond = knowledge & (Knowledge.LABELS | Knowledge.STATISTICS | Knowledge.OUTPUTS)
     if beyond:
@@ -221,10 +221,11 @@ def _of_unknown(
     observations = [
         Observation(
             batch_size=batch.size,
-            seed=seed_for("attack", attack.name, batch.size, cell.seed, batch.name),
+            # As the harness seeds it, so that to know the truth changes no answer.
+            seed=seed_for("attack", cell.attack, cell.batch_size, cell.seed, number),
             update=batch.update if Knowledge.UPDATE in knowledge else None,
         )
-        for batch in batches
+        for number, batch in enumerate(batches)
     ]
     started = time.perf_counter()
     inferences = attack.infer(server, observations, _silent)
@@ -236,13 +237,13 @@ _silent: Progress = lambda _share: None  # noqa: E731
 
 
 def _known(
-    batches: Sequence[Batch], inferences: Sequence[Inference]
+    batches: Sequence[Batch], inferences: Sequence[Inference | None]
 ) -> tuple[list[Truth], list[Inference]]:
     """Return the truths that are known, and the answers for them."""
     pairs = [
         (batch.truth, inference)
         for batch, inference in zip(batches, inferences, strict=True)
-        if batch.truth is not None
+        if batch.truth is not None and inference is not None
     ]
     return [truth for truth, _ in pairs], [inference for _, inference in pairs]
 
@@ -250,8 +251,8 @@ def _known(
 def _leads(
     case: Case,
     batches: Sequence[Batch],
-    mine: Sequence[Inference],
-    blind: Sequence[Inference],
+    mine: Sequence[Inference | None],
+    blind: Sequence[Inference | None],
 ) -> dict[str, Estimate]:
     """Return by how much an attack's balanced accuracy is above the blind control's.
 

@@ -95,13 +95,16 @@ def own_model(
     logits = _logits(model, example)
     cut = traced(model, split, example)
     feature = _settle_feature(cut, example, split)
-    known = {id(p): name for name, p in cut.module.named_parameters()}
+    # A parameter with several names has in updates the one that the user's model lists.
+    named = model if isinstance(model, nn.Module) else cut.module
+    known = {id(p): name for name, p in named.named_parameters()}
     extractor, classifier = _halves(cut.module, feature, scale, split)
     shared = SharedModel(extractor, classifier)
-    both = {id(p) for p in extractor.parameters()} & {id(p) for p in classifier.parameters()}
+    before = {id(parameter) for parameter in extractor.parameters()}
+    both = [known[id(p)] for p in classifier.parameters() if id(p) in before]
     if both:
         raise UsageError(
-            f"parameter {known[both.pop()]!r} is used before and after the split {split!r}; split "
+            f"parameter {both[0]!r} is used before and after the split {split!r}; split "
             f"where nothing is shared by both sides"
         )
     if not list(classifier.parameters()):

@@ -230,7 +230,8 @@ def _model(case: Case, name: str, split: str) -> ModelReport:
 
 def _attack(name: str, attacked: Attacked) -> AttackReport:
     attack = attacked.attack
-    claims = [i.certified for i in attacked.inferences if i.certified is not None]
+    answered = [inference for inference in attacked.inferences if inference is not None]
+    claims = [each.certified for each in answered if each.certified is not None]
     return AttackReport(
         name=name,
         title=attack.title,
@@ -271,9 +272,11 @@ def _defense(defended: Defended) -> DefenseReport:
 def _update(batch: Batch, number: int, attacked: Mapping[str, Attacked]) -> AuditedUpdate:
     """Return an update with what every attack says of its individuals; controls say nothing."""
     answers = {
-        name: _answers(batch, each.inferences[number])
+        name: _answers(batch, inference)
         for name, each in attacked.items()
-        if each.inferences and not each.attack.control
+        if not each.attack.control
+        and each.inferences
+        and (inference := each.inferences[number]) is not None
     }
     return AuditedUpdate(
         name=batch.name,

@@ -150,10 +150,13 @@ def _check_split(split: str, names: Iterable[str]) -> None:
 def without_in_place(model: nn.Module) -> nn.Module:
     """Return a copy in evaluation mode whose activations leave their inputs as they are.
 
-    Differentiating twice through an activation forbids computing it in place.
+    Differentiating twice through an activation forbids computing it in place. What a library hung
+    on the backward pass for its own ends, as Opacus does, is left behind.
     """
     own = copy.deepcopy(model).eval()
     for module in own.modules():
+        module._backward_hooks.clear()
+        module._backward_pre_hooks.clear()
         if getattr(module, "inplace", False) is True:
             module.inplace = False  # type: ignore[assignment]
     return own

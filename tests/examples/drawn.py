@@ -1,8 +1,9 @@
-"""Drawn individuals for the examples: a federated model's clients, and people set aside."""
+"""What the examples share: a small model, and drawn people for its clients and for D_aux."""
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor, nn
 
 from bench.audit import People
 from bench.plugins import build
@@ -11,21 +12,38 @@ from bench.registry import DATASETS
 PROPERTIES = ("gender", "glasses")
 
 
+class Net(nn.Module):
+    """Says of a face of 32 px whether it wears a hat."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.ReLU(),
+            nn.AvgPool2d(2),
+            nn.Conv2d(8, 16, 3, padding=1),
+            nn.ReLU(),
+            nn.AvgPool2d(4),
+        )
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(256, 64), nn.ReLU(), nn.Linear(64, 2))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.features(images))
+
+
 def drawn_people(count: int, first: int = 0) -> People:
-    """Drawn faces of 32 px, one of each person, with two properties; the main task is a hat.
+    """Return drawn faces, each of another person, with two properties; the class is a hat.
 
     Args:
-        first: people before this one are left out.
+        first: as many people are left out before.
     """
     dataset = build(DATASETS, "synthetic", {"individuals": first + count, "images_per_identity": 1})
-    individuals = dataset.load(None, 32)
+    drawn = dataset.load(None, 32)
     rows = slice(first, first + count)
     return People(
-        images=torch.from_numpy(individuals.images[rows].copy()).float() / 255,
-        labels=torch.from_numpy(individuals.attribute("hat")[rows]).long(),
-        identities=torch.from_numpy(individuals.identities[rows].copy()),
-        properties={
-            name: torch.from_numpy(individuals.attribute(name)[rows]) for name in PROPERTIES
-        },
+        images=torch.from_numpy(drawn.images[rows].copy()).float() / 255,
+        labels=torch.from_numpy(drawn.attribute("hat")[rows]).long(),
+        identities=torch.from_numpy(drawn.identities[rows].copy()),
+        properties={name: torch.from_numpy(drawn.attribute(name)[rows]) for name in PROPERTIES},
         names=[f"person {row}" for row in range(first, first + count)],
     )
