@@ -165,7 +165,7 @@ class Report(_Frozen):
     updates: list[AuditedUpdate]
     defenses: list[DefenseReport]
 
-    def write(self, folder: Path) -> tuple[Path, Path]:
+    def write(self, folder: Path | str) -> tuple[Path, Path]:
         """Write `audit.html` and `audit.json` into a folder; return their paths.
 
         Raises:
@@ -173,7 +173,7 @@ class Report(_Frozen):
         """
         from bench.auditing.page import page
 
-        paths = folder / "audit.html", folder / "audit.json"
+        paths = Path(folder) / "audit.html", Path(folder) / "audit.json"
         for path, text in zip(paths, (page(self), self.model_dump_json(indent=1)), strict=True):
             with replacing(path) as temporary:
                 temporary.write_text(text, encoding="utf-8")

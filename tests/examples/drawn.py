@@ -25,7 +25,7 @@ class Net(nn.Module):
             nn.ReLU(),
             nn.AvgPool2d(4),
         )
-        self.head = nn.Sequential(nn.Flatten(), nn.Linear(256, 64), nn.ReLU(), nn.Linear(64, 2))
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 2))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.features(images))

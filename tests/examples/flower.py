@@ -34,7 +34,7 @@ app = ClientApp()
 def step(message: Message, context: Context) -> Message:
     """One client's local training: steps of SGD on all that it has."""
     number = int(context.node_config["partition-id"])
-    people = drawn_people(BATCH, first=400 + BATCH * number)
+    people = drawn_people(BATCH, first=1000 + BATCH * number)
     model = Net()
     model.load_state_dict(message.content["arrays"].to_torch_state_dict())
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
@@ -51,7 +51,9 @@ class Capturing(FedAvg):
     """Federated averaging by a server that keeps what each client sends in the first round."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(fraction_evaluate=0.0, min_available_nodes=CLIENTS)
+        super().__init__(
+            fraction_evaluate=0.0, min_train_nodes=CLIENTS, min_available_nodes=CLIENTS
+        )
         self.folder = folder
 
     def aggregate_train(
@@ -83,13 +85,13 @@ def main(folder: Path) -> Report:
         num_supernodes=CLIENTS,
         backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}},
     )
-    clients = drawn_people(CLIENTS * BATCH, first=400)
+    clients = drawn_people(CLIENTS * BATCH, first=1000)
     batch_of = [f"client-{row // BATCH}" for row in range(len(clients))]
     report = audit(
         model,
         split="features",
         updates=updates,
-        auxiliary=drawn_people(400),
+        auxiliary=drawn_people(1000),
         properties=PROPERTIES,
         truth=replace(clients, updates=batch_of),
         # Clients send their weights after two steps; the server knows its own learning rate.

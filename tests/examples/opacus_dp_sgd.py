@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from bench.audit import Report, audit
 
 BATCH, CLIP, NOISE = 4, 1.0, 1.0
 
+# PyTorch's, of how Opacus looks at the backward pass of images that need no gradient.
+warnings.filterwarnings("ignore", "Full backward hook is firing")
+
 
 def main(folder: Path, noise: float = NOISE) -> Report:
     torch.manual_seed(0)
@@ -29,7 +33,7 @@ def main(folder: Path, noise: float = NOISE) -> Report:
         expected_batch_size=BATCH,
         generator=torch.Generator().manual_seed(0),
     )
-    clients = drawn_people(24, first=400)
+    clients = drawn_people(24, first=1000)
 
     # What a client sends: what its optimiser would step along, clipped and noised.
     (folder / "updates").mkdir(parents=True)
@@ -47,7 +51,7 @@ def main(folder: Path, noise: float = NOISE) -> Report:
         model,
         split="features",
         updates=folder / "updates",
-        auxiliary=drawn_people(400),
+        auxiliary=drawn_people(1000),
         properties=PROPERTIES,
         truth=replace(clients, updates=batch_of),
         # The server knows how the clients defend themselves; attacks adapt to it.

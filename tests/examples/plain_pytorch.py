@@ -19,7 +19,7 @@ BATCH = 4
 def main(folder: Path) -> Report:
     torch.manual_seed(0)
     model = Net()
-    clients = drawn_people(24, first=400)
+    clients = drawn_people(64, first=1000)
 
     # What the clients send: the gradient of the mean loss over a batch, a file each.
     (folder / "updates").mkdir(parents=True)
@@ -37,7 +37,7 @@ def main(folder: Path) -> Report:
         model,
         split="features",
         updates=folder / "updates",
-        auxiliary=drawn_people(400),
+        auxiliary=drawn_people(1000),
         properties=PROPERTIES,
         truth=replace(clients, updates=batch_of),
         attacks=["mask_demixing"],
