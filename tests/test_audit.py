@@ -35,7 +35,6 @@ def with_truth() -> Report:
         attacks={"mask_demixing": {"budget": 20}, "newton_demixing": {}},
         defenses=[
             {"name": "gaussian", "sigma": 100.0},
-            {"name": "dp_sgd", "clip": 1.0, "noise": 50.0},
             {"name": "secure_aggregation", "of": 4},
         ],
     )
@@ -105,7 +104,7 @@ def test_only_the_oracle_knows_features(with_truth: Report) -> None:
 
 def test_a_defense_is_judged_by_attacks_that_know_it(with_truth: Report) -> None:
     defenses = {defense.name: defense for defense in with_truth.defenses}
-    assert list(defenses) == ["none", "gaussian", "dp_sgd", "secure_aggregation"]
+    assert list(defenses) == ["none", "gaussian", "secure_aggregation"]
     assert defenses["none"].verdict == "leaks: 24 exact features certified"
     noisy = defenses["gaussian"]
     assert "defense" in by_name(noisy.attacks)["mask_demixing"].knows
@@ -163,6 +162,7 @@ def test_a_truth_of_some_updates_is_scored_on_those() -> None:
     assert [update.truth_known for update in report.updates] == [True, True, *[False] * 4]
     assert report.attacks[-1].certified == 24
     assert any("2 of 6 updates whose truth is known" in each for each in report.cautions)
+    assert "16 individuals of the truth are in no update, and count nowhere." in report.cautions
 
 
 def test_batches_of_several_sizes_are_scored_together() -> None:
@@ -263,6 +263,7 @@ def test_federated_training_starts_from_weights_drawn_anew() -> None:
     assert private.delta == 1 / 8
 
 
+@pytest.mark.slow
 def test_the_usual_defenses_are_at_levels_of_the_gradient() -> None:
     report = audited(net(), None, truth=people(8, seed=2), batch_size=4, defenses=None)
     names = [defense.name for defense in report.defenses]
@@ -283,6 +284,40 @@ def test_a_verdict_is_stopped_only_where_a_lead_is_excluded(with_truth: Report) 
     assert said(-0.05, 0.05) == "stopped: at most 5 points above blind"
     assert said(-0.3, 0.3).startswith("undecided: no lead shown, but up to 30 points")
     assert said(0.1, 0.3).startswith("leaks: +20.0")
+
+
+def test_a_verdict_names_attacks_that_could_not_be_run(with_truth: Report) -> None:
+    attacks = by_name(with_truth.attacks)
+    assert verdict(list(attacks.values())) == (
+        "leaks: 24 exact features certified; Newton demixing could not be run"
+    )
+
+
+def test_a_label_that_gives_a_property_away_is_pointed_out() -> None:
+    aux = people(120, seed=1)
+    implied = replace(aux, labels=aux.properties["bright"].long())
+    report = audited(net(), None, auxiliary=implied, truth=VICTIMS, batch_size=4)
+    assert any(
+        each.startswith("The main task's label alone gives bright") for each in report.cautions
+    )
+
+
+def test_batch_normalisation_by_the_batch_is_simulated() -> None:
+    torch.manual_seed(0)
+    model = net()
+    model.features.insert(1, torch.nn.BatchNorm2d(8))
+    model.train()
+    captured = gradients(model, VICTIMS, 4)
+    for mode, right in (("train", True), ("eval", False)):
+        report = audited(
+            model,
+            captured,
+            truth=in_batches(VICTIMS, 4),
+            mode=mode,
+            attacks={"feature": {"budget": 2, "labels": "counts"}},
+        )
+        mismatch = report.updates[0].mismatch
+        assert mismatch is not None and (mismatch < 1e-4) == right
 
 
 def test_the_module_can_be_called() -> None:

@@ -253,6 +253,16 @@ def test_what_hangs_on_the_backward_pass_is_left_behind() -> None:
     client_update(own_model(model, "features", IMAGES), IMAGES, LABELS)
 
 
+def test_double_precision_and_further_arguments_are_taken() -> None:
+    class Scaled(Net):
+        def forward(self, images: Tensor, factor: float = 2.0) -> Tensor:
+            return super().forward(images * factor)
+
+    model = made(Scaled)
+    cut = own_model(model.double(), "features", IMAGES, PixelScale((0.0,), (2.0,)))
+    torch.testing.assert_close(cut(IMAGES), model.float()(IMAGES / 2))
+
+
 class Tied(Net):
     def forward(self, images: Tensor) -> Tensor:
         return super().forward(images) + 0 * self.features(images).sum()

@@ -156,6 +156,14 @@ def test_a_header_says_what_is_true_of_one_update(tmp_path: Path) -> None:
         read_updates(tmp_path, Sending())
 
 
+def test_files_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    tensors = gradient(net(), people(4), range(4))
+    for number in (10, 2, 1):
+        save_file(tensors, tmp_path / f"client-{number}.safetensors")
+    read = read_updates(tmp_path, Sending())
+    assert [each.name for each in read] == ["client-1", "client-2", "client-10"]
+
+
 def test_files_that_are_none_are_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"it holds no \*.safetensors file"):
         read_updates(tmp_path, Sending())

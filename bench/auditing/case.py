@@ -96,11 +96,13 @@ class Case:
         prepared: the server, and all that the harness needs besides.
         threat: what the server knows.
         batches: of clients.
+        unplaced: individuals of the truth who are in no batch.
     """
 
     prepared: Prepared
     threat: ThreatModel
     batches: tuple[Batch, ...]
+    unplaced: int = 0
 
     @property
     def model(self) -> OwnModel:
@@ -167,7 +169,9 @@ def case_of(
     )
     if prepared.hits.numel():
         prepared.main_task["accuracy"] = prepared.hits.float().mean().item()
-    return Case(prepared, threat, tuple(batches))
+    placed = sum(map(len, rows.values()))
+    unplaced = 0 if truth is None else len(truth) - placed
+    return Case(prepared, threat, tuple(batches), unplaced)
 
 
 def _rows_of_batches(

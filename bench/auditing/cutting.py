@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
-from bench.auditing.tracing import Traced, traced, without_in_place
+from bench.auditing.tracing import Traced, own_copy, traced
 from bench.errors import UsageError
 from bench.models import SharedModel
 
@@ -90,7 +90,7 @@ def own_model(
             model does not take the images, or gives no logits.
     """
     if isinstance(model, nn.Module):
-        model = without_in_place(model)
+        model = own_copy(model)
     example = images if scale is None else scale(images)
     logits = _logits(model, example)
     cut = traced(model, split, example)
@@ -238,7 +238,7 @@ def _halves(
     for node in module.graph.nodes:
         if node in before:
             copies[node] = first.node_copy(node, counted)
-            if node.op == "placeholder" and scale is not None:
+            if node is images and scale is not None:
                 copies[node] = first.call_module(SCALE, (copies[node],))
     first.output(copies[cut])
     feature = last.placeholder("feature")

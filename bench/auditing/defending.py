@@ -215,7 +215,7 @@ def _one(truth: Truth, row: int) -> Truth:
 
 
 def _gradient(case: Case, truth: Truth) -> Update:
-    model = in_mode(case.model, "eval")
+    model = in_mode(case.model, case.threat.mode)
     return gradient(Client(model, truth.images, truth.labels, 0.1, generator_for("level")))
 
 

@@ -41,6 +41,12 @@ def percent(estimate: Estimate | None, sign: bool = False) -> str:
 
 def verdict(attacks: Sequence[AttackReport]) -> str:
     """Return in a few words whether the attacks still learn something."""
+    said = _verdict(attacks)
+    refused = [a.title for a in attacks if a.refused and not a.control]
+    return f"{said}; {' and '.join(refused)} could not be run" if refused else said
+
+
+def _verdict(attacks: Sequence[AttackReport]) -> str:
     certified = sum(a.certified or 0 for a in attacks)
     if certified:
         return f"leaks: {certified} exact features certified"
@@ -178,6 +184,14 @@ def cautions(
         said.append(
             f"Accuracy is that on the {len(known)} of {len(updates)} updates whose truth is known."
         )
+    if case.unplaced:
+        said.append(
+            f"{case.unplaced} individuals of the truth are in no update, and count nowhere."
+        )
+    said += [
+        f"The main task's label alone gives {name} away: a class of D_aux has it always or never."
+        for name in _implied(case)
+    ]
     if any(isinstance(m, nn.Dropout) for m in case.model.modules()):
         said.append("The model has dropout, which is off here.")
     if case.threat.mode == "eval" and _normalises(case.model):
@@ -203,6 +217,18 @@ def cautions(
             "once; of many properties, attacks and defenses some will seem to lead by chance."
         )
     return said
+
+
+def _implied(case: Case) -> list[str]:
+    """Return the properties that are the same for all individuals of D_aux of one class."""
+    auxiliary = case.prepared.server.auxiliary
+    assert auxiliary is not None
+    classes = [auxiliary.labels == label for label in set(auxiliary.labels.tolist()) if label >= 0]
+    return [
+        name
+        for name, present in auxiliary.properties.items()
+        if classes and all(len(set(present[of_class].tolist())) == 1 for of_class in classes)
+    ]
 
 
 def _normalises(model: nn.Module) -> bool:

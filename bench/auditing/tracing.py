@@ -147,13 +147,14 @@ def _check_split(split: str, names: Iterable[str]) -> None:
         )
 
 
-def without_in_place(model: nn.Module) -> nn.Module:
-    """Return a copy in evaluation mode whose activations leave their inputs as they are.
+def own_copy(model: nn.Module) -> nn.Module:
+    """Return a copy on the CPU, in evaluation mode and single precision, as the harness takes it.
 
-    Differentiating twice through an activation forbids computing it in place. What a library hung
-    on the backward pass for its own ends, as Opacus does, is left behind.
+    Its activations leave their inputs as they are: differentiating twice through one forbids
+    computing it in place. What a library hung on the backward pass for its own ends, as Opacus
+    does, is left behind.
     """
-    own = copy.deepcopy(model).eval()
+    own = copy.deepcopy(model).cpu().float().eval()
     for module in own.modules():
         module._backward_hooks.clear()
         module._backward_pre_hooks.clear()

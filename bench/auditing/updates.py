@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -87,10 +88,16 @@ def read_updates(
 def _files(folder: Path) -> list[Path]:
     if folder.is_file():
         return [folder]
-    files = sorted(folder.glob("*.safetensors"))
+    files = sorted(folder.glob("*.safetensors"), key=_naturally)
     if not files:
         raise UsageError(f"no update in {folder}: it holds no *.safetensors file")
     return files
+
+
+def _naturally(path: Path) -> list[tuple[int, str]]:
+    """Return a key by which `client-2` comes before `client-10`."""
+    parts = re.split(r"(\d+)", path.stem)
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 
 
 def _noted(file: Path, sending: Sending, notes: Mapping[str, str]) -> Sending:
