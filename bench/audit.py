@@ -37,11 +37,11 @@ EXAMPLES = 3
 def audit(
     model: nn.Module | ExportedProgram,
     split: str,
-    updates: Mapping[str, Mapping[str, Tensor]] | Path | Sequence[Path] | None,
-    auxiliary: People | Path,
+    updates: Mapping[str, Mapping[str, Tensor]] | Path | str | Sequence[Path] | None,
+    auxiliary: People | Path | str,
     properties: Sequence[str],
     *,
-    truth: People | Path | None = None,
+    truth: People | Path | str | None = None,
     kind: Kind = "gradient",
     batch_size: int | None = None,
     learning_rate: float | None = None,
@@ -118,7 +118,8 @@ def audit(
         raise UsageError("say at least one property to infer")
     for table in [*([] if defense is None else [defense]), *(defenses or ())]:
         defense_from(table)
-    captured = [] if updates is None else read_updates(updates, sending)
+    given = Path(updates) if isinstance(updates, str) else updates
+    captured = [] if given is None else read_updates(given, sending)
     if updates is not None and not captured:
         raise UsageError("there is no update to audit; give some, or None and the truth")
     aux = _people(auxiliary, image_size, "D_aux")
@@ -164,8 +165,8 @@ def _attacks(
     return with_controls({name: fitting.get(name, {}) for name in attacks}, case)
 
 
-def _people(given: People | Path, size: int | None, what: str) -> People:
-    people = given if isinstance(given, People) else read_people(given, size, what)
+def _people(given: People | Path | str, size: int | None, what: str) -> People:
+    people = given if isinstance(given, People) else read_people(Path(given), size, what)
     check_images(people, what)
     return people
 

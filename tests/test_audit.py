@@ -354,6 +354,24 @@ def refused(message: str, **changed: object) -> None:
         audited(model, gradients(model, people(4, seed=2), 4), **arguments)
 
 
+def test_paths_may_be_text(files: Path) -> None:
+    report = audited(net(), str(files / "updates"), auxiliary=str(files / "aux"), batch_size=4)
+    assert report.attacks[0].certified == 8
+
+
+def test_a_program_is_audited_from_files(run: Run, files: Path) -> None:
+    example = (people(3).images,)
+    program = torch.export.export(
+        net().eval(), example, dynamic_shapes=({0: torch.export.Dim("n")},)
+    )
+    torch.export.save(program, files / "net.pt2")
+    arguments = [*changed(("--model", "net.pt2"), ("--attack", "mask_demixing"))]
+    del arguments[arguments.index("--weights") : arguments.index("--weights") + 2]
+    code, out, err = run(*arguments, "--batch-size", "4", "--budget", "20")
+    assert code == 0, err
+    assert "certifies the exact deep feature of 8 of 8 individuals" in out
+
+
 def test_bad_input_is_refused_in_a_sentence() -> None:
     four = in_batches(people(4, seed=2), 4)
     aux = people(120, seed=1)
@@ -534,6 +552,14 @@ def test_a_folder_of_people_that_is_malformed_is_a_sentence(
     code, _, err = run(*changed(("--batch-size", "4")))
     assert code == 2
     assert said in err.splitlines()[-1]
+
+
+def test_weights_that_nobody_named_are_pointed_out(run: Run, files: Path) -> None:
+    arguments = [*changed(("--batch-size", "4"), ("--attack", "mask_demixing"))]
+    del arguments[arguments.index("--weights") : arguments.index("--weights") + 2]
+    code, _, err = run(*arguments, "--budget", "5")
+    assert code == 0, err
+    assert err.startswith("no --weights: those that net.py:Net makes are taken for the clients'")
 
 
 def test_images_of_the_audit_are_left_in_no_cache(run: Run, files: Path, cache: Path) -> None:

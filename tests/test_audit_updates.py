@@ -165,6 +165,8 @@ def test_files_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
 
 
 def test_files_that_are_none_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="updates .*nowhere not found"):
+        read_updates(tmp_path / "nowhere", Sending())
     with pytest.raises(UsageError, match=r"it holds no \*.safetensors file"):
         read_updates(tmp_path, Sending())
     (tmp_path / "a.safetensors").write_bytes(b"\x80\x04pickle")

@@ -46,6 +46,8 @@ def audit_from_files(
     """
     for name in attacks or ():
         ATTACKS.get(name)
+    if weights is None and not model.endswith(".pt2"):
+        typer.echo(f"no --weights: those that {model} makes are taken for the clients'", err=True)
     size = settings["image_size"]
     people = None if truth is None else read_people(truth, size, "the truth")
     report = audit(

@@ -88,6 +88,8 @@ def read_updates(
 def _files(folder: Path) -> list[Path]:
     if folder.is_file():
         return [folder]
+    if not folder.is_dir():
+        raise UsageError(f"updates {folder} not found; name a folder of safetensors files, or one")
     files = sorted(folder.glob("*.safetensors"), key=_naturally)
     if not files:
         raise UsageError(f"no update in {folder}: it holds no *.safetensors file")
