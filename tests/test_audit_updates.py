@@ -165,7 +165,7 @@ def test_files_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
 
 
 def test_files_that_are_none_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="updates .*nowhere not found"):
+    with pytest.raises(UsageError, match=r"updates .*nowhere not found"):
         read_updates(tmp_path / "nowhere", Sending())
     with pytest.raises(UsageError, match=r"it holds no \*.safetensors file"):
         read_updates(tmp_path, Sending())
