@@ -8,18 +8,25 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 from platformdirs import user_cache_path
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bench.errors import UsageError
+
+
+class WriteError(UsageError):
+    """A file cannot be written: what is tried next would end in the same way."""
 
 
 def cache_folder() -> Path:
@@ -33,13 +40,13 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path that takes the place of `path` at the end, whole or not at all.
 
     Raises:
-        UsageError: the folder cannot be written to.
+        WriteError: the folder cannot be written to, or the disk is full.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:
-        raise UsageError(f"cannot write to {path.parent}: {error.strerror}") from error
+        raise WriteError(f"cannot write to {path.parent}: {error.strerror}") from error
     os.close(handle)
     temporary = Path(name)
     try:
@@ -49,7 +56,11 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.chmod(0o644)
         temporary.replace(path)
     except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+        # NumPy counts bytes where the system has words.
+        why = error.strerror or f"{error}; the disk may be full"
+        raise WriteError(f"cannot write {path}: {why}") from error
+    except SafetensorError as error:
+        raise WriteError(f"cannot write {path}: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -61,11 +72,55 @@ def locked(path: str) -> Iterator[None]:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(
+        raise WriteError(
             f"cannot write to the cache {file.parent}: {error.strerror}; set LEAKBENCH_CACHE"
         ) from error
     with FileLock(file):
         yield
+
+
+@dataclass
+class Noted:
+    """What was asked of the cache.
+
+    Attributes:
+        tensors: paths of all tensors that were asked for.
+        built: paths of tensors and arrays that were not there.
+    """
+
+    tensors: list[str] = field(default_factory=list)
+    built: list[str] = field(default_factory=list)
+
+
+_notes: ContextVar[Noted | None] = ContextVar("notes", default=None)
+
+
+@contextmanager
+def noting() -> Iterator[Noted]:
+    """Yield notes, which are taken until the end of the context; those around it get them too."""
+    noted, around = Noted(), _notes.get()
+    token = _notes.set(noted)
+    try:
+        yield noted
+    finally:
+        _notes.reset(token)
+        if around is not None:
+            around.tensors += noted.tensors
+            around.built += noted.built
+
+
+def packed(paths: Iterable[str]) -> dict[str, bytes]:
+    """Return what is stored under these paths, to bring it to another machine."""
+    return {path: (cache_folder() / f"{path}.safetensors").read_bytes() for path in paths}
+
+
+def unpack(contents: Mapping[str, bytes]) -> None:
+    """Store what another machine has packed, where nothing is stored yet."""
+    for path, content in contents.items():
+        file = cache_folder() / f"{path}.safetensors"
+        if not file.exists():
+            with replacing(file) as temporary:
+                temporary.write_bytes(content)
 
 
 def is_cached(path: str) -> bool:
@@ -79,9 +134,12 @@ def cached_tensors(path: str, build: Callable[[], Mapping[str, Tensor]]) -> dict
     `build` runs at most once however many processes ask at the same time.
     """
     file = cache_folder() / f"{path}.safetensors"
+    noted = _notes.get() or Noted()
+    noted.tensors.append(path)
     if not file.exists():
         with locked(path):
             if not file.exists():
+                noted.built.append(path)
                 tensors = {name: t.detach().cpu().contiguous() for name, t in build().items()}
                 with replacing(file) as temporary:
                     save_file(tensors, temporary)
@@ -94,6 +152,7 @@ def cached_array(path: str, build: Callable[[], NDArray[np.uint8]]) -> NDArray[n
     if not file.exists():
         with locked(path):
             if not file.exists():
+                (_notes.get() or Noted()).built.append(path)
                 array = build()
                 with replacing(file) as temporary, temporary.open("wb") as stream:
                     np.save(stream, array, allow_pickle=False)

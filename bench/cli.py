@@ -80,6 +80,13 @@ class Mode(StrEnum):
     TRAIN = "train"
 
 
+class Executor(StrEnum):
+    """Who measures cells."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
 class Redo(StrEnum):
     """Which cells that have a record are measured again."""
 
@@ -110,6 +117,37 @@ DataRootOption = Annotated[
         "--data-root",
         envvar="LEAKBENCH_DATA_ROOT",
         help="Folder in which each data set lies in its official folder.",
+    ),
+]
+WorkersOption = Annotated[
+    int | None, typer.Option("--workers", min=1, help="Processes; default one a core or GPU.")
+]
+LpipsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--lpips-weights",
+        metavar="PATH|download",
+        envvar="LEAKBENCH_LPIPS",
+        help="AlexNet's weights for LPIPS: a .pth or .safetensors file, a folder that holds "
+        "one, or `download` (240 MB); default torch hub's cache. Cells whose images have no "
+        "LPIPS yet are measured again.",
+    ),
+]
+ShardOption = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        help="Measure part I of N, from 1/N to N/N: for a cluster's array of jobs. Give each "
+        "an --out of its own, or all the same; `leakbench merge` unites them.",
+    ),
+]
+RedoOption = Annotated[
+    Redo,
+    typer.Option(
+        "--redo",
+        help="Which cells that have a record are measured again: none; those that failed; also "
+        "those whose data set, or the attack's version, moved on; or all.",
     ),
 ]
 Pattern = Annotated[str, typer.Argument(metavar="[GLOB]")]
@@ -169,27 +207,46 @@ def show(name: str) -> None:
 
 
 @app.command()
+def plan(
+    suite: Annotated[str, typer.Argument(help="A suite's name, or a TOML file.")],
+    data_root: DataRootOption = None,
+    device: Annotated[Device, typer.Option("--device")] = Device.AUTO,
+    workers: WorkersOption = None,
+    settings: SetOption = None,
+    only: OnlyOption = None,
+    out: OutOption = DEFAULT_OUT,
+    lpips_weights: LpipsOption = None,
+    shard: ShardOption = None,
+    redo: RedoOption = Redo.STALE,
+) -> None:
+    """Say what `run` would measure with these options, and about how long it would take.
+
+    Data sets are read, and kept decoded for the run, to tell what is in the cache.
+    """
+    from bench.session import RunOptions, plan_suite
+
+    options = RunOptions(
+        data_root=data_root,
+        device=device.value,
+        workers=workers,
+        out=out,
+        lpips_weights=lpips_weights,
+        shard=shard,
+        redo=redo.value,
+    )
+    typer.echo(plan_suite(suite, settings or [], only or [], options))
+
+
+@app.command()
 def run(
     suite: Annotated[str, typer.Argument(help="A suite's name, or a TOML file.")],
     data_root: DataRootOption = None,
     device: Annotated[Device, typer.Option("--device")] = Device.AUTO,
-    workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help="Processes; default one a core or GPU.")
-    ] = None,
+    workers: WorkersOption = None,
     settings: SetOption = None,
     only: OnlyOption = None,
     out: OutOption = DEFAULT_OUT,
-    lpips_weights: Annotated[
-        str | None,
-        typer.Option(
-            "--lpips-weights",
-            metavar="PATH|download",
-            envvar="LEAKBENCH_LPIPS",
-            help="AlexNet's weights for LPIPS: a .pth or .safetensors file, a folder that holds "
-            "one, or `download` (240 MB); default torch hub's cache. Cells whose images have no "
-            "LPIPS yet are measured again.",
-        ),
-    ] = None,
+    lpips_weights: LpipsOption = None,
     compiling: Annotated[
         Compile,
         typer.Option(
@@ -198,46 +255,58 @@ def run(
             "Needs a C++ compiler, and Triton on a GPU; what is compiled is kept in the cache.",
         ),
     ] = Compile.AUTO,
-    shard: Annotated[
+    shard: ShardOption = None,
+    redo: RedoOption = Redo.STALE,
+    executor: Annotated[
+        Executor,
+        typer.Option("--executor", help="Processes of this machine, or tasks of a Ray cluster."),
+    ] = Executor.LOCAL,
+    address: Annotated[
         str | None,
         typer.Option(
-            "--shard",
-            metavar="I/N",
-            help="Measure part I of N, from 1/N to N/N: for a cluster's array of jobs. Give each "
-            "an --out of its own, or all the same; `leakbench merge` unites them.",
+            "--address",
+            help="Of the Ray cluster; default $RAY_ADDRESS, or one of this machine alone.",
         ),
     ] = None,
-    redo: Annotated[
-        Redo,
+    time_limit: Annotated[
+        float | None,
         typer.Option(
-            "--redo",
-            help="Which cells that have a record are measured again: none; those that failed; also "
-            "those whose data set, or the attack's version, moved on; or all.",
+            "--time-limit", metavar="MINUTES", help="That a cell may take before it fails."
         ),
-    ] = Redo.STALE,
+    ] = None,
+    retries: Annotated[
+        int,
+        typer.Option(
+            "--retries",
+            min=0,
+            help="How often a cell is tried again whose worker died, or lacked memory or disk.",
+        ),
+    ] = 2,
 ) -> None:
     """Measure a suite's cells, those with a record excepted, and print its tables."""
-    from bench.session import run_suite
+    from bench.session import RunOptions, run_suite
 
+    options = RunOptions(
+        data_root=data_root,
+        device=device.value,
+        workers=workers,
+        out=out,
+        lpips_weights=lpips_weights,
+        compiling=compiling.value,
+        shard=shard,
+        redo=redo.value,
+        executor=executor.value,
+        address=address,
+        time_limit=time_limit,
+        retries=retries,
+    )
     try:
-        failed = run_suite(
-            suite,
-            settings or [],
-            only or [],
-            data_root,
-            device.value,
-            workers,
-            out,
-            lpips_weights,
-            compiling.value,
-            shard,
-            redo.value,
-        )
+        code = run_suite(suite, settings or [], only or [], options)
     except KeyboardInterrupt:
         typer.echo("leakbench: interrupted; run the same command again to go on", err=True)
         raise typer.Exit(130) from None
-    if failed:
-        raise typer.Exit(failed)
+    if code:
+        raise typer.Exit(code)
 
 
 @app.command()

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from rich.console import Console
 
 from bench.errors import UsageError
-from bench.executor import compute_reproducibly
 from bench.figures import ablation, budget, defense, phase, tradeoff
 from bench.figures.canvas import save
 from bench.override import override
@@ -18,6 +17,7 @@ from bench.rows import Measured, percent
 from bench.session import chosen_device, no_record
 from bench.store import Store
 from bench.suite import expand, load_suite
+from bench.sweep.worker import compute_reproducibly
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -5,12 +5,14 @@ Images, weights and f_p are cached under keys of everything that shaped them, an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.auxiliary import (
@@ -30,7 +32,7 @@ from bench.federation import main_task_hits, to_images
 from bench.models import Architecture, SharedModel, deep_features
 from bench.plugins import build, parameters_of
 from bench.property_model import LogisticPropertyModel, check_both_classes, fit_logistic
-from bench.registry import DATASETS, MODELS
+from bench.registry import DATASETS, DEFENSES, MODELS
 from bench.seeds import digest, seed_for, tensor_digest
 from bench.split import Split, split_individuals
 from bench.threat import Auxiliary, FeatureSpace, Precision, Server
@@ -153,26 +155,22 @@ def prepare(
     say(f"loading {setup.dataset}")
     individuals = load_individuals(setup, data_root)
     foreign = load_auxiliary_individuals(setup, data_root)
-    split = split_individuals(
-        individuals,
-        setup.main_task,
-        setup.clients,
-        setup.auxiliary_share,
-        setup.victim_share,
-        setup.seed,
-    )
+    split = _split(individuals, setup)
     for name in setup.properties:
         individuals.attribute(name, "property")
-    auxiliary = _auxiliary(setup, individuals, split, foreign, device)
+    auxiliary, rows = _auxiliary(setup, individuals, split, foreign, device)
     model = _trained(setup, individuals, split, device, say)
     say(f"reading D_aux of {setup.auxiliary_source}")
+    weights = f"{_training_run(setup, individuals, device)} {setup.rounds}"
+    data = fingerprint(individuals, foreign)
+    features = _features_of_auxiliary(model, auxiliary, digest(weights, data, rows.tolist()))
     server = Server(
         classes=split.classes,
         image_shape=(3, setup.image_size, setup.image_size),
         properties=setup.properties,
         model=model,
         auxiliary=auxiliary,
-        feature_space=feature_space(model, auxiliary, setup),
+        feature_space=feature_space(model, auxiliary, features, setup),
     )
     images, labels = labelled_victims(individuals, split, device)
     hits = main_task_hits(model, images, labels)
@@ -187,8 +185,19 @@ def prepare(
             "most_frequent_class": (torch.bincount(labels).max() / len(labels)).item(),
             "labelled_auxiliary": (auxiliary.labels >= 0).float().mean().item(),
         },
-        fingerprint=fingerprint(individuals, foreign),
+        fingerprint=data,
         device=device,
+    )
+
+
+def _split(individuals: Individuals, setup: Setup) -> Split:
+    return split_individuals(
+        individuals,
+        setup.main_task,
+        setup.clients,
+        setup.auxiliary_share,
+        setup.victim_share,
+        setup.seed,
     )
 
 
@@ -200,6 +209,42 @@ def trained_under(defense: Defense, prepared: Prepared, say: Callable[[str], Non
     """
     setup, individuals, split = prepared.setup, prepared.individuals, prepared.split
     return _trained(setup, individuals, split, prepared.device, say, defense.of_one_client())
+
+
+def train_under(
+    setup: Setup,
+    defense: str,
+    parameters: Mapping[str, Any],
+    data_root: Path | None,
+    device: str,
+    say: Callable[[str], None],
+) -> None:
+    """Train a setup's model under a defense, for `trained_under` to find in the cache.
+
+    Raises:
+        UsageError: data, main task or model are not as they must be.
+    """
+    individuals = load_individuals(setup, data_root)
+    split = _split(individuals, setup)
+    _trained(setup, individuals, split, device, say, build(DEFENSES, defense, parameters))
+
+
+def is_trained(
+    setup: Setup,
+    data_root: Path | None,
+    device: str,
+    defense: str = "none",
+    parameters: Mapping[str, Any] | None = None,
+) -> bool:
+    """Whether the weights after a setup's training, perhaps under a defense, are in the cache.
+
+    Raises:
+        UsageError: the data are not as they must be.
+    """
+    under = None if defense == "none" else build(DEFENSES, defense, parameters or {})
+    individuals = load_individuals(setup, data_root)
+    run = _training_run(setup, individuals, device, under)
+    return is_cached(_weights(run, setup.rounds))
 
 
 def labelled_victims(individuals: Individuals, split: Split, device: str) -> tuple[Tensor, Tensor]:
@@ -227,18 +272,14 @@ def _trained(
     clients = [
         ClientData(np.array(individuals.images[rows]), split.labels[rows]) for rows in split.clients
     ]
-    # Rounding differs between devices, so that each has its own weights.
-    key = setup.training_key(individuals.fingerprint)
-    under = ""
-    compute: Compute = gradient
-    if defense is not None:
-        key = digest("under", key, defense.name, parameters_of(defense))[:24]
-        under, compute = f" under {defense.name}", defense.protect(gradient)
-    run = f"models/{key}-{torch.device(device).type}"
-    reached = 0
+    under = f" under {defense.name}" if defense else ""
+    compute: Compute = defense.protect(gradient) if defense else gradient
+    run = _training_run(setup, individuals, device, defense)
+    stops = _checkpoints(setup.rounds)
     with locked(run):
-        for stop in _checkpoints(setup.rounds):
-            if not is_cached(f"{run}/round-{stop:06d}"):
+        reached = max((stop for stop in stops if is_cached(_weights(run, stop))), default=0)
+        for stop in stops[stops.index(reached) :]:
+            if stop > reached:
                 say(
                     f"training {setup.model} for {setup.main_task}{under}: round {reached} of "
                     f"{setup.rounds}"
@@ -252,12 +293,28 @@ def _trained(
                     setup.seed,
                     compute,
                 )
-            weights = cached_tensors(f"{run}/round-{stop:06d}", model.state_dict)
+            weights = cached_tensors(_weights(run, stop), model.state_dict)
             model.load_state_dict(weights)
             reached = stop
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model.eval()
+
+
+def _training_run(
+    setup: Setup, individuals: Individuals, device: str, defense: Defense | None = None
+) -> str:
+    """Return where in the cache the weights of a training lie."""
+    key = setup.training_key(individuals.fingerprint)
+    if defense is not None:
+        key = digest("under", key, defense.name, parameters_of(defense))[:24]
+    # Rounding differs between devices, so that each has its own weights.
+    return f"models/{key}-{torch.device(device).type}"
+
+
+def _weights(run: str, rounds: int) -> str:
+    """Return where in the cache the weights after some rounds of a training lie."""
+    return f"{run}/round-{rounds:06d}"
 
 
 def _checkpoints(rounds: int) -> list[int]:
@@ -271,8 +328,8 @@ def _auxiliary(
     split: Split,
     foreign: Individuals | None,
     device: str,
-) -> Auxiliary:
-    """Return D_aux: people set aside in the victims' data set, or those of another.
+) -> tuple[Auxiliary, NDArray[np.int64]]:
+    """Return D_aux, people set aside in the victims' data set or those of another, and its rows.
 
     Raises:
         UsageError: nobody is left in it.
@@ -290,17 +347,31 @@ def _auxiliary(
             f"empty; choose another `auxiliary_dataset`"
         )
     rows = at_most(rows, source.identities, setup.auxiliary_individuals, setup.seed)
-    return auxiliary_of(source, rows, labels, setup.properties, device)
+    return auxiliary_of(source, rows, labels, setup.properties, device), rows
 
 
-def feature_space(model: SharedModel, auxiliary: Auxiliary, setup: Setup) -> FeatureSpace:
+def _features_of_auxiliary(model: SharedModel, auxiliary: Auxiliary, key: str) -> Tensor:
+    """Return D_aux's deep features, shape (n, d), computed once.
+
+    Args:
+        key: of the weights, and of who is in D_aux.
+    """
+    found = cached_tensors(
+        f"features/{key[:24]}", lambda: {"features": deep_features(model, auxiliary.images)}
+    )
+    return found["features"].to(auxiliary.images.device)
+
+
+def feature_space(
+    model: SharedModel, auxiliary: Auxiliary, features: Tensor, setup: Setup
+) -> FeatureSpace:
     """Return D_aux's deep features and f_p, which is cached under the features themselves.
 
     Raises:
         UsageError: nothing can be learnt from this D_aux.
     """
     check_both_classes(auxiliary.properties)
-    features, seed = deep_features(model, auxiliary.images), setup.seed
+    seed = setup.seed
     present = torch.stack(list(auxiliary.properties.values()))
     names = tuple(auxiliary.properties)
     identities = auxiliary.identities.cpu().numpy()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +27,19 @@ def results(folder: Path) -> pd.DataFrame:
         UsageError: it holds no records.
     """
     records = folder / "records"
-    rows = [row for path in sorted(records.glob("*.json")) for row in _rows(records, path)]
-    if not rows:
+    # Apart, since what a record says once is many times as much as what it says of a property.
+    of_records: list[dict[str, Any]] = []
+    of_properties: list[dict[str, Any]] = []
+    numbers: list[int] = []
+    for number, record in enumerate(Store(records).all()):
+        of_records.append(_of_record(record))
+        rows = _of_properties(record) or [{}]
+        of_properties += rows
+        numbers += [number] * len(rows)
+    if not of_records:
         raise UsageError(f"{records} holds no records; name the folder that a run had as --out")
-    return pd.DataFrame(rows)
+    repeated = pd.DataFrame(of_records).iloc[numbers].reset_index(drop=True)
+    return pd.concat([repeated, pd.DataFrame(of_properties)], axis=1)
 
 
 def write_results(folder: Path, path: Path) -> int:
@@ -57,12 +65,9 @@ def write_results(folder: Path, path: Path) -> int:
     return len(frame)
 
 
-def _rows(folder: Path, path: Path) -> Iterator[dict[str, Any]]:
-    record = Store(folder).read(path.stem)
-    if record is None:
-        return
+def _of_record(record: Record) -> dict[str, Any]:
     cell = {name: _flat(value) for name, value in record.cell.model_dump(mode="json").items()}
-    common = {
+    return {
         "key": record.key,
         **cell,
         "status": record.status,
@@ -74,12 +79,13 @@ def _rows(folder: Path, path: Path) -> Iterator[dict[str, Any]]:
         **_reconstructed(record),
         **({} if record.cost is None else record.cost.model_dump()),
     }
+
+
+def _of_properties(record: Record) -> list[dict[str, Any]]:
     if record.metrics is None:
-        yield common
-        return
-    for name, metrics in record.metrics.properties.items():
-        yield {
-            **common,
+        return []
+    return [
+        {
             "property": name,
             **_interval("accuracy", metrics.accuracy),
             **_interval("balanced_accuracy", metrics.balanced_accuracy),
@@ -88,6 +94,8 @@ def _rows(folder: Path, path: Path) -> Iterator[dict[str, Any]]:
             "prevalence": metrics.prevalence,
             "in_main_task": metrics.in_main_task,
         }
+        for name, metrics in record.metrics.properties.items()
+    ]
 
 
 def _reconstructed(record: Record) -> dict[str, Any]:
@@ -126,8 +134,9 @@ def _interval(name: str, estimate: Estimate | None) -> dict[str, float | None]:
     return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+
+
 def _flat(value: Any) -> Any:
     """Return a value that fits into a table's field."""
-    return (
-        json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list, tuple)) else value
-    )
+    return _encode(value) if isinstance(value, (dict, list, tuple)) else value

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Literal
@@ -12,90 +15,223 @@ from typing import Literal
 from rich.console import Console
 
 from bench.cache import replacing
-from bench.cells import Cell
-from bench.console import RunConsole
 from bench.errors import UsageError
-from bench.executor import Failure, run_cells
 from bench.override import override
 from bench.preparation import check_available, check_precision
 from bench.report import main_tables, markdown, reading_aid
 from bench.rows import Measured, describe
 from bench.settings import settings
-from bench.shard import Shard
-from bench.store import Store
+from bench.store import Record, Store
 from bench.suite import Planned, expand, load_suite
+from bench.sweep.console import RunConsole, first_line
+from bench.sweep.events import Watchers
+from bench.sweep.executor import Executor, Site
+from bench.sweep.local import LocalExecutor
+from bench.sweep.log import RunLog
+from bench.sweep.pending import Pending, Redo, sort_out
+from bench.sweep.plan import plan, plan_text
+from bench.sweep.rates import Rates
+from bench.sweep.shard import Shard
+from bench.sweep.steps import steps_of
+from bench.sweep.sweep import Failure, Limits, Outcome, Sweep
 from bench.threat import Compiling
+
+LOG = "log.jsonl"
+"""The log of runs, beside the folder of records."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How a suite is measured, and where.
+
+    Attributes:
+        workers: single-threaded processes, or steps at once of a Ray cluster; by default one a core
+            or GPU, or as many as the cluster takes.
+        out: the folder of records, reports and the log.
+        lpips_weights: what the user names; see `find_lpips_weights`.
+        shard: the part of the chosen cells to measure, as `2/8`; all by default.
+        redo: which of the cells that have a record are measured again.
+        address: of the Ray cluster.
+        time_limit: minutes that a cell may take; None for no limit.
+        retries: see `Limits`.
+    """
+
+    data_root: Path | None = None
+    device: str = "auto"
+    workers: int | None = None
+    out: Path
+    lpips_weights: str | None = None
+    compiling: Compiling = "auto"
+    shard: str | None = None
+    redo: Redo = "stale"
+    executor: Literal["local", "ray"] = "local"
+    address: str | None = None
+    time_limit: float | None = None
+    retries: int = 2
 
 
 def run_suite(
-    suite_name: str,
-    changes: Sequence[str],
-    only: Sequence[str],
-    data_root: Path | None,
-    device: str,
-    workers: int | None,
-    out: Path,
-    lpips_weights: str | None = None,
-    compiling: Compiling = "auto",
-    shard: str | None = None,
-    redo: Redo = "stale",
+    suite_name: str, changes: Sequence[str], only: Sequence[str], options: RunOptions
 ) -> int:
     """Measure what is not measured yet, write and print the tables; return the exit code.
 
-    Args:
-        shard: the part of the chosen cells to measure, as `2/8`; all by default.
-        redo: which of the cells that have a record are measured again, see `Redo`.
-        lpips_weights: what the user names; see `find_lpips_weights`.
+    0 if all is well, 1 if a cell failed, 2 if cells failed and the user can mend all of them,
+    128 + n if signal n ended the run.
 
     Raises:
-        UsageError: the suite, a setting, the data or the weights are not as they must be.
+        UsageError: the suite, a setting, the data or the weights are not as they must be, or
+            nothing can be written any more.
     """
     from bench.lpips_weights import find_lpips_weights
 
     name, suite = load_suite(suite_name)
     suite = override(suite, changes)
     chosen, every = expand(name, suite, only), expand(name, suite)
-    store = Store(out / "records")
+    store = Store(options.out / "records")
     console = Console(stderr=True)
-    unique = {planned.key: planned for planned in chosen}
-    if shard is not None:
-        unique = {each.key: each for each in Shard.parse(shard).of(list(unique.values()))}
-    weights = find_lpips_weights(lpips_weights)
-    pending = _pending(list(unique.values()), store, data_root, lpips_weights is not None, redo)
-    for planned in pending:
-        if aside := store.set_aside(planned.key):
-            path = store.path(planned.key)
-            sentence = f"{path} held no record that can be read; it is now {aside}"
-            console.print(sentence, markup=False, highlight=False, soft_wrap=True)
-    if len(unique) > len(pending):
-        console.print(f"{len(unique) - len(pending)} of {len(unique)} cells have their record")
-    failures: list[Failure] = []
-    pending, left_out = _available(pending, data_root)
-    if left_out and len(left_out) == len(unique):
+    cells = cells_of_part(chosen, options.shard)
+    weights = find_lpips_weights(options.lpips_weights)
+    wants_lpips = options.lpips_weights is not None
+    sorted_out = sort_out(cells, store, options.data_root, wants_lpips, options.redo)
+    if sorted_out.kept:
+        console.print(f"{len(sorted_out.kept)} of {len(cells)} cells have their record")
+    pending, left_out = _available(sorted_out.pending, options.data_root)
+    if left_out and len(left_out) == len(cells):
         raise UsageError(next(iter(left_out.values())))
     for sentence in dict.fromkeys(left_out.values()):
-        console.print(f"left out: {sentence}", markup=False, highlight=False, soft_wrap=True)
+        _say(console, f"left out: {sentence}")
+    outcome = Outcome()
     if pending:
-        where = chosen_device(device)
-        for planned in pending:
-            check_precision(planned.cell.precision, where)
-        count = workers or (1 if where != "cpu" else _cores())
-        with RunConsole(console, len(pending)) as watcher:
-            failures = run_cells(
-                pending, store, data_root, where, count, watcher, weights, compiling
-            )
-    if len(failures) + len(left_out) < len(unique):
-        _present(name, suite.title, chosen, every, store, out, _command(suite_name, changes))
+        pending = [_without_torn_record(each, store, console) for each in pending]
+        outcome = _measure(pending, sorted_out.kept, store, options, weights, console)
+    if len(outcome.failures) + outcome.left + len(left_out) < len(cells):
+        _present(
+            name, suite.title, chosen, every, store, options.out, _command(suite_name, changes)
+        )
+    _list_failures(outcome.failures, options.out, console)
+    if outcome.interrupted:
+        _say(
+            console,
+            f"leakbench: interrupted; {outcome.measured} cells were measured, {outcome.left} are "
+            f"left; run the same command again to go on",
+        )
+        return 128 + outcome.interrupted
+    if not outcome.failures:
+        return 0
+    return 2 if all(failure.usage for failure in outcome.failures) else 1
+
+
+def cells_of_part(chosen: Sequence[Planned], shard: str | None) -> list[Planned]:
+    """Return the cells of a shard, or all, each once.
+
+    Raises:
+        UsageError: the text names no shard.
+    """
+    unique = list({planned.key: planned for planned in chosen}.values())
+    return unique if shard is None else Shard.parse(shard).of(unique)
+
+
+def plan_suite(
+    suite_name: str, changes: Sequence[str], only: Sequence[str], options: RunOptions
+) -> str:
+    """Return what `run_suite` would do with the same arguments, and about how long it would take.
+
+    Raises:
+        UsageError: the suite, a setting or the data are not as they must be.
+    """
+    name, suite = load_suite(suite_name)
+    cells = cells_of_part(expand(name, override(suite, changes), only), options.shard)
+    store = Store(options.out / "records")
+    wants_lpips = options.lpips_weights is not None
+    sorted_out = sort_out(cells, store, options.data_root, wants_lpips, options.redo)
+    device = chosen_device(options.device)
+    # Of other suites too: any record teaches.
+    rates = Rates(store.all(), device, options.out / LOG)
+    found = plan(len(cells), sorted_out.pending, rates, options.data_root, device)
+    return plan_text(found, options.workers or default_workers(device), device)
+
+
+def _without_torn_record(pending: Pending, store: Store, console: Console) -> Pending:
+    """Move a file that holds no record out of the way, and say so."""
+    if pending.record is not None or pending.stamp is None:
+        return pending
+    key = pending.planned.key
+    if (aside := store.set_aside(key)) is None:
+        # Another run has put a record there, or the file aside, in the meantime.
+        return pending
+    _say(console, f"{store.path(key)} held no record that can be read; it is now {aside}")
+    return replace(pending, stamp=None)
+
+
+def _measure(
+    pending: Sequence[Pending],
+    kept: Sequence[Record],
+    store: Store,
+    options: RunOptions,
+    weights: Path | None,
+    console: Console,
+) -> Outcome:
+    """Measure cells with the chosen executor, watched by the console and the log."""
+    cells = [each.planned for each in pending]
+    if options.address is not None and options.executor != "ray":
+        raise UsageError("--address names a Ray cluster; add --executor ray")
+    device = chosen_device(options.device)
+    for planned in cells:
+        check_precision(planned.cell.precision, device)
+    site = Site(
+        data_root=options.data_root.resolve() if options.data_root else None,
+        device=device,
+        lpips_weights=weights.resolve() if weights else None,
+        compiling=options.compiling,
+    )
+    log = options.out / LOG
+    rates = Rates(kept, device, log)
+    steps = [replace(step, work=rates.seconds(step)) for step in steps_of(cells)]
+    executor, where = _executor(options, site, len(steps))
+    limit = None if options.time_limit is None else 60 * options.time_limit
+    # Standard output is for tables; Ray would say there what its daemons say.
+    with redirect_stdout(sys.stderr), RunConsole(console) as shown:
+        return Sweep(
+            steps,
+            {each.planned.key: each.stamp for each in pending},
+            store,
+            executor,
+            Watchers(shown, RunLog(log)),
+            device,
+            Limits(limit, options.retries),
+            where,
+        ).run()
+
+
+def _executor(options: RunOptions, site: Site, steps: int) -> tuple[Executor, str]:
+    """Return the chosen executor, and what its workers are in words."""
+    if options.executor == "ray":
+        from bench.sweep.ray_cluster import RayExecutor
+
+        ray = RayExecutor(site, options.address, options.workers, available_cores())
+        return ray, f"{ray.slots} at once on a Ray cluster"
+    workers = min(options.workers or default_workers(site.device), steps)
+    gpus = 0
+    if site.device == "cuda":
+        import torch
+
+        gpus = torch.cuda.device_count()
+    plural = "s" if workers > 1 else ""
+    return LocalExecutor(site, workers, gpus), f"{workers} worker{plural} on {site.device}"
+
+
+def _list_failures(failures: Sequence[Failure], out: Path, console: Console) -> None:
+    """Say what failed, each message once, by its first line."""
     for message, several in _by_message(failures).items():
         more = f" (and {len(several) - 1} more cells)" if len(several) > 1 else ""
         where = describe(several[0].planned)
-        sentence = f"failed: {where}{more}: {message}"
-        console.print(sentence, markup=False, style="red", soft_wrap=True)
-        if not several[0].usage:
-            console.print(several[0].details, markup=False)
-    if not failures:
-        return 0
-    return 2 if all(failure.usage for failure in failures) else 1
+        _say(console, f"failed: {where}{more}: {first_line(message)}", style="red")
+    if any(not failure.usage and failure.details for failure in failures):
+        _say(console, f"Tracebacks are in {out / LOG}.")
+
+
+def _say(console: Console, sentence: str, style: str | None = None) -> None:
+    console.print(sentence, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def _by_message(failures: Sequence[Failure]) -> dict[str, list[Failure]]:
@@ -128,81 +264,25 @@ def no_record(store: Store, name: str, suite_name: str) -> UsageError:
     )
 
 
-Redo = Literal["never", "failed", "stale", "all"]
-"""Which cells that have a record are measured again: none; those that failed; also those whose data
-set is no longer the one that was measured, or whose images lack an LPIPS that can be had; or all. A
-cell whose attack has another version is another cell, and has no record."""
-
-
-def _pending(
-    cells: Sequence[Planned],
-    store: Store,
-    data_root: Path | None,
-    wants_lpips: bool,
-    redo: Redo,
-) -> list[Planned]:
-    """Return the cells to measure: those without a record, and those to be measured again.
-
-    Args:
-        wants_lpips: also those whose images were scored without LPIPS.
-    """
-    pending = []
-    fingerprints: dict[str, str | None] = {}
-    for planned in cells:
-        record = store.read(planned.key)
-        failed = record is not None and record.status == "failed"
-        if record is None or redo == "all" or (failed and redo != "never"):
-            pending.append(planned)
-            continue
-        if failed or redo != "stale":
-            continue
-        images = record.metrics.images if record.metrics else None
-        if wants_lpips and images is not None and images.lpips is None:
-            pending.append(planned)
-            continue
-        data = _data_key(planned.cell)
-        if data not in fingerprints:
-            fingerprints[data] = _fingerprint(planned.cell, data_root)
-        if fingerprints[data] not in (None, record.fingerprint):
-            pending.append(planned)
-    return pending
-
-
 def _available(
-    cells: Sequence[Planned], data_root: Path | None
-) -> tuple[list[Planned], dict[str, str]]:
+    pending: Sequence[Pending], data_root: Path | None
+) -> tuple[list[Pending], dict[str, str]]:
     """Return the cells whose data are there, and key → what the optional ones among others need.
 
     Raises:
         UsageError: the data of a cell that is not optional are not there.
     """
     there, left_out = [], {}
-    for planned in cells:
+    for each in pending:
         try:
-            check_available(planned.cell.setup, data_root)
+            check_available(each.planned.cell.setup, data_root)
         except UsageError as error:
-            if not planned.optional:
+            if not each.planned.optional:
                 raise
-            left_out[planned.key] = str(error)
+            left_out[each.planned.key] = str(error)
         else:
-            there.append(planned)
+            there.append(each)
     return there, left_out
-
-
-def _data_key(cell: Cell) -> str:
-    own = f"{cell.dataset} {cell.dataset_parameters} {cell.image_size}"
-    return f"{own} {cell.auxiliary_dataset} {cell.auxiliary_dataset_parameters}"
-
-
-def _fingerprint(cell: Cell, data_root: Path | None) -> str | None:
-    """Return the fingerprint of the cell's data; None where they are not there to compare."""
-    from bench.preparation import data_fingerprint
-
-    try:
-        check_available(cell.setup, data_root)
-    except UsageError:
-        return None
-    return data_fingerprint(cell.setup, data_root)
 
 
 def _present(
@@ -248,7 +328,18 @@ def chosen_device(name: str) -> str:
     return name
 
 
-def _cores() -> int:
+def default_workers(device: str) -> int:
+    """Return how many workers there are by default: one a core, or one a GPU."""
+    if device == "cpu":
+        return available_cores()
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.device_count()
+    return 1
+
+
+def available_cores() -> int:
     """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -174,6 +174,10 @@ class Record(BaseModel):
         return {**LATER_FIELDS, **cell} if isinstance(cell, Mapping) else cell
 
 
+Stamp = tuple[int, int, int]
+"""Of a record's file: number, time and size."""
+
+
 class Store:
     """The records of one folder."""
 
@@ -187,9 +191,23 @@ class Store:
     def read(self, key: str) -> Record | None:
         """Return the record with this key; None if there is none that can be read."""
         try:
-            return Record.model_validate_json(self.path(key).read_text(encoding="utf-8"))
-        except (FileNotFoundError, UnicodeDecodeError, ValidationError, json.JSONDecodeError):
+            return Record.model_validate_json(self.path(key).read_bytes())
+        except (FileNotFoundError, ValidationError):
             return None
+
+    def all(self) -> Iterator[Record]:
+        """Yield every record that can be read, by key."""
+        for name in sorted(path.name for path in self.folder.glob("*.json")):
+            if (record := self.read(name.removesuffix(".json"))) is not None:
+                yield record
+
+    def stamp(self, key: str) -> Stamp | None:
+        """Return what tells a file from one that takes its place; None if there is none."""
+        try:
+            status = self.path(key).stat()
+        except FileNotFoundError:
+            return None
+        return status.st_ino, status.st_mtime_ns, status.st_size
 
     def set_aside(self, key: str) -> Path | None:
         """Move a file that holds no record out of the way; return where to, None if there is none.

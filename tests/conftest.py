@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import running
 import torch
 
 from bench.cells import Setup
@@ -56,6 +57,15 @@ def small_setup() -> Setup:
         rounds=2,
         victim_share=0.2,
     )
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of a run of a small suite without any fault, and what it printed."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    result = running.run(folder)
+    assert result.returncode == 0, result.stderr
+    return folder, result.stdout
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,9 +14,9 @@ from bench.errors import UsageError
 from bench.merge import merge
 from bench.metrics import Estimate
 from bench.results import results, write_results
-from bench.shard import Shard
 from bench.store import Record, Store
 from bench.suite import Planned
+from bench.sweep.shard import Shard
 
 HALF = Estimate(value=0.5, low=0.4, high=0.6)
 MORE = Estimate(value=0.7, low=0.6, high=0.8)
@@ -239,3 +240,20 @@ title = "Table 2"
 layout = "table2"
 sweep = { batch_size = [1, 4] }
 """
+
+
+@pytest.mark.slow
+def test_fifty_thousand_records_are_a_table_in_ten_seconds(
+    tmp_path: Path, cells: list[Planned]
+) -> None:
+    """In seconds of the processor, which other processes do not make longer."""
+    (tmp_path / "records").mkdir()
+    written = [(cell.key, record(cell).model_dump_json()) for cell in cells]
+    for number in range(50_000):
+        key, text = written[number % len(written)]
+        other = f"{number:08x}{key[8:]}"
+        (tmp_path / "records" / f"{other}.json").write_text(text.replace(key, other))
+    began = time.process_time()
+    frame = results(tmp_path)
+    assert time.process_time() - began < 10
+    assert frame.key.nunique() == 50_000

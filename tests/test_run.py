@@ -2,91 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-
-SUITE = """
-title = "Small"
-
-[cell]
-image_size = 32
-dataset = "synthetic"
-dataset_parameters = { individuals = 300 }
-properties = ["gender", "glasses"]
-main_task = "2-class"
-model_parameters = { width = 4 }
-clients = 2
-rounds = 3
-victim_share = 0.2
-individuals = 8
-
-[attack.feature]
-parameters = { budget = 4 }
-
-[attack.prior]
-
-[attack.blind]
-
-[attack.oracle]
-grant = ["model", "auxiliary", "features"]
-
-[[group]]
-title = "Table 2"
-layout = "table2"
-sweep = { batch_size = [1, 4], rounds = [0, 3] }
-"""
-
-
-def command(folder: Path, *arguments: str) -> list[str]:
-    suite = folder / "small.toml"
-    suite.write_text(SUITE)
-    return [
-        *(sys.executable, "-m", "bench", "run", str(suite), "--out", str(folder / "out")),
-        *("--device", "cpu", "--workers", "2", *arguments),
-    ]
-
-
-def environment(folder: Path) -> dict[str, str]:
-    return {**os.environ, "LEAKBENCH_CACHE": str(folder / "cache")}
-
-
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(folder, *arguments),
-        env=environment(folder),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-
-
-def records(folder: Path) -> dict[str, dict[str, Any]]:
-    """Every record by file name, without what may differ between two runs of the same cell."""
-    found = {}
-    for path in (folder / "out" / "records").glob("*.json"):
-        record = json.loads(path.read_text())
-        assert record["key"] == path.stem
-        del record["cost"], record["finished"]
-        found[path.name] = record
-    return found
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    result = run(folder)
-    assert result.returncode == 0, result.stderr
-    return folder, result.stdout
+from running import SUITE, command, environment, outside_attack, records, run
 
 
 def test_a_run_prints_and_writes_its_tables(undisturbed: tuple[Path, str]) -> None:
@@ -190,25 +113,11 @@ def test_a_faulty_attack_costs_its_own_cells_only(
     tmp_path: Path, fault: str, code: int, sentence: str
 ) -> None:
     """Installed as an outside package, by an entry point; the other columns are kept."""
-    site = tmp_path / "site"
-    (site / "faulty-1.dist-info").mkdir(parents=True)
-    (site / "faulty_attack.py").write_text(FAULTY)
-    (site / "faulty-1.dist-info" / "METADATA").write_text("Name: faulty\nVersion: 1\n")
-    (site / "faulty-1.dist-info" / "entry_points.txt").write_text(
-        "[leakbench.attacks]\nfaulty = faulty_attack:Faulty\n"
-    )
-    (tmp_path / "faulty.toml").write_text(
-        SUITE.replace(
-            "[attack.prior]",
-            f'[attack.prior]\n[attack.faulty]\nparameters = {{ fault = "{fault}" }}',
-        )
-    )
-    arguments = command(tmp_path, "--only", "attack=prior,faulty", "--only", "batch_size=1")
-    arguments[arguments.index(str(tmp_path / "small.toml"))] = str(tmp_path / "faulty.toml")
-    path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
+    faulty = f'[attack.prior]\n[attack.faulty]\nparameters = {{ fault = "{fault}" }}'
+    only = ("--only", "attack=prior,faulty", "--only", "batch_size=1")
     result = subprocess.run(
-        arguments,
-        env={**environment(tmp_path), "PYTHONPATH": path},
+        command(tmp_path, *only, suite_text=SUITE.replace("[attack.prior]", faulty)),
+        env=outside_attack(tmp_path, "faulty", FAULTY),
         capture_output=True,
         text=True,
         check=False,
@@ -216,7 +125,9 @@ def test_a_faulty_attack_costs_its_own_cells_only(
     )
     assert result.returncode == code, result.stderr
     assert sentence in result.stderr
-    assert ("Traceback" in result.stderr) == (fault == "crash")
+    assert "most recent call last" not in result.stderr
+    log = (tmp_path / "out" / "log.jsonl").read_text()
+    assert ("most recent call last" in log) == (fault == "crash")
     statuses = {r["cell"]["attack"]: r["status"] for r in records(tmp_path).values()}
     assert statuses == {"prior": "done", "faulty": "failed"}
     assert "failed" in result.stdout

@@ -366,7 +366,12 @@ def _server(
         properties=tuple(properties),
         model=model,
         auxiliary=auxiliary,
-        feature_space=feature_space(model, auxiliary, _setup(properties, people, threat)),
+        feature_space=feature_space(
+            model,
+            auxiliary,
+            deep_features(model, auxiliary.images),
+            _setup(properties, people, threat),
+        ),
     )
 
 

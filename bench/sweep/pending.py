@@ -1,0 +1,117 @@
+"""Which cells of a suite are to be measured, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from bench.cells import Cell
+from bench.errors import UsageError
+from bench.store import Record, Stamp, Store
+from bench.suite import Planned
+
+Redo = Literal["never", "failed", "stale", "all"]
+"""Which cells that have a record are measured again: none; those that failed; also those whose data
+set is no longer the one that was measured, or whose images lack an LPIPS that can be had; or all. A
+cell whose attack has another version is another cell, and has no record."""
+
+Reason = Literal["new", "failed", "stale", "wanted"]
+"""Why a cell is measured: it has no record; it failed; its record is stale; or all are wanted."""
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A cell to measure.
+
+    Attributes:
+        stamp: of the file that holds its record so far; None if there is none.
+        record: that it has so far, if it can be read.
+    """
+
+    planned: Planned
+    reason: Reason
+    stamp: Stamp | None
+    record: Record | None
+
+
+@dataclass(frozen=True)
+class Sorted:
+    """The cells of a suite, each once.
+
+    Attributes:
+        pending: to be measured.
+        kept: records of those that are not.
+    """
+
+    pending: list[Pending]
+    kept: list[Record]
+
+
+def sort_out(
+    cells: Sequence[Planned],
+    store: Store,
+    data_root: Path | None,
+    wants_lpips: bool,
+    redo: Redo,
+) -> Sorted:
+    """Tell the cells to measure from those whose record is kept.
+
+    Args:
+        cells: each once.
+        wants_lpips: whether also those are stale whose images were scored without LPIPS.
+    """
+    found = Sorted([], [])
+    fingerprints = _Fingerprints(data_root)
+    for planned in cells:
+        # Before the record is read: what is written in between then counts as somebody else's.
+        stamp = store.stamp(planned.key)
+        record = store.read(planned.key)
+        reason = _reason(record, fingerprints, wants_lpips, redo)
+        if reason is None:
+            assert record is not None
+            found.kept.append(record)
+        else:
+            found.pending.append(Pending(planned, reason, stamp, record))
+    return found
+
+
+def _reason(
+    record: Record | None, fingerprints: _Fingerprints, wants_lpips: bool, redo: Redo
+) -> Reason | None:
+    if record is None:
+        return "new"
+    if record.status == "failed":
+        return None if redo == "never" else "failed"
+    if redo == "all":
+        return "wanted"
+    if redo != "stale":
+        return None
+    images = record.metrics.images if record.metrics else None
+    lacks_lpips = wants_lpips and images is not None and images.lpips is None
+    moved_on = fingerprints.of(record.cell) not in (None, record.fingerprint)
+    return "stale" if lacks_lpips or moved_on else None
+
+
+class _Fingerprints:
+    """The fingerprints of cells' data, each data set's read once."""
+
+    def __init__(self, data_root: Path | None) -> None:
+        self._data_root = data_root
+        self._known: dict[str, str | None] = {}
+
+    def of(self, cell: Cell) -> str | None:
+        """Return the fingerprint of the cell's data; None where they are not there to compare."""
+        from bench.preparation import check_available, data_fingerprint
+
+        own = f"{cell.dataset} {cell.dataset_parameters} {cell.image_size}"
+        key = f"{own} {cell.auxiliary_dataset} {cell.auxiliary_dataset_parameters}"
+        if key not in self._known:
+            try:
+                check_available(cell.setup, self._data_root)
+            except UsageError:
+                self._known[key] = None
+            else:
+                self._known[key] = data_fingerprint(cell.setup, self._data_root)
+        return self._known[key]

@@ -1,0 +1,138 @@
+"""What a run of a suite would do, and about how long it would take."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.errors import UsageError
+from bench.rows import markdown_table
+from bench.sweep.durations import duration
+from bench.sweep.pending import Pending, Reason
+from bench.sweep.rates import Rates
+from bench.sweep.steps import Measure, Step, TrainUnder, steps_of
+
+WORDS: dict[Reason, str] = {
+    "new": "have no record",
+    "failed": "failed",
+    "stale": "are stale",
+    "wanted": "are wanted again",
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The steps that a run would do.
+
+    Attributes:
+        cells: of the suite, those included that have their record.
+        pending: cells to measure.
+        steps: that measure them, and the work that these share.
+        cached: names of shared steps whose weights are in the cache.
+        lacking: name of a shared step → what it lacks to be done.
+        seconds: step → that it takes one worker; nothing of what is in the cache.
+        learnt_from: how many records the estimate comes from.
+    """
+
+    cells: int
+    pending: Sequence[Pending]
+    steps: Sequence[Step]
+    cached: frozenset[str]
+    lacking: dict[str, str]
+    seconds: dict[str, float]
+    learnt_from: int
+
+
+def plan(
+    cells: int,
+    pending: Sequence[Pending],
+    rates: Rates,
+    data_root: Path | None,
+    device: str,
+) -> Plan:
+    """Return what a run would do; reads data sets, to know which weights are in the cache."""
+    steps = steps_of([each.planned for each in pending])
+    cached, lacking = set(), {}
+    for step in steps:
+        try:
+            if _is_cached(step, data_root, device):
+                cached.add(step.name)
+        except UsageError as error:
+            lacking[step.name] = str(error)
+    seconds = {s.name: 0.0 if s.name in cached else rates.seconds(s) for s in steps}
+    return Plan(cells, pending, steps, frozenset(cached), lacking, seconds, rates.learnt_from)
+
+
+def _is_cached(step: Step, data_root: Path | None, device: str) -> bool:
+    from bench.preparation import is_trained
+
+    match step.task:
+        case Measure():
+            return False
+        case TrainUnder(setup, defense, parameters):
+            return is_trained(setup, data_root, device, defense, parameters)
+        case task:
+            return is_trained(task.setup, data_root, device)
+
+
+def plan_text(plan: Plan, workers: int, device: str) -> str:
+    """Return a plan as it is printed."""
+    reasons = Counter(each.reason for each in plan.pending)
+    parts = [f"{count} {WORDS[reason]}" for reason, count in reasons.items()]
+    done = plan.cells - len(plan.pending)
+    counted = f"{plan.cells} cells: {', '.join([f'{done} have their record', *parts])}."
+    if not plan.pending:
+        return f"{counted} There is nothing to measure."
+    return "\n\n".join(
+        [counted, _columns(plan), _shared(plan), *_lacking(plan), _estimate(plan, workers, device)]
+    )
+
+
+def _columns(plan: Plan) -> str:
+    counts: Counter[str] = Counter()
+    seconds: dict[str, float] = defaultdict(float)
+    for step in plan.steps:
+        if step.planned is not None:
+            counts[step.planned.column] += 1
+            seconds[step.planned.column] += plan.seconds[step.name]
+    rows = [[name, str(counts[name]), duration(seconds[name])] for name in counts]
+    return markdown_table(rows, ["attack", "to measure", "on one worker"])
+
+
+def _shared(plan: Plan) -> str:
+    needed = Counter(need for step in plan.steps for need in step.needs)
+    rows = []
+    for step in plan.steps:
+        if step.planned is None:
+            seconds = duration(plan.seconds[step.name])
+            state = "in the cache" if step.name in plan.cached else seconds
+            state = "cannot be done" if step.name in plan.lacking else state
+            rows.append([step.what, str(needed[step.name]), state])
+    return markdown_table(rows, ["shared work", "for cells", "on one worker"])
+
+
+def _lacking(plan: Plan) -> list[str]:
+    return [f"Not as things are: {sentence}" for sentence in dict.fromkeys(plan.lacking.values())]
+
+
+def _estimate(plan: Plan, workers: int, device: str) -> str:
+    left = [step for step in plan.steps if not plan.lacking.keys() & {step.name, *step.needs}]
+    total = sum(plan.seconds[step.name] for step in left)
+    # No faster than one after the other of what waits for each other.
+    longest = max((_chain(plan, step) for step in left), default=0.0)
+    seconds = max(total / workers, longest)
+    learnt = (
+        f"learnt from {plan.learnt_from} records"
+        if plan.learnt_from
+        else "a guess, since there are no records of this device to learn from"
+    )
+    plural = "s" if workers > 1 else ""
+    rest = " for the rest" if plan.lacking else ""
+    return f"About {duration(seconds)} with {workers} worker{plural} on {device}{rest}, {learnt}."
+
+
+def _chain(plan: Plan, step: Step) -> float:
+    before = max((plan.seconds[need] for need in step.needs), default=0.0)
+    return before + plan.seconds[step.name]

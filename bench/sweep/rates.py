@@ -1,0 +1,110 @@
+"""How long steps take, learnt from records and from the log of earlier runs."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from bench.cells import Cell
+from bench.defense import individuals_in_update
+from bench.errors import UsageError
+from bench.plugins import build
+from bench.registry import ATTACKS
+from bench.store import Record
+from bench.sweep.steps import Measure, Step
+from bench.threat import Attack
+
+UNTAUGHT = 0.002
+"""Seconds of a gradient evaluation of a small model on one core, if there is nothing to learn."""
+
+
+class Rates:
+    """Seconds of a unit of work, by how much alike cells are.
+
+    Args:
+        records: of earlier cells.
+        device: on which steps will be done; records of others teach nothing.
+        log: of earlier runs, which tells how long trainings took.
+    """
+
+    def __init__(self, records: Iterable[Record], device: str, log: Path | None = None) -> None:
+        self.learnt_from = 0
+        self._seconds: dict[tuple[object, ...], float] = defaultdict(float)
+        self._work: dict[tuple[object, ...], float] = defaultdict(float)
+        for record in records:
+            if record.cost is not None and record.device == device:
+                self._learn(record.cell, record.cost.seconds)
+        self._training = _training_rate(log) if log is not None else None
+
+    def seconds(self, step: Step) -> float:
+        """Return how long a step will take one worker."""
+        if isinstance(step.task, Measure):
+            return step.work * self._rate(step.task.cell)
+        return step.work * (self._training or self._ratio((), UNTAUGHT))
+
+    def _learn(self, cell: Cell, seconds: float) -> None:
+        try:
+            work = work_of(cell)
+        except UsageError:
+            # Its plugin is not there any more.
+            return
+        self.learnt_from += 1
+        for key in _from_alike_to_any(cell):
+            self._seconds[key] += seconds
+            self._work[key] += work
+
+    def _rate(self, cell: Cell) -> float:
+        for key in _from_alike_to_any(cell):
+            if self._work.get(key):
+                return self._ratio(key, UNTAUGHT)
+        return UNTAUGHT
+
+    def _ratio(self, key: tuple[object, ...], default: float) -> float:
+        return self._seconds[key] / self._work[key] if self._work.get(key) else default
+
+
+def work_of(cell: Cell) -> float:
+    """Return a cell's work, in gradient evaluations.
+
+    Raises:
+        UsageError: its attack or defense is not there.
+    """
+    attack: Attack = build(ATTACKS, cell.attack, cell.attack_parameters)
+    return cell.individuals * attack.work(individuals_in_update(cell))
+
+
+def _from_alike_to_any(cell: Cell) -> Iterator[tuple[object, ...]]:
+    model = (cell.attack, cell.model, cell.image_size)
+    yield (*model, cell.batch_size, cell.defense)
+    yield (*model, cell.batch_size)
+    yield model
+    yield (cell.attack,)
+    yield ()
+
+
+def _training_rate(log: Path) -> float | None:
+    """Return seconds of a unit of training; None if no run has trained a model."""
+    seconds = work = 0.0
+    for event in logged(log):
+        built = event.get("built", ())
+        if event.get("event") == "SharedDone" and any(b.startswith("models/") for b in built):
+            seconds, work = seconds + event["seconds"], work + event["work"]
+    return seconds / work if work else None
+
+
+def logged(log: Path) -> Iterator[dict[str, Any]]:
+    """Yield the events of a log; a line that was torn is left out."""
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        try:
+            event = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(event, dict):
+            yield event

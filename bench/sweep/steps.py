@@ -1,0 +1,149 @@
+"""The steps of a sweep: work that cells share, and the cells, each with what it waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench.cells import Cell, Setup
+from bench.defense import defense_of
+from bench.plugins import build, parameters_of
+from bench.registry import ATTACKS
+from bench.rows import describe, text_of
+from bench.seeds import digest
+from bench.suite import Planned
+from bench.threat import Attack, Knowledge
+
+TRAINING_COST = 1 / 3
+"""A training step on one image against one gradient-matching evaluation of it."""
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Decode images, train the shared model, read D_aux's features and fit f_p of a setup."""
+
+    setup: Setup
+
+
+@dataclass(frozen=True)
+class TrainUnder:
+    """Train a setup's model again under the part of a defense that a client does by itself."""
+
+    setup: Setup
+    defense: str
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Measure a cell."""
+
+    cell: Cell
+    key: str
+
+
+Task = Prepare | TrainUnder | Measure
+
+
+@dataclass(frozen=True)
+class Step:
+    """A task of a sweep.
+
+    Attributes:
+        name: of its own; a cell's is its key.
+        task: what a worker has to do.
+        what: the same in a few words.
+        work: in gradient evaluations.
+        turn: of those that may start, the lowest starts first.
+        needs: names of steps that come before it.
+        alone: of steps with the same, one runs at a time: they would wait for the same lock.
+        planned: a cell's place in its suite.
+    """
+
+    name: str
+    task: Task
+    what: str
+    work: float
+    turn: tuple[float, float]
+    needs: tuple[str, ...] = ()
+    alone: str = ""
+    planned: Planned | None = field(default=None, compare=False)
+
+
+def steps_of(cells: Sequence[Planned]) -> list[Step]:
+    """Return the steps that measure cells; shared work is one step, however many need it.
+
+    The cells of a setup follow each other, the longest first, and the work that is shared by the
+    next setup's is done meanwhile.
+    """
+    steps: dict[str, Step] = {}
+    numbers: dict[str, int] = {}
+    for planned in cells:
+        setup = planned.cell.setup
+        name = f"setup {digest(setup.model_dump(mode='json'))[:24]}"
+        number = numbers.setdefault(name, len(numbers))
+        if name not in steps:
+            steps[name] = _preparation(name, setup, number)
+        needs = [name]
+        if (training := _training_under(planned.cell, setup, number)) is not None:
+            steps.setdefault(training.name, training)
+            needs.append(training.name)
+        steps[planned.key] = Step(
+            name=planned.key,
+            task=Measure(planned.cell, planned.key),
+            what=describe(planned),
+            work=planned.work,
+            turn=(number, -planned.work),
+            needs=tuple(needs),
+            alone=_deployment(planned.cell, name),
+            planned=planned,
+        )
+    return list(steps.values())
+
+
+AHEAD = 1.5
+"""By how many setups their shared work is ahead of the cells."""
+
+
+def _preparation(name: str, setup: Setup, number: int) -> Step:
+    return Step(
+        name=name,
+        task=Prepare(setup),
+        what=f"{setup.model} for {setup.main_task} on {setup.dataset}, {setup.rounds} rounds",
+        work=_training_work(setup),
+        turn=(number - AHEAD, 0),
+        alone=setup.training_key(""),
+    )
+
+
+def _training_under(cell: Cell, setup: Setup, number: int) -> Step | None:
+    """Return the training that tells what a cell's defense costs; None where there is none."""
+    defense = None if cell.defense == "none" else defense_of(cell).of_one_client()
+    if defense is None:
+        return None
+    parameters = parameters_of(defense)
+    key = digest(setup.training_key(""), setup.rounds, defense.name, parameters)[:24]
+    return Step(
+        name=f"training {key}",
+        task=TrainUnder(setup, defense.name, parameters),
+        what=(
+            f"{setup.model} for {setup.main_task} under {defense.name} ({text_of(parameters)}), "
+            f"{setup.rounds} rounds"
+        ),
+        work=_training_work(setup),
+        turn=(number - AHEAD, 1),
+        alone=digest(setup.training_key(""), defense.name, parameters)[:24],
+    )
+
+
+def _training_work(setup: Setup) -> float:
+    return TRAINING_COST * setup.rounds * setup.clients * setup.client_batch
+
+
+def _deployment(cell: Cell, setup: str) -> str:
+    """Return what tells the models apart that an attack deploys, since cells share them."""
+    attack: Attack = build(ATTACKS, cell.attack, cell.attack_parameters)
+    if Knowledge.OUTPUTS not in attack.needs:
+        return ""
+    return digest("deployed", setup, cell.attack, cell.attack_parameters)[:24]

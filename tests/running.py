@@ -1,0 +1,107 @@
+"""Runs of a small suite in processes of their own, as a user starts them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+SUITE = """
+title = "Small"
+
+[cell]
+image_size = 32
+dataset = "synthetic"
+dataset_parameters = { individuals = 300 }
+properties = ["gender", "glasses"]
+main_task = "2-class"
+model_parameters = { width = 4 }
+clients = 2
+rounds = 3
+victim_share = 0.2
+individuals = 8
+
+[attack.feature]
+parameters = { budget = 4 }
+
+[attack.prior]
+
+[attack.blind]
+
+[attack.oracle]
+grant = ["model", "auxiliary", "features"]
+
+[[group]]
+title = "Table 2"
+layout = "table2"
+sweep = { batch_size = [1, 4], rounds = [0, 3] }
+"""
+
+
+def command(folder: Path, *arguments: str, suite_text: str = SUITE) -> list[str]:
+    """The command that runs a suite in a folder, with two workers."""
+    suite = folder / "small.toml"
+    suite.write_text(suite_text)
+    return [
+        *(sys.executable, "-m", "bench", "run", str(suite), "--out", str(folder / "out")),
+        *("--device", "cpu", "--workers", "2", *arguments),
+    ]
+
+
+def environment(folder: Path) -> dict[str, str]:
+    return {**os.environ, "LEAKBENCH_CACHE": str(folder / "cache")}
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(folder, *arguments),
+        env=environment(folder),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+def records(folder: Path) -> dict[str, dict[str, Any]]:
+    """Every record by file name, without what may differ between two runs of the same cell."""
+    found = {}
+    for path in (folder / "out" / "records").glob("*.json"):
+        record = json.loads(path.read_text())
+        assert record["key"] == path.stem
+        del record["cost"], record["finished"]
+        found[path.name] = record
+    return found
+
+
+def events(folder: Path, kind: str = "") -> list[dict[str, Any]]:
+    """Every event in the log, or those of a kind."""
+    lines = (folder / "out" / "log.jsonl").read_text().splitlines()
+    found = [json.loads(line) for line in lines]
+    return [event for event in found if kind in ("", event["event"])]
+
+
+def built(folder: Path) -> Counter[str]:
+    """How often each piece of shared work was done."""
+    return Counter(path for event in events(folder, "SharedDone") for path in event["built"])
+
+
+def outside_attack(folder: Path, module: str, code: str) -> dict[str, str]:
+    """An attack as an outside package, by an entry point of its module's name.
+
+    Returns:
+        What the environment of a run needs.
+    """
+    site = folder / "site"
+    (site / f"{module}-1.dist-info").mkdir(parents=True)
+    (site / f"{module}_attack.py").write_text(code)
+    (site / f"{module}-1.dist-info" / "METADATA").write_text(f"Name: {module}\nVersion: 1\n")
+    (site / f"{module}-1.dist-info" / "entry_points.txt").write_text(
+        f"[leakbench.attacks]\n{module} = {module}_attack:{module.title()}\n"
+    )
+    path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
+    return {**environment(folder), "PYTHONPATH": path}

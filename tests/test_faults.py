@@ -1,0 +1,252 @@
+"""What happens to a machine in the middle of a sweep loses, doubles and changes nothing."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from running import (
+    SUITE,
+    built,
+    command,
+    environment,
+    events,
+    outside_attack,
+    records,
+    run,
+)
+
+pytestmark = pytest.mark.slow
+
+PERILOUS = """
+import os, signal, time
+from dataclasses import dataclass
+from pathlib import Path
+import torch
+from bench.registry import register_attack
+from bench.threat import Attack, Inference, Knowledge
+
+@register_attack("perilous")
+@dataclass(frozen=True, kw_only=True)
+class Perilous(Attack):
+    title = "Perilous"
+    reference = "none"
+    peril: str = "dies"
+    needs = Knowledge.AUXILIARY
+
+    def infer(self, server, observations, progress):
+        mark = Path(os.environ["LEAKBENCH_CACHE"]) / f"{self.peril}.mark"
+        first = not mark.exists()
+        mark.touch()
+        if self.peril == "dies" or (self.peril == "dies once" and first):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.peril == "lacks memory once" and first:
+            raise MemoryError("none left")
+        if self.peril == "sleeps":
+            time.sleep(600)
+        half = torch.full((1,), 0.5)
+        return [Inference(scores={p: half for p in server.properties}) for _ in observations]
+"""
+
+
+def perilous(folder: Path, peril: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the control `prior` beside an attack that imperils its worker, one cell each."""
+    column = f'[attack.prior]\n[attack.perilous]\nparameters = {{ peril = "{peril}" }}'
+    only = ("--only", "attack=prior,perilous", "--only", "batch_size=1", "--only", "rounds=0")
+    return subprocess.run(
+        command(folder, *only, *arguments, suite_text=SUITE.replace("[attack.prior]", column)),
+        env=outside_attack(folder, "perilous", PERILOUS),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+def test_a_cell_that_kills_its_workers_fails_alone(tmp_path: Path) -> None:
+    result = perilous(tmp_path, "dies")
+    assert result.returncode == 1, result.stderr
+    statuses = {r["cell"]["attack"]: r["status"] for r in records(tmp_path).values()}
+    assert statuses == {"prior": "done", "perilous": "failed"}
+    assert (
+        "its worker was killed by SIGKILL, perhaps for want of memory (3 attempts)"
+        in (result.stderr.splitlines()[-1])
+    )
+    assert [each["attempt"] for each in events(tmp_path, "Again")] == [2, 3]
+    assert len(events(tmp_path, "Failed")) == 1
+
+
+@pytest.mark.parametrize("peril", ["dies once", "lacks memory once"])
+def test_what_passes_costs_one_attempt(tmp_path: Path, peril: str) -> None:
+    result = perilous(tmp_path, peril)
+    assert result.returncode == 0, result.stderr
+    assert {r["status"] for r in records(tmp_path).values()} == {"done"}
+    assert [each["attempt"] for each in events(tmp_path, "Again")] == [2]
+
+
+def test_without_retries_the_first_death_is_the_last(tmp_path: Path) -> None:
+    result = perilous(tmp_path, "dies once", "--retries", "0")
+    assert result.returncode == 1
+    assert events(tmp_path, "Again") == []
+
+
+def test_a_cell_that_takes_too_long_is_ended(tmp_path: Path) -> None:
+    result = perilous(tmp_path, "sleeps", "--time-limit", "0.2")
+    assert result.returncode == 1, result.stderr
+    assert "it took longer than 0.2 min; give it less to do, or raise --time-limit" in result.stderr
+    statuses = {r["cell"]["attack"]: r["status"] for r in records(tmp_path).values()}
+    assert statuses == {"prior": "done", "perilous": "failed"}
+    assert events(tmp_path, "Again") == []
+
+
+def workers_of(process: int) -> list[int]:
+    """The worker processes of a run."""
+    found = []
+    for task in Path(f"/proc/{process}/task").glob("*/children"):
+        for child in task.read_text().split():
+            line = Path(f"/proc/{child}/cmdline").read_bytes()
+            if b"spawn_main" in line:
+                found.append(int(child))
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_workers_killed_at_random_change_nothing(
+    undisturbed: tuple[Path, str], tmp_path: Path
+) -> None:
+    chance = random.Random(1)
+    process = subprocess.Popen(
+        command(tmp_path, "--retries", "50"),
+        env=environment(tmp_path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    killed = 0
+    while process.poll() is None and killed < 8:
+        time.sleep(chance.uniform(1, 5))
+        if workers := workers_of(process.pid):
+            os.kill(chance.choice(workers), signal.SIGKILL)
+            killed += 1
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == 0
+    assert killed >= 2
+    assert records(tmp_path) == records(undisturbed[0])
+    assert printed == undisturbed[1].replace(str(undisturbed[0]), str(tmp_path))
+    finished = Counter(event["key"] for event in events(tmp_path, "CellDone"))
+    assert set(finished.values()) == {1}
+    assert set(built(tmp_path).values()) == {1}
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["INT", "TERM"]
+)
+def test_an_interrupted_run_says_how_to_go_on(
+    undisturbed: tuple[Path, str], tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    process = subprocess.Popen(
+        command(tmp_path),
+        env=environment(tmp_path),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    folder = tmp_path / "out" / "records"
+    while process.poll() is None and not list(folder.glob("*.json")):
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == code, said
+    assert "run the same command again to go on" in said.splitlines()[-1]
+    measured, left = (events(tmp_path, "Closed")[-1][each] for each in ("measured", "left"))
+    assert measured == len(records(tmp_path))
+    assert measured + left == 16
+    assert [path.name for path in folder.iterdir() if path.suffix != ".json"] == [".claims"]
+    assert run(tmp_path).returncode == 0
+    assert records(tmp_path) == records(undisturbed[0])
+    assert max(Counter(e["key"] for e in events(tmp_path, "CellDone")).values()) == 1
+
+
+def test_two_runs_at_once_share_the_work(undisturbed: tuple[Path, str], tmp_path: Path) -> None:
+    both = [
+        subprocess.Popen(
+            command(tmp_path, "--workers", "1"),
+            env=environment(tmp_path),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert records(tmp_path) == records(undisturbed[0])
+    done = events(tmp_path, "CellDone")
+    assert Counter(Counter(event["key"] for event in done).values()) == {1: 16}
+    assert len({event["run"] for event in done}) == 2
+    assert set(built(tmp_path).values()) == {1}
+    expected = undisturbed[1].replace(str(undisturbed[0]), str(tmp_path))
+    assert [printed for printed, _ in said] == [expected, expected]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MB; skips where none may be mounted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    if mounted.returncode:
+        pytest.skip(f"no file system of 1 MB: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(folder: Path, left: int) -> Path:
+    """Fill a file system but for some bytes."""
+    room = os.statvfs(folder)
+    ballast = folder / "ballast"
+    ballast.write_bytes(b"\0" * (room.f_bavail * room.f_frsize - left))
+    return ballast
+
+
+def test_a_full_disk_ends_the_run_with_a_folder_that_is_valid(
+    undisturbed: tuple[Path, str], tmp_path: Path, small_disk: Path
+) -> None:
+    out = tmp_path / "out"
+    out.symlink_to(small_disk)
+    ballast = fill(small_disk, left=40 * 1024)
+    result = run(tmp_path)
+    assert result.returncode == 2, result.stderr
+    last = result.stderr.splitlines()[-1]
+    assert "No space left on device; all finished cells are kept" in last
+    assert "Traceback" not in result.stderr
+    kept = records(tmp_path)
+    assert 0 < len(kept) < 16
+    assert kept.items() <= records(undisturbed[0]).items()
+    ballast.unlink()
+    assert run(tmp_path).returncode == 0
+    assert records(tmp_path) == records(undisturbed[0])
+
+
+def test_a_full_cache_ends_the_run(tmp_path: Path, small_disk: Path) -> None:
+    (tmp_path / "cache").symlink_to(small_disk)
+    fill(small_disk, left=200 * 1024)
+    result = run(tmp_path)
+    assert result.returncode == 2, result.stderr
+    last = result.stderr.splitlines()[-1]
+    assert "cannot write" in last
+    assert "the disk may be full; all finished cells are kept" in last
+    assert "Traceback" not in result.stderr

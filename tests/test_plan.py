@@ -1,0 +1,79 @@
+"""What a run would do is known before, and about how long it would take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from records import measured, planned
+
+from bench.preparation import data_fingerprint
+from bench.store import Record, Store
+from bench.suite import Planned
+from bench.sweep.events import SharedDone
+from bench.sweep.log import RunLog
+from bench.sweep.pending import sort_out
+from bench.sweep.plan import plan, plan_text
+from bench.sweep.rates import Rates, work_of
+from bench.sweep.steps import Prepare, steps_of
+
+
+@pytest.fixture(scope="module")
+def quick() -> list[Planned]:
+    return list({cell.key: cell for cell in planned("quick")}.values())
+
+
+@pytest.mark.parametrize(
+    ("redo", "chosen"),
+    [("never", {0}), ("failed", {0, 1}), ("stale", {0, 1, 2}), ("all", {0, 1, 2, 3})],
+)
+def test_redo(tmp_path: Path, quick: list[Planned], redo: str, chosen: set[int]) -> None:
+    """Of four cells one has no record, one failed, the data of one are not what they were."""
+    store = Store(tmp_path)
+    current = data_fingerprint(quick[3].cell.setup, None)
+    failed = Record(key=quick[1].key, cell=quick[1].cell, attack_version=1, status="failed")
+    store.write(failed)
+    store.write(measured(quick[2]).model_copy(update={"fingerprint": "of old"}))
+    store.write(measured(quick[3]).model_copy(update={"fingerprint": current}))
+    found = sort_out(quick[:4], store, None, False, redo)  # type: ignore[arg-type]
+    assert {quick.index(each.planned) for each in found.pending} == chosen
+    assert len(found.kept) == 4 - len(chosen)
+
+
+def test_seconds_are_learnt_from_the_most_alike(quick: list[Planned]) -> None:
+    attacks = [cell for cell in quick if cell.cell.attack == "feature"]
+    alike, bigger = attacks[0], next(c for c in attacks if c.cell.batch_size == 8)
+    steps = {step.name: step for step in steps_of(quick)}
+    rates = Rates([measured(alike)], "cpu")
+    assert rates.learnt_from == 1
+    assert rates.seconds(steps[alike.key]) == pytest.approx(10.0)
+    expected = 10.0 * work_of(bigger.cell) / work_of(alike.cell)
+    assert rates.seconds(steps[bigger.key]) == pytest.approx(expected)
+    assert Rates([measured(alike)], "cuda").learnt_from == 0
+
+
+def test_trainings_are_learnt_from_the_log(tmp_path: Path, quick: list[Planned]) -> None:
+    log = RunLog(tmp_path / "log.jsonl")
+    log.happened(SharedDone("a model", "1", 30.0, 100.0, ("models/a/round-000300",)))
+    log.happened(SharedDone("another, from the cache", "1", 0.1, 100.0, ()))
+    prepare = next(step for step in steps_of(quick) if isinstance(step.task, Prepare))
+    rates = Rates([], "cpu", tmp_path / "log.jsonl")
+    assert rates.seconds(prepare) == pytest.approx(0.3 * prepare.work)
+
+
+def test_a_plan_counts_cells_and_what_they_share(tmp_path: Path, quick: list[Planned]) -> None:
+    store = Store(tmp_path)
+    store.write(measured(quick[0]))
+    store.write(Record(key=quick[1].key, cell=quick[1].cell, attack_version=1, status="failed"))
+    found = sort_out(quick, store, None, False, "failed")
+    text = plan_text(
+        plan(len(quick), found.pending, Rates(store.all(), "cpu"), None, "cpu"), 2, "cpu"
+    )
+    assert (
+        f"{len(quick)} cells: 1 have their record, 1 failed, {len(quick) - 2} have no record"
+        in (text)
+    )
+    assert "with 2 workers on cpu, learnt from 1 records" in text
+    assert text.count("small_cnn for ") == len({c.cell.setup.model_dump_json() for c in quick})
+    nothing = plan_text(plan(1, [], Rates([], "cpu"), None, "cpu"), 2, "cpu")
+    assert nothing == "1 cells: 1 have their record. There is nothing to measure."

@@ -1,0 +1,247 @@
+"""In which order a sweep does its steps, what it tries again, and what it tells."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from records import measured, planned
+
+from bench.errors import UsageError
+from bench.store import Store
+from bench.suite import Planned
+from bench.sweep.events import (
+    Again,
+    CellDone,
+    Event,
+    Failed,
+    State,
+)
+from bench.sweep.executor import Answered, Begun, Lost, Problem, Report, Told
+from bench.sweep.steps import Measure, Prepare, Step, TrainUnder, steps_of
+from bench.sweep.sweep import Limits, Outcome, Sweep
+
+
+@pytest.fixture(scope="module")
+def quick() -> list[Planned]:
+    return list({cell.key: cell for cell in planned("quick")}.values())
+
+
+class Scripted:
+    """An executor that answers each attempt at a step as told, well by default."""
+
+    def __init__(self, answers: Callable[[Step, int], Report | None], at_once: int = 2) -> None:
+        self._answers, self._at_once = answers, at_once
+        self._going: dict[str, Step] = {}
+        self.submitted: list[str] = []
+        self.killed: list[str] = []
+        self.closed = False
+
+    def room(self) -> int:
+        return self._at_once - len(self._going)
+
+    def submit(self, step: Step) -> None:
+        assert self.room() > 0
+        self._going[step.name] = step
+        self.submitted.append(step.name)
+
+    def reports(self) -> Sequence[Report]:
+        found: list[Report] = []
+        for name, step in list(self._going.items()):
+            found.append(Begun(name, "1"))
+            report: Report | None
+            if name in self.killed:
+                report = Lost(name, "was killed by SIGKILL")
+            else:
+                report = self._answers(step, self.submitted.count(name))
+            if report is not None:
+                found.append(report)
+                del self._going[name]
+        return found
+
+    def kill(self, step: str) -> None:
+        self.killed.append(step)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def well(step: Step, attempt: int) -> Report:
+    found = None if step.planned is None else measured(step.planned)
+    return Answered(step.name, found)
+
+
+class Notes:
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def happened(self, event: Event) -> None:
+        self.events.append(event)
+
+    def stands(self, state: State) -> None:
+        assert 0 <= state.done <= state.total
+
+
+def swept(
+    folder: Path, cells: Sequence[Planned], executor: Scripted, limits: Limits | None = None
+) -> tuple[Outcome, list[Event]]:
+    notes = Notes()
+    outcome = Sweep(
+        steps_of(cells), {}, Store(folder), executor, notes, "cpu", limits or Limits()
+    ).run()
+    assert executor.closed
+    return outcome, notes.events
+
+
+def test_shared_work_is_one_step_however_many_cells_need_it(quick: list[Planned]) -> None:
+    steps = steps_of(quick)
+    setups = {cell.cell.setup.model_dump_json() for cell in quick}
+    assert sum(isinstance(step.task, Prepare) for step in steps) == len(setups)
+    assert sum(isinstance(step.task, Measure) for step in steps) == len(quick)
+
+
+def test_each_defense_is_trained_under_once() -> None:
+    cells = list({cell.key: cell for cell in planned("fig5")}.values())
+    steps = steps_of(cells)
+    trained = [step.task for step in steps if isinstance(step.task, TrainUnder)]
+    told = [(task.defense, json.dumps(task.parameters, default=str)) for task in trained]
+    assert len(set(told)) == len(told)
+    # What clients do by themselves: several clients' mean costs nothing.
+    assert {task.defense for task in trained}.isdisjoint({"none", "secure_aggregation"})
+    for step in steps:
+        if step.planned is not None and step.planned.cell.defense == "gaussian":
+            assert len(step.needs) == 2
+
+
+def test_what_is_needed_comes_first_and_all_is_written(
+    tmp_path: Path, quick: list[Planned]
+) -> None:
+    executor = Scripted(well)
+    outcome, _ = swept(tmp_path, quick, executor)
+    assert outcome.measured == len(quick)
+    order = {name: number for number, name in enumerate(executor.submitted)}
+    assert len(order) == len(executor.submitted)
+    for step in steps_of(quick):
+        assert all(order[need] < order[step.name] for need in step.needs)
+        if step.planned is not None:
+            assert Store(tmp_path).read(step.name) is not None
+
+
+def test_the_same_training_is_not_done_by_two_at_once(quick: list[Planned]) -> None:
+    cell = quick[0].cell
+    more = cell.model_copy(update={"properties": ("gender",)})
+    other = replace(quick[0], cell=more, key=more.key(1))
+    first, second = (s for s in steps_of([quick[0], other]) if isinstance(s.task, Prepare))
+    assert first.alone == second.alone != ""
+
+
+def test_a_death_costs_an_attempt_and_the_last_one_the_cell(
+    tmp_path: Path, quick: list[Planned]
+) -> None:
+    mortal, frail = quick[0].key, quick[1].key
+
+    def answer(step: Step, attempt: int) -> Report:
+        if step.name == mortal or (step.name == frail and attempt == 1):
+            return Lost(step.name, "was killed by SIGKILL")
+        return well(step, attempt)
+
+    executor = Scripted(answer)
+    outcome, events = swept(tmp_path, quick, executor, Limits(retries=2))
+    assert (executor.submitted.count(mortal), executor.submitted.count(frail)) == (3, 2)
+    assert [failure.planned.key for failure in outcome.failures] == [mortal]
+    assert outcome.failures[0].message == "its worker was killed by SIGKILL (3 attempts)"
+    assert sum(isinstance(event, Again) for event in events) == 3
+    failed = Store(tmp_path).read(mortal)
+    assert failed is not None and failed.status == "failed"
+    assert outcome.measured == len(quick) - 1
+
+
+def test_a_mistake_of_the_code_is_not_tried_again(tmp_path: Path, quick: list[Planned]) -> None:
+    def answer(step: Step, attempt: int) -> Report:
+        if step.name == quick[0].key:
+            return Answered(step.name, problem=Problem("KeyError: 'a'", details="Traceback …"))
+        return well(step, attempt)
+
+    executor = Scripted(answer)
+    outcome, events = swept(tmp_path, quick, executor)
+    assert executor.submitted.count(quick[0].key) == 1
+    assert [failure.message for failure in outcome.failures] == ["KeyError: 'a'"]
+    (failed,) = (event for event in events if isinstance(event, Failed))
+    assert (failed.key, failed.details) == (quick[0].key, "Traceback …")
+
+
+def test_a_failure_takes_no_place_of_a_measurement(tmp_path: Path, quick: list[Planned]) -> None:
+    store = Store(tmp_path)
+    store.write(measured(quick[0]))
+    stamps = {quick[0].key: store.stamp(quick[0].key)}
+    executor = Scripted(
+        lambda s, n: well(s, n) if s.planned is None else Answered(s.name, problem=Problem("no"))
+    )
+    sweep = Sweep(steps_of(quick[:1]), stamps, store, executor, Notes(), "cpu", Limits())
+    assert len(sweep.run().failures) == 1
+    kept = store.read(quick[0].key)
+    assert kept is not None and kept.status == "done"
+
+
+def test_shared_work_that_fails_takes_only_its_own_cells(
+    tmp_path: Path, quick: list[Planned]
+) -> None:
+    setup = quick[0].cell.setup
+
+    def answer(step: Step, attempt: int) -> Report:
+        if step.task == Prepare(setup):
+            return Answered(step.name, problem=Problem("no such main task", usage=True))
+        return well(step, attempt)
+
+    outcome, _ = swept(tmp_path, quick, Scripted(answer))
+    lost = {cell.key for cell in quick if cell.cell.setup == setup}
+    assert {failure.planned.key for failure in outcome.failures} == lost
+    assert outcome.measured == len(quick) - len(lost)
+
+
+def test_what_ends_all_ends_all(tmp_path: Path, quick: list[Planned]) -> None:
+    executor = Scripted(
+        lambda step, n: Answered(step.name, problem=Problem("disk full", usage=True, ends=True))
+    )
+    with pytest.raises(UsageError, match="disk full; all finished cells are kept"):
+        swept(tmp_path, quick, executor)
+    assert executor.closed
+    assert len(executor.submitted) <= 2
+
+
+def test_too_long_is_no_death(tmp_path: Path, quick: list[Planned]) -> None:
+    slow = quick[0].key
+    executor = Scripted(lambda step, n: None if step.name == slow else well(step, n))
+    outcome, _ = swept(tmp_path, quick[:3], executor, Limits(seconds=0.0))
+    assert executor.killed.count(slow) == 1
+    messages = [f.message for f in outcome.failures if f.planned.key == slow]
+    assert messages == ["it took longer than 0 min; give it less to do, or raise --time-limit"]
+
+
+def test_a_cell_that_has_a_record_by_now_is_not_measured(
+    tmp_path: Path, quick: list[Planned]
+) -> None:
+    """Another run has written it after this run had chosen its cells."""
+    Store(tmp_path).write(measured(quick[0]))
+    executor = Scripted(well)
+    outcome, _ = swept(tmp_path, quick, executor)
+    assert quick[0].key not in executor.submitted
+    assert (outcome.elsewhere, outcome.measured) == (1, len(quick) - 1)
+
+
+def test_a_worker_that_tells_after_its_step_is_not_listened_to(
+    tmp_path: Path, quick: list[Planned]
+) -> None:
+    class Talkative(Scripted):
+        def reports(self) -> Sequence[Report]:
+            found = list(super().reports())
+            late = [Told(each.step, share=0.1) for each in found if isinstance(each, Answered)]
+            again = [each for each in found if isinstance(each, Answered)]
+            return [*found, *late, *again]
+
+    outcome, events = swept(tmp_path, quick, Talkative(well))
+    assert outcome.measured == len(quick)
+    assert sum(isinstance(event, CellDone) for event in events) == len(quick)
