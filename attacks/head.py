@@ -170,9 +170,36 @@ def head_of(model: SharedModel, attack: str) -> Head:
     layers = []
     for module, activation in zip(linear, [*activations, None], strict=True):
         assert isinstance(module, nn.Linear)
+        if not {id(module.weight), id(module.bias)} <= set(of_names):
+            raise UsageError(
+                f"attack {attack!r} needs the gradients of all of the classifier's layers, but "
+                f"some of them are frozen; split the model elsewhere"
+            )
         # Apple's GPUs have no double precision.
         device = "cpu" if module.weight.device.type == "mps" else module.weight.device
         weight, bias = (p.detach().to(device).double() for p in (module.weight, module.bias))
         names = of_names[id(module.weight)], of_names[id(module.bias)]
         layers.append(Layer(names, weight, bias, activation))
-    return Head(tuple(layers))
+    head = Head(tuple(layers))
+    _check_nothing_between(head, model, attack)
+    return head
+
+
+def _check_nothing_between(head: Head, model: SharedModel, attack: str) -> None:
+    """Refuse a classifier that does more than its layers say, or in another order.
+
+    Raises:
+        UsageError: its outputs are others than those of its layers.
+    """
+    layer = next(m for m in model.classifier.modules() if isinstance(m, nn.Linear))
+    drawn = torch.randn(4, layer.in_features, generator=torch.Generator().manual_seed(0))
+    features = drawn.to(layer.weight.device)
+    with torch.no_grad():
+        logits = model.classifier(features.to(layer.weight.dtype)).double()
+    expected = head.forward(features.to(head.first.weight))[1]
+    if not torch.allclose(logits.to(expected.device).softmax(1), expected, rtol=1e-3, atol=1e-4):
+        raise UsageError(
+            f"attack {attack!r} needs a classifier of nothing but linear layers and activations, "
+            f"one after the other, but this one computes something else with its layers; split the "
+            f"model elsewhere"
+        )

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from bench.candidates import Candidates, candidates_of
 from bench.cells import Cell
-from bench.client import Client, gradient
+from bench.client import Client, Update, gradient
 from bench.defense import defense_of, individuals_in_update
 from bench.defense_metrics import price, relative_error
 from bench.deployment import serve
@@ -137,11 +137,13 @@ def infer(
     prepared: Prepared,
     progress: Progress,
     compiling: Compiling = "auto",
+    captured: Sequence[Update] | None = None,
 ) -> Answers:
     """Show victim batches to an attack; return its answers.
 
     Args:
         truths: the first of the cell's victim batches, or all of them.
+        captured: what was sent of each batch; None to let its client compute it.
 
     Raises:
         UsageError: an answer, or a model that it deploys, is malformed.
@@ -182,7 +184,7 @@ def infer(
             learning_rate=cell.learning_rate,
             generator=generator_for("defense", cell.seed, cell.batch_size, number),
         )
-        sent = compute(client)
+        sent = compute(client) if captured is None else captured[number]
         if cell.defense != "none":
             changes.append(relative_error(sent, gradient(client)))
         of_batch = outputs[number] if outputs else None

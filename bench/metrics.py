@@ -104,19 +104,23 @@ def found_at(rate: float) -> Metric:
 
 
 def count_error(
-    scores: NDArray[np.float64], present: NDArray[np.bool_], batch_size: int
+    scores: NDArray[np.float64], present: NDArray[np.bool_], batches: Groups
 ) -> NDArray[np.float64]:
     """Return |inferred − true| number of individuals with the property over B, for each batch.
 
-    Needs no matching: individuals of one batch stand together, in any order, shape (n,); the result
-    has shape (n / B,).
+    Needs no matching within a batch.
 
-    >>> count_error(np.array([.9, .2, .8, .7]), np.array([True, False, False, False]), 2)
-    array([0., 1.])
+    Args:
+        scores, present: of n individuals, shape (n,).
+        batches: the batch of each.
+
+    >>> present = np.array([True, False, False, False, True])
+    >>> count_error(np.array([.9, .2, .8, .7, .3]), present, np.array([0, 0, 1, 1, 2]))
+    array([0., 1., 1.])
     """
-    inferred = (scores >= 0.5).reshape(-1, batch_size).sum(1)
-    true = present.reshape(-1, batch_size).sum(1)
-    return np.abs(inferred - true) / batch_size  # type: ignore[no-any-return]
+    inferred = np.bincount(batches, weights=scores >= 0.5)
+    errors: NDArray[np.float64] = np.abs(inferred - np.bincount(batches, weights=present))
+    return errors / np.bincount(batches)
 
 
 def estimate(
@@ -162,11 +166,16 @@ def estimate_mean(values: NDArray[np.float64], groupings: Sequence[Groups], seed
     return estimate(lambda weights: _ratio(weights @ values, weights.sum(1)), groupings, seed)
 
 
-def batches_of(count: int, size: int) -> Groups:
+def batches_of(count: int, size: int | Sequence[int]) -> Groups:
     """Return the batch of each individual, batches standing one after the other.
+
+    Args:
+        size: of all batches, or of each.
 
     >>> batches_of(2, 3)
     array([0, 0, 0, 1, 1, 1])
+    >>> batches_of(2, [1, 3])
+    array([0, 1, 1, 1])
     """
     return np.repeat(np.arange(count), size)
 

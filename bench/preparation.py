@@ -170,7 +170,7 @@ def prepare(
         properties=setup.properties,
         model=model,
         auxiliary=auxiliary,
-        feature_space=_feature_space(model, auxiliary, features, setup),
+        feature_space=feature_space(model, auxiliary, features, setup),
     )
     images, labels = labelled_victims(individuals, split, device)
     hits = main_task_hits(model, images, labels)
@@ -362,7 +362,7 @@ def _features_of_auxiliary(model: SharedModel, auxiliary: Auxiliary, key: str) -
     return found["features"].to(auxiliary.images.device)
 
 
-def _feature_space(
+def feature_space(
     model: SharedModel, auxiliary: Auxiliary, features: Tensor, setup: Setup
 ) -> FeatureSpace:
     """Return D_aux's deep features and f_p, which is cached under the features themselves.

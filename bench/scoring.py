@@ -55,19 +55,14 @@ def score(
         candidates: that the attack was shown, for each batch.
         defense: what the clients' defense changes and costs, if they have one.
     """
-    orders, cosines = _match_all(truths, inferences)
-    together = len(truths[0])
-    groupings = _groupings(truths)
+    orders, cosines = match_all(truths, inferences)
+    groupings = groupings_of(truths)
     each_batch = [np.arange(len(truths))]
     seed = seed_for("bootstrap", cell.seed) % 2**32
     implied = _implied_properties(prepared)
 
     def of_property(name: str) -> PropertyMetrics:
-        ordered = [
-            inference.scores[name].cpu()[order]
-            for inference, order in zip(inferences, orders, strict=True)
-        ]
-        scores = torch.cat(ordered).double().numpy()
+        scores = ordered_scores(inferences, orders, name)
         present = torch.cat([truth.properties[name] for truth in truths]).numpy()
 
         def with_interval(metric: metrics.Metric) -> metrics.Estimate:
@@ -75,7 +70,7 @@ def score(
                 lambda weights: metric(scores, present, weights), groupings, seed
             )
 
-        errors = metrics.count_error(scores, present, together)
+        errors = metrics.count_error(scores, present, groupings[0])
         return PropertyMetrics(
             accuracy=with_interval(metrics.accuracy),
             balanced_accuracy=with_interval(metrics.balanced_accuracy),
@@ -110,18 +105,18 @@ def score(
     )
 
 
-def _groupings(truths: Sequence[Truth]) -> list[metrics.Groups]:
+def groupings_of(truths: Sequence[Truth]) -> list[metrics.Groups]:
     """Return in which groups individuals are not independent: batches, and images of one person.
 
-    The latter only where somebody is shown twice.
+    The latter only where somebody is shown twice. Batches may be of different sizes.
     """
-    batches = metrics.batches_of(len(truths), len(truths[0]))
+    batches = metrics.batches_of(len(truths), [len(truth) for truth in truths])
     identities = torch.cat([truth.identities for truth in truths]).numpy()
     people = metrics.groups_of(identities)
     return [batches] if len(np.unique(people)) == len(people) else [batches, people]
 
 
-def _match_all(
+def match_all(
     truths: Sequence[Truth], inferences: Sequence[Inference]
 ) -> tuple[list[torch.Tensor], np.ndarray]:
     """Return, for each batch, which answer is whose, and all individuals' cosines, shape (n,).
@@ -138,6 +133,21 @@ def _match_all(
         orders.append(order)
         cosines.append(cosine)
     return orders, torch.cat(cosines).double().numpy() if cosines else np.empty(0)
+
+
+def ordered_scores(
+    inferences: Sequence[Inference], orders: Sequence[torch.Tensor], name: str
+) -> np.ndarray:
+    """Return all individuals' scores of a property in the truth's order, shape (n,).
+
+    Args:
+        orders: as `match_all` returns them.
+    """
+    ordered = [
+        inference.scores[name].cpu()[order]
+        for inference, order in zip(inferences, orders, strict=True)
+    ]
+    return torch.cat(ordered).double().numpy()
 
 
 def _certificates(

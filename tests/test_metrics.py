@@ -28,7 +28,7 @@ from bench.metrics import (
     groups_of,
 )
 from bench.preparation import prepare
-from bench.scoring import _groupings
+from bench.scoring import groupings_of
 
 
 @pytest.mark.parametrize("module", [bench.metrics, bench.measure, attacks.distance, attacks.labels])
@@ -132,9 +132,9 @@ def test_matching_is_one_to_one_and_best_in_sum() -> None:
 def test_individuals_are_grouped_by_batch_and_by_whom_victims_show(small_setup: Setup) -> None:
     prepared = prepare(small_setup, None, "cpu", lambda message: None)
     many = victim_batches(prepared, 4, individuals=80)
-    batches, people = _groupings(many)
+    batches, people = groupings_of(many)
     assert np.bincount(batches).tolist() == [4] * 20
     victims = prepared.individuals.identities[prepared.split.victims]
     assert sorted(np.bincount(people)) == sorted(np.unique(victims, return_counts=True)[1])
     once = victim_batches(prepared, 4, individuals=4 * (len(np.unique(victims)) // 4))
-    assert len(_groupings(once)) == 1
+    assert len(groupings_of(once)) == 1

@@ -1,0 +1,237 @@
+"""What an audit found, and what limits it, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from bench.auditing.case import Case
+from bench.metrics import Estimate
+
+if TYPE_CHECKING:
+    from bench.auditing.report import AttackReport, AuditedUpdate, DefenseReport
+
+MISMATCH = 0.01
+"""Relative distance from which an update is not that of its truth, but for rounding."""
+
+STOPPED = 0.1
+"""Balanced accuracy above the blind control's that must be excluded to call attacks stopped."""
+
+FEW = 20
+"""Batches below which intervals are so wide that little can be shown not to leak."""
+
+
+def percent(estimate: Estimate | None, sign: bool = False) -> str:
+    """Return a share with its interval in percent.
+
+    >>> percent(Estimate(value=0.5, low=0.25, high=0.75))
+    '50.0 [25.0, 75.0]'
+    """
+    if estimate is None or estimate.value is None:
+        return "–"
+    assert estimate.low is not None and estimate.high is not None
+    plus = "+" if sign else ""
+    value, low, high = (
+        f"{100 * number:{plus}.1f}" for number in (estimate.value, estimate.low, estimate.high)
+    )
+    return f"{value} [{low}, {high}]"
+
+
+def verdict(attacks: Sequence[AttackReport]) -> str:
+    """Return in a few words whether the attacks still learn something."""
+    said = _verdict(attacks)
+    refused = [a.title for a in attacks if a.refused and not a.control]
+    return f"{said}; {' and '.join(refused)} could not be run" if refused else said
+
+
+def _verdict(attacks: Sequence[AttackReport]) -> str:
+    certified = sum(a.certified or 0 for a in attacks)
+    if certified:
+        return f"leaks: {certified} exact features certified"
+    leads = [lead for a in attacks for lead in a.lead.values() if lead.low is not None]
+    if not leads:
+        return "cannot be said: a property is the same for everybody"
+    if any(lead.low is not None and lead.low > 0 for lead in leads):
+        best = max(leads, key=lambda lead: lead.low or 0.0)
+        return f"leaks: {percent(best, sign=True)} points above blind"
+    most = max(0.0, *(lead.high for lead in leads if lead.high is not None))
+    if most <= STOPPED:
+        return f"stopped: at most {100 * most:.0f} points above blind"
+    return f"undecided: no lead shown, but up to {100 * most:.0f} points are not excluded"
+
+
+def findings(
+    updates: Sequence[AuditedUpdate],
+    attacks: Sequence[AttackReport],
+    defenses: Sequence[DefenseReport],
+) -> list[str]:
+    """Return what was found."""
+    individuals = sum(update.size for update in updates)
+    ran = [a for a in attacks if not a.control and not a.refused]
+    said = [
+        f"{attack.title} certifies the exact deep feature of {attack.certified} of "
+        f"{individuals} individuals{_false(attack)}."
+        for attack in ran
+        if attack.certified
+    ]
+    if not any(update.truth_known for update in updates):
+        said.append(
+            "The truth is not known here: what follows is what a server would believe of each "
+            "individual. How often it would be right cannot be said."
+        )
+        return said
+    said += [_of_property(name, ran, attacks) for name in _properties(attacks)]
+    return said + _of_defenses(defenses)
+
+
+def _false(attack: AttackReport) -> str:
+    certificates = attack.metrics.certificates if attack.metrics else None
+    if certificates is None:
+        return ""
+    return f"; of those whose truth is known, {certificates.false} certificates are false"
+
+
+def _properties(attacks: Sequence[AttackReport]) -> list[str]:
+    return next((list(a.metrics.properties) for a in attacks if a.metrics is not None), [])
+
+
+def _of_property(name: str, ran: Sequence[AttackReport], attacks: Sequence[AttackReport]) -> str:
+    """Return a sentence on the attack with the highest lead in a property."""
+    leading = [a for a in ran if a.lead.get(name) and a.lead[name].value is not None]
+    if not leading:
+        return f"{name}: everybody has it or nobody, so that no accuracy can be said."
+    best = max(leading, key=lambda a: a.lead[name].value or 0.0)
+    assert best.metrics is not None
+    lead = best.lead[name]
+    blind = next(a for a in attacks if a.name == "blind")
+    assert blind.metrics is not None and lead.low is not None
+    own = best.metrics.properties[name].balanced_accuracy
+    control = blind.metrics.properties[name].balanced_accuracy
+    shown = "" if lead.low > 0 else ", which could be chance"
+    return (
+        f"{name}: {best.title} is right in {percent(own)} % (balanced), the blind control in "
+        f"{percent(control)} %; its lead is {percent(lead, sign=True)} points{shown}."
+    )
+
+
+def _of_defenses(defenses: Sequence[DefenseReport]) -> list[str]:
+    """Return sentences on the defenses: which stop the attacks, and the cheapest of them."""
+    tried = [d for d in defenses if not d.refused and d.name != "none"]
+    if not tried:
+        return []
+    said = []
+    stopping = [d for d in tried if d.verdict.startswith("stopped")]
+    if stopping:
+        said.append(f"Stopped by {_named(stopping)}{_cheapest(stopping)}.")
+    leaking = [d for d in tried if d.verdict.startswith("leaks")]
+    if leaking:
+        said.append(f"Not stopped by {_named(leaking)}.")
+    open_ones = [d for d in tried if d not in stopping and d not in leaking]
+    if open_ones:
+        said.append(
+            f"Too few individuals to tell of {_named(open_ones)}: no attack's lead over the blind "
+            f"control is shown, nor is one above {100 * STOPPED:.0f} points excluded."
+        )
+    return said
+
+
+def _named(defenses: Sequence[DefenseReport]) -> str:
+    return ", ".join(defense_text(defense) for defense in defenses)
+
+
+def _cheapest(stopping: Sequence[DefenseReport]) -> str:
+    priced = [(d.lost.value, d) for d in stopping if d.lost and d.lost.value is not None]
+    if not priced:
+        return "; what that costs was not measured"
+    _, cheapest = min(priced, key=lambda pair: pair[0])
+    return (
+        f"; {defense_text(cheapest)} costs the least, {percent(cheapest.lost)} points of accuracy "
+        f"(chosen afterwards, which flatters it a little)"
+    )
+
+
+def defense_text(defense: DefenseReport) -> str:
+    """Return a defense with its parameters: `gaussian (sigma = 0.01)`."""
+    words = ", ".join(f"{key} = {value}" for key, value in defense.parameters.items())
+    return f"{defense.name} ({words})" if words else defense.name
+
+
+def cautions(
+    case: Case,
+    updates: Sequence[AuditedUpdate],
+    attacks: Sequence[AttackReport],
+    defenses: Sequence[DefenseReport],
+) -> list[str]:
+    """Return what limits the findings."""
+    known = [update for update in updates if update.truth_known]
+    said = []
+    far = [u.name for u in known if u.mismatch is not None and u.mismatch > MISMATCH]
+    if far:
+        said.append(
+            f"{len(far)} captured updates (such as {far[0]!r}) are not what the model computes "
+            f"from their truth: another loss or its sum instead of its mean, other scaling of "
+            f"pixels, other weights, dropout, or another mode. Attacks assume that they are, and "
+            f"would find more if they were told right."
+        )
+    if known and len(known) < FEW:
+        said.append(
+            f"Only {len(known)} batches have a known truth. Intervals are wide, and that no leak "
+            f"is shown proves little."
+        )
+    if known and len(known) < len(updates):
+        said.append(
+            f"Accuracy is that on the {len(known)} of {len(updates)} updates whose truth is known."
+        )
+    if case.unplaced:
+        said.append(
+            f"{case.unplaced} individuals of the truth are in no update, and count nowhere."
+        )
+    said += [
+        f"The main task's label alone gives {name} away: a class of D_aux has it always or never."
+        for name in _implied(case)
+    ]
+    if any(isinstance(m, nn.Dropout) for m in case.model.modules()):
+        said.append("The model has dropout, which is off here.")
+    if case.threat.mode == "eval" and _normalises(case.model):
+        said.append(
+            "Clients are taken to run BatchNorm by its running statistics (mode eval); if theirs "
+            "normalise by the batch, say mode train."
+        )
+    said += [f"{a.title} was not run: {a.refused}." for a in attacks if a.refused]
+    left = [d for d in defenses if d.left_out]
+    said += [
+        f"Under {defense_text(d)} {d.left_out} individuals are left out, whose batches make no "
+        f"whole group of clients."
+        for d in left
+    ]
+    said.append(
+        "What attacks do not find is not safe: an attack with a larger budget, other auxiliary "
+        "data, or not invented yet may find it. Probabilities are the property model's, which "
+        "learnt from D_aux alone."
+    )
+    if known:
+        said.append(
+            "Intervals are 95 % each, by batch, and by person where somebody is shown more than "
+            "once; of many properties, attacks and defenses some will seem to lead by chance."
+        )
+    return said
+
+
+def _implied(case: Case) -> list[str]:
+    """Return the properties that are the same for all individuals of D_aux of one class."""
+    auxiliary = case.prepared.server.auxiliary
+    assert auxiliary is not None
+    classes = [auxiliary.labels == label for label in set(auxiliary.labels.tolist()) if label >= 0]
+    return [
+        name
+        for name, present in auxiliary.properties.items()
+        if classes and all(len(set(present[of_class].tolist())) == 1 for of_class in classes)
+    ]
+
+
+def _normalises(model: nn.Module) -> bool:
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    return any(isinstance(module, _BatchNorm) for module in model.modules())

@@ -1,0 +1,197 @@
+"""Operations of a graph as the layers that they are, so that the engine and attacks know them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn import functional
+from torch.nn.modules.dropout import _DropoutNd
+
+from bench.errors import UsageError
+
+aten = torch.ops.aten
+
+
+def with_layers(module: fx.GraphModule, feature: fx.Node) -> fx.GraphModule:
+    """Put layers in the place of functions that do the same; the parameters stay the same objects.
+
+    What does nothing in evaluation mode is left out.
+
+    Args:
+        feature: a node that must stay.
+
+    Raises:
+        UsageError: dropout is on, so that the program draws.
+    """
+    for node in list(module.graph.nodes):
+        if node is not feature and _does_nothing(module, node):
+            node.replace_all_uses_with(node.args[0])
+            module.graph.erase_node(node)
+            continue
+        make = LAYERS.get(node.target) if node.op in ("call_function", "call_method") else None
+        layer = make(module, node) if make is not None else None
+        if layer is not None:
+            name = _name(module, node)
+            module.add_submodule(name, layer.eval())
+            # The node stays, so that whoever holds it still does.
+            node.op, node.target = "call_module", name
+            node.args, node.kwargs = (node.args[0],), {}
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return module
+
+
+def _does_nothing(module: fx.GraphModule, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return isinstance(module.get_submodule(str(node.target)), nn.Identity | _DropoutNd)
+    if node.op != "call_function" or node.target not in DROPOUTS:
+        return False
+    given = [*node.args[1:], *node.kwargs.values()]
+    if node.kwargs.get("training", given[1] if len(given) > 1 else False):
+        raise UsageError(
+            "the model draws dropout in its forward pass; export or hand it over in evaluation "
+            "mode, `model.eval()`"
+        )
+    return True
+
+
+def _tensor(module: fx.GraphModule, value: Any) -> Any:
+    """Return the parameter or buffer that an argument names."""
+    if not isinstance(value, fx.Node) or value.op != "get_attr":
+        return None
+    path, _, name = str(value.target).rpartition(".")
+    return getattr(module.get_submodule(path), name)
+
+
+def _linear(module: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    _, weight, bias = _arguments(node, ("input", "weight", "bias"))
+    held, offset = _tensor(module, weight), _tensor(module, bias)
+    if not isinstance(held, nn.Parameter) or (bias is not None and offset is None):
+        return None
+    with torch.device("meta"):
+        layer = nn.Linear(held.shape[1], held.shape[0], bias=offset is not None)
+    layer.weight = held
+    if offset is not None:
+        layer.bias = offset
+    return layer
+
+
+def _convolution(module: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+    _, weight, bias, stride, padding, dilation, groups = _arguments(node, names)
+    held, offset = _tensor(module, weight), _tensor(module, bias)
+    if not isinstance(held, nn.Parameter) or (bias is not None and offset is None):
+        return None
+
+    def pair(value: Any, default: int) -> Any:
+        if value is None or isinstance(value, str):
+            return default if value is None else value
+        both = [value] * 2 if isinstance(value, int) else list(value)
+        return tuple(both * 2 if len(both) == 1 else both)
+
+    with torch.device("meta"):
+        layer = nn.Conv2d(
+            held.shape[1] * (groups or 1),
+            held.shape[0],
+            (held.shape[2], held.shape[3]),
+            stride=pair(stride, 1),
+            padding=pair(padding, 0),
+            dilation=pair(dilation, 1),
+            groups=groups or 1,
+            bias=offset is not None,
+        )
+    layer.weight = held
+    if offset is not None:
+        layer.bias = offset
+    return layer
+
+
+def _batch_norm(module: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    _, weight, bias, mean, variance, training, _, eps, *_ = node.args
+    tensors = [_tensor(module, value) for value in (weight, bias, mean, variance)]
+    if training or any(tensor is None for tensor in tensors):
+        return None
+    with torch.device("meta"):
+        layer = nn.BatchNorm2d(len(tensors[0]), eps=eps)  # type: ignore[arg-type]
+    layer.weight, layer.bias, layer.running_mean, layer.running_var = tensors
+    layer.num_batches_tracked = torch.zeros((), dtype=torch.long)
+    return layer
+
+
+def _plain(kind: Callable[[], nn.Module]) -> Callable[[fx.GraphModule, fx.Node], nn.Module | None]:
+    """Return a layer for a function of its input alone."""
+
+    def make(_module: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+        rest = {name: value for name, value in node.kwargs.items() if name != "inplace"}
+        return kind() if len(node.args) <= 2 and not rest and _only_in_place(node) else None
+
+    return make
+
+
+def _only_in_place(node: fx.Node) -> bool:
+    """Whether a second argument, if there is one, says nothing but that it is done in place."""
+    return all(isinstance(argument, bool) for argument in node.args[1:])
+
+
+def _gelu(_module: fx.GraphModule, node: fx.Node) -> nn.Module:
+    return nn.GELU(str(node.kwargs.get("approximate", "none")))
+
+
+def _leaky_relu(_module: fx.GraphModule, node: fx.Node) -> nn.Module:
+    given = node.args[1] if len(node.args) > 1 else node.kwargs.get("negative_slope", 0.01)
+    return nn.LeakyReLU(float(given))  # type: ignore[arg-type]
+
+
+def _arguments(node: fx.Node, names: tuple[str, ...]) -> list[Any]:
+    padded = [*node.args, *[None] * (len(names) - len(node.args))]
+    return [node.kwargs.get(name, value) for name, value in zip(names, padded, strict=False)]
+
+
+def _name(module: fx.GraphModule, node: fx.Node) -> str:
+    """Return where a layer is put: beside its parameters, or where the model had it."""
+    for argument in node.args[1:]:
+        if isinstance(argument, fx.Node) and argument.op == "get_attr":
+            return _free(module, str(argument.target).rpartition(".")[0], node)
+    paths = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
+    return _free(module, paths[-1] if paths else "", node)
+
+
+def _free(module: fx.GraphModule, path: str, node: fx.Node) -> str:
+    """Return the path if nothing but bare parameters lies there, or else the node's own name."""
+    places = dict(module.named_modules())
+    place = places.get(path)
+    taken = place is not None and (list(place.children()) or type(place) is not nn.Module)
+    return node.name if not path or taken else path
+
+
+LAYERS: Mapping[Any, Callable[[fx.GraphModule, fx.Node], nn.Module | None]] = {
+    **dict.fromkeys((functional.linear, aten.linear.default), _linear),
+    **dict.fromkeys((functional.conv2d, torch.conv2d, aten.conv2d.default), _convolution),
+    **dict.fromkeys((aten.batch_norm.default,), _batch_norm),
+    **dict.fromkeys(
+        (functional.relu, torch.relu, "relu", aten.relu.default, aten.relu_.default),
+        _plain(nn.ReLU),
+    ),
+    **dict.fromkeys((functional.tanh, torch.tanh, "tanh", aten.tanh.default), _plain(nn.Tanh)),
+    **dict.fromkeys(
+        (functional.sigmoid, torch.sigmoid, "sigmoid", aten.sigmoid.default), _plain(nn.Sigmoid)
+    ),
+    **dict.fromkeys((functional.silu, aten.silu.default, aten.silu_.default), _plain(nn.SiLU)),
+    **dict.fromkeys((functional.gelu, aten.gelu.default), _gelu),
+    **dict.fromkeys(
+        (functional.leaky_relu, aten.leaky_relu.default, aten.leaky_relu_.default), _leaky_relu
+    ),
+}
+"""Functions and methods → what makes the layer, or None where it is none of that kind."""
+
+DROPOUTS = {
+    functional.dropout,
+    functional.dropout2d,
+    torch.dropout,
+    aten.dropout.default,
+    aten.dropout_.default,
+    aten.feature_dropout.default,
+}

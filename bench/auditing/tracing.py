@@ -1,0 +1,163 @@
+"""The computation of a user's model as a graph, with the place where its head begins."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import Dim, ExportedProgram
+from torch.fx.graph import CodeGen
+
+from bench.auditing.layers import with_layers
+from bench.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A model as a graph of its modules.
+
+    Attributes:
+        module: what the graph computes, from images to logits.
+        feature: the node whose output is the deep feature.
+    """
+
+    module: fx.GraphModule
+    feature: fx.Node
+
+
+def traced(model: nn.Module | ExportedProgram, split: str, images: Tensor) -> Traced:
+    """Return the graph of a model, with the output of a submodule marked in it.
+
+    As much is looked into as can be followed; what cannot, as a whole, may lie beside the split.
+    A model of which not even the forward passes around the split can be followed is exported.
+
+    Args:
+        model: in evaluation mode.
+        split: the submodule's name.
+        images: an example batch, shape (n, channels, height, width).
+
+    Raises:
+        UsageError: there is no such submodule, it is not met exactly once, or the forward pass
+            cannot be followed.
+    """
+    if isinstance(model, ExportedProgram):
+        return _of_program(model, split)
+    _check_split(split, [name for name, _ in model.named_modules() if name])
+    for tracer in (_Everything(split), _Around(split)):
+        try:
+            graph = tracer.trace(model)
+        except Exception as error:
+            why = error
+            continue
+        met = [node for node in graph.nodes if node.op == "call_module" and node.target == split]
+        feature = _the_one(met, split)
+        return Traced(with_layers(fx.GraphModule(model, graph), feature), feature)
+    return _exported(model, split, images, why)
+
+
+class _Everything(fx.Tracer):
+    """Looks into all modules but PyTorch's own, and that after which the model is split."""
+
+    def __init__(self, split: str) -> None:
+        super().__init__()
+        self.split = split
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether the module is one node."""
+        return module_qualified_name == self.split or super().is_leaf_module(
+            m, module_qualified_name
+        )
+
+
+class _Around(_Everything):
+    """Looks into those modules only that contain the split."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002
+        """Whether the module is one node."""
+        return not self.split.startswith(f"{module_qualified_name}.")
+
+
+def _exported(model: nn.Module, split: str, images: Tensor, why: Exception) -> Traced:
+    batch = ({0: Dim("individuals")},)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(model, (images,), dynamic_shapes=batch)
+    except Exception as error:
+        first = " ".join(str(why).split())[:200]
+        raise UsageError(
+            f"the forward pass of {type(model).__name__} around {split!r} can be neither traced "
+            f"({first}) nor exported by torch.export ({type(error).__name__}); keep what depends "
+            f"on the values of tensors inside submodules beside the split"
+        ) from error
+    return _of_program(program, split)
+
+
+def _of_program(program: ExportedProgram, split: str) -> Traced:
+    """Return the graph of a program, whose operations remember the submodule that they are of."""
+    module = program.module()
+    assert isinstance(module, fx.GraphModule)
+    for node in list(module.graph.nodes):
+        # Checks of the shapes that the program was exported for: said in a sentence of ours.
+        if node.op == "call_module" and node.target == "_guards_fn":
+            module.graph.erase_node(node)
+    paths = {node: _paths(node) for node in module.graph.nodes}
+    _check_split(split, sorted({path for of_node in paths.values() for path in of_node if path}))
+    inside = {node for node, of_node in paths.items() if split in of_node}
+    last = [node for node in inside if any(user not in inside for user in node.users)]
+    feature = _the_one(last, split)
+    # What is called with a list of inputs, and returns one of outputs, becomes a plain function.
+    module.graph.set_codegen(CodeGen())
+    output = next(node for node in module.graph.nodes if node.op == "output")
+    if isinstance(output.args[0], tuple | list) and len(output.args[0]) == 1:
+        output.args = (output.args[0][0],)
+    module.recompile()
+    return Traced(with_layers(module, feature), feature)
+
+
+def _paths(node: fx.Node) -> list[str]:
+    """Return the submodules that a node of a program is inside of."""
+    return [
+        path
+        for path, _ in (node.meta.get("nn_module_stack") or {}).values()
+        if not path.startswith("_")
+    ]
+
+
+def _the_one(nodes: list[fx.Node], split: str) -> fx.Node:
+    if len(nodes) != 1:
+        raise UsageError(
+            f"the output of {split!r} must be one tensor that is computed once, but it is met "
+            f"{len(nodes)} times in the forward pass; split after another submodule"
+        )
+    return nodes[0]
+
+
+def _check_split(split: str, names: Iterable[str]) -> None:
+    known = list(names)
+    if split not in known:
+        near = get_close_matches(split, known, n=3, cutoff=0.4) or known[:10]
+        raise UsageError(
+            f"the model has no submodule {split!r} to split after; did you mean {', '.join(near)}?"
+        )
+
+
+def own_copy(model: nn.Module) -> nn.Module:
+    """Return a copy on the CPU, in evaluation mode and single precision, as the harness takes it.
+
+    Its activations leave their inputs as they are: differentiating twice through one forbids
+    computing it in place. What a library hung on the backward pass for its own ends, as Opacus
+    does, is left behind.
+    """
+    own = copy.deepcopy(model).cpu().float().eval()
+    for module in own.modules():
+        module._backward_hooks.clear()
+        module._backward_pre_hooks.clear()
+        if getattr(module, "inplace", False) is True:
+            module.inplace = False  # type: ignore[assignment]
+    return own

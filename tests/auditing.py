@@ -1,0 +1,83 @@
+"""A user's model and people for audits: bright images and dark ones, which features tell apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bench.audit import People, audit
+from bench.auditing.report import Report
+
+SIZE = 8
+
+
+class Net(nn.Module):
+    """A model as a user writes one."""
+
+    def __init__(self, classes: int = 4) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2))
+        self.head = nn.Sequential(
+            nn.Flatten(), nn.Linear(8 * 16, 64), nn.ReLU(), nn.Linear(64, classes)
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.features(images))
+
+
+def net(classes: int = 4) -> Net:
+    torch.manual_seed(0)
+    return Net(classes)
+
+
+def people(count: int, seed: int = 0) -> People:
+    """Noise, brighter where the property `bright` is present; `coin` shows nowhere."""
+    draw = torch.Generator().manual_seed(seed)
+    bright = torch.arange(count) % 2 == 0
+    images = 0.5 * torch.rand(count, 3, SIZE, SIZE, generator=draw)
+    return People(
+        images=images + 0.4 * bright[:, None, None, None],
+        labels=torch.randint(4, (count,), generator=draw),
+        properties={
+            "bright": bright,
+            "coin": torch.randint(2, (count,), generator=draw).bool(),
+        },
+    )
+
+
+def gradients(model: nn.Module, of: People, size: int) -> dict[str, dict[str, Tensor]]:
+    """What clients of so many individuals each would send."""
+    return {
+        f"client {number}": gradient(model, of, range(start, start + size))
+        for number, start in enumerate(range(0, len(of), size))
+    }
+
+
+def gradient(model: nn.Module, of: People, rows: Sequence[int]) -> dict[str, Tensor]:
+    assert of.labels is not None
+    loss = functional.cross_entropy(model(of.images[list(rows)]), of.labels[list(rows)])
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    return dict(zip(names, torch.autograd.grad(loss, parameters), strict=True))
+
+
+def in_batches(of: People, size: int) -> People:
+    """The truth of `gradients`."""
+    return replace(of, updates=[f"client {row // size}" for row in range(len(of))])
+
+
+def audited(model: nn.Module, updates: Any, **changed: Any) -> Report:
+    """An audit that takes seconds."""
+    arguments: dict[str, Any] = {
+        "split": "features",
+        "auxiliary": people(120, seed=1),
+        "properties": ("bright",),
+        "attacks": {"mask_demixing": {"budget": 20}},
+        "defenses": (),
+        "property_model": "logistic",
+    }
+    return audit(model, updates=updates, **(arguments | changed))

@@ -1,0 +1,49 @@
+"""What the examples share: a small model, and drawn people for its clients and for D_aux."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from bench.audit import People
+from bench.plugins import build
+from bench.registry import DATASETS
+
+PROPERTIES = ("gender", "glasses")
+
+
+class Net(nn.Module):
+    """Says of a face of 32 px whether it wears a hat."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.ReLU(),
+            nn.AvgPool2d(2),
+            nn.Conv2d(8, 16, 3, padding=1),
+            nn.ReLU(),
+            nn.AvgPool2d(4),
+        )
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 2))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.features(images))
+
+
+def drawn_people(count: int, first: int = 0) -> People:
+    """Return drawn faces, each of another person, with two properties; the class is a hat.
+
+    Args:
+        first: as many people are left out before.
+    """
+    dataset = build(DATASETS, "synthetic", {"individuals": first + count, "images_per_identity": 1})
+    drawn = dataset.load(None, 32)
+    rows = slice(first, first + count)
+    return People(
+        images=torch.from_numpy(drawn.images[rows].copy()).float() / 255,
+        labels=torch.from_numpy(drawn.attribute("hat")[rows]).long(),
+        identities=torch.from_numpy(drawn.identities[rows].copy()),
+        properties={name: torch.from_numpy(drawn.attribute(name)[rows]) for name in PROPERTIES},
+        names=[f"person {row}" for row in range(first, first + count)],
+    )

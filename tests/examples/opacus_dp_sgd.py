@@ -1,0 +1,68 @@
+"""Audits updates of DP-SGD by Opacus: `python opacus_dp_sgd.py FOLDER`."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from drawn import PROPERTIES, Net, drawn_people
+from opacus.grad_sample import GradSampleModule
+from opacus.optimizers import DPOptimizer
+from safetensors.torch import save_file
+from torch.nn import functional
+
+from bench.audit import Report, audit
+
+BATCH, CLIP, NOISE = 4, 1.0, 1.0
+
+# PyTorch's, of how Opacus looks at the backward pass of images that need no gradient.
+warnings.filterwarnings("ignore", "Full backward hook is firing")
+
+
+def main(folder: Path, noise: float = NOISE) -> Report:
+    torch.manual_seed(0)
+    model = Net()
+    private = GradSampleModule(model)
+    optimizer = DPOptimizer(
+        torch.optim.SGD(private.parameters(), lr=0.1),
+        noise_multiplier=noise,
+        max_grad_norm=CLIP,
+        expected_batch_size=BATCH,
+        generator=torch.Generator().manual_seed(0),
+    )
+    clients = drawn_people(24, first=1000)
+
+    # What a client sends: what its optimiser would step along, clipped and noised.
+    (folder / "updates").mkdir(parents=True)
+    batch_of = []
+    for number in range(len(clients) // BATCH):
+        rows = slice(number * BATCH, (number + 1) * BATCH)
+        functional.cross_entropy(private(clients.images[rows]), clients.labels[rows]).backward()
+        optimizer.pre_step()
+        update = {name: p.grad.clone() for name, p in private.named_parameters()}
+        save_file(update, folder / "updates" / f"client-{number}.safetensors")
+        optimizer.zero_grad()
+        batch_of += [f"client-{number}"] * BATCH
+
+    report = audit(
+        model,
+        split="features",
+        updates=folder / "updates",
+        auxiliary=drawn_people(1000),
+        properties=PROPERTIES,
+        truth=replace(clients, updates=batch_of),
+        # The server knows how the clients defend themselves; attacks adapt to it.
+        defense={"name": "dp_sgd", "clip": CLIP, "noise": noise},
+        attacks=["feature_lbfgs"],
+        defenses=[],
+        budget=50,
+    )
+    report.write(folder)
+    return report
+
+
+if __name__ == "__main__":
+    print("\n".join(main(Path(sys.argv[1])).findings))

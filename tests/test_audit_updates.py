@@ -1,0 +1,174 @@
+"""Captured updates: what they are, and what is said of those that do not fit."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from auditing import Net, audited, gradient, gradients, in_batches, net, people
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional
+
+from bench.auditing.cutting import own_model
+from bench.auditing.updates import Captured, Sending, as_gradient, read_updates
+from bench.errors import UsageError
+
+Tensors = dict[str, Tensor]
+
+
+def sent(tensors: Tensors, model: Net | None = None, **sending: Any) -> dict[str, Tensor]:
+    """An update as the harness has it, by the user's names."""
+    whole = model or net()
+    cut = own_model(whole, "features", people(3).images)
+    update = as_gradient(Captured("mine", tensors, Sending(**sending)), cut, whole)
+    return {cut.names[name]: value for name, value in update.items()}
+
+
+def stepped(model: Net, steps: int, rate: float) -> Net:
+    """The model after a client's steps."""
+    own, of = copy.deepcopy(model), people(4)
+    assert of.labels is not None
+    optimiser = torch.optim.SGD(own.parameters(), lr=rate)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        functional.cross_entropy(own(of.images), of.labels).backward()
+        optimiser.step()
+    return own
+
+
+@pytest.mark.parametrize("kind", ["gradient", "difference", "weights"])
+def test_all_kinds_of_one_step_are_the_same_gradient(kind: str) -> None:
+    model = net()
+    expected = gradient(model, people(4), range(4))
+    after = stepped(model, 1, 0.1).state_dict()
+    before = model.state_dict()
+    tensors = {
+        "gradient": expected,
+        "difference": {name: after[name] - before[name] for name in before},
+        "weights": after,
+    }[kind]
+    for name, value in sent(tensors, kind=kind, learning_rate=0.1).items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("wrapper", ["_module.", "module."])
+def test_what_a_wrapper_puts_before_names_is_left_out(wrapper: str) -> None:
+    expected = gradient(net(), people(4), range(4))
+    found = sent({f"{wrapper}{name}": value for name, value in expected.items()})
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_running_statistics_beside_weights_are_no_strangers() -> None:
+    torch.manual_seed(0)
+    model = Net()
+    model.features.insert(1, torch.nn.BatchNorm2d(8))
+    found = sent(dict(model.state_dict()), model, kind="weights", learning_rate=1.0)
+    assert all(not value.any() for value in found.values())
+
+
+def spoilt(change: Callable[[Tensors], Any]) -> Tensors:
+    tensors = gradient(net(), people(4), range(4))
+    change(tensors)
+    return tensors
+
+
+def _nan(tensors: Tensors) -> None:
+    tensors["head.3.weight"][1, 2] = torch.nan
+
+
+def _infinite(tensors: Tensors) -> None:
+    tensors["head.1.bias"][0] = torch.inf
+
+
+WRONG = [
+    (
+        lambda t: t.update({"head.1.weight": torch.zeros(64, 100)}),
+        r"its tensor 'head.1.weight' has shape \(64, 100\), the model's \(64, 128\)$",
+    ),
+    (lambda t: t.pop("head.3.bias"), "update 'mine' lacks tensor 'head.3.bias', which the model"),
+    (
+        lambda t: t.update({"head.2.weight": torch.zeros(3)}),
+        r"holds tensor 'head.2.weight', which the model does not have \(it has 'head.[13].weight'",
+    ),
+    (_nan, "tensor 'head.3.weight' of update 'mine' holds NaN or infinity"),
+    (_infinite, "tensor 'head.1.bias' of update 'mine' holds NaN or infinity"),
+    (dict.clear, "lacks 'features.0.weight', 'features.0.bias', 'head.1.weight' and 3 more"),
+]
+
+
+@pytest.mark.parametrize(("change", "said"), WRONG)
+def test_an_update_that_does_not_fit_is_refused_by_its_tensor(
+    change: Callable[[Tensors], Any], said: str
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        sent(spoilt(change))
+
+
+@pytest.mark.parametrize("kind", ["difference", "weights"])
+def test_a_change_of_weights_needs_the_learning_rate(kind: str) -> None:
+    with pytest.raises(UsageError, match=f"is a {kind} of weights, .* say learning_rate"):
+        sent(gradient(net(), people(4), range(4)), kind=kind)
+
+
+def test_the_batch_size_must_be_known() -> None:
+    model = net()
+    with pytest.raises(UsageError, match="batch size of update 'client 0' is not known; say"):
+        audited(model, gradients(model, people(4), 4))
+    with pytest.raises(UsageError, match="batch size is not known: no update was captured"):
+        audited(model, None, truth=people(4))
+    with pytest.raises(UsageError, match="said to be of 3 individuals, but the truth names 4"):
+        audited(
+            model,
+            gradients(model, people(4), 4),
+            truth=in_batches(people(4), 4),
+            batch_size=3,
+        )
+
+
+def test_local_steps_must_be_whole_passes() -> None:
+    model = net()
+    with pytest.raises(UsageError, match="3 steps of 2 individuals are no whole number of passes"):
+        audited(
+            model,
+            gradients(model, people(4), 4),
+            batch_size=4,
+            kind="difference",
+            learning_rate=0.1,
+            local_steps=3,
+            local_batch=2,
+        )
+
+
+def test_a_header_says_what_is_true_of_one_update(tmp_path: Path) -> None:
+    tensors = gradient(net(), people(4), range(4))
+    save_file(tensors, tmp_path / "a.safetensors", {"batch_size": "4", "kind": "difference"})
+    save_file(tensors, tmp_path / "b.safetensors", {"of": "whatever"})
+    first, second = read_updates(tmp_path, Sending(batch_size=2))
+    assert (first.name, first.sending.batch_size, first.sending.kind) == ("a", 4, "difference")
+    assert (second.name, second.sending) == ("b", Sending(batch_size=2))
+    save_file(tensors, tmp_path / "a.safetensors", {"batch_size": "many"})
+    with pytest.raises(UsageError, match=r"the header of update .*a.safetensors: batch_size: "):
+        read_updates(tmp_path, Sending())
+
+
+def test_files_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    tensors = gradient(net(), people(4), range(4))
+    for number in (10, 2, 1):
+        save_file(tensors, tmp_path / f"client-{number}.safetensors")
+    read = read_updates(tmp_path, Sending())
+    assert [each.name for each in read] == ["client-1", "client-2", "client-10"]
+
+
+def test_files_that_are_none_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"updates .*nowhere not found"):
+        read_updates(tmp_path / "nowhere", Sending())
+    with pytest.raises(UsageError, match=r"it holds no \*.safetensors file"):
+        read_updates(tmp_path, Sending())
+    (tmp_path / "a.safetensors").write_bytes(b"\x80\x04pickle")
+    with pytest.raises(UsageError, match=r"a.safetensors is no safetensors file"):
+        read_updates(tmp_path, Sending())

@@ -1,0 +1,113 @@
+"""The examples run, and what they capture is what the audit takes it for."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from bench.auditing.report import Report
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = ROOT / "tests" / "examples"
+
+
+def reported(example: str, folder: Path) -> Report:
+    """Run an example as a user does; return what it wrote."""
+    ran = python([str(EXAMPLES / f"{example}.py"), str(folder)], EXAMPLES)
+    assert ran.returncode == 0, ran.stderr
+    page = (folder / "audit.html").read_text(encoding="utf-8")
+    report = Report.model_validate_json((folder / "audit.json").read_text(encoding="utf-8"))
+    assert all(finding in ran.stdout for finding in report.findings)
+    assert report.model.name in page
+    return report
+
+
+def python(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(ROOT), str(EXAMPLES)])
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_gradients_of_plain_pytorch(tmp_path: Path) -> None:
+    report = reported("plain_pytorch", tmp_path / "audit")
+    assert len(report.updates) == 16
+    assert all(update.mismatch is not None and update.mismatch < 1e-5 for update in report.updates)
+    demixing = report.attacks[-1]
+    assert demixing.certified == 64
+    assert demixing.metrics is not None and demixing.metrics.certificates is not None
+    assert demixing.metrics.certificates.false == 0
+    assert [defense.name for defense in report.defenses] == ["none", "gaussian"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("flwr") is None, reason="needs the extra flwr")
+def test_weights_that_a_flower_strategy_captures(tmp_path: Path) -> None:
+    report = reported("flower", tmp_path / "audit")
+    assert [update.defense for update in report.updates] == [
+        {"name": "local_steps", "epochs": 2}
+    ] * 6
+    assert all(update.mismatch is not None and update.mismatch < 1e-3 for update in report.updates)
+    assert "defense" in report.attacks[-1].knows
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("opacus") is None, reason="needs the extra opacus")
+def test_updates_of_opacus(tmp_path: Path) -> None:
+    report = reported("opacus_dp_sgd", tmp_path / "audit")
+    assert len(report.updates) == 6
+    assert report.updates[0].defense == {"name": "dp_sgd", "clip": 1.0, "noise": 1.0}
+    assert "defense" in report.attacks[-1].knows
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("opacus") is None, reason="needs the extra opacus")
+def test_opacus_without_noise_sends_what_the_defense_dp_sgd_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that an attack that knows the defense simulates the clients as they are."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import torch
+    from drawn import Net, drawn_people
+    from opacus_dp_sgd import BATCH, CLIP, main
+    from safetensors.torch import load_file
+
+    from bench.auditing.cutting import own_model
+    from bench.defenses.dp_sgd import clipped_sum
+
+    main(tmp_path, noise=0.0)
+    torch.manual_seed(0)
+    people = drawn_people(24, first=1000)
+    cut = own_model(Net(), "features", people.images[:3])
+    sent = load_file(tmp_path / "updates" / "client-0.safetensors")
+    assert people.labels is not None
+    expected = clipped_sum(cut, people.images[:BATCH], people.labels[:BATCH], CLIP)
+    for ours, theirs in cut.names.items():
+        torch.testing.assert_close(
+            sent[f"_module.{theirs}"], expected[ours] / BATCH, rtol=1e-3, atol=1e-6
+        )
+
+
+def test_the_readmes_example_runs(tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = readme[readme.index("## Audit your own model") :]
+    code = re.search(r"```python\n(.*?)```", section, re.DOTALL)
+    assert code is not None
+    (tmp_path / "readme.py").write_text(code.group(1), encoding="utf-8")
+    ran = python(["readme.py"], tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert "certifies the exact deep feature of 32 of 32 individuals" in ran.stdout
+    assert (tmp_path / "audit" / "audit.html").is_file()
