@@ -36,6 +36,15 @@ class Kind(StrEnum):
     SUITES = "suites"
 
 
+class PluginKind(StrEnum):
+    """What can be written and checked."""
+
+    ATTACK = "attack"
+    DATASET = "dataset"
+    DEFENSE = "defense"
+    MODEL = "model"
+
+
 class FigureKind(StrEnum):
     """What can be drawn."""
 
@@ -151,6 +160,36 @@ def show(name: str) -> None:
     from bench.catalogue import description
 
     typer.echo(description(name))
+
+
+@app.command()
+def check(
+    name: Annotated[str, typer.Argument(help="An attack, data set, defense or model.")],
+    kind: Annotated[
+        PluginKind | None,
+        typer.Option("--kind", help="Which, where plugins of several kinds have the name."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PARAMETER=VALUE", help="Change a parameter of the plugin."),
+    ] = None,
+    data_root: DataRootOption = None,
+) -> None:
+    """Run the conformance suite on a plugin, and say in sentences what is wrong with it.
+
+    Exit code 0 where it conforms, 1 where it does not.
+    """
+    from rich.console import Console
+
+    from bench.conformance.suite import check_plugin
+    from bench.override import parameters_from
+
+    parameters = parameters_from(settings or [])
+    with Console(stderr=True).status(f"checking {name}") as status:
+        found = check_plugin(name, kind and kind.value, parameters, data_root, status.update)
+    typer.echo(found.text())
+    if found.findings:
+        raise typer.Exit(1)
 
 
 @app.command()
