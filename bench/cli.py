@@ -45,6 +45,14 @@ class PluginKind(StrEnum):
     MODEL = "model"
 
 
+class Rule(StrEnum):
+    """How a record is compared with its measurement anew."""
+
+    AUTO = "auto"
+    EQUAL = "equal"
+    INTERVAL = "interval"
+
+
 class FigureKind(StrEnum):
     """What can be drawn."""
 
@@ -290,7 +298,45 @@ def merge(
     done = unite(folders, out)
     for path in done.unreadable:
         typer.echo(f"left where it is, for it holds no record: {path}", err=True)
-    typer.echo(f"{done.taken} records came to {done.had} that {out} had.")
+    again = f" {done.verified} of them were measured again." if done.verified else ""
+    typer.echo(f"{done.taken} records came to {done.had} that {out} had.{again}")
+
+
+@app.command()
+def verify(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A folder that a run had as --out.")
+    ],
+    data_root: DataRootOption = None,
+    sample: Annotated[
+        int, typer.Option("--sample", min=0, help="How many records to measure again.")
+    ] = 3,
+    seed: Annotated[int, typer.Option("--seed", help="By which they are drawn.")] = 0,
+    device: Annotated[
+        Device, typer.Option("--device", help="`auto` is the record's own where it is here.")
+    ] = Device.AUTO,
+    rule: Annotated[
+        Rule,
+        typer.Option(
+            "--rule",
+            help="How a record is compared: `equal` up to rounding, or new values inside its "
+            "`interval`; `auto` is `equal` where device and versions are the record's.",
+        ),
+    ] = Rule.AUTO,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Believe a verified.json that is there, and add to it.")
+    ] = False,
+) -> None:
+    """Check somebody's records, measure a sample of them again, and write verified.json.
+
+    Exit code 0 where nothing is wrong, 1 where something is.
+    """
+    from bench.verification.verify import verify as check_records
+
+    found = check_records(folder, data_root, sample, seed, device.value, rule.value, keep)
+    typer.echo(found.text())
+    if found.wrong:
+        raise typer.Exit(1)
 
 
 @app.command()
