@@ -200,6 +200,23 @@ def check(
         raise typer.Exit(1)
 
 
+@app.command("new")
+def new_plugin(
+    kind: PluginKind,
+    name: str,
+    outside: Annotated[
+        Path | None,
+        typer.Option(
+            "--outside", metavar="DIR", help="Write a package of its own, with an entry point."
+        ),
+    ] = None,
+) -> None:
+    """Write a small plugin that works and conforms, to be changed into yours."""
+    from bench.scaffold.new import new_plugin as write_plugin
+
+    typer.echo(write_plugin(kind.value, name, outside).text())
+
+
 @app.command()
 def run(
     suite: Annotated[str, typer.Argument(help="A suite's name, or a TOML file.")],

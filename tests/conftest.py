@@ -15,6 +15,8 @@ from bench.cells import Setup
 from bench.cli import main
 from bench.conformance.setting import SETUP
 
+collect_ignore = ["outside_package"]  # It is installed before its tests run.
+
 # One thread a process: tests run on all cores at once.
 torch.set_num_threads(1)
 
