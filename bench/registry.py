@@ -9,7 +9,7 @@ A plugin registers itself with a decorator on its class::
 Plugins of this project live in the packages `attacks`, `baselines` and `datasets`, and are imported
 at the first look-up. An outside package names its plugins in entry points of the group
 `leakbench.attacks` (`leakbench.datasets`, `leakbench.models`, `leakbench.defenses`); they are
-imported only when their name is asked for. A plugin that cannot be imported, or takes a name that
+imported only when their name is asked for, or listed. A plugin that cannot be imported, or takes a name that
 another has, is refused in one sentence; all others can be used.
 """
 

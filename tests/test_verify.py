@@ -104,7 +104,7 @@ OF_GENDER = "metrics/properties/gender"
         ("cost", None, r"says a cost of nothing"),
         ("cost/seconds", 0.0, r"says a cost of nothing"),
         ("cost/peak_memory_mib", 0.0, r"says a cost of nothing"),
-        ("cost/steps", -1.0, r"says a cost of -1 steps"),
+        ("cost/steps", -1.0, r"says a cost of .* seconds, -1 steps"),
         ("cell/attack", "dreams", r"cannot be measured here: unknown attack 'dreams'"),
         ("cell/dataset", "dreams", r"cannot be measured here: unknown data set 'dreams'"),
         ("cell/model", "dreams", r"cannot be measured here: unknown model 'dreams'"),
@@ -119,6 +119,7 @@ OF_GENDER = "metrics/properties/gender"
             r"says that the attack knew update, and what it needs .*is",
         ),
         ("versions", {}, r"does not say which version of leakbench, python, torch, numpy"),
+        ("device", "abacus", r"was measured on 'abacus', which is none of cpu, cuda, mps"),
         ("fingerprint", None, r"has no fingerprint of the data"),
         ("finished", "yesterday", r"was finished at 'yesterday', which is no time"),
         ("finished", "2999-01-01T00:00:00+00:00", r"which is to come"),
@@ -152,6 +153,33 @@ def test_a_record_edited_by_hand_is_one_sentence_and_the_rest_goes_on(
     assert all(sentence.startswith(path.name) for sentence in found)
     assert any(re.search(said, sentence) for sentence in found), found
     assert not any("\n" in sentence for sentence in found)
+
+
+def numbers_in(tree: Any, path: str = "") -> list[str]:
+    """The places of all numbers of a record."""
+    if isinstance(tree, dict):
+        return [each for key, part in tree.items() for each in numbers_in(part, f"{path}/{key}")]
+    is_number = isinstance(tree, int | float) and not isinstance(tree, bool)
+    return [path.removeprefix("/")] if is_number else []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e308, True])
+@pytest.mark.parametrize("part", ["metrics", "cost"])
+def test_no_number_makes_the_check_itself_fail(folder: Path, part: str, value: float) -> None:
+    """Beside its own sentence a spoilt number must not stop the check of the others."""
+    path = path_of(folder, "mask_demixing")
+    content = path.read_text()
+    for where in numbers_in(json.loads(content)[part]):
+        edit(path, f"{part}/{where}", value)
+        found = sentences(folder)
+        assert value is True or found, where
+        path.write_text(content)
+
+
+def test_what_all_have_has_no_balanced_accuracy(folder: Path) -> None:
+    edit(path_of(folder, "feature"), f"{OF_GENDER}/prevalence", 1.0)
+    (sentence,) = sentences(folder)
+    assert "at prevalence 1, which no numbers of right answers give" in sentence
 
 
 def test_more_false_certificates_than_certificates_are_found(folder: Path) -> None:

@@ -56,7 +56,7 @@ def _impossible(name: str, value: Estimate | float) -> Iterator[str]:
     """Yield what is wrong with one number, or with one and its interval."""
     least, most = RANGES.get(name.rpartition(".")[2], (0, 1))
     if not isinstance(value, Estimate):
-        if not least <= value <= most:
+        if not (math.isfinite(value) and least <= value <= most):
             yield f"{name} = {value:g}, which cannot be outside [{least:g}, {most:g}]"
         return
     numbers = (value.low, value.value, value.high)
@@ -100,6 +100,9 @@ def _uncountable(record: Record, metrics: Metrics) -> Iterator[str]:
 
 
 def _is_whole(count: float) -> bool:
+    """Whether a count is a whole number; of what is not finite something else is said."""
+    if not math.isfinite(count):
+        return True
     return abs(count - round(count)) <= ROUNDING * max(1.0, abs(count))
 
 
@@ -124,8 +127,8 @@ def _inconsistent(record: Record, metrics: Metrics) -> Iterator[str]:
     for name, of in metrics.properties.items():
         if not _are_counts(of, individuals):
             yield (
-                f"{name}: accuracy {of.accuracy.value:g} and balanced accuracy "
-                f"{of.balanced_accuracy.value:g} at prevalence {of.prevalence:g}, which no numbers "
+                f"{name}: accuracy {of.accuracy.value} and balanced accuracy "
+                f"{of.balanced_accuracy.value} at prevalence {of.prevalence:g}, which no numbers "
                 f"of right answers give"
             )
 
@@ -137,10 +140,16 @@ def _are_counts(of: PropertyMetrics, individuals: int) -> bool:
     (a + b) / n and balanced accuracy (a / n₁ + b / n₀) / 2.
     """
     accuracy, balanced = of.accuracy.value, of.balanced_accuracy.value
+    if not all(0 <= each <= 1 for each in (of.prevalence, accuracy or 0, balanced or 0)):
+        # That alone is said of it.
+        return True
     having = round(of.prevalence * individuals)
     lacking = individuals - having
-    if accuracy is None or balanced is None or not having or not lacking:
-        return True
+    if accuracy is None or having <= 0 or lacking <= 0:
+        # Where all have it, or nobody, sensitivity or specificity is of nobody.
+        return balanced is None
+    if balanced is None:
+        return False
     right = round(accuracy * individuals)
     if having == lacking:
         return abs(accuracy - balanced) <= ROUNDING
@@ -159,5 +168,10 @@ def _costless(record: Record) -> Iterator[str]:
     cost = record.cost
     if cost is None or not cost.seconds > 0 or not cost.peak_memory_mib > 0:
         yield "a cost of nothing"
-    elif cost.steps < 0 or (cost.restarts or 0) < 0 or not math.isfinite(cost.seconds):
-        yield f"a cost of {cost.steps:g} steps, {cost.restarts} restarts, {cost.seconds:g} seconds"
+        return
+    numbers = (cost.seconds, cost.steps, cost.restarts or 0.0, cost.peak_memory_mib)
+    if not all(math.isfinite(each) and each >= 0 for each in numbers):
+        yield (
+            f"a cost of {cost.seconds:g} seconds, {cost.steps:g} steps, {cost.restarts} restarts "
+            f"and {cost.peak_memory_mib:g} MiB"
+        )

@@ -23,6 +23,9 @@ from bench.verification.numbers import impossible_numbers
 VERSIONS = ("leakbench", "python", "torch", "numpy")
 """Packages whose versions a record must name."""
 
+DEVICES = ("cpu", "cuda", "mps")
+"""On which leakbench computes."""
+
 CLOCKS = timedelta(days=1)
 """By how much another's clock may be ahead."""
 
@@ -131,6 +134,8 @@ def _unfitting(record: Record, attack: Attack) -> Iterator[str]:
     missing = [each for each in VERSIONS if not record.versions.get(each)]
     if missing:
         yield f"does not say which version of {', '.join(missing)} measured it"
+    if record.device.partition(":")[0] not in DEVICES:
+        yield f"was measured on {record.device!r}, which is none of {', '.join(DEVICES)}"
     if not record.fingerprint:
         yield "has no fingerprint of the data"
 
