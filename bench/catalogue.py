@@ -52,7 +52,7 @@ def listing(kind: str, pattern: str, data_root: Path | None = None) -> str:
         ]
         rows = [[name, *_row_or_fault(registry, name, data_root, faults)] for name in names]
         columns = [registry.kind, *_COLUMNS[registry.kind]]
-        faults += [fault for fault in registry.broken.values() if fault not in faults]
+        faults = list(dict.fromkeys([*faults, *registry.broken.values()]))
     if not rows:
         raise UsageError(f"no {kind} match {pattern!r}; try `leakbench list {kind}`")
     return "\n".join([tabulate(rows, columns, tablefmt="simple"), *(f"\n{f}" for f in faults)])
@@ -73,7 +73,8 @@ def description(name: str) -> str:
 
         known = sorted({n for r in registries for n in r.names()} | set(suite_names()))
         near = get_close_matches(name, known, n=3, cutoff=0.4) or known
-        broken = "".join(f" ({each})" for r in registries for each in r.broken.values())
+        faults = dict.fromkeys(each for r in registries for each in r.broken.values())
+        broken = "".join(f" ({each})" for each in faults)
         raise UsageError(f"nothing is called {name!r}; did you mean {', '.join(near)}?{broken}")
     return "\n\n".join(found)
 

@@ -9,14 +9,15 @@ A plugin registers itself with a decorator on its class::
 Plugins of this project live in the packages `attacks`, `baselines` and `datasets`, and are imported
 at the first look-up. An outside package names its plugins in entry points of the group
 `leakbench.attacks` (`leakbench.datasets`, `leakbench.models`, `leakbench.defenses`); they are
-imported only when their name is asked for, or listed. A plugin that cannot be imported, or takes a name that
-another has, is refused in one sentence; all others can be used.
+imported only when their name is asked for, or listed. A plugin that cannot be imported, or takes a
+name that another has, is refused in one sentence; all others can be used.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+import traceback
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -108,7 +109,7 @@ class Registry:
             near = get_close_matches(name, self.names(), n=3, cutoff=0.4) or self.names()
             raise UsageError(
                 f"unknown {self.kind} {name!r}; did you mean {', '.join(near)}?"
-                + "".join(f" ({broken})" for broken in self.broken.values())
+                + "".join(f" ({broken})" for broken in dict.fromkeys(self.broken.values()))
             )
         return self._plugins[name]
 
@@ -174,12 +175,21 @@ class Registry:
             self.broken[module] = str(error)
         except (Exception, SystemExit) as error:
             self.broken[module] = (
-                f"{module} cannot be imported ({_what(error)}); mend or remove {_file(module)}"
+                f"{module} cannot be imported ({_what(error)}; {_where(error)}); mend that, or "
+                f"remove {_file(module)}"
             )
 
 
 def _what(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _where(error: BaseException) -> str:
+    """Return where an error was raised, or which line is no Python: not always in the module."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}, line {error.lineno}"
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{frame.filename}, line {frame.lineno}"
 
 
 def _file(module: str) -> str:

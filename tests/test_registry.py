@@ -279,7 +279,9 @@ def test_an_own_module_that_raises_on_import_is_one_sentence_and_the_rest_goes_o
     assert registry.get("good").name == "good"
     (sentence,) = registry.broken.values()
     assert re.fullmatch(
-        r"own_plugins\.bad cannot be imported \(.*\); mend or remove own_plugins/bad\.py", sentence
+        r"own_plugins\.bad cannot be imported \(.*, line \d+\); mend that, or remove "
+        r"own_plugins/bad\.py",
+        sentence,
     )
     with pytest.raises(UsageError, match=r"unknown attack 'bad'.*own_plugins\.bad cannot be impor"):
         registry.get("bad")
@@ -309,3 +311,11 @@ def test_a_stranger_who_claims_our_name_is_not_taken_for_ours(
     registry.register("good")(plugin("Good"))
     install("mine", PLUGIN.format(name="mine"))
     assert registry.own() == ["good"]
+
+
+def test_a_module_that_needs_a_broken_one_names_where_the_fault_is(
+    own: Callable[..., Registry],
+) -> None:
+    registry = own(a="import own_plugins.bad", bad="\n\n1 / 0")
+    registry.names()
+    assert re.search(r"bad\.py, line 3\); mend that, or remove", registry.broken["own_plugins.a"])

@@ -47,8 +47,8 @@ class Report:
 
     @property
     def findings(self) -> dict[str, list[str]]:
-        """What is wrong, a sentence each → the checks that found it."""
-        found: dict[str, list[str]] = {self.refused: ["can be used"]} if self.refused else {}
+        """What is wrong, a sentence each → the checks that found it, none where it is refused."""
+        found: dict[str, list[str]] = {self.refused: []} if self.refused else {}
         for outcome in self.outcomes:
             if outcome.finding:
                 found.setdefault(outcome.finding, []).append(outcome.check)
@@ -56,6 +56,8 @@ class Report:
 
     def text(self) -> str:
         """Return the report as it is printed."""
+        if self.refused:
+            return f"- {self.refused}\n{self.subject} cannot be used."
         lines = []
         for sentence, names in self.findings.items():
             more = f" (and {len(names) - 1} more checks)" if len(names) > 1 else ""
@@ -71,13 +73,11 @@ class Report:
         ran = [outcome for outcome in self.outcomes if not outcome.unchecked]
         failed = sum(bool(outcome.finding) for outcome in ran)
         verdict = (
-            f"{self.subject} cannot be used."
-            if self.refused
-            else f"{self.subject} does not conform: {failed} of {len(ran)} checks found something."
-            if self.findings
-            else f"{self.subject} conforms: {len(ran)} checks found nothing."
+            f"does not conform: {failed} of {len(ran)} checks found something"
+            if failed
+            else f"conforms: {len(ran)} checks found nothing"
         )
-        return "\n".join([*lines, verdict])
+        return "\n".join([*lines, f"{self.subject} {verdict}."])
 
 
 def check_plugin(
@@ -164,7 +164,9 @@ def _kind_of(name: str) -> str:
     if not kinds:
         known = sorted({each for registry in REGISTRIES.values() for each in registry.names()})
         near = get_close_matches(name, known, n=3, cutoff=0.4) or known
-        broken = [each for registry in REGISTRIES.values() for each in registry.broken.values()]
+        broken = dict.fromkeys(
+            each for registry in REGISTRIES.values() for each in registry.broken.values()
+        )
         raise UsageError(
             f"no plugin is called {name!r}; did you mean {', '.join(near)}?"
             + "".join(f" ({each})" for each in broken)
