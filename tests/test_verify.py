@@ -321,6 +321,15 @@ def test_merge_carries_nothing_of_a_record_that_was_edited(
     assert not (tmp_path / "out" / NAME).exists()
 
 
+def test_a_file_that_cannot_be_read_is_set_aside_not_overwritten(
+    folder: Path, record: Record
+) -> None:
+    (folder / NAME).write_text("of a later version")
+    write(folder, {record.key: entry_of(record)})
+    assert verified(folder) == {record.key}
+    assert (folder / "verified.set-aside").read_text() == "of a later version"
+
+
 def test_bad_input_is_one_sentence_and_code_2(run: Run, folder: Path, tmp_path: Path) -> None:
     code, out, err = run("verify", str(tmp_path / "nowhere"))
     assert (code, out) == (2, "")

@@ -93,18 +93,24 @@ def home_of(folder: Path) -> Path:
 
 def read(folder: Path) -> Verified:
     """Return what a folder's file says; nothing where there is none that can be read."""
+    return _read(folder) or Verified()
+
+
+def _read(folder: Path) -> Verified | None:
     try:
         return Verified.model_validate_json((home_of(folder) / NAME).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, ValidationError):
-        return Verified()
+        return None
 
 
 def write(folder: Path, entries: Mapping[str, Remeasured]) -> None:
-    """Write a folder's file, in place of any other.
+    """Write a folder's file, in place of any other; one that cannot be read is set aside.
 
     Raises:
         UsageError: the folder cannot be written to.
     """
+    if _read(folder) is None:
+        set_aside(folder)
     content = Verified(remeasured=dict(sorted(entries.items()))).model_dump(mode="json")
     text = json.dumps(content, indent=1, ensure_ascii=False)
     with replacing(home_of(folder) / NAME) as temporary:
