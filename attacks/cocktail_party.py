@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -47,6 +47,7 @@ class CocktailParty(Attack):
         "Aggregation-Based Privacy in Federated Learning Using Independent Component Analysis "
         "(ICML)"
     )
+    example_parameters: ClassVar = {"iterations": 8}
     presets = {"paper": {"iterations": 25_000, "learning_rate": 1e-3}}  # noqa: RUF012
 
     iterations: Annotated[int, Field(gt=0)] = 2000

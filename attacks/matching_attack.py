@@ -42,6 +42,7 @@ class GradientMatching(Attack):
     """
 
     adapts: ClassVar = Knowledge.DEFENSE
+    example_parameters: ClassVar = {"budget": 8}
 
     budget: Annotated[int, Field(gt=0)] = 400
     labels: Labels = "known"

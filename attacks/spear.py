@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -40,6 +40,7 @@ class Spear(Attack):
         "Dimitrov, Baader, Müller, Vechev 2024, SPEAR: Exact Gradient Inversion of Batches in "
         "Federated Learning (NeurIPS)"
     )
+    example_parameters: ClassVar = {"samples": 500}
     note = (
         "a batch is certified whole or not at all; for one of which it does not find as many "
         "columns that fit each other, it answers with random individuals of D_aux, as the blind "

@@ -76,6 +76,7 @@ class HonestButCurious(Attack):
     )
 
     presets: ClassVar = {"paper": {"width": 64}}
+    example_parameters: ClassVar = {"epochs": 1, "width": 4}
 
     form: Literal["parametrised", "regularised", "honest"] = "parametrised"
     outputs: Literal["logits", "probabilities"] = "logits"

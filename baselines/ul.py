@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from bench.client import Client, Compute, gradient
+from bench.errors import UsageError
 from bench.federation import in_mode
 from bench.registry import register_attack
 from bench.seeds import generator_for, seed_for
@@ -67,6 +68,7 @@ class UnintendedLeakage(Attack):
     )
 
     adapts: ClassVar = Knowledge.DEFENSE
+    example_parameters: ClassVar = {"batches": 20}
 
     batches: Annotated[int, Field(ge=2)] = 1_000
     shares: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)] = (
@@ -88,11 +90,20 @@ class UnintendedLeakage(Attack):
     def infer(
         self, server: Server, observations: Sequence[Observation], progress: Progress
     ) -> list[Inference]:
-        """Give each member of a batch the forests' probabilities for the batch."""
+        """Give each member of a batch the forests' probabilities for the batch.
+
+        Raises:
+            UsageError: an update is not finite.
+        """
         seen = []
         for observation in observations:
             assert observation.update is not None
             seen.append(update_features(observation.update))
+            if not np.isfinite(seen[-1]).all():
+                raise UsageError(
+                    f"attack {self.name!r} cannot read an update that is not finite; attack an "
+                    f"earlier round"
+                )
         sizes = np.array([observation.batch_size for observation in observations])
         scores = {name: np.empty(len(sizes)) for name in server.properties}
         parts = [(name, size) for size in np.unique(sizes).tolist() for name in server.properties]

@@ -35,9 +35,13 @@ def listing(kind: str, pattern: str, data_root: Path | None = None) -> str:
         pattern: the glob.
         data_root: where data sets are looked for.
 
+    Returns:
+        The table, and beneath it a sentence for each plugin that cannot be used.
+
     Raises:
         UsageError: none matches.
     """
+    faults: list[str] = []
     if kind == "suites":
         rows = [[name, load_suite(name)[1].title] for name in suite_names(pattern)]
         columns = ["suite", "title"]
@@ -46,11 +50,12 @@ def listing(kind: str, pattern: str, data_root: Path | None = None) -> str:
         names = [
             name for name in registry.names(pattern) if kind != "baselines" or _is_baseline(name)
         ]
-        rows = [[name, *_row(registry, name, data_root)] for name in names]
+        rows = [[name, *_row_or_fault(registry, name, data_root, faults)] for name in names]
         columns = [registry.kind, *_COLUMNS[registry.kind]]
+        faults = list(dict.fromkeys([*faults, *registry.broken.values()]))
     if not rows:
         raise UsageError(f"no {kind} match {pattern!r}; try `leakbench list {kind}`")
-    return tabulate(rows, columns, tablefmt="simple")
+    return "\n".join([tabulate(rows, columns, tablefmt="simple"), *(f"\n{f}" for f in faults)])
 
 
 def description(name: str) -> str:
@@ -68,7 +73,9 @@ def description(name: str) -> str:
 
         known = sorted({n for r in registries for n in r.names()} | set(suite_names()))
         near = get_close_matches(name, known, n=3, cutoff=0.4) or known
-        raise UsageError(f"nothing is called {name!r}; did you mean {', '.join(near)}?")
+        faults = dict.fromkeys(each for r in registries for each in r.broken.values())
+        broken = "".join(f" ({each})" for each in faults)
+        raise UsageError(f"nothing is called {name!r}; did you mean {', '.join(near)}?{broken}")
     return "\n\n".join(found)
 
 
@@ -87,9 +94,23 @@ _COLUMNS = {
 }
 
 
+def _row_or_fault(
+    registry: Registry, name: str, data_root: Path | None, faults: list[str]
+) -> list[str]:
+    """Return a plugin's row; of one that cannot be used, a stranger's say, append what is wrong."""
+    try:
+        return _row(registry, name, data_root)
+    except Exception as error:
+        faults.append(
+            str(error)
+            if isinstance(error, UsageError)
+            else f"{registry.kind} {name!r} cannot be described ({type(error).__name__}: {error}); "
+            f"run `leakbench check {name}`"
+        )
+        return ["(cannot be used: see below)"]
+
+
 def _row(registry: Registry, name: str, data_root: Path | None) -> list[str]:
-    if registry.is_outside(name):
-        return ["(outside package, imported when asked for)"]
     plugin = registry.get(name)
     cells: dict[str, Callable[[], list[str]]] = {
         "attack": lambda: [

@@ -36,6 +36,23 @@ class Kind(StrEnum):
     SUITES = "suites"
 
 
+class PluginKind(StrEnum):
+    """What can be written and checked."""
+
+    ATTACK = "attack"
+    DATASET = "dataset"
+    DEFENSE = "defense"
+    MODEL = "model"
+
+
+class Rule(StrEnum):
+    """How a record is compared with its measurement anew."""
+
+    AUTO = "auto"
+    EQUAL = "equal"
+    INTERVAL = "interval"
+
+
 class FigureKind(StrEnum):
     """What can be drawn."""
 
@@ -238,6 +255,53 @@ def plan(
 
 
 @app.command()
+def check(
+    name: Annotated[str, typer.Argument(help="An attack, data set, defense or model.")],
+    kind: Annotated[
+        PluginKind | None,
+        typer.Option("--kind", help="Which, where plugins of several kinds have the name."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PARAMETER=VALUE", help="Change a parameter of the plugin."),
+    ] = None,
+    data_root: DataRootOption = None,
+) -> None:
+    """Run the conformance suite on a plugin, and say in sentences what is wrong with it.
+
+    Exit code 0 where it conforms, 1 where it does not.
+    """
+    from rich.console import Console
+
+    from bench.conformance.suite import check_plugin
+    from bench.override import parameters_from
+
+    parameters = parameters_from(settings or [])
+    with Console(stderr=True).status(f"checking {name}") as status:
+        found = check_plugin(name, kind and kind.value, parameters, data_root, status.update)
+    typer.echo(found.text())
+    if found.findings:
+        raise typer.Exit(1)
+
+
+@app.command("new")
+def new_plugin(
+    kind: PluginKind,
+    name: str,
+    outside: Annotated[
+        Path | None,
+        typer.Option(
+            "--outside", metavar="DIR", help="Write a package of its own, with an entry point."
+        ),
+    ] = None,
+) -> None:
+    """Write a small plugin that works and conforms, to be changed into yours."""
+    from bench.scaffold.new import new_plugin as write_plugin
+
+    typer.echo(write_plugin(kind.value, name, outside).text())
+
+
+@app.command()
 def run(
     suite: Annotated[str, typer.Argument(help="A suite's name, or a TOML file.")],
     data_root: DataRootOption = None,
@@ -335,7 +399,45 @@ def merge(
     done = unite(folders, out)
     for path in done.unreadable:
         typer.echo(f"left where it is, for it holds no record: {path}", err=True)
-    typer.echo(f"{done.taken} records came to {done.had} that {out} had.")
+    again = f" {done.verified} of them were measured again." if done.verified else ""
+    typer.echo(f"{done.taken} records came to {done.had} that {out} had.{again}")
+
+
+@app.command()
+def verify(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A folder that a run had as --out.")
+    ],
+    data_root: DataRootOption = None,
+    sample: Annotated[
+        int, typer.Option("--sample", min=0, help="How many records to measure again.")
+    ] = 3,
+    seed: Annotated[int, typer.Option("--seed", help="By which they are drawn.")] = 0,
+    device: Annotated[
+        Device, typer.Option("--device", help="`auto` is the record's own where it is here.")
+    ] = Device.AUTO,
+    rule: Annotated[
+        Rule,
+        typer.Option(
+            "--rule",
+            help="How a record is compared: `equal` up to rounding, or new values inside its "
+            "`interval`; `auto` is `equal` where device and versions are the record's.",
+        ),
+    ] = Rule.AUTO,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Believe a verified.json that is there, and add to it.")
+    ] = False,
+) -> None:
+    """Check somebody's records, measure a sample of them again, and write verified.json.
+
+    Exit code 0 where nothing is wrong, 1 where something is.
+    """
+    from bench.verification.verify import verify as check_records
+
+    found = check_records(folder, data_root, sample, seed, device.value, rule.value, keep)
+    typer.echo(found.text())
+    if found.wrong:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -12,7 +12,7 @@ from tabulate import tabulate
 from bench.cells import Setup
 from bench.data import DataSet, Individuals
 from bench.errors import UsageError
-from bench.override import value_of
+from bench.override import parameters_from
 from bench.plugins import build, parameters_of
 from bench.preparation import load_individuals
 from bench.registry import DATASETS
@@ -68,13 +68,10 @@ def checked(name: str, settings: Sequence[str], data_root: Path | None) -> str:
 
 def _parameters(settings: Sequence[str]) -> dict[str, Any]:
     """Return the parameters that `dataset.PARAMETER=VALUE` settings give."""
-    parameters = {}
     for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals or not key.startswith(PREFIX):
+        if not setting.startswith(PREFIX) or "=" not in setting:
             raise UsageError(f"--set {setting!r} is not of the form dataset.PARAMETER=VALUE")
-        parameters[key.removeprefix(PREFIX)] = value_of(text)
-    return parameters
+    return parameters_from([setting.removeprefix(PREFIX) for setting in settings])
 
 
 def _has_both(individuals: Individuals, name: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from enum import IntEnum
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.client import Compute, Update
 from bench.plugins import build
@@ -41,11 +41,13 @@ class Defense(ABC):
         name: set by the registry.
         reference: the publication it comes from.
         stage: where it comes in.
+        example_parameters: with which the conformance suite tries it.
     """
 
     name: ClassVar[str]
     reference: ClassVar[str]
     stage: ClassVar[Stage] = Stage.UPDATE
+    example_parameters: ClassVar[Mapping[str, Any]] = {}
 
     @abstractmethod
     def protect(self, compute: Compute) -> Compute:

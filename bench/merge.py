@@ -9,6 +9,7 @@ from pathlib import Path
 from bench.defense_words import defense_text
 from bench.errors import UsageError
 from bench.store import Record, Store
+from bench.verification import verified
 
 
 @dataclass(frozen=True)
@@ -19,11 +20,13 @@ class Merged:
         taken: records that were not there before, or took the place of a failed one.
         had: records that were there.
         unreadable: files that hold no record and were left where they are.
+        verified: records that were measured again, as the folders say, and agreed.
     """
 
     taken: int
     had: int
     unreadable: tuple[Path, ...]
+    verified: int
 
 
 def merge(sources: Sequence[Path], out: Path) -> Merged:
@@ -46,6 +49,8 @@ def merge(sources: Sequence[Path], out: Path) -> Merged:
     had = 0
     for folder in [target.folder, *(_records_of(source) for source in sources)]:
         for path in sorted(folder.glob("*.json")):
+            if path.name == verified.NAME:
+                continue
             record = Store(folder).read(path.stem)
             if record is None or record.key != path.stem:
                 unreadable.append(path)
@@ -66,7 +71,7 @@ def merge(sources: Sequence[Path], out: Path) -> Merged:
     taken = [record for record, path in found.values() if path.parent != target.folder]
     for record in taken:
         target.write(record, finished=record.finished)
-    return Merged(len(taken), had, tuple(unreadable))
+    return Merged(len(taken), had, tuple(unreadable), verified.carry(sources, out))
 
 
 def _records_of(source: Path) -> Path:

@@ -207,6 +207,21 @@ def _drop_parameters_of_others(suite: Suite, field: str, value: Any) -> None:
         suite.cell.pop(f"{field}_parameters", None)
 
 
+def parameters_from(settings: Iterable[str]) -> dict[str, Any]:
+    """Return the parameters that `PARAMETER=VALUE` settings give.
+
+    Raises:
+        UsageError: one is not of that form.
+    """
+    parameters = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--set {setting!r} is not of the form PARAMETER=VALUE")
+        parameters[name] = value_of(text)
+    return parameters
+
+
 def value_of(text: str) -> Any:
     """Return a TOML value, a comma-separated list of them, or the text itself."""
     try:

@@ -279,6 +279,7 @@ class Attack(ABC):
         largest_batch: the largest B it is defined for, if there is such a limit.
         presets: name → parameters, such as those of its paper.
         example_setup: fields of a setup in which it can be run, where the default ones do not do.
+        example_parameters: that make a run of it a matter of a second, for the conformance suite.
     """
 
     name: ClassVar[str]
@@ -291,6 +292,7 @@ class Attack(ABC):
     largest_batch: ClassVar[int | None] = None
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     example_setup: ClassVar[Mapping[str, Any]] = {}
+    example_parameters: ClassVar[Mapping[str, Any]] = {}
 
     @property
     @abstractmethod

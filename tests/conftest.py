@@ -14,6 +14,9 @@ import torch
 
 from bench.cells import Setup
 from bench.cli import main
+from bench.conformance.setting import SETUP
+
+collect_ignore = ["outside_package"]  # It is installed before its tests run.
 
 # One thread a process: tests run on all cores at once.
 torch.set_num_threads(1)
@@ -47,16 +50,7 @@ def root(official: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def small_setup() -> Setup:
     """A setup that is prepared in seconds: 8 classes, 80 victims."""
-    return Setup(
-        dataset="synthetic",
-        dataset_parameters={"individuals": 400},
-        image_size=32,
-        properties=("gender", "glasses"),
-        main_task="hat+dark_hair+looking_left",
-        model_parameters={"width": 4},
-        rounds=2,
-        victim_share=0.2,
-    )
+    return SETUP
 
 
 @pytest.fixture(scope="session")

@@ -1,214 +1,112 @@
-"""What every registered attack and control must do."""
+"""Every registered plugin keeps every rule of the conformance suite."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import fields, is_dataclass, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from preparing import prepared_for
-from torch import Tensor
 
-from bench.candidates import candidates_of
 from bench.cells import Setup
-from bench.deployment import serve
+from bench.conformance.attack_trial import AttackTrial
+from bench.conformance.attacks import ATTACK_CHECKS
+from bench.conformance.check import Check, Trial, outcome_of
+from bench.conformance.datasets import DATASET_CHECKS, DatasetTrial
+from bench.conformance.defended import checks_under_defenses
+from bench.conformance.defenses import DEFENSE_CHECKS, DefenseTrial
+from bench.conformance.models import MODEL_CHECKS, ModelTrial
 from bench.errors import UsageError
-from bench.federation import client_update
-from bench.measure import granted, victim_batches
-from bench.plugins import build
 from bench.preparation import Prepared, prepare
-from bench.registry import ATTACKS
-from bench.threat import Attack, Inference, Knowledge, Observation, Server, Truth, observe
+from bench.registry import ATTACKS, DATASETS, DEFENSES, MODELS
+from bench.threat import Inference, Observation
 from bench.validation import check_inferences
 
-SHORT = {
-    "budget": 8,
-    "batches": 20,
-    "epochs": 1,
-    "width": 4,
-    "iterations": 8,
-    "samples": 500,
-}
-"""Parameters that make an attack quick, for those that have them."""
-
-Fitting = Callable[[str], Prepared]
-"""An attack's name → a setup in which it can be run."""
-
-EVERY_ATTACK = pytest.mark.parametrize("name", ATTACKS.names())
-
-DEVICES = [
-    "cpu",
-    pytest.param(
-        "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-    ),
-]
+ON_EVERY_DEVICE = pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param(
+            "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+        ),
+    ],
+)
 
 
-@pytest.fixture(scope="module", params=DEVICES)
-def prepared(request: pytest.FixtureRequest, small_setup: Setup) -> Prepared:
-    return prepare(small_setup, None, request.param, lambda message: None)
+OF_WHAT_IS_THERE = {"cub": {"labels": "class"}}
+"""Parameters of data sets of which a part does, where the whole is not there."""
 
 
-@pytest.fixture(scope="module", params=DEVICES)
-def fitting(request: pytest.FixtureRequest, small_setup: Setup) -> Fitting:
-    return lambda attack: prepared_for(attack, small_setup, request.param)
+def each(names: Sequence[str], checks: Sequence[Check]) -> pytest.MarkDecorator:
+    """Every plugin with every check."""
+    pairs = [(name, check) for name in names for check in checks]
+    return pytest.mark.parametrize(("name", "check"), pairs, ids=str)
 
 
-def short(name: str) -> Attack:
-    known = {field.name for field in fields(ATTACKS.get(name))}
-    return build(ATTACKS, name, {k: v for k, v in SHORT.items() if k in known})
+def assert_kept(check: Check, trial: Trial) -> None:
+    outcome = outcome_of(check, trial)
+    if outcome.unchecked:
+        pytest.skip(outcome.unchecked)
+    assert not outcome.finding
 
 
-def batch_for(name: str) -> int:
-    return min(3, ATTACKS.get(name).largest_batch or 3)
+@ON_EVERY_DEVICE
+@each(ATTACKS.names(), ATTACK_CHECKS)
+def test_every_attack_keeps_every_rule(name: str, check: Check, device: str) -> None:
+    assert_kept(check, AttackTrial(name, device=device))
 
 
-def observed(
-    prepared: Prepared, attack: Attack, batch_size: int
-) -> tuple[Server, list[Observation]]:
-    assert prepared.server.model is not None
-    truths = victim_batches(prepared, batch_size, individuals=2 * batch_size)
-    server = granted(prepared.server, attack.needs)
-    outputs = served(attack, server, truths)
-    observations = [
-        observe(
-            truth,
-            client_update(prepared.server.model, truth.images, truth.labels),
-            attack.needs,
-            seed=number,
-            outputs=outputs[number],
-            candidates=shown(truths, number),
-        )
-        for number, truth in enumerate(truths)
-    ]
-    return server, observations
+@ON_EVERY_DEVICE
+@pytest.mark.parametrize(
+    ("name", "check"),
+    [
+        (name, check)
+        for name in ATTACKS.names()
+        for check in checks_under_defenses(AttackTrial(name))
+    ],
+    ids=str,
+)
+def test_every_attack_answers_under_every_defense(name: str, check: Check, device: str) -> None:
+    assert_kept(check, AttackTrial(name, device=device))
 
 
-def served(attack: Attack, server: Server, truths: list[Truth]) -> list[dict[str, Tensor]]:
-    """What the attack's deployed models answer; nothing where it needs no outputs."""
-    if Knowledge.OUTPUTS not in attack.needs:
-        return [{} for _ in truths]
-    return serve(attack, server, [truth.images for truth in truths], lambda share: None)
+@ON_EVERY_DEVICE
+@each(DEFENSES.names(), DEFENSE_CHECKS)
+def test_every_defense_keeps_every_rule(name: str, check: Check, device: str) -> None:
+    assert_kept(check, DefenseTrial(name, device=device))
 
 
-def shown(truths: list[Truth], number: int) -> Tensor:
-    """Candidates for a batch."""
-    return candidates_of(truths, number, torch.Generator().manual_seed(number)).images
+@ON_EVERY_DEVICE
+@each(MODELS.names(), MODEL_CHECKS)
+def test_every_model_keeps_every_rule(name: str, check: Check, device: str) -> None:
+    assert_kept(check, ModelTrial(name, device=device))
 
 
-def infer(attack: Attack, server: Server, observations: list[Observation]) -> list[Inference]:
-    return attack.infer(server, observations, lambda share: None)
+@each(DATASETS.names(), DATASET_CHECKS)
+def test_every_data_set_keeps_every_rule_that_needs_no_files(name: str, check: Check) -> None:
+    assert_kept(check, DatasetTrial(name))
 
 
-def assert_same(a: Inference, b: Inference, **tolerance: float) -> None:
-    for field in fields(Inference):
-        left, right = getattr(a, field.name), getattr(b, field.name)
-        if isinstance(left, Tensor):
-            torch.testing.assert_close(left, right, **tolerance)
-        elif isinstance(left, dict):
-            for key in left:
-                torch.testing.assert_close(left[key], right[key], **tolerance)
-        else:
-            assert left == right or left == pytest.approx(right, rel=1e-3)
+@pytest.mark.slow
+@pytest.mark.real_data
+@each([name for name in DATASETS.names() if DATASETS.get(name).folder], DATASET_CHECKS)
+def test_every_data_set_that_is_there_keeps_every_rule(
+    name: str, check: Check, data_root: Path
+) -> None:
+    assert_kept(
+        check, DatasetTrial(name, data_root=data_root, parameters=OF_WHAT_IS_THERE.get(name, {}))
+    )
 
 
-@EVERY_ATTACK
-@pytest.mark.parametrize("batch_size", [1, 3])
-def test_answers_are_well_formed(name: str, fitting: Fitting, batch_size: int) -> None:
-    attack, prepared = short(name), fitting(name)
-    if batch_size > (attack.largest_batch or batch_size):
-        pytest.skip(f"{name} is defined up to B = {attack.largest_batch}")
-    server, observations = observed(prepared, attack, batch_size)
-    shares: list[float] = []
-    inferences = attack.infer(server, observations, shares.append)
-    check_inferences(name, inferences, observations, server)
-    assert shares == sorted(shares)
-    assert shares[-1] == pytest.approx(1)
+def test_every_defense_says_with_which_parameters_it_can_be_tried() -> None:
+    for name in DEFENSES.names():
+        assert DefenseTrial(name).defense.name == name
 
 
-@EVERY_ATTACK
-def test_the_same_seed_gives_the_same_answer(name: str, fitting: Fitting) -> None:
-    attack, prepared = short(name), fitting(name)
-    server, observations = observed(prepared, attack, batch_for(name))
-    for a, b in zip(
-        infer(attack, server, observations), infer(attack, server, observations), strict=True
-    ):
-        assert_same(a, b)
-
-
-@EVERY_ATTACK
-def test_an_answer_depends_on_its_own_observation_alone(name: str, fitting: Fitting) -> None:
-    attack, prepared = short(name), fitting(name)
-    server, observations = observed(prepared, attack, batch_for(name))
-    together = infer(attack, server, observations)
-    alone = infer(attack, server, observations[1:])
-    # Several victims at once are summed in another order, and every step multiplies the rounding.
-    assert_same(together[1], alone[0], rtol=1e-3, atol=1e-4)
-
-
-@EVERY_ATTACK
-def test_what_is_granted_is_left_as_it_was(name: str, fitting: Fitting) -> None:
-    attack, prepared = short(name), fitting(name)
-    server, observations = observed(prepared, attack, batch_for(name))
-    before = [t.clone() for t in tensors_of([server, observations])]
-    infer(attack, server, observations)
-    after = tensors_of([server, observations])
-    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
-
-
-@EVERY_ATTACK
-def test_more_knowledge_than_needed_changes_nothing(name: str, fitting: Fitting) -> None:
-    """What an attack does not declare, it does not use."""
-    attack, prepared = short(name), fitting(name)
-    server, observations = observed(prepared, attack, batch_for(name))
-    assert prepared.server.model is not None
-    truths = victim_batches(prepared, batch_for(name), individuals=2 * batch_for(name))
-    everything = ~type(attack.needs).NOTHING
-    generous = [
-        observe(
-            truth,
-            client_update(prepared.server.model, truth.images, truth.labels),
-            everything,
-            o.seed,
-            outputs=outputs,
-            candidates=shown(truths, number),
-        )
-        for number, (truth, o, outputs) in enumerate(
-            zip(truths, observations, served(attack, prepared.server, truths), strict=True)
-        )
-    ]
-    for a, b in zip(
-        infer(attack, server, observations), infer(attack, prepared.server, generous), strict=True
-    ):
-        assert_same(a, b)
-
-
-@EVERY_ATTACK
-def test_parameters_are_frozen_and_documented(name: str) -> None:
-    plugin = ATTACKS.get(name)
-    assert is_dataclass(plugin)
-    assert plugin.__dataclass_params__.frozen
-    assert plugin.title
-    assert plugin.reference
-    for field in fields(plugin):
-        assert any(f"{field.name}:" in (base.__doc__ or "") for base in plugin.__mro__)
-
-
-def tensors_of(value: Any) -> list[Tensor]:
-    """All tensors in a tree of dataclasses, lists, mappings and modules, in a fixed order."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, torch.nn.Module):
-        return list(value.state_dict().values())
-    if is_dataclass(value):
-        return [t for field in fields(value) for t in tensors_of(getattr(value, field.name))]
-    if isinstance(value, dict):
-        return [t for part in value.values() for t in tensors_of(part)]
-    if isinstance(value, list | tuple):
-        return [t for part in value for t in tensors_of(part)]
-    return []
+@pytest.fixture(scope="module")
+def prepared(small_setup: Setup) -> Prepared:
+    return prepare(small_setup, None, "cpu", lambda message: None)
 
 
 GOOD = Inference(scores={"gender": torch.full((2,), 0.3), "glasses": torch.full((2,), 0.7)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -236,3 +237,85 @@ def test_an_outside_plugin_may_be_defined_elsewhere_than_its_entry_point_says(
     install("theirs", f"from {module} import Plugin", package="stranger")
     found: Any = registry.get("theirs")
     assert registry.get("theirs") is found
+
+
+BROKEN = """
+from dataclasses import dataclass
+from bench.registry import register_attack
+
+@register_attack("half")
+@dataclass(frozen=True, kw_only=True)
+class Half: ...
+
+1 / 0
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Registry]:
+    """A registry whose own package has modules with these sources."""
+
+    def registry_of(**sources: str) -> Registry:
+        own = Registry("attack", ("own_plugins",), GROUP)
+        monkeypatch.setattr(bench.registry, "register_attack", own.register)
+        folder = tmp_path / "own_plugins"
+        folder.mkdir()
+        for file, source in {"__init__": "", **sources}.items():
+            (folder / f"{file}.py").write_text(source)
+            monkeypatch.delitem(sys.modules, f"own_plugins.{file}", raising=False)
+        monkeypatch.delitem(sys.modules, "own_plugins", raising=False)
+        monkeypatch.syspath_prepend(tmp_path)
+        return own
+
+    return registry_of
+
+
+@pytest.mark.parametrize("source", ["1 / 0", "def f(:", "import no_such_module", "exit(3)"])
+def test_an_own_module_that_raises_on_import_is_one_sentence_and_the_rest_goes_on(
+    own: Callable[..., Registry], source: str
+) -> None:
+    registry = own(bad=source, good=PLUGIN.format(name="good"))
+    assert registry.names() == ["good"]
+    assert registry.get("good").name == "good"
+    (sentence,) = registry.broken.values()
+    assert re.fullmatch(
+        r"own_plugins\.bad cannot be imported \(.*, line \d+\); mend that, or remove "
+        r"own_plugins/bad\.py",
+        sentence,
+    )
+    with pytest.raises(UsageError, match=r"unknown attack 'bad'.*own_plugins\.bad cannot be impor"):
+        registry.get("bad")
+
+
+def test_a_plugin_of_a_module_that_raises_afterwards_is_refused(
+    own: Callable[..., Registry],
+) -> None:
+    registry = own(bad=BROKEN, good=PLUGIN.format(name="good"))
+    with pytest.raises(UsageError, match=r"own_plugins\.bad cannot be imported"):
+        registry.get("half")
+    assert registry.own() == ["good"]
+
+
+def test_a_name_that_two_own_modules_claim_is_nobody_s(own: Callable[..., Registry]) -> None:
+    claim = PLUGIN.format(name="mine")
+    registry = own(a=claim, b=claim, c=PLUGIN.format(name="good"))
+    with pytest.raises(UsageError, match=r"'mine' is registered twice, by .*a\.Plugin and .*b\.Pl"):
+        registry.get("mine")
+    assert registry.own() == ["good"]
+
+
+def test_a_stranger_who_claims_our_name_is_not_taken_for_ours(
+    registry: Registry, install: Install
+) -> None:
+    registry.register("mine")(plugin("Mine"))
+    registry.register("good")(plugin("Good"))
+    install("mine", PLUGIN.format(name="mine"))
+    assert registry.own() == ["good"]
+
+
+def test_a_module_that_needs_a_broken_one_names_where_the_fault_is(
+    own: Callable[..., Registry],
+) -> None:
+    registry = own(a="import own_plugins.bad", bad="\n\n1 / 0")
+    registry.names()
+    assert re.search(r"bad\.py, line 3\); mend that, or remove", registry.broken["own_plugins.a"])

@@ -28,6 +28,7 @@ class Clipping(Defense):
         "McMahan, Ramage, Talwar, Zhang 2018, Learning Differentially Private Recurrent Language "
         "Models (ICLR), algorithm 1"
     )
+    example_parameters: ClassVar = {"norm": 0.5}
 
     norm: Annotated[float, Field(gt=0)]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from math import prod
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 from torch import Tensor
@@ -29,6 +29,13 @@ class Composed(Defense):
     """
 
     reference = "none"
+    example_parameters: ClassVar = {
+        "defenses": [
+            {"name": "local_steps", "epochs": 2, "batch": 2},
+            {"name": "sparsify", "fraction": 0.5},
+            {"name": "gaussian", "sigma": 0.01},
+        ]
+    }
 
     defenses: Annotated[tuple[dict[str, Any], ...], Field(min_length=1)]
 

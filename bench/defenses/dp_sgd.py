@@ -44,6 +44,7 @@ class DPSGD(Defense):
         "Differential Privacy (CCS), algorithm 1"
     )
     stage: ClassVar[Stage] = Stage.GRADIENT
+    example_parameters: ClassVar = {"clip": 0.5, "noise": 0.1}
 
     clip: Annotated[float, Field(gt=0)]
     noise: Annotated[float, Field(ge=0)]

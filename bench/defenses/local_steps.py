@@ -37,6 +37,7 @@ class LocalSteps(Defense):
         "Deep Networks from Decentralized Data (AISTATS), algorithm 1"
     )
     stage: ClassVar[Stage] = Stage.STEPS
+    example_parameters: ClassVar = {"epochs": 2, "batch": 2}
 
     epochs: PositiveInt = 1
     batch: PositiveInt | None = None

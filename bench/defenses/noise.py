@@ -25,6 +25,8 @@ class Noise(Defense):
             norm depends on model and batch, and stands in the record.
     """
 
+    example_parameters: ClassVar = {"sigma": 0.01}
+
     sigma: Annotated[float, Field(ge=0)]
 
     @abstractmethod

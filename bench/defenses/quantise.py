@@ -34,6 +34,7 @@ class Quantisation(Defense):
         "of Karimireddy, Rebjock, Stich, Jaggi 2019, Error Feedback Fixes SignSGD (ICML); more: "
         "Alistarh, Grubic, Li, Tomioka, Vojnovic 2017, QSGD (NeurIPS)"
     )
+    example_parameters: ClassVar = {"bits": 2}
 
     bits: Annotated[int, Field(ge=1, le=16)]
 

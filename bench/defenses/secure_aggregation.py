@@ -72,3 +72,5 @@ class SecureAggregation(Defense):
             {name: value * self.of**0.5 for name, value in update.items()},
             individuals // self.of,
         )
+
+    example_parameters: ClassVar = {"of": 2}

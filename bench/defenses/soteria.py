@@ -47,6 +47,7 @@ class Soteria(Defense):
         "Sun, Li, Wang, Yang, Li, Chen 2021, Soteria: Provable Defense against Privacy Leakage in "
         "Federated Learning from Representation Perspective (CVPR)"
     )
+    example_parameters: ClassVar = {"fraction": 0.5}
     # Each gradient is computed from the perturbed feature. That looks at the images once more, so
     # it cannot come after DP-SGD, whose ε would then be none.
     stage: ClassVar[Stage] = Stage.GRADIENT

@@ -33,6 +33,7 @@ class Sparsification(Defense):
         "Shokri, Shmatikov 2015, Privacy-Preserving Deep Learning (CCS), section 5; by tensor: "
         "Lin, Han, Mao, Wang, Dally 2018, Deep Gradient Compression (ICLR)"
     )
+    example_parameters: ClassVar = {"fraction": 0.1, "choice": "random"}
 
     fraction: Annotated[float, Field(gt=0, le=1)]
     choice: Literal["largest", "random"] = "largest"

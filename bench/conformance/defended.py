@@ -1,0 +1,82 @@
+"""Every attack answers under every defense, whether it knows that or not."""
+
+from __future__ import annotations
+
+from bench.cells import Cell
+from bench.conformance.attack_trial import AttackTrial
+from bench.conformance.check import Check, FindingError, NotCheckedError
+from bench.conformance.defenses import DefenseTrial
+from bench.defense import individuals_in_update
+from bench.errors import UsageError
+from bench.measure import infer, victim_batches
+from bench.plugins import parameters_of
+from bench.registry import ATTACKS, DEFENSES
+from bench.threat import Knowledge
+
+
+def under(attack: AttackTrial, defense: DefenseTrial, adaptive: bool) -> None:
+    """Let an attack answer for two updates that are defended.
+
+    Args:
+        adaptive: whether it is granted the defense.
+
+    Raises:
+        FindingError: it does not, or not with as many rows as individuals stand behind an update.
+        NotCheckedError: it is not defined for as many.
+    """
+    prepared = attack.prepared
+    needs = attack.attack.needs
+    granted = needs | Knowledge.DEFENSE if adaptive else needs
+    cell = Cell.model_validate(
+        prepared.setup.model_dump()
+        | {
+            "attack": attack.name,
+            "attack_parameters": parameters_of(attack.attack),
+            "batch_size": min(2, attack.batch_size),
+            "grant": granted.names(),
+            "defense": defense.name,
+            "defense_parameters": parameters_of(defense.defense),
+        }
+    )
+    together = individuals_in_update(cell)
+    if together > (attack.plugin.largest_batch or together):
+        raise NotCheckedError(f"{attack.name} is defined up to B = {attack.plugin.largest_batch}")
+    truths = victim_batches(prepared, together, 2 * together)
+    try:
+        # The harness refuses other rows than there are individuals.
+        infer(attack.attack, truths, cell, prepared, lambda _: None, compiling="off")
+    except UsageError as error:
+        knowing = "knowing it" if adaptive else "not knowing of it"
+        raise FindingError(f"under defense {defense.name!r}, {knowing}: {error}") from None
+
+
+def checks_under_defenses(trial: AttackTrial) -> tuple[Check, ...]:
+    """Return a check for each of our defenses; a second where the attack adapts to it."""
+    return tuple(
+        _check(trial, DefenseTrial(defense, device=trial.device), adaptive, f"under {defense}")
+        for defense in DEFENSES.own()
+        for adaptive in _grants(trial)
+    )
+
+
+def checks_of_attackers(trial: DefenseTrial) -> tuple[Check, ...]:
+    """Return a check for each of our attacks; a second for those that adapt to defenses."""
+    attackers = (AttackTrial(attack, device=trial.device) for attack in ATTACKS.own())
+    return tuple(
+        _check(attacker, trial, adaptive, f"attacked by {attacker.name}")
+        for attacker in attackers
+        for adaptive in _grants(attacker)
+    )
+
+
+def _grants(attack: AttackTrial) -> tuple[bool, ...]:
+    adapts = attack.plugin.adapts
+    knows = isinstance(adapts, Knowledge) and Knowledge.DEFENSE in adapts
+    return (False, True) if knows else (False,)
+
+
+def _check(attack: AttackTrial, defense: DefenseTrial, adaptive: bool, name: str) -> Check:
+    return Check(
+        f"{name}, {'adaptive' if adaptive else 'static'}",
+        lambda _: under(attack, defense, adaptive),
+    )

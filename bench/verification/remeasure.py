@@ -1,0 +1,130 @@
+"""Measuring cells of records again, as `leakbench run` would."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.cells import Cell
+from bench.errors import UsageError
+from bench.lpips_weights import find_lpips_weights
+from bench.preparation import check_available, data_fingerprint
+from bench.store import Record, Store
+from bench.suite import Planned
+from bench.sweep.events import CellDone, Event, State, Watcher
+from bench.sweep.executor import Site
+from bench.sweep.local import LocalExecutor
+from bench.sweep.rates import work_of
+from bench.sweep.steps import steps_of
+from bench.sweep.sweep import Limits, Sweep
+
+DATA = {
+    "dataset",
+    "dataset_parameters",
+    "image_size",
+    "auxiliary_dataset",
+    "auxiliary_dataset_parameters",
+}
+"""Fields of a cell that decide its data."""
+
+
+class Drawer:
+    """Draws records whose cells can be measured here.
+
+    Attributes:
+        unmeasurable: why others that were drawn could not → how many.
+    """
+
+    def __init__(self, data_root: Path | None) -> None:
+        self._data_root = data_root
+        self._known: dict[str, str] = {}
+        self.unmeasurable: dict[str, int] = {}
+
+    def draw(self, records: Sequence[Record], count: int, seed: int) -> list[Record]:
+        """Return that many of the records, drawn from the seed; fewer if there are no more."""
+        ordered = sorted(records, key=lambda record: record.key)
+        random.Random(seed).shuffle(ordered)
+        drawn: list[Record] = []
+        for record in ordered:
+            if len(drawn) == count:
+                break
+            if why := self._obstacle(record):
+                self.unmeasurable[why] = self.unmeasurable.get(why, 0) + 1
+            else:
+                drawn.append(record)
+        return drawn
+
+    def _obstacle(self, record: Record) -> str:
+        """Return why a record's cell cannot be measured here; empty where it can."""
+        data = record.cell.model_dump_json(include=DATA)
+        try:
+            check_available(record.cell.setup, self._data_root)
+            if data not in self._known:
+                self._known[data] = data_fingerprint(record.cell.setup, self._data_root)
+        except UsageError as error:
+            return str(error)
+        if self._known[data] != record.fingerprint:
+            return (
+                f"the data of {record.cell.dataset} here have the fingerprint {self._known[data]}, "
+                f"those of the record {record.fingerprint}"
+            )
+        return ""
+
+
+@dataclass(frozen=True)
+class _Handing:
+    """Hands records on as soon as they are measured, and shows progress as a run does."""
+
+    shown: Watcher
+    store: Store
+    hand: Callable[[Record], None]
+
+    def happened(self, event: Event) -> None:
+        self.shown.happened(event)
+        if isinstance(event, CellDone) and (record := self.store.read(event.key)) is not None:
+            self.hand(record)
+
+    def stands(self, state: State) -> None:
+        self.shown.stands(state)
+
+
+def remeasure(
+    records: Sequence[Record],
+    data_root: Path | None,
+    device: str,
+    watcher: Watcher,
+    hand: Callable[[Record], None],
+) -> dict[str, str]:
+    """Measure the cells of records again, in a worker process.
+
+    Args:
+        watcher: is told how it goes on.
+        hand: is given each new record as soon as it is there.
+
+    Returns:
+        Key → why its cell failed.
+
+    Raises:
+        KeyboardInterrupt: the user ended it.
+    """
+    steps = steps_of([_planned(record.cell, record.key) for record in records])
+    site = Site(data_root.resolve() if data_root else None, device, find_lpips_weights(None))
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Path(folder))
+        handing = _Handing(watcher, store, hand)
+        executor = LocalExecutor(site, workers=1, gpus=int(device == "cuda"))
+        sweep = Sweep(
+            steps, {}, store, executor, handing, device, Limits(), f"1 worker on {device}"
+        )
+        outcome = sweep.run()
+    if outcome.interrupted:
+        raise KeyboardInterrupt
+    return {failure.planned.key: failure.message for failure in outcome.failures}
+
+
+def _planned(cell: Cell, key: str) -> Planned:
+    """Return a cell as the executor takes it; it stands in no table."""
+    return Planned(cell, key, group="", layout="table2", column=cell.attack, work=work_of(cell))

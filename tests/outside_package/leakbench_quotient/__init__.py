@@ -1,0 +1,1 @@
+"""Quotient, an attack for leakbench."""

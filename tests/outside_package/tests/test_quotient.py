@@ -1,0 +1,17 @@
+"""Quotient finds what it says that it finds."""
+
+from __future__ import annotations
+
+import torch
+
+from bench.conformance.attack_trial import AttackTrial
+from bench.measure import victim_batches
+
+
+def test_the_feature_of_one_individual_is_exact() -> None:
+    trial = AttackTrial("quotient")
+    server, observations = trial.shown(batch_size=1)
+    truths = victim_batches(trial.prepared, batch_size=1, individuals=len(observations))
+    for answer, truth in zip(trial.infer(server, observations), truths, strict=True):
+        assert answer.features is not None
+        torch.testing.assert_close(answer.features, truth.features, rtol=1e-3, atol=1e-3)

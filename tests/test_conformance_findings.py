@@ -1,0 +1,296 @@
+"""Each rule of the conformance suite finds who breaks it, and nothing in a sound plugin."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+import faulty_attacks
+import faulty_datasets
+import faulty_defenses
+import faulty_models
+import pytest
+
+from bench.conformance.attack_trial import AttackTrial
+from bench.conformance.attacks import ATTACK_CHECKS
+from bench.conformance.check import Check, Trial, outcome_of
+from bench.conformance.datasets import DATASET_CHECKS, DatasetTrial
+from bench.conformance.defended import checks_of_attackers, checks_under_defenses
+from bench.conformance.defenses import DEFENSE_CHECKS, DefenseTrial
+from bench.conformance.models import MODEL_CHECKS, ModelTrial
+from bench.registry import ATTACKS, DATASETS, DEFENSES, MODELS, Registry
+
+NAME = "on_trial"
+
+Case = tuple[str, type, str]
+"""A check's name, a plugin that breaks the rule, and what the finding says."""
+
+Register = Callable[[Registry, type], None]
+
+DECLARED: list[tuple[str, str, str]] = [
+    ("is a frozen dataclass", "NoDataclass", r"is no dataclass; put @dataclass"),
+    ("documents every parameter", "Undocumented", r"does not say what its parameter '\w+' is; add"),
+    ("has parameters that a record can hold", "NoJSON", r"not JSON .*let its fields be numbers"),
+]
+
+
+def declared(module: object) -> list[Case]:
+    return [(check, getattr(module, plugin), said) for check, plugin, said in DECLARED]
+
+
+OF_ATTACKS: list[Case] = [
+    *declared(faulty_attacks),
+    ("is a frozen dataclass", faulty_attacks.CanBeChanged, "can be changed; write @dataclass"),
+    ("documents every parameter", faulty_attacks.NoDocstring, "has no docstring; say what"),
+    (
+        "has parameters that a record can hold",
+        faulty_attacks.NotANumber,
+        "parameters that are not JSON",
+    ),
+    ("has a title and a reference", faulty_attacks.NoReference, "has no 'reference'; write"),
+    ("has a version that counts", faulty_attacks.NoVersion, "has version '1.2'; let it be 1"),
+    (
+        "has presets that can be built",
+        faulty_attacks.WrongPreset,
+        "preset 'paper' that cannot be: .*has no parameter 'speed'",
+    ),
+    ("declares what a server can know", faulty_attacks.NoKnowledge, "declares needs = 'update'"),
+    ("declares what a server can know", faulty_attacks.Clairvoyant, "true features, which no serv"),
+    ("says what it costs", faulty_attacks.Priceless, "its work is nan at B = 1; return"),
+    ("answers for one individual", faulty_attacks.TooManyRows, r"of shape \(2,\), expected \(1,\)"),
+    ("answers for each of a batch", faulty_attacks.NaNOfBatches, "returned NaN or infinity in sco"),
+    ("answers with plain tensors", faulty_attacks.WithGraph, "still requires its gradient; return"),
+    ("answers with plain tensors", faulty_attacks.Elsewhere, "tensor on meta, where the server"),
+    ("tells its progress", faulty_attacks.Silent, "tells its progress as nothing; call"),
+    ("tells its progress", faulty_attacks.Backwards, r"progress as 0\.5, 0\.25, 1; call"),
+    ("answers the same twice", faulty_attacks.Moody, "differently the second time .*draw from"),
+    ("draws from the seed it is given", faulty_attacks.Global, "from a global random generator"),
+    ("leaves global generators alone", faulty_attacks.Global, "state of torch's global generator"),
+    ("leaves global generators alone", faulty_attacks.Seeding, "state of torch's global generator"),
+    (
+        "leaves global generators alone",
+        faulty_attacks.SeedingNumpy,
+        r"state of numpy\.random's glo",
+    ),
+    ("leaves global generators alone", faulty_attacks.SeedingRandom, "state of random's global"),
+    ("answers each batch as if it were alone", faulty_attacks.Crowded, "shown another beside it"),
+    ("leaves what it is given as it was", faulty_attacks.Spoiling, r"changes what it is given"),
+    ("leaves what it is given as it was", faulty_attacks.Popping, r"changes what it is given"),
+    ("leaves what it is given as it was", faulty_attacks.Training, r"changes what it is given"),
+    ("uses only what it declares", faulty_attacks.Curious, "makes use of what it does not declare"),
+    (
+        "uses only what it declares",
+        faulty_attacks.Ungranted,
+        r"raised TypeError.*faulty_attacks\.py, line \d+; what `needs` does not name is None",
+    ),
+    (
+        "answers to an update that says nothing",
+        faulty_attacks.Fragile,
+        "raises ZeroDivisionError for an update that is all zero; return",
+    ),
+    (
+        "answers to an update that says nothing",
+        faulty_attacks.Poisoned,
+        "for an update that is all NaN, .*returned NaN",
+    ),
+    ("can be measured", faulty_attacks.Endless, "read back as another; let its parameters"),
+]
+
+OF_DEFENSES: list[Case] = [
+    *declared(faulty_defenses),
+    ("has a reference and a stage", faulty_defenses.NoStage, "has stage 7; name one of"),
+    ("has a reference and a stage", faulty_defenses.NoReference, "has no 'reference'"),
+    ("sends the same for the same generator", faulty_defenses.Global, "draw from `client.generato"),
+    ("leaves global generators alone", faulty_defenses.Seeding, "torch's global generator"),
+    ("sends something for every parameter", faulty_defenses.LeavingOut, "in place of extractor"),
+    ("sends something for every parameter", faulty_defenses.Flat, "of shape .*keep both"),
+    ("sends something for every parameter", faulty_defenses.Double, r"torch\.float64.*keep both"),
+    ("sends something for every parameter", faulty_defenses.Elsewhere, "from meta, and the client"),
+    ("sends something for every parameter", faulty_defenses.WithGraph, "with its graph"),
+    ("sends something for every parameter", faulty_defenses.Overflowing, "sends NaN or infinity"),
+    ("leaves the client as it was", faulty_defenses.Spoiling, "changes the model's weights"),
+    ("leaves the client as it was", faulty_defenses.Blurring, "changes the images"),
+    ("leaves the client as it was", faulty_defenses.Watching, "changes the model's hooks"),
+    ("lets a model be trained", faulty_defenses.Crowded, "one client by itself is 3; return"),
+    ("lets a model be trained", faulty_defenses.Exploding, "trains a model to NaN"),
+    ("trusts entries by factors", faulty_defenses.Overtrusting, "by what is no factor"),
+    ("trusts entries by factors", faulty_defenses.Misshapen, "by what is no factor"),
+    ("has surrogates that treat runs apart", faulty_defenses.Mixing, "`surrogate` that mixes runs"),
+    (
+        "has surrogates that can be differentiated",
+        faulty_defenses.Steep,
+        "`surrogate_of_individuals` without finite slopes",
+    ),
+    ("protects victims of a trained model", faulty_defenses.AfraidOfSize, "sends NaN or infinity"),
+]
+
+OF_MODELS: list[Case] = [
+    *declared(faulty_models),
+    ("has a reference and splits", faulty_models.NoSplits, r"has splits \(\); name at least one"),
+    (
+        "is made of an extractor and a classifier",
+        faulty_models.Unflattened,
+        r"features of shape \(3, 2, 32, 32\).*nn\.Flatten",
+    ),
+    (
+        "is made of an extractor and a classifier",
+        faulty_models.OneTooMany,
+        r"logits of shape \(3, 9\)",
+    ),
+    ("ends with a linear layer", faulty_models.Softmaxed, "ends with Softmax; end the classifier"),
+    ("ends with a linear layer", faulty_models.Unbiased, "ends with Linear; .*with bias"),
+    ("starts from the seed", faulty_models.Seeding, "the same weights from every seed"),
+    ("starts from the seed", faulty_models.Moody, "other weights from the same seed"),
+    ("sees each image by itself", faulty_models.Crowded, "answers an image otherwise beside"),
+    ("can be differentiated twice", faulty_models.Stepwise, "slope is zero or not finite"),
+    ("can be differentiated twice", faulty_models.InPlace, "cannot be differentiated twice"),
+    ("follows its device", faulty_models.Left, "stays behind when it is moved .*as a buffer"),
+    ("can be stored", faulty_models.Tied, "cannot be stored .*share their memory"),
+    ("refuses what does not fit", faulty_models.Obliging, "accepts a split that it does not have"),
+]
+
+OF_DATASETS: list[Case] = [
+    *declared(faulty_datasets),
+    ("describes itself", faulty_datasets.NoTerms, "does not state its terms; write"),
+    ("describes itself", faulty_datasets.NoSource, "has folder 'noise' and source ''"),
+    ("has images of the size asked for", faulty_datasets.Fixed, "where 64 px were asked for"),
+    ("has images of the size asked for", faulty_datasets.Floating, "float64 where 32 px"),
+    ("has attributes of everybody", faulty_datasets.Numbers, "'bright' of shape .*int64; return"),
+    ("has attributes of everybody", faulty_datasets.Nobody, r"identities of shape \(30,\)"),
+    ("has a property that can be asked about", faulty_datasets.AllAlike, "no property of bright"),
+    (
+        "has main tasks of its attributes",
+        faulty_datasets.NoTask,
+        "an attribute 'right' that it has",
+    ),
+    ("can be divided", faulty_datasets.Few, r"clients need at least as many|leave none for"),
+    ("loads the same twice", faulty_datasets.Dated, "other fingerprint when it is loaded again"),
+    ("loads the same twice", faulty_datasets.Global, "other images when it is loaded again"),
+    ("has a fingerprint", faulty_datasets.NoFingerprint, "has fingerprint ''; return"),
+    ("leaves global generators alone", faulty_datasets.Seeding, r"numpy\.random's global"),
+    (
+        "refuses an empty folder in one sentence",
+        faulty_datasets.Crashing,
+        "raises FileNotFoundError where its folder is empty",
+    ),
+    (
+        "refuses an empty folder in one sentence",
+        faulty_datasets.Inventing,
+        "loads an empty folder; raise",
+    ),
+]
+
+
+@pytest.fixture
+def register(monkeypatch: pytest.MonkeyPatch) -> Register:
+    """Register a plugin for one test."""
+
+    def registered(registry: Registry, plugin: type) -> None:
+        registry.names()
+        monkeypatch.setattr(plugin, "name", NAME, raising=False)
+        monkeypatch.setitem(registry._plugins, NAME, plugin)
+
+    return registered
+
+
+def finding(checks: Sequence[Check], name: str, trial: Trial) -> str:
+    return outcome_of(next(check for check in checks if check.name == name), trial).finding
+
+
+def caught(cases: Sequence[Case]) -> pytest.MarkDecorator:
+    ids = [f"{check}: {plugin.__name__}" for check, plugin, _ in cases]
+    return pytest.mark.parametrize(("check", "plugin", "said"), cases, ids=ids)
+
+
+@caught(OF_ATTACKS)
+def test_an_attack_that_breaks_a_rule_is_caught(
+    register: Register, check: str, plugin: type, said: str
+) -> None:
+    register(ATTACKS, plugin)
+    assert_said(finding(ATTACK_CHECKS, check, AttackTrial(NAME)), said)
+
+
+@caught(OF_DEFENSES)
+def test_a_defense_that_breaks_a_rule_is_caught(
+    register: Register, check: str, plugin: type, said: str
+) -> None:
+    register(DEFENSES, plugin)
+    assert_said(finding(DEFENSE_CHECKS, check, DefenseTrial(NAME)), said)
+
+
+@caught(OF_MODELS)
+def test_a_model_that_breaks_a_rule_is_caught(
+    register: Register, check: str, plugin: type, said: str
+) -> None:
+    register(MODELS, plugin)
+    assert_said(finding(MODEL_CHECKS, check, ModelTrial(NAME)), said)
+
+
+@caught(OF_DATASETS)
+def test_a_data_set_that_breaks_a_rule_is_caught(
+    register: Register, check: str, plugin: type, said: str
+) -> None:
+    register(DATASETS, plugin)
+    assert_said(finding(DATASET_CHECKS, check, DatasetTrial(NAME)), said)
+
+
+def assert_said(sentence: str, said: str) -> None:
+    assert re.search(said, sentence), sentence
+    assert "\n" not in sentence
+
+
+def test_an_attack_that_fails_under_a_defense_is_caught(register: Register) -> None:
+    register(ATTACKS, faulty_attacks.AfraidOfZeros)
+    trial = AttackTrial(NAME)
+    checks = checks_under_defenses(trial)
+    assert not finding(checks, "under none, static", trial)
+    assert_said(finding(checks, "under sparsify, static", trial), r"raised AssertionError \(.*line")
+
+
+def test_a_defense_that_attacks_cannot_bear_is_caught(register: Register) -> None:
+    register(DEFENSES, faulty_defenses.Silencing)
+    trial = DefenseTrial(NAME)
+    checks = checks_of_attackers(trial)
+    assert not finding(checks, "attacked by prior, static", trial)
+    assert_said(
+        finding(checks, "attacked by ul, adaptive", trial),
+        f"under defense '{NAME}', knowing it: attack 'ul' cannot read an update",
+    )
+
+
+@pytest.mark.parametrize(
+    ("cases", "checks"),
+    [
+        (OF_ATTACKS, ATTACK_CHECKS),
+        (OF_DEFENSES, DEFENSE_CHECKS),
+        (OF_MODELS, MODEL_CHECKS),
+        (OF_DATASETS, DATASET_CHECKS),
+    ],
+    ids=["attacks", "defenses", "models", "datasets"],
+)
+def test_every_check_has_a_plugin_that_it_catches(
+    cases: Sequence[Case], checks: Sequence[Check]
+) -> None:
+    assert {check for check, _, _ in cases} == {check.name for check in checks}
+
+
+@pytest.mark.parametrize(
+    ("registry", "plugin", "trial", "checks"),
+    [
+        (ATTACKS, faulty_attacks.Sound, AttackTrial, ATTACK_CHECKS),
+        (DEFENSES, faulty_defenses.Sound, DefenseTrial, DEFENSE_CHECKS),
+        (MODELS, faulty_models.Sound, ModelTrial, MODEL_CHECKS),
+        (DATASETS, faulty_datasets.Sound, DatasetTrial, DATASET_CHECKS),
+        (DATASETS, faulty_datasets.OfFiles, DatasetTrial, DATASET_CHECKS),
+    ],
+)
+def test_nothing_is_found_in_a_sound_plugin(
+    register: Register,
+    registry: Registry,
+    plugin: type,
+    trial: type[Trial],
+    checks: Sequence[Check],
+) -> None:
+    register(registry, plugin)
+    found = [outcome_of(check, trial(name=NAME)).finding for check in checks]
+    assert not any(found), found

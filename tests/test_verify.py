@@ -1,0 +1,399 @@
+"""Records from elsewhere are checked, a sample is measured again, and edits are found."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from measuring import measured
+
+from bench.conformance.setting import SETUP
+from bench.merge import merge
+from bench.metrics import Estimate
+from bench.plugins import build, parameters_of
+from bench.registry import DATASETS, MODELS
+from bench.store import Record, Store
+from bench.verification.compare import chosen, differences
+from bench.verification.verified import NAME, Remeasured, content_hash, verified, write
+from bench.verification.verify import verify
+
+Run = Callable[..., tuple[int, str, str]]
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's folder with the records of three attacks on 24 individuals, as measured here."""
+    folder = tmp_path_factory.mktemp("made")
+    store = Store(folder / "records")
+    cells: list[tuple[str, dict[str, object]]] = [
+        ("prior", {}),
+        ("feature", {"budget": 4}),
+        ("mask_demixing", {"budget": 4}),
+    ]
+    complete = {
+        "dataset_parameters": parameters_of(build(DATASETS, "synthetic", SETUP.dataset_parameters)),
+        "model_parameters": parameters_of(build(MODELS, SETUP.model, SETUP.model_parameters)),
+    }
+    setup = SETUP.model_copy(update=complete)
+    for attack, parameters in cells:
+        store.write(
+            measured(setup, None, attack, parameters, batch_size=2, individuals=24, defense="none")
+        )
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "theirs"))
+
+
+def path_of(folder: Path, attack: str) -> Path:
+    (path,) = (
+        path
+        for path in (folder / "records").glob("*.json")
+        if json.loads(path.read_text())["cell"]["attack"] == attack
+    )
+    return path
+
+
+def edit(path: Path, where: str, value: Any) -> None:
+    """Change one value of a record by hand."""
+    content = json.loads(path.read_text())
+    *keys, last = where.split("/")
+    table = content
+    for key in keys:
+        table = table[key]
+    assert last in table
+    table[last] = value
+    path.write_text(json.dumps(content))
+
+
+def sentences(folder: Path) -> list[str]:
+    return verify(folder, None, sample=0, seed=0).faulty
+
+
+def test_what_was_measured_has_no_faults(made: Path) -> None:
+    found = verify(made, None, sample=0, seed=0)
+    assert (found.records, found.faulty, found.wrong) == (3, [], False)
+
+
+def test_every_published_record_has_no_faults() -> None:
+    assert sentences(RESULTS / "records") == []
+
+
+OF_GENDER = "metrics/properties/gender"
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "said"),
+    [
+        ("schema_version", 1, r"has schema version 1, and this leakbench reads 2"),
+        ("key", "0" * 24, r"has the key 0{24}, which is not its name"),
+        ("cell/batch_size", 4, r"its cell, under version 2 of the attack, has \w{24}: one of them"),
+        ("attack_version", 1, r"is of version 1 of attack 'feature', which here has version 2"),
+        ("status", "failed", r"failed \(None\); measure the cell again, or leave"),
+        ("status", "diverged", r"status 'diverged', and 0% of the batches diverged"),
+        ("metrics", None, r"has status 'done' and no metrics"),
+        ("cost", None, r"says a cost of nothing"),
+        ("cost/seconds", 0.0, r"says a cost of nothing"),
+        ("cost/peak_memory_mib", 0.0, r"says a cost of nothing"),
+        ("cost/steps", -1.0, r"says a cost of .* seconds, -1 steps"),
+        ("cell/attack", "dreams", r"cannot be measured here: unknown attack 'dreams'"),
+        ("cell/dataset", "dreams", r"cannot be measured here: unknown data set 'dreams'"),
+        ("cell/model", "dreams", r"cannot be measured here: unknown model 'dreams'"),
+        ("cell/defense", "dreams", r"cannot be measured here: unknown defense 'dreams'"),
+        ("cell/attack_parameters/budget", -4, r"budget: .*greater than 0"),
+        ("cell/attack_parameters", {"budget": 4}, r"attack 'feature' is told no labels, reads"),
+        ("cell/grant", ["model"], r"needs to know update and labels and auxiliary"),
+        ("cell/individuals", 23, r"23 individuals are no batches of 2"),
+        (
+            "knowledge",
+            ["update"],
+            r"says that the attack knew update, and what it needs .*is",
+        ),
+        ("versions", {}, r"does not say which version of leakbench, python, torch, numpy"),
+        ("device", "abacus", r"was measured on 'abacus', which is none of cpu, cuda, mps"),
+        ("fingerprint", None, r"has no fingerprint of the data"),
+        ("finished", "yesterday", r"was finished at 'yesterday', which is no time"),
+        ("finished", "2999-01-01T00:00:00+00:00", r"which is to come"),
+        (f"{OF_GENDER}/accuracy/value", 1.5, r"outside \[0, 1\]|does not contain"),
+        (f"{OF_GENDER}/accuracy/high", 1.5, r"gender'\]\.accuracy = .*cannot be outside \[0, 1\]"),
+        (f"{OF_GENDER}/auc/high", 0.0, r"auc = .*, which its interval .* to 0 does not contain"),
+        (f"{OF_GENDER}/auc/low", None, r"auc = .* with the interval None to"),
+        (f"{OF_GENDER}/prevalence", 0.3, r"gender\.prevalence = 0\.3, which is no share of 24"),
+        ("metrics/exact/value", 0.01, r"exact = 0\.01, which"),
+        ("metrics/diverged", 0.3, r"diverged = 0\.3, which is no share of 12"),
+        ("metrics/label_accuracy", 2.0, r"label_accuracy = 2, which cannot be outside \[0, 1\]"),
+        ("metrics/classes", 1, r"classes = 1, which cannot be outside \[2, inf\]"),
+        ("metrics/deployed", {"F": 0.5}, r"deployed models without knowledge of outputs"),
+        ("cell/properties", ["glasses", "gender"], r"metrics of gender, glasses, not of glasses"),
+        ("metrics/speed", 3, r"key"),
+    ],
+)
+def test_a_record_edited_by_hand_is_one_sentence_and_the_rest_goes_on(
+    folder: Path, where: str, value: Any, said: str
+) -> None:
+    path = path_of(folder, "feature")
+    if where == "metrics/speed":
+        content = json.loads(path.read_text())
+        content["metrics"]["speed"] = value
+        path.write_text(json.dumps(content))
+        said = r"is no record \(unknown key 'metrics\.speed'\)"
+    else:
+        edit(path, where, value)
+    found = sentences(folder)
+    assert found
+    assert all(sentence.startswith(path.name) for sentence in found)
+    assert any(re.search(said, sentence) for sentence in found), found
+    assert not any("\n" in sentence for sentence in found)
+
+
+def numbers_in(tree: Any, path: str = "") -> list[str]:
+    """The places of all numbers of a record."""
+    if isinstance(tree, dict):
+        return [each for key, part in tree.items() for each in numbers_in(part, f"{path}/{key}")]
+    is_number = isinstance(tree, int | float) and not isinstance(tree, bool)
+    return [path.removeprefix("/")] if is_number else []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e308, True])
+@pytest.mark.parametrize("part", ["metrics", "cost"])
+def test_no_number_makes_the_check_itself_fail(folder: Path, part: str, value: float) -> None:
+    """Beside its own sentence a spoilt number must not stop the check of the others."""
+    path = path_of(folder, "mask_demixing")
+    content = path.read_text()
+    for where in numbers_in(json.loads(content)[part]):
+        edit(path, f"{part}/{where}", value)
+        found = sentences(folder)
+        assert value is True or found, where
+        path.write_text(content)
+
+
+def test_what_all_have_has_no_balanced_accuracy(folder: Path) -> None:
+    edit(path_of(folder, "feature"), f"{OF_GENDER}/prevalence", 1.0)
+    (sentence,) = sentences(folder)
+    assert "at prevalence 1, which no numbers of right answers give" in sentence
+
+
+def test_more_false_certificates_than_certificates_are_found(folder: Path) -> None:
+    path = path_of(folder, "mask_demixing")
+    edit(path, "metrics/certificates/false", 25)
+    (sentence,) = sentences(folder)
+    assert re.search(r"says 25 false certificates of \d+ in all", sentence)
+
+
+def test_a_better_balanced_accuracy_does_not_fit_the_accuracy(folder: Path) -> None:
+    """All else fits: the value lies in its interval, and the accuracy is a share of 24."""
+    path = path_of(folder, "feature")
+    of = json.loads(path.read_text())["metrics"]["properties"]["gender"]
+    better = {"value": of["balanced_accuracy"]["value"] + 0.01, "low": 0.2, "high": 0.8}
+    edit(path, f"{OF_GENDER}/balanced_accuracy", better)
+    (sentence,) = sentences(folder)
+    assert "which no numbers of right answers give" in sentence
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"{", "is no JSON"),
+        (b"\xff\xfe", "is no JSON"),
+        (b"[]", "has schema version None"),
+        (b'{"schema_version": 2}', r"is no record \(key 'key' is missing\)"),
+    ],
+)
+def test_a_file_that_is_no_record_is_one_sentence(folder: Path, content: bytes, said: str) -> None:
+    (folder / "records" / "broken.json").write_bytes(content)
+    (sentence,) = sentences(folder)
+    assert re.match(rf"broken\.json .*{said}", sentence)
+
+
+def estimate(value: float, low: float, high: float) -> Estimate:
+    return Estimate(value=value, low=low, high=high)
+
+
+def changed(record: Record, accuracy: Estimate) -> Record:
+    assert record.metrics is not None
+    of = record.metrics.properties["gender"].model_copy(update={"accuracy": accuracy})
+    metrics = record.metrics.model_copy(
+        update={"properties": {**record.metrics.properties, "gender": of}}
+    )
+    return record.model_copy(update={"metrics": metrics})
+
+
+@pytest.fixture
+def record(made: Path) -> Record:
+    read = Store(made / "records").read(path_of(made, "feature").stem)
+    assert read is not None
+    return read
+
+
+def test_the_rule_is_equality_where_device_and_versions_are_the_same(record: Record) -> None:
+    assert chosen("auto", record, record) == "equal"
+    assert chosen("auto", record, record.model_copy(update={"device": "cuda"})) == "interval"
+    other = record.model_copy(update={"versions": {**record.versions, "torch": "1.0"}})
+    assert chosen("auto", record, other) == "interval"
+    assert chosen("equal", record, other) == "equal"
+
+
+def test_equality_is_up_to_rounding_and_an_interval_holds_new_values(record: Record) -> None:
+    theirs = changed(record, estimate(0.5, 0.4, 0.6))
+    assert not list(differences(theirs, changed(record, estimate(0.5 + 1e-7, 0.4, 0.6)), "equal"))
+    near = changed(record, estimate(0.55, 0.45, 0.65))
+    assert not list(differences(theirs, near, "interval"))
+    (said,) = differences(theirs, near, "equal")
+    assert said == "properties['gender'].accuracy 0.5 (0.4 to 0.6), again 0.55 (0.45 to 0.65)"
+    far = changed(record, estimate(0.61, 0.5, 0.7))
+    assert len(list(differences(theirs, far, "interval"))) == 1
+
+
+def test_what_the_data_decide_is_equal_under_either_rule(record: Record) -> None:
+    assert record.metrics is not None
+    of = record.metrics.properties["gender"].model_copy(update={"prevalence": 0.125})
+    metrics = record.metrics.model_copy(
+        update={"properties": {**record.metrics.properties, "gender": of}}
+    )
+    other = record.model_copy(update={"metrics": metrics})
+    (said,) = differences(record, other, "interval")
+    assert said.startswith("properties['gender'].prevalence")
+
+
+def entry_of(record: Record, agrees: bool = True) -> Remeasured:
+    return Remeasured(
+        content=content_hash(record),
+        when="2026-01-01T00:00:00+00:00",
+        rule="equal",
+        agrees=agrees,
+        device="cpu",
+        versions={},
+    )
+
+
+def test_a_record_that_was_edited_afterwards_is_not_verified(folder: Path, record: Record) -> None:
+    assert verified(folder) == set()
+    write(folder, {record.key: entry_of(record)})
+    assert verified(folder) == {record.key}
+    assert verified(folder / "records") == {record.key}
+    edit(path_of(folder, "feature"), "cost/seconds", 1.0)
+    assert verified(folder) == set()
+
+
+def test_a_record_that_did_not_agree_or_is_gone_is_not_verified(
+    folder: Path, record: Record
+) -> None:
+    write(folder, {record.key: entry_of(record, agrees=False), "0" * 24: entry_of(record)})
+    assert verified(folder) == set()
+
+
+def test_a_file_that_says_nothing_verifies_nothing(folder: Path) -> None:
+    (folder / NAME).write_text("{")
+    assert verified(folder) == set()
+
+
+def test_a_hash_does_not_depend_on_how_a_record_is_written(folder: Path, record: Record) -> None:
+    path = path_of(folder, "feature")
+    path.write_text(json.dumps(json.loads(path.read_text()), indent=3, sort_keys=True))
+    again = Store(folder / "records").read(record.key)
+    assert again is not None
+    assert content_hash(again) == content_hash(record)
+
+
+def test_merge_carries_what_was_verified(folder: Path, record: Record, tmp_path: Path) -> None:
+    write(folder, {record.key: entry_of(record)})
+    done = merge([folder], tmp_path / "out")
+    assert (done.taken, done.unreadable, done.verified) == (3, (), 1)
+    assert verified(tmp_path / "out") == {record.key}
+    assert merge([folder / "records"], tmp_path / "again").verified == 1
+
+
+def test_merge_carries_nothing_of_a_record_that_was_edited(
+    folder: Path, record: Record, tmp_path: Path
+) -> None:
+    write(folder, {record.key: entry_of(record)})
+    edit(path_of(folder, "feature"), "cost/seconds", 1.0)
+    assert merge([folder], tmp_path / "out").verified == 0
+    assert not (tmp_path / "out" / NAME).exists()
+
+
+def test_a_file_that_cannot_be_read_is_set_aside_not_overwritten(
+    folder: Path, record: Record
+) -> None:
+    (folder / NAME).write_text("of a later version")
+    write(folder, {record.key: entry_of(record)})
+    assert verified(folder) == {record.key}
+    assert (folder / "verified.set-aside").read_text() == "of a later version"
+
+
+def test_bad_input_is_one_sentence_and_code_2(run: Run, folder: Path, tmp_path: Path) -> None:
+    code, out, err = run("verify", str(tmp_path / "nowhere"))
+    assert (code, out) == (2, "")
+    assert re.fullmatch(r"leakbench: .*nowhere holds no records; name the folder .*\n", err)
+    assert run("verify", str(folder), "--sample", "-1")[0] == 2
+    assert run("verify", str(folder), "--rule", "kind")[0] == 2
+
+
+def test_faults_are_sentences_and_code_1(run: Run, folder: Path) -> None:
+    edit(path_of(folder, "feature"), "cost/seconds", 0.0)
+    code, out, _ = run("verify", str(folder), "--sample", "0")
+    assert code == 1
+    assert re.search(
+        r"^- \w{24}\.json \(feature on synthetic, B = 2\) says a cost of not", out, re.M
+    )
+    assert out.endswith("3 records, 1 faults; 0 measured again, 0 of them agree.\n")
+
+
+def test_a_record_whose_data_are_not_there_is_not_measured_again(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "records").mkdir()
+    theirs = next((RESULTS / "records").glob("*.json"))
+    shutil.copy(theirs, tmp_path / "records")
+    code, out, _ = run("verify", str(tmp_path), "--sample", "1")
+    assert code == 0
+    assert "1 records that were drawn cannot be measured again here: data set 'celeba'" in out
+    assert "Nothing was measured again: that these numbers can be had is not shown." in out
+
+
+@pytest.mark.slow
+def test_a_sample_is_measured_again_and_a_number_that_cannot_be_had_is_found(
+    run: Run, folder: Path
+) -> None:
+    """The edited number is possible by itself: only measuring again finds it."""
+    (folder / NAME).write_text('{"remeasured": {}}')
+    path = path_of(folder, "prior")
+    of = json.loads(path.read_text())["metrics"]["properties"]["gender"]
+    better = {"value": 0.625, "low": 0.5, "high": 0.75}
+    assert of["count_error"]["value"] != better["value"]
+    edit(path, f"{OF_GENDER}/count_error", better)
+    code, out, _ = run("verify", str(folder), "--sample", "3", "--seed", "1", "--device", "cpu")
+    assert code == 1
+    assert len(re.findall(r"json agrees: equal up to rounding, for device and versions", out)) == 2
+    assert re.search(
+        rf"^- {path.name} does not agree, not equal up to rounding, .*: properties\['gender'\]\."
+        r"count_error 0\.625 \(0\.5 to 0\.75\), again .*; a processor of another make",
+        out,
+        re.M,
+    )
+    assert "3 records, 0 faults; 3 measured again, 2 of them agree." in out
+    assert re.search(rf"the {re.escape(NAME)} that was there is now .*set-aside", out)
+    assert verified(folder) == {p.stem for p in (folder / "records").glob("*.json")} - {path.stem}
+    said = json.loads((folder / NAME).read_text())["remeasured"][path.stem]
+    assert said["agrees"] is False
+    assert said["differences"][0].startswith("properties['gender'].count_error")
+
+
+@pytest.mark.slow
+def test_what_an_earlier_run_of_verify_says_is_kept_if_asked_for(
+    run: Run, folder: Path, record: Record
+) -> None:
+    write(folder, {record.key: entry_of(record)})
+    for path in (folder / "records").glob("*.json"):
+        if path.stem != record.key and json.loads(path.read_text())["cell"]["attack"] != "prior":
+            path.unlink()
+    code, _, err = run("verify", str(folder), "--sample", "1", "--keep", "--rule", "interval")
+    assert code == 0, err
+    assert record.key in verified(folder)
