@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -86,10 +87,7 @@ class Reader:
         elif language == "text" and self.printed:
             printed = list(lines(self.printed))
             for line in lines(source):
-                begun = line.removesuffix("…")
-                assert any(
-                    each == line or (begun != line and each.startswith(begun)) for each in printed
-                ), f"{line!r} is not printed, but: {self.printed}"
+                assert any(shows(line, each) for each in printed), (line, self.printed)
             self.printed = ""
 
     def run(self, command: list[str]) -> None:
@@ -111,6 +109,12 @@ def lines(text: str) -> Iterator[str]:
     """The lines of an output, without its numbers, its spaces and the width of its columns."""
     for line in text.splitlines():
         yield re.sub(r"\s+", " ", re.sub(r"--+", "--", re.sub(r"\d+(\.\d+)?", "0", line))).strip()
+
+
+def shows(line: str, printed: str) -> bool:
+    """Whether a line is what is printed; an ellipsis at its end stands for any."""
+    begun = line.removesuffix("…")
+    return line == printed or (begun != line and printed.startswith(begun))
 
 
 @needs_docs
@@ -176,6 +180,36 @@ def test_no_page_loads_anything_from_elsewhere(site: Path) -> None:
         assert not loading.findall(page.read_text(encoding="utf-8")), page
     for style in site.rglob("*.css"):
         assert not re.search(r"(@import|url\()[\"' ]*(https?:)?//", style.read_text("utf-8")), style
+
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+
+
+@needs_docs
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome")
+def test_pages_opened_as_files_are_searched_and_ask_for_nothing_else(site: Path) -> None:
+    api = pytest.importorskip("playwright.sync_api", reason="a browser is driven by playwright")
+    with api.sync_playwright() as playwright:
+        # The sandbox is not to be had as root; nothing but our own files is opened.
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page()
+        requests: list[str] = []
+        complaints: list[str] = []
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        # In a folder below, where a path from the top would lead nowhere.
+        page.goto((site / "attacks" / "index.html").as_uri())
+        page.get_by_role("textbox", name="Search").fill("Kariyappa")
+        found = page.locator(".md-search-result__link").first
+        found.wait_for()
+        found.click()
+        page.wait_for_url("**/attacks/exact-features.html*")
+        browser.close()
+    assert complaints == []
+    assert all(url.startswith((site.as_uri(), "about:", "data:")) for url in requests)
 
 
 def read(*pages: str) -> str:
