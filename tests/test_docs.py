@@ -1,0 +1,257 @@
+"""The documentation builds without a warning and without a network, and its examples run."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from unittest import SkipTest
+
+import pytest
+
+from bench.registry import ATTACKS, DATASETS, DEFENSES, MODELS
+from bench.suite import suite_names
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "bench" / "docs"
+PAGES = DOCS / "pages"
+
+needs_docs = pytest.mark.skipif(
+    find_spec("mkdocs") is None or find_spec("sybil") is None, reason="needs the extra docs"
+)
+
+TITLE = re.compile(r'title="([^"]+)"')
+LANGUAGES = {"bash", "python", "toml", "text"}
+
+WITH_EXAMPLES = sorted(
+    page.relative_to(PAGES).as_posix()
+    for page in PAGES.rglob("*.md")
+    if re.search(r"^```(bash|python)", page.read_text(encoding="utf-8"), re.MULTILINE)
+)
+
+
+class Reader:
+    """Does what a page says, in an empty folder: writes files, runs commands, compares outputs.
+
+    A block with a title is a file. A block of bash or Python without one is run; what a block of
+    text after it shows must be in its output, whatever the numbers.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.printed = ""
+        self.blocks = 0
+        hook = folder.parent / "hook"
+        hook.mkdir()
+        # What `pip install -e` puts into `installed` counts as installed.
+        installed = folder.parent / "installed"
+        (hook / "sitecustomize.py").write_text(f"import site\nsite.addsitedir({str(installed)!r})")
+        self.environment = {
+            **os.environ,
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+            "PYTHONPATH": os.pathsep.join([str(hook), str(ROOT)]),
+            "OMP_NUM_THREADS": "1",
+            "PIP_TARGET": str(installed),
+            "PIP_NO_INDEX": "1",
+            "PIP_NO_DEPS": "1",
+            "PIP_NO_BUILD_ISOLATION": "0",  # pip takes a false value for "no isolation"
+        }
+        self.environment.pop("LEAKBENCH_DATA_ROOT", None)
+
+    def parse(self, document):
+        from sybil.parsers.markdown.lexers import FencedCodeBlockLexer
+
+        for region in FencedCodeBlockLexer("[^\n]+")(document):
+            region.parsed = (region.lexemes["language"], region.lexemes["source"])
+            region.evaluator = self.evaluate
+            yield region
+
+    def evaluate(self, example) -> None:
+        info, source = example.parsed
+        language = info.split()[0]
+        assert language in LANGUAGES, f"a block of {language}"
+        if title := TITLE.search(info):
+            path = self.folder / title.group(1)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(source, encoding="utf-8")
+        elif language == "bash":
+            self.run(["bash", "-euo", "pipefail", "-c", source])
+        elif language == "python":
+            self.run([sys.executable, "-c", source])
+        elif language == "text" and self.printed:
+            printed = list(lines(self.printed))
+            for line in lines(source):
+                assert any(shows(line, each) for each in printed), (line, self.printed)
+            self.printed = ""
+
+    def run(self, command: list[str]) -> None:
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=400,
+            check=False,
+        )
+        self.printed = done.stdout + done.stderr
+        assert done.returncode == 0, f"{command[-1]}\n{self.printed}"
+        self.blocks += 1
+
+
+def lines(text: str) -> Iterator[str]:
+    """The lines of an output, without its numbers, its spaces and the width of its columns."""
+    for line in text.splitlines():
+        yield re.sub(r"\s+", " ", re.sub(r"--+", "--", re.sub(r"\d+(\.\d+)?", "0", line))).strip()
+
+
+def shows(line: str, printed: str) -> bool:
+    """Whether a line is what is printed; an ellipsis at its end stands for any."""
+    begun = line.removesuffix("…")
+    return line == printed or (begun != line and printed.startswith(begun))
+
+
+@needs_docs
+@pytest.mark.slow
+@pytest.mark.parametrize("page", WITH_EXAMPLES)
+def test_what_a_page_tells_to_do_works(page: str, tmp_path: Path) -> None:
+    from sybil import Sybil
+    from sybil.parsers.markdown import SkipParser
+
+    reader = Reader(tmp_path / "work")
+    reader.folder.mkdir()
+    skipped = 0
+    document = Sybil(parsers=[reader.parse, SkipParser()]).parse(PAGES / page)
+    for example in document.examples():
+        try:
+            example.evaluate()
+        except SkipTest:
+            skipped += 1
+            reader.printed = ""
+    assert reader.blocks + skipped
+
+
+def test_a_block_that_is_not_run_has_its_reason() -> None:
+    for page in PAGES.rglob("*.md"):
+        text = page.read_text(encoding="utf-8")
+        for comment in re.findall(r"<!--+ *skip.*", text):
+            assert re.fullmatch(r'<!-- skip: next "[^"]{10,}" -->', comment), f"{page}: {comment}"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built documentation."""
+    folder = tmp_path_factory.mktemp("docs")
+    command = ["build", "--strict", "--quiet", "--config-file", str(DOCS / "mkdocs.yml")]
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", *command, "--site-dir", str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@needs_docs
+@pytest.mark.slow
+def test_it_builds_without_a_warning(site: Path) -> None:
+    assert (site / "index.html").is_file()
+    for page in PAGES.rglob("*.md"):
+        built = page.relative_to(PAGES).with_suffix(".html")
+        assert (site / built).is_file(), f"{built} is not built"
+    assert "Inverting Gradients" in (site / "search" / "search_index.js").read_text("utf-8")
+
+
+@needs_docs
+@pytest.mark.slow
+def test_no_page_loads_anything_from_elsewhere(site: Path) -> None:
+    loading = re.compile(
+        r"""<(?:script|img|iframe|link)\b[^>]*?\s(?:src|href)=["']?(?:https?:)?//[^>]*>"""
+    )
+    for page in site.rglob("*.html"):
+        assert not loading.findall(page.read_text(encoding="utf-8")), page
+    for style in site.rglob("*.css"):
+        assert not re.search(r"(@import|url\()[\"' ]*(https?:)?//", style.read_text("utf-8")), style
+
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+
+
+@needs_docs
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome")
+def test_pages_opened_as_files_are_searched_and_ask_for_nothing_else(site: Path) -> None:
+    api = pytest.importorskip("playwright.sync_api", reason="a browser is driven by playwright")
+    with api.sync_playwright() as playwright:
+        # The sandbox is not to be had as root; nothing but our own files is opened.
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page()
+        requests: list[str] = []
+        complaints: list[str] = []
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        # In a folder below, where a path from the top would lead nowhere.
+        page.goto((site / "attacks" / "index.html").as_uri())
+        page.get_by_role("textbox", name="Search").fill("Kariyappa")
+        found = page.locator(".md-search-result__link").first
+        found.wait_for()
+        found.click()
+        page.wait_for_url("**/attacks/exact-features.html*")
+        browser.close()
+    assert complaints == []
+    assert all(url.startswith((site.as_uri(), "about:", "data:")) for url in requests)
+
+
+def read(*pages: str) -> str:
+    return "".join((PAGES / page).read_text(encoding="utf-8") for page in pages)
+
+
+def test_every_plugin_suite_and_command_is_described() -> None:
+    from typer.main import get_command
+
+    from bench.cli import app
+
+    attacks = "".join(page.read_text("utf-8") for page in (PAGES / "attacks").glob("*.md"))
+    # What other tests register has no file of the checkout.
+    own = [name for name in ATTACKS.names() if ATTACKS.get(name).__module__.split(".")[0] in OWN]
+    assert [name for name in own if f"`{name}`" not in attacks] == []
+    defenses = [name for name in DEFENSES.names() if DEFENSES.get(name).__module__[:5] == "bench"]
+    assert [name for name in defenses if f"`{name}`" not in read("defenses.md")] == []
+    assert [name for name in suite_names() if f"`{name}`" not in read("command-line.md")] == []
+    sets = (ROOT / "datasets" / "README.md").read_text(encoding="utf-8")
+    ours = [name for name in DATASETS.names() if DATASETS.get(name).__module__[:8] == "datasets"]
+    assert [name for name in ours if f"`{name}`" not in sets] == []
+    models = [name for name in MODELS.names() if MODELS.get(name).__module__ == "bench.models"]
+    assert [name for name in models if f"`{name}`" not in read("how-it-fits.md")] == []
+    commands = get_command(app).commands
+    assert [n for n in commands if f"`leakbench {n}" not in read("command-line.md")] == []
+
+
+OWN = {"attacks", "baselines"}
+
+
+def test_the_numbers_it_reads_are_published_ones() -> None:
+    published = (ROOT / "results" / "table2.md").read_text(encoding="utf-8")
+    numbers = re.findall(r"\d+\.\d \[\d+\.\d, \d+\.\d\]", read("reading.md"))
+    assert len(numbers) >= 10
+    assert [number for number in numbers if number not in published] == []
+
+
+@needs_docs
+def test_the_citation_names_this_version() -> None:
+    import yaml
+
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == version("leakbench")
+    assert citation["license"] == "MIT"
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
