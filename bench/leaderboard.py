@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bench.record_folder import RecordFolder
 from bench.report import main_tables, reading_lines
-from bench.rows import Measured, markdown_table
+from bench.rows import Measured, describe, markdown_table
 from bench.settings import setting_lines
 from bench.suite import expand, load_suite, suite_names
 from bench.summaries import Summary, costs, references, threat_models
@@ -85,6 +85,7 @@ def leaderboard(shown: Sequence[LaidOut], folder: RecordFolder) -> str:
     for each in shown:
         parts += [f"## {each.title}", _lowered(main_tables(each.cells, marked=True))]
     parts += _below(shown) if shown else [NO_SUITE]
+    parts += _measured_again(shown, folder)
     if folder.left_out:
         left_out = [f"- {name}: {_one_line(why)}" for name, why in folder.left_out.items()]
         parts += ["## Records left out", "\n".join(left_out)]
@@ -117,6 +118,20 @@ def _made_of(folder: RecordFolder) -> str:
     return (
         f"Made by `leakbench publish` from the {len(folder.records)} records beside it{left_out}."
     )
+
+
+def _measured_again(shown: Sequence[LaidOut], folder: RecordFolder) -> list[str]:
+    """Return the section on what somebody has measured again."""
+    if not shown:
+        return []
+    planned = {m.planned.key: m.planned for each in shown for m in each.cells if m.record}
+    again = [each for key, each in planned.items() if key in folder.remeasured]
+    lines = [f"- {_one_line(describe(each))}" for each in again]
+    count = f"{len(again)} of the {len(planned)} records behind these tables"
+    return ["## Measured again", f"{REMEASURED} {count}.", "\n".join(lines)]
+
+
+REMEASURED = "`leakbench verify` has measured again, and found to agree,"
 
 
 def _threat(by_name: Mapping[str, Sequence[Measured]]) -> list[str]:

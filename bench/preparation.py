@@ -161,9 +161,12 @@ def prepare(
     auxiliary, rows = _auxiliary(setup, individuals, split, foreign, device)
     model = _trained(setup, individuals, split, device, say)
     say(f"reading D_aux of {setup.auxiliary_source}")
-    weights = f"{_training_run(setup, individuals, device)} {setup.rounds}"
     data = fingerprint(individuals, foreign)
-    features = _features_of_auxiliary(model, auxiliary, digest(weights, data, rows.tolist()))
+    weights = [tensor_digest(each) for each in model.state_dict().values()]
+    trained = _training_run(setup, individuals.fingerprint, device)
+    features = _features_of_auxiliary(
+        model, auxiliary, digest(trained, weights, data, rows.tolist())
+    )
     server = Server(
         classes=split.classes,
         image_shape=(3, setup.image_size, setup.image_size),
@@ -231,19 +234,18 @@ def train_under(
 
 def is_trained(
     setup: Setup,
-    data_root: Path | None,
+    data: str,
     device: str,
     defense: str = "none",
     parameters: Mapping[str, Any] | None = None,
 ) -> bool:
     """Whether the weights after a setup's training, perhaps under a defense, are in the cache.
 
-    Raises:
-        UsageError: the data are not as they must be.
+    Args:
+        data: the fingerprint of the clients' data set.
     """
     under = None if defense == "none" else build(DEFENSES, defense, parameters or {})
-    individuals = load_individuals(setup, data_root)
-    run = _training_run(setup, individuals, device, under)
+    run = _training_run(setup, data, device, under)
     return is_cached(_weights(run, setup.rounds))
 
 
@@ -274,7 +276,7 @@ def _trained(
     ]
     under = f" under {defense.name}" if defense else ""
     compute: Compute = defense.protect(gradient) if defense else gradient
-    run = _training_run(setup, individuals, device, defense)
+    run = _training_run(setup, individuals.fingerprint, device, defense)
     stops = _checkpoints(setup.rounds)
     with locked(run):
         reached = max((stop for stop in stops if is_cached(_weights(run, stop))), default=0)
@@ -301,11 +303,13 @@ def _trained(
     return model.eval()
 
 
-def _training_run(
-    setup: Setup, individuals: Individuals, device: str, defense: Defense | None = None
-) -> str:
-    """Return where in the cache the weights of a training lie."""
-    key = setup.training_key(individuals.fingerprint)
+def _training_run(setup: Setup, data: str, device: str, defense: Defense | None = None) -> str:
+    """Return where in the cache the weights of a training lie.
+
+    Args:
+        data: the fingerprint of the clients' data set.
+    """
+    key = setup.training_key(data)
     if defense is not None:
         key = digest("under", key, defense.name, parameters_of(defense))[:24]
     # Rounding differs between devices, so that each has its own weights.

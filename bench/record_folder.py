@@ -16,6 +16,7 @@ from bench.registry import ATTACKS
 from bench.rows import Measured
 from bench.store import Metrics, Record, Store
 from bench.suite import Planned
+from bench.verification.verified import verified
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,12 @@ class RecordFolder:
     Attributes:
         records: by key, in the order of keys.
         left_out: name of a file → why it is not among them.
+        remeasured: keys of those that `leakbench verify` has measured again, and that agreed.
     """
 
     records: Mapping[str, Record]
     left_out: Mapping[str, str]
+    remeasured: frozenset[str] = frozenset()
 
     def measured(self, planned: Sequence[Planned]) -> list[Measured]:
         """Return cells of a suite with those of these records that they have."""
@@ -75,7 +78,7 @@ def read_records(out: Path) -> RecordFolder:
         raise UsageError(
             f"{folder} holds no records; name with --out the folder that a run had as --out"
         )
-    return RecordFolder(records, left_out)
+    return RecordFolder(records, left_out, frozenset(verified(out) & records.keys()))
 
 
 def _fault(record: Record, path: Path) -> str | None:

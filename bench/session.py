@@ -175,7 +175,9 @@ def _measure(
     cells = [each.planned for each in pending]
     if options.address is not None and options.executor != "ray":
         raise UsageError("--address names a Ray cluster; add --executor ray")
-    device = chosen_device(options.device)
+    if options.time_limit is not None and not options.time_limit > 0:
+        raise UsageError(f"--time-limit {options.time_limit} is no time; take minutes above 0")
+    device = _connected_device(options)
     for planned in cells:
         check_precision(planned.cell.precision, device)
     site = Site(
@@ -186,7 +188,7 @@ def _measure(
     )
     log = options.out / LOG
     rates = Rates(kept, device, log)
-    steps = [replace(step, work=rates.seconds(step)) for step in steps_of(cells)]
+    steps = [replace(step, weight=rates.seconds(step)) for step in steps_of(cells)]
     executor, where = _executor(options, site, len(steps))
     limit = None if options.time_limit is None else 60 * options.time_limit
     # Standard output is for tables; Ray would say there what its daemons say.
@@ -203,12 +205,22 @@ def _measure(
         ).run()
 
 
+def _connected_device(options: RunOptions) -> str:
+    """Return the device to compute on: this machine's, or that of the Ray cluster, now joined."""
+    if options.executor != "ray":
+        return chosen_device(options.device)
+    from bench.sweep.ray_cluster import connect, device_of_cluster
+
+    connect(options.address, options.workers or available_cores())
+    return device_of_cluster(options.device)
+
+
 def _executor(options: RunOptions, site: Site, steps: int) -> tuple[Executor, str]:
     """Return the chosen executor, and what its workers are in words."""
     if options.executor == "ray":
         from bench.sweep.ray_cluster import RayExecutor
 
-        ray = RayExecutor(site, options.address, options.workers, available_cores())
+        ray = RayExecutor(site, options.workers)
         return ray, f"{ray.slots} at once on a Ray cluster"
     workers = min(options.workers or default_workers(site.device), steps)
     gpus = 0

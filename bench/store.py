@@ -223,6 +223,9 @@ class Store:
             aside = path.with_suffix(f".unreadable-{number}")
         try:
             path.rename(aside)
+        except FileNotFoundError:
+            # Another run was quicker.
+            return None
         except OSError as error:
             raise UsageError(f"cannot move {path}: {error.strerror}") from error
         return aside

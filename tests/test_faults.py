@@ -107,6 +107,13 @@ def test_a_cell_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     assert events(tmp_path, "Again") == []
 
 
+@pytest.mark.parametrize("limit", ["0", "-1", "nan"])
+def test_no_time_is_no_limit(tmp_path: Path, limit: str) -> None:
+    result = run(tmp_path, "--time-limit", limit)
+    assert result.returncode == 2
+    assert "take minutes above 0" in result.stderr
+
+
 def workers_of(process: int) -> list[int]:
     """The worker processes of a run."""
     found = []

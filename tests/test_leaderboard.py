@@ -8,14 +8,17 @@ from pathlib import Path
 
 import pytest
 from publishing import HOSTILE, defended_suite, done, estimate, failed, version_of, write_run
-from records import planned
+from records import measured, planned
 
 from bench.leaderboard import laid_out, leaderboard, leading_suites
+from bench.publish import publish
 from bench.record_folder import read_records
+from bench.rows import describe
 from bench.store import Store
 from bench.tables import Entry, best_column
 from bench.threat import Knowledge
 from bench.threat_words import KNOWLEDGE
+from bench.verification.verified import Remeasured, content_hash, write
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -191,3 +194,31 @@ def test_a_record_of_another_version_of_its_attack_is_shown_but_stands_in_no_tab
     folder = read_records(write_run(tmp_path, [record]))
     assert list(folder.records) == [old]
     assert laid_out(folder, []) == []
+
+
+def test_the_leaderboard_says_which_records_were_measured_again(tmp_path: Path) -> None:
+    cells = list({cell.key: cell for cell in planned("quick")}.values())[:3]
+    store = Store(tmp_path / "records")
+    for cell in cells:
+        version = {"attack_version": version_of(cell)}
+        store.write(measured(cell).model_copy(update=version))
+    entries = {}
+    for cell, agrees in zip(cells[:2], (True, False), strict=True):
+        record = store.read(cell.key)
+        assert record is not None
+        entries[cell.key] = Remeasured(
+            content=content_hash(record),
+            when="2020-01-01T00:00:00+00:00",
+            rule="equal",
+            agrees=agrees,
+            device="cpu",
+            versions={},
+        )
+    write(tmp_path, entries)
+    written = publish(tmp_path, None, [], pixels=False)
+    text = written.leaderboard.read_text()
+    assert "found to agree, 1 of the 3 records behind these tables" in text
+    section = text[text.index("## Measured again") :]
+    assert f"- {describe(cells[0])}" in section
+    assert f"- {describe(cells[1])}" not in section
+    assert "of which 1 were" in written.site.read_text()

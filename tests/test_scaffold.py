@@ -29,7 +29,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(CHECKOUT / package, copy / package, ignore=ignored)
     shutil.copy(CHECKOUT / "pyproject.toml", copy)
     (copy / "tests").mkdir()
-    shutil.copy(CHECKOUT / "tests" / "conftest.py", copy / "tests")
+    for module in ("conftest.py", "running.py"):
+        shutil.copy(CHECKOUT / "tests" / module, copy / "tests")
     return copy
 
 

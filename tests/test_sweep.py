@@ -11,13 +11,14 @@ import pytest
 from records import measured, planned
 
 from bench.errors import UsageError
-from bench.store import Store
+from bench.store import Record, Store
 from bench.suite import Planned
 from bench.sweep.events import (
     Again,
     CellDone,
     Event,
     Failed,
+    SharedDone,
     State,
 )
 from bench.sweep.executor import Answered, Begun, Lost, Problem, Report, Told
@@ -38,6 +39,7 @@ class Scripted:
         self._going: dict[str, Step] = {}
         self.submitted: list[str] = []
         self.killed: list[str] = []
+        self.forgotten: list[str] = []
         self.closed = False
 
     def room(self) -> int:
@@ -64,6 +66,9 @@ class Scripted:
 
     def kill(self, step: str) -> None:
         self.killed.append(step)
+
+    def forget(self, step: str) -> None:
+        self.forgotten.append(step)
 
     def close(self) -> None:
         self.closed = True
@@ -128,6 +133,15 @@ def test_what_is_needed_comes_first_and_all_is_written(
         assert all(order[need] < order[step.name] for need in step.needs)
         if step.planned is not None:
             assert Store(tmp_path).read(step.name) is not None
+
+
+def test_shared_work_is_forgotten_when_no_cell_needs_it(
+    tmp_path: Path, quick: list[Planned]
+) -> None:
+    executor = Scripted(well)
+    swept(tmp_path, quick, executor)
+    shared = [step.name for step in steps_of(quick) if step.planned is None]
+    assert sorted(executor.forgotten) == sorted(shared)
 
 
 def test_the_same_training_is_not_done_by_two_at_once(quick: list[Planned]) -> None:
@@ -230,6 +244,52 @@ def test_a_cell_that_has_a_record_by_now_is_not_measured(
     outcome, _ = swept(tmp_path, quick, executor)
     assert quick[0].key not in executor.submitted
     assert (outcome.elsewhere, outcome.measured) == (1, len(quick) - 1)
+    assert outcome.failures == []
+
+
+def test_a_cell_that_failed_in_another_run_has_failed(tmp_path: Path, quick: list[Planned]) -> None:
+    cell = quick[0]
+    Store(tmp_path).write(
+        Record(key=cell.key, cell=cell.cell, attack_version=1, status="failed", error="no luck")
+    )
+    outcome, _ = swept(tmp_path, quick, Scripted(well))
+    assert [failure.message for failure in outcome.failures] == ["no luck"]
+
+
+def test_a_torn_record_that_another_run_sets_aside_is_measured(
+    tmp_path: Path, quick: list[Planned]
+) -> None:
+    stamps = {quick[0].key: (1, 2, 3)}
+    steps, executor = steps_of(quick), Scripted(well)
+    Sweep(steps, stamps, Store(tmp_path), executor, Notes(), "cpu", Limits()).run()
+    assert Store(tmp_path).read(quick[0].key) is not None
+
+
+def test_the_log_has_work_and_the_weights_are_of_the_plan_alone(
+    tmp_path: Path, quick: list[Planned]
+) -> None:
+    """Else each run would learn from what the last one had guessed."""
+    steps = [replace(step, weight=7.0) for step in steps_of(quick)]
+    notes = Notes()
+    Sweep(steps, {}, Store(tmp_path), Scripted(well), notes, "cpu", Limits()).run()
+    works = {step.work for step in steps if step.planned is None}
+    assert {e.work for e in notes.events if isinstance(e, SharedDone)} == works
+
+
+def test_answers_that_came_with_a_full_disk_are_kept(tmp_path: Path, quick: list[Planned]) -> None:
+    cells = [step for step in steps_of(quick) if step.planned is not None]
+
+    def answer(step: Step, attempt: int) -> Report:
+        if step.name == cells[0].name:
+            return Answered(step.name, problem=Problem("disk full", usage=True, ends=True))
+        return well(step, attempt)
+
+    executor = Scripted(answer, at_once=len(quick))
+    with pytest.raises(UsageError, match="disk full"):
+        swept(tmp_path, quick, executor)
+    going = [name for name in executor.submitted if Store(tmp_path).read(name) is not None]
+    started = [name for name in executor.submitted if name in {cell.name for cell in cells}]
+    assert set(going) == set(started) - {cells[0].name}
 
 
 def test_a_worker_that_tells_after_its_step_is_not_listened_to(

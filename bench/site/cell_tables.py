@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from bench.cells import Cell
@@ -53,11 +53,14 @@ class _Shown:
     place: Callable[[Measured, str], Place]
 
 
-def every_cell(records: Sequence[Record], attack_paths: Mapping[str, str]) -> TableView:
+def every_cell(
+    records: Sequence[Record], attack_paths: Mapping[str, str], remeasured: Set[str] = frozenset()
+) -> TableView:
     """Return the table of all cells with what matters most, linked to the page of their attack.
 
     Args:
         attack_paths: attack → its page.
+        remeasured: keys of records that were measured again, and agreed.
     """
     cells = [measured(record) for record in in_reading_order(records)]
 
@@ -73,6 +76,7 @@ def every_cell(records: Sequence[Record], attack_paths: Mapping[str, str]) -> Ta
         _of_cell_column("exact, %", OF_CELLS["exact, %"]),
         _took("s/batch"),
         *_status(cells),
+        _text("measured again", lambda m: "yes" if m.planned.key in remeasured else MISSING),
         _Shown(Column("record"), record_place),
         _Shown(LINK, lambda m, name: Place("#", href=f"#{row_name(m, name)}")),
     ]

@@ -86,6 +86,7 @@ def leaderboard_pages(
     first = {
         "view": tables_view(leading, figures) if leading else None,
         "records": len(folder.records),
+        "remeasured": len(folder.remeasured),
         "left_out": folder.left_out,
         "others": [(paths[each.name], each.title) for each in others],
     }

@@ -70,7 +70,7 @@ def pages(
 ) -> list[Page]:
     """Return the site's pages."""
     paths = attack_paths(folder)
-    cells = {"listed": every_cell(list(folder.records.values()), paths)}
+    cells = {"listed": every_cell(list(folder.records.values()), paths, folder.remeasured)}
     drawn = {"figures": figures.figures, "left_out": figures.left_out}
     first, *suites = leaderboard_pages(found, leading, folder, figures.figures)
     no_suite = {**first.content, "no_suite": marked_up(NO_SUITE)}

@@ -27,7 +27,7 @@ class Claims:
     """
 
     def __init__(self, folder: Path) -> None:
-        path = folder / ".claims"
+        self._path = path = folder / ".claims"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -35,11 +35,19 @@ class Claims:
             raise WriteError(f"cannot write {path}: {error.strerror}") from error
 
     def take(self, key: str) -> bool:
-        """Claim a cell; return whether no other process has it."""
+        """Claim a cell; return whether no other process has it.
+
+        Raises:
+            WriteError: the file system has no locks.
+        """
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _position(key))
         except (BlockingIOError, PermissionError):
             return False
+        except OSError as error:
+            raise WriteError(
+                f"cannot lock {self._path}: {error.strerror}; put --out on a file system with locks"
+            ) from error
         return True
 
     def give_back(self, key: str) -> None:

@@ -149,7 +149,7 @@ class State:
     """How far a sweep is.
 
     Attributes:
-        done, total: work, in gradient evaluations.
+        done, total: weights of steps, see `Step`.
         shares: worker → share of its step that is done.
     """
 

@@ -109,6 +109,9 @@ class Executor(Protocol):
     def reports(self) -> Sequence[Report]:
         """Return what has happened; wait a moment for it, not longer."""
 
+    def forget(self, step: str) -> None:
+        """Let go of what a piece of shared work has made: no step needs it any more."""
+
     def kill(self, step: str) -> None:
         """Kill the worker that does a step, which is then reported lost."""
 

@@ -19,7 +19,7 @@ from typing import Any
 from bench.cache import cache_folder
 from bench.sweep.executor import Answered, Begun, Lost, Report, Site, Told
 from bench.sweep.steps import Step
-from bench.sweep.worker import answer, step_holds
+from bench.sweep.worker import answer, setup_kept
 
 MOMENT = 0.2
 """Seconds to wait for a report."""
@@ -47,11 +47,12 @@ class LocalExecutor:
     def submit(self, step: Step) -> None:
         """Give a step to an idle worker; if possible to one that holds its setup."""
         idle = [worker for worker in self._workers if worker.step is None]
-        holds = step_holds(step)
-        worker = next((each for each in idle if each.holds == holds), idle[0])
-        worker.step, worker.holds, worker.unsaid = step.name, holds, [Begun(step.name, worker.name)]
+        kept = setup_kept(step)
+        worker = next((each for each in idle if each.holds == kept), idle[0])
+        worker.step, worker.unsaid = step.name, [Begun(step.name, worker.name)]
         if worker.process is None or not worker.process.is_alive():
             self._start(worker)
+        worker.holds = kept or worker.holds
         assert worker.pipe is not None
         try:
             worker.pipe.send((step.name, step.task))
@@ -80,8 +81,11 @@ class LocalExecutor:
     def kill(self, step: str) -> None:
         """Kill the worker that does a step."""
         for worker in self._workers:
-            if worker.step == step and worker.process is not None:
-                worker.process.kill()
+            if worker.step == step:
+                worker.end()
+
+    def forget(self, step: str) -> None:
+        """What shared work makes stays in the cache."""
 
     def close(self) -> None:
         """End all workers: the idle ones are told, the busy ones killed; none writes a record."""
@@ -103,8 +107,14 @@ class LocalExecutor:
         worker.process = self._context.Process(
             target=_serve, args=(theirs, self._site, worker.gpu), name=f"leakbench-{worker.name}"
         )
-        worker.process.start()
+        # Deaf to Ctrl-C from the first moment; the mask is inherited.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            worker.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
+        worker.holds = ""
 
 
 GRACE = 5.0
@@ -130,6 +140,12 @@ class _Worker:
     holds: str = ""
     unsaid: list[Report] = field(default_factory=list)
 
+    def end(self) -> None:
+        """Kill its process; the next step starts another."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.join()
+
 
 def _heard(worker: _Worker) -> list[Report]:
     """Return what a worker has sent; if it is dead, also that its step is lost."""
@@ -144,6 +160,9 @@ def _heard(worker: _Worker) -> list[Report]:
             found.append(report)
             if isinstance(report, Answered):
                 worker.step = None
+                if report.problem is not None and worker.gpu is not None:
+                    # What goes wrong on a GPU may spoil all that the process does on it later.
+                    worker.end()
                 return found
     except (EOFError, OSError):
         alive = False
@@ -199,8 +218,7 @@ def worker_environment() -> dict[str, str]:
 
 
 def _serve(pipe: Connection, site: Site, gpu: str | None) -> None:
-    """Be a worker: deaf to Ctrl-C, dead as soon as the parent is, done when the pipe is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Be a worker: dead as soon as the parent is, done when the pipe is closed."""
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     parent = multiprocessing.parent_process()

@@ -55,7 +55,10 @@ class RunLog:
         # One write of a file opened to append: lines of two runs do not mix.
         handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            os.write(handle, f"{line}\n".encode())
+            rest = f"{line}\n".encode()
+            # On a disk that is almost full a part goes well, and the next says what is wrong.
+            while rest:
+                rest = rest[os.write(handle, rest) :]
         finally:
             os.close(handle)
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.errors import UsageError
+from bench.preparation import is_trained, load_individuals
 from bench.rows import markdown_table
 from bench.sweep.durations import duration
 from bench.sweep.pending import Pending, Reason
 from bench.sweep.rates import Rates
-from bench.sweep.steps import Measure, Step, TrainUnder, steps_of
+from bench.sweep.steps import Measure, Prepare, Step, TrainUnder, steps_of
 
 WORDS: dict[Reason, str] = {
     "new": "have no record",
@@ -55,26 +56,28 @@ def plan(
     """Return what a run would do; reads data sets, to know which weights are in the cache."""
     steps = steps_of([each.planned for each in pending])
     cached, lacking = set(), {}
+    fingerprints: dict[str, str] = {}
     for step in steps:
+        if isinstance(step.task, Measure):
+            continue
+        setup = step.task.setup
+        data = f"{setup.dataset} {setup.dataset_parameters} {setup.image_size}"
         try:
-            if _is_cached(step, data_root, device):
-                cached.add(step.name)
+            if data not in fingerprints:
+                fingerprints[data] = load_individuals(setup, data_root).fingerprint
         except UsageError as error:
             lacking[step.name] = str(error)
+        else:
+            if _is_cached(step.task, fingerprints[data], device):
+                cached.add(step.name)
     seconds = {s.name: 0.0 if s.name in cached else rates.seconds(s) for s in steps}
     return Plan(cells, pending, steps, frozenset(cached), lacking, seconds, rates.learnt_from)
 
 
-def _is_cached(step: Step, data_root: Path | None, device: str) -> bool:
-    from bench.preparation import is_trained
-
-    match step.task:
-        case Measure():
-            return False
-        case TrainUnder(setup, defense, parameters):
-            return is_trained(setup, data_root, device, defense, parameters)
-        case task:
-            return is_trained(task.setup, data_root, device)
+def _is_cached(task: Prepare | TrainUnder, data: str, device: str) -> bool:
+    if isinstance(task, TrainUnder):
+        return is_trained(task.setup, data, device, task.defense, task.parameters)
+    return is_trained(task.setup, data, device)
 
 
 def plan_text(plan: Plan, workers: int, device: str) -> str:

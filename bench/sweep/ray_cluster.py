@@ -3,7 +3,8 @@
 A cell's record comes back to the driver, which alone writes records. What shared work has put into
 a worker's cache goes into the object store, and from there into the cache of whoever measures a
 cell, so that nodes need no folder in common; where they have one ($LEAKBENCH_CACHE), it is there
-already. Data sets lie in the same place on every node.
+already. On every node leakbench and its plugins are installed, and data sets and AlexNet's weights
+lie in the same place.
 """
 
 from __future__ import annotations
@@ -12,41 +13,89 @@ import os
 import re
 import socket
 import sys
+import time
 from typing import Any
 
 from bench.cache import WriteError, cache_folder, noting, packed, unpack
 from bench.errors import UsageError
-from bench.sweep.executor import Answered, Begun, Lost, Report, Site, Told
+from bench.sweep.executor import Answered, Begun, Lost, Problem, Report, Site, Told
 from bench.sweep.local import MOMENT, worker_environment
 from bench.sweep.steps import Measure, Step, Task
 from bench.sweep.worker import answer, problem_of
 
-REBUILT = 5
+REBUILT = 3
 """How often Ray repeats shared work by itself, should its result be lost with a node."""
 
+AHEAD = 2
+"""Steps that are handed to Ray for each that it does, so that it need not wait for the next."""
 
-class RayExecutor:
-    """Hands steps to a Ray cluster, all that may start at once.
+LOOK_EVERY = 5.0
+"""Seconds between two looks at the cluster's size."""
+
+
+def connect(address: str | None, cores: int) -> None:
+    """Join a Ray cluster.
 
     Args:
-        address: of the cluster; None for that of $RAY_ADDRESS, or one of this machine alone.
-        most: steps at once; None for as many as the cluster takes.
-        cores: of this machine, should the cluster be made of it.
+        address: None for that of $RAY_ADDRESS, or one of this machine alone.
+        cores: of that one.
 
     Raises:
         UsageError: Ray is not installed, or no cluster answers.
     """
+    ray = _ray()
+    address = address or os.environ.get("RAY_ADDRESS")
+    if address and not _answers(address):
+        raise UsageError(f"no Ray cluster answers at {address}; {WAY_OUT}")
+    # What is lost for want of memory is tried again, and counted, by the sweep.
+    os.environ.setdefault("RAY_task_oom_retries", "0")
+    own: dict[str, Any] = {} if address else {"num_cpus": cores, "include_dashboard": False}
+    environment = worker_environment() | {"LEAKBENCH_CACHE": str(cache_folder().absolute())}
+    try:
+        ray.init(
+            address=address or "local",
+            log_to_driver=False,
+            logging_level="error",
+            runtime_env={"env_vars": environment},
+            **own,
+        )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UsageError(
+            f"no Ray cluster at {address}: {str(error).splitlines()[0]}; {WAY_OUT}"
+        ) from error
 
-    def __init__(self, site: Site, address: str | None, most: int | None, cores: int) -> None:
+
+def device_of_cluster(name: str) -> str:
+    """Return the device to compute on; `auto` takes GPUs where the cluster has them.
+
+    Raises:
+        UsageError: it has none.
+    """
+    has_gpu = _ray().cluster_resources().get("GPU", 0) >= 1
+    if name == "auto":
+        return "cuda" if has_gpu else "cpu"
+    if name == "mps" or (name == "cuda" and not has_gpu):
+        raise UsageError(f"the Ray cluster has no device {name!r}; use --device auto")
+    return name
+
+
+class RayExecutor:
+    """Hands steps to the Ray cluster that `connect` has joined.
+
+    Args:
+        most: steps at once; None for as many as the cluster does.
+    """
+
+    def __init__(self, site: Site, most: int | None) -> None:
         self._ray = ray = _ray()
         self._site = site
         self._most = most or sys.maxsize
-        self._connect(address, most or cores)
+        self._slots, self._looked = 1, 0.0
         here = ray.get_runtime_context().get_node_id()
-        # Reports of all workers; it lives where the driver does, and as long.
+        # What all workers tell; it lives where the driver does, and as long.
         self._inbox: Any = (
             ray.remote(_Inbox)
-            .options(num_cpus=0, scheduling_strategy=_on_node(here), max_concurrency=1)
+            .options(num_cpus=0, scheduling_strategy=_on_node(here), max_restarts=-1)
             .remote()
         )
         resources = {"num_cpus": 1, "num_gpus": 1 if site.device == "cuda" else 0}
@@ -56,13 +105,17 @@ class RayExecutor:
 
     @property
     def slots(self) -> int:
-        """How many steps the cluster does at once, as it is now."""
-        kind = "GPU" if self._site.device == "cuda" else "CPU"
-        return min(self._most, int(self._ray.cluster_resources().get(kind, 0)))
+        """How many steps are done at once, as the cluster is now."""
+        now = time.monotonic()
+        if now - self._looked >= LOOK_EVERY:
+            self._looked = now
+            kind = "GPU" if self._site.device == "cuda" else "CPU"
+            self._slots = max(1, int(self._ray.cluster_resources().get(kind, 0)))
+        return min(self._most, self._slots)
 
     def room(self) -> int:
-        """Return how many more steps may be submitted; Ray lets them wait for their turn."""
-        return self._most - len(self._submitted)
+        """Return how many more steps to submit; some wait with Ray for their turn."""
+        return min(self._most, AHEAD * self.slots) - len(self._submitted)
 
     def submit(self, step: Step) -> None:
         """Hand a step, and what the steps before it have made, to Ray."""
@@ -83,19 +136,26 @@ class RayExecutor:
 
     def reports(self) -> list[Report]:
         """Return what workers have told, and which steps are at their end."""
-        ray = self._ray
-        ended = []
-        if self._submitted:
-            names = {answered: name for name, answered in self._submitted.items()}
-            done, _ = ray.wait(list(names), num_returns=len(names), timeout=MOMENT)
-            ended = [names[each] for each in done]
+        if not self._submitted:
+            time.sleep(MOMENT)
+            return []
+        names = {answered: name for name, answered in self._submitted.items()}
+        done, going = self._ray.wait(list(names), timeout=MOMENT)
+        if going:
+            more, _ = self._ray.wait(going, num_returns=len(going), timeout=0)
+            done += more
         # Asked for after: what a worker told before its answer comes before it.
-        found: list[Report] = list(ray.get(self._inbox.taken.remote()))
+        found = self._told()
+        ended = [names[each] for each in done]
         return found + [self._end_of(name, self._submitted.pop(name)) for name in ended]
 
     def kill(self, step: str) -> None:
         """Kill the worker that does a step."""
         self._ray.cancel(self._submitted[step], force=True)
+
+    def forget(self, step: str) -> None:
+        """Let the object store drop what shared work has made."""
+        self._artefacts.pop(step, None)
 
     def close(self) -> None:
         """Cancel what still runs, and leave the cluster."""
@@ -103,34 +163,27 @@ class RayExecutor:
             self._ray.cancel(answered, force=True)
         self._ray.shutdown()
 
+    def _told(self) -> list[Report]:
+        try:
+            return list(self._ray.get(self._inbox.taken.remote()))
+        except self._ray.exceptions.RayError:
+            # It is being restarted; what is lost is how far steps were, not what came of them.
+            return []
+
     def _end_of(self, name: str, answered: Any) -> Report:
         try:
             report: Answered = self._ray.get(answered)
+        except self._ray.exceptions.RayTaskError as error:
+            # Before the task began, such as for want of a module on that node.
+            return Answered(name, problem=Problem(_last_line(error), details=str(error)))
         except self._ray.exceptions.RayError as error:
             return Lost(name, f"was lost ({type(error).__name__})")
         return report
 
-    def _connect(self, address: str | None, cores: int) -> None:
-        environment = worker_environment() | {"LEAKBENCH_CACHE": str(cache_folder())}
-        arguments: dict[str, Any] = {}
-        address = address or os.environ.get("RAY_ADDRESS")
-        if address and not _answers(address):
-            raise UsageError(f"no Ray cluster answers at {address}; {WAY_OUT}")
-        if not address:
-            arguments = {"num_cpus": cores, "include_dashboard": False}
-            address = "local"
-        try:
-            self._ray.init(
-                address=address,
-                log_to_driver=False,
-                logging_level="error",
-                runtime_env={"env_vars": environment},
-                **arguments,
-            )
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise UsageError(
-                f"no Ray cluster at {address}: {str(error).splitlines()[0]}; {WAY_OUT}"
-            ) from error
+
+def _last_line(error: Exception) -> str:
+    """Return what a traceback ends with."""
+    return str(error).strip().splitlines()[-1]
 
 
 WAY_OUT = (

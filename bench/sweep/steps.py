@@ -55,6 +55,7 @@ class Step:
         task: what a worker has to do.
         what: the same in a few words.
         work: in gradient evaluations.
+        weight: how much of a sweep it is; its work, or better the seconds that it will take.
         turn: of those that may start, the lowest starts first.
         needs: names of steps that come before it.
         alone: of steps with the same, one runs at a time: they would wait for the same lock.
@@ -65,6 +66,7 @@ class Step:
     task: Task
     what: str
     work: float
+    weight: float
     turn: tuple[float, float]
     needs: tuple[str, ...] = ()
     alone: str = ""
@@ -94,6 +96,7 @@ def steps_of(cells: Sequence[Planned]) -> list[Step]:
             task=Measure(planned.cell, planned.key),
             what=describe(planned),
             work=planned.work,
+            weight=planned.work,
             turn=(number, -planned.work),
             needs=tuple(needs),
             alone=_deployment(planned.cell, name),
@@ -107,11 +110,13 @@ AHEAD = 1.5
 
 
 def _preparation(name: str, setup: Setup, number: int) -> Step:
+    work = _training_work(setup)
     return Step(
         name=name,
         task=Prepare(setup),
         what=f"{setup.model} for {setup.main_task} on {setup.dataset}, {setup.rounds} rounds",
-        work=_training_work(setup),
+        work=work,
+        weight=work,
         turn=(number - AHEAD, 0),
         alone=setup.training_key(""),
     )
@@ -123,6 +128,7 @@ def _training_under(cell: Cell, setup: Setup, number: int) -> Step | None:
     if defense is None:
         return None
     parameters = parameters_of(defense)
+    work = _training_work(setup)
     key = digest(setup.training_key(""), setup.rounds, defense.name, parameters)[:24]
     return Step(
         name=f"training {key}",
@@ -131,7 +137,8 @@ def _training_under(cell: Cell, setup: Setup, number: int) -> Step | None:
             f"{setup.model} for {setup.main_task} under {defense.name} ({text_of(parameters)}), "
             f"{setup.rounds} rounds"
         ),
-        work=_training_work(setup),
+        work=work,
+        weight=work,
         turn=(number - AHEAD, 1),
         alone=digest(setup.training_key(""), defense.name, parameters)[:24],
     )

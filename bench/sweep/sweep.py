@@ -5,8 +5,10 @@ from __future__ import annotations
 import heapq
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
+from bench.cache import WriteError
 from bench.errors import UsageError
 from bench.registry import ATTACKS
 from bench.store import Record, Stamp, Store
@@ -104,6 +106,7 @@ class Sweep:
         for step in steps:
             for need in step.needs:
                 self._needed_by.setdefault(need, []).append(step.name)
+        self._needing = {name: len(by) for name, by in self._needed_by.items()}
         self._ready = [(s.turn, i, s.name) for i, s in enumerate(steps) if not s.needs]
         heapq.heapify(self._ready)
         self._order = {step.name: number for number, step in enumerate(steps)}
@@ -113,7 +116,7 @@ class Sweep:
         self._elsewhere: dict[str, None] = {}
         self._looked = 0.0
         self._done = 0.0
-        self._total = sum(step.work for step in steps)
+        self._total = sum(step.weight for step in steps)
         self.outcome = Outcome()
 
     def run(self) -> Outcome:
@@ -126,12 +129,14 @@ class Sweep:
         cells = [step for step in self._steps.values() if step.planned is not None]
         self._watcher.happened(Opened(len(cells), len(self._steps) - len(cells), self._where))
         self._claims = Claims(self._store.folder)
-        why, interrupt = "done", Interrupt()
+        why, interrupt = "ended by an error of the program", Interrupt()
         try:
             with interrupts_held() as interrupt:
                 self._to_the_end(interrupt)
-            if interrupt.signal:
-                why = "interrupted"
+            if not self._open:
+                # A signal after the last step comes too late to end anything.
+                interrupt.signal = 0
+            why = "interrupted" if interrupt.signal else "done"
         except UsageError as error:
             why = str(error)
             raise UsageError(
@@ -145,20 +150,32 @@ class Sweep:
             outcome.left, outcome.interrupted = left, interrupt.signal
             seconds = time.monotonic() - began
             failed = len(outcome.failures)
-            self._watcher.happened(Closed(why, outcome.measured, failed, left, seconds))
+            # If it cannot be logged, what ended the sweep says more.
+            with suppress(WriteError):
+                self._watcher.happened(Closed(why, outcome.measured, failed, left, seconds))
         return outcome
 
     def _to_the_end(self, interrupt: Interrupt) -> None:
         while self._open and not interrupt.signal:
             self._look_elsewhere()
             self._submit()
-            for report in self._executor.reports():
-                self._take(report)
+            self._take_all(self._executor.reports())
             self._end_what_takes_too_long()
             self._watcher.stands(self._state())
-        for report in self._executor.reports() if interrupt.signal else ():
-            if isinstance(report, Answered) and report.problem is None:
+        if interrupt.signal:
+            answers = [r for r in self._executor.reports() if isinstance(r, Answered)]
+            self._take_all([answer for answer in answers if answer.problem is None])
+
+    def _take_all(self, reports: Sequence[Report]) -> None:
+        """Take every report, also where one of them ends the sweep."""
+        end: UsageError | None = None
+        for report in reports:
+            try:
                 self._take(report)
+            except UsageError as error:
+                end = end or error
+        if end is not None:
+            raise end
 
     def _submit(self) -> None:
         """Give the executor as many steps as it takes, in turn."""
@@ -183,10 +200,15 @@ class Sweep:
                 self._elsewhere[step.name] = None
                 self._watcher.happened(Elsewhere(step.what, step.name, done=False))
             return False
-        if self._store.stamp(step.name) == self._stamps.get(step.name):
+        # No file at all: another run has set one aside that held no record.
+        if self._store.stamp(step.name) in (None, self._stamps.get(step.name)):
             return True
         self._claims.give_back(step.name)
         self.outcome.elsewhere += 1
+        record = self._store.read(step.name)
+        if record is not None and record.status == "failed":
+            assert step.planned is not None
+            self.outcome.failures.append(Failure(step.planned, record.error or "", False, ""))
         self._watcher.happened(Elsewhere(step.what, step.name, done=True))
         self._close(step)
         return False
@@ -330,11 +352,15 @@ class Sweep:
         if step.name in self._open:
             del self._open[step.name]
             self._elsewhere.pop(step.name, None)
-            self._done += step.work
+            for need in step.needs:
+                self._needing[need] -= 1
+                if not self._needing[need]:
+                    self._executor.forget(need)
+            self._done += step.weight
 
     def _state(self) -> State:
         going = {name: running.share for name, running in self._running.items()}
-        part = sum(self._steps[name].work * share for name, share in going.items())
+        part = sum(self._steps[name].weight * share for name, share in going.items())
         shares = {r.worker: r.share for r in self._running.values() if r.since is not None}
         return State(self._done + part, self._total, shares)
 

@@ -72,6 +72,8 @@ def _done(name: str, task: Task, site: Site, tell: Tell) -> Record | None:
 
     match task:
         case Prepare(setup):
+            # Made real anew, so that all that it needs of the cache is asked for, and noted.
+            _kept.clear()
             _prepared(setup, site, say)
         case TrainUnder(setup, defense, parameters):
             from bench.preparation import train_under
@@ -132,8 +134,11 @@ def _warnings_told(name: str, tell: Tell) -> Iterator[None]:
         yield
 
 
-def step_holds(step: Step) -> str:
-    """Return what a worker keeps after a step, and does not have to make real again."""
-    task = step.task
-    setup = task.cell.setup if isinstance(task, Measure) else task.setup
-    return setup.model_dump_json()
+def setup_kept(step: Step) -> str | None:
+    """Return the setup that a worker keeps after a step; None where it keeps what it had."""
+    match step.task:
+        case Prepare(setup):
+            return setup.model_dump_json()
+        case Measure(cell):
+            return cell.setup.model_dump_json()
+    return None

@@ -43,7 +43,7 @@ class Measurement(NamedTuple):
 
 def measurements(full: bool) -> list[Measurement]:
     """Return what is measured."""
-    return [Measurement(16, 400) if full else Measurement(2, 2)]
+    return [Measurement(12, 150) if full else Measurement(2, 2)]
 
 
 def seconds(suite: Path, workers: int, out: Path) -> float:
