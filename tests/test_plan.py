@@ -73,7 +73,7 @@ def test_a_plan_counts_cells_and_what_they_share(tmp_path: Path, quick: list[Pla
         f"{len(quick)} cells: 1 have their record, 1 failed, {len(quick) - 2} have no record"
         in (text)
     )
-    assert "with 2 workers on cpu, learnt from 1 records" in text
+    assert "with 2 workers on cpu, learnt from 1 record" in text
     assert text.count("small_cnn for ") == len({c.cell.setup.model_dump_json() for c in quick})
     nothing = plan_text(plan(1, [], Rates([], "cpu"), None, "cpu"), 2, "cpu")
-    assert nothing == "1 cells: 1 have their record. There is nothing to measure."
+    assert nothing == "1 cell: 1 have their record. There is nothing to measure."

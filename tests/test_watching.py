@@ -53,4 +53,4 @@ def test_a_file_gets_plain_lines() -> None:
     assert "\x1b" not in text
     assert "1/4 IG, celeba, B = 8: done in 1 min 0 s" in text
     assert "failed: DLG, celeba, B = 8: KeyError: 'x' …" in text
-    assert "1 cells measured, 1 failed, 2 left, in 1 min 1 s" in text
+    assert "1 cell measured, 1 failed, 2 left, in 1 min 1 s" in text

@@ -66,7 +66,8 @@ class RunConsole:
         match event:
             case Opened(cells=cells, shared=shared, workers=workers):
                 self._cells = cells
-                self._print(f"{cells} cells to measure, {shared} pieces of shared work, {workers}")
+                work = counted(shared, "piece of shared work", "pieces of shared work")
+                self._print(f"{counted(cells, 'cell')} to measure, {work}, {workers}")
             case Started(what=what, worker=worker, attempt=attempt):
                 again = f" (attempt {attempt})" if attempt > 1 else ""
                 self._workers[worker] = _Work(f"{what}{again}")
@@ -98,7 +99,7 @@ class RunConsole:
             case Closed(measured=measured, failed=failed, left=left, seconds=seconds):
                 others = f", {self._elsewhere} by another run" if self._elsewhere else ""
                 self._print(
-                    f"{measured} cells measured{others}, {failed} failed, {left} left, in "
+                    f"{counted(measured, 'cell')} measured{others}, {failed} failed, {left} left, in "
                     f"{duration(seconds)}"
                 )
 
@@ -173,6 +174,15 @@ class _Work:
         self.what = what
         self.doing = ""
         self.since = time.monotonic()
+
+
+def counted(number: int, one: str, more: str = "") -> str:
+    """Return a number of things.
+
+    >>> counted(1, "cell"), counted(2, "cell")
+    ('1 cell', '2 cells')
+    """
+    return f"{number} {one if number == 1 else more or one + 's'}"
 
 
 def first_line(text: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from bench.errors import UsageError
 from bench.preparation import is_trained, load_individuals
 from bench.rows import markdown_table
+from bench.sweep.console import counted
 from bench.sweep.durations import duration
 from bench.sweep.pending import Pending, Reason
 from bench.sweep.rates import Rates
@@ -85,11 +86,11 @@ def plan_text(plan: Plan, workers: int, device: str) -> str:
     reasons = Counter(each.reason for each in plan.pending)
     parts = [f"{count} {WORDS[reason]}" for reason, count in reasons.items()]
     done = plan.cells - len(plan.pending)
-    counted = f"{plan.cells} cells: {', '.join([f'{done} have their record', *parts])}."
+    summary = f"{counted(plan.cells, 'cell')}: {', '.join([f'{done} have their record', *parts])}."
     if not plan.pending:
-        return f"{counted} There is nothing to measure."
+        return f"{summary} There is nothing to measure."
     return "\n\n".join(
-        [counted, _columns(plan), _shared(plan), *_lacking(plan), _estimate(plan, workers, device)]
+        [summary, _columns(plan), _shared(plan), *_lacking(plan), _estimate(plan, workers, device)]
     )
 
 
@@ -127,13 +128,14 @@ def _estimate(plan: Plan, workers: int, device: str) -> str:
     longest = max((_chain(plan, step) for step in left), default=0.0)
     seconds = max(total / workers, longest)
     learnt = (
-        f"learnt from {plan.learnt_from} records"
+        f"learnt from {counted(plan.learnt_from, 'record')}"
         if plan.learnt_from
         else "a guess, since there are no records of this device to learn from"
     )
-    plural = "s" if workers > 1 else ""
     rest = " for the rest" if plan.lacking else ""
-    return f"About {duration(seconds)} with {workers} worker{plural} on {device}{rest}, {learnt}."
+    return (
+        f"About {duration(seconds)} with {counted(workers, 'worker')} on {device}{rest}, {learnt}."
+    )
 
 
 def _chain(plan: Plan, step: Step) -> float:
