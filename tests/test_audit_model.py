@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -147,8 +149,6 @@ def test_a_saved_program_is_cut_like_the_model_that_it_was_made_of(
 def test_a_program_with_pickled_parts_is_refused_and_example_inputs_are_not_read(
     tmp_path: Path,
 ) -> None:
-    import zipfile
-
     path = tmp_path / "net.pt2"
     torch.export.save(exported(net()), path)
     poisoned = tmp_path / "poisoned.pt2"
@@ -170,6 +170,39 @@ def test_a_program_with_pickled_parts_is_refused_and_example_inputs_are_not_read
             changed.writestr(entry.filename, content)
     with pytest.raises(UsageError, match="could only be unpickled"):
         load_model(str(poisoned), None)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        "data/SAMPLE_INPUTS/model.PT",
+        "data/weights/MODEL.PT",
+        "data/aotinductor/model/model.so",
+        "data/constants/custom_obj_0",
+        "extra/notes.txt",
+        "data/sample_inputs/other.pt",
+        "models/model.json",
+    ],
+)
+def test_a_program_with_records_that_none_has_is_refused_and_they_are_not_read(
+    record: str, tmp_path: Path
+) -> None:
+    # PyTorch finds records whatever the case of their names.
+    torch.export.save(exported(net()), tmp_path / "net.pt2")
+    poisoned = tmp_path / "poisoned.pt2"
+    with (
+        zipfile.ZipFile(tmp_path / "net.pt2") as archive,
+        zipfile.ZipFile(poisoned, "w") as changed,
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        for entry in archive.infolist():
+            if entry.filename.lower() != f"net/{record}".lower() or record == entry.filename[4:]:
+                changed.writestr(entry.filename, archive.read(entry))
+        changed.writestr(f"net/{record}", _bomb(tmp_path / "read"))
+    with pytest.raises(UsageError, match=r"no part of a program|parts of the same name"):
+        load_model(str(poisoned), None)
+    assert not (tmp_path / "read").exists()
 
 
 def _bomb(path: Path) -> bytes:
