@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,8 @@ from test_audit_updates import stepped
 
 import bench
 from bench.audit import FederatedTraining, People
-from bench.auditing.findings import verdict
+from bench.auditing import attacking
+from bench.auditing.findings import findings, verdict
 from bench.auditing.report import AttackReport, Report
 from bench.defense import Defense
 from bench.errors import UsageError
@@ -274,16 +276,113 @@ def test_the_usual_defenses_are_at_levels_of_the_gradient() -> None:
     assert "secure_aggregation" not in names
 
 
-def test_a_verdict_is_stopped_only_where_a_lead_is_excluded(with_truth: Report) -> None:
-    base = by_name(with_truth.attacks)["mask_demixing"].model_copy(update={"certified": None})
+def judged(report: Report, blind: float = 0.5, refused: str = "", **leads: Estimate) -> str:
+    """The verdict where an attack that certifies nothing has these leads."""
+    attacks = by_name(report.attacks)
+    base, control = attacks["mask_demixing"], attacks["blind"]
+    assert control.metrics is not None
+    found = control.metrics.properties["bright"]
+    accuracy = found.balanced_accuracy.model_copy(update={"value": blind})
+    known = dict.fromkeys(leads, found.model_copy(update={"balanced_accuracy": accuracy}))
+    return verdict(
+        [
+            control.model_copy(
+                update={"metrics": control.metrics.model_copy(update={"properties": known})}
+            ),
+            base.model_copy(update={"certified": None, "lead": leads}),
+            *([base.model_copy(update={"refused": refused})] if refused else []),
+        ]
+    )
 
-    def said(low: float, high: float) -> str:
-        lead = {"bright": Estimate(value=(low + high) / 2, low=low, high=high)}
-        return verdict([base.model_copy(update={"lead": lead})])
 
-    assert said(-0.05, 0.05) == "stopped: at most 5 points above blind"
-    assert said(-0.3, 0.3).startswith("undecided: no lead shown, but up to 30 points")
-    assert said(0.1, 0.3).startswith("leaks: +20.0")
+def lead(low: float, high: float) -> Estimate:
+    return Estimate(value=(low + high) / 2, low=low, high=high)
+
+
+NOT_DEFINED = Estimate(value=None, low=None, high=None)
+
+
+def test_a_verdict_is_no_leak_only_where_a_lead_is_excluded(with_truth: Report) -> None:
+    small = lead(-0.05, 0.05)
+    assert judged(with_truth, bright=small) == "no leak: at most 5 points above blind"
+    assert judged(with_truth, bright=lead(0.1, 0.3)).startswith("leaks: +20.0")
+    for said, verdict in (
+        ("no lead shown, but up to 30 points", judged(with_truth, bright=lead(-0.3, 0.3))),
+        ("no lead shown, but not every", judged(with_truth, refused="it is not", bright=small)),
+        ("coin is the same", judged(with_truth, bright=small, coin=NOT_DEFINED)),
+        ("blind is right in 91.7 % of bright", judged(with_truth, blind=0.917, bright=small)),
+        (
+            "fewer than 5 batches, or people, give no interval",
+            judged(with_truth, bright=Estimate(value=0.0, low=None, high=None)),
+        ),
+    ):
+        assert verdict.startswith(f"undecided: {said}"), verdict
+
+
+def test_certificates_that_are_false_are_no_leak(with_truth: Report) -> None:
+    found = by_name(with_truth.attacks)["mask_demixing"]
+    assert found.metrics is not None and found.metrics.certificates is not None
+    false = found.metrics.certificates.model_copy(update={"false": 24})
+    metrics = found.metrics.model_copy(update={"certificates": false})
+    leads = {"bright": NOT_DEFINED}
+    assert verdict([found.model_copy(update={"metrics": metrics, "lead": leads})]).startswith(
+        "undecided"
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ("leaks: much", "no leak: at most 5", "Stopped by gaussian"),
+        ("no leak: at most 5", "no leak: at most 5", "nothing can be said to be stopped"),
+        ("undecided: few", "no leak: at most 5", "nothing can be said to be stopped"),
+        ("leaks: much", "undecided: few", "Undecided under gaussian"),
+        ("leaks: much", "leaks: much", "Not stopped by gaussian"),
+    ],
+)
+def test_only_what_leaks_without_a_defense_is_stopped_by_one(
+    with_truth: Report, before: str, after: str, said: str
+) -> None:
+    verdicts = zip(with_truth.defenses[:2], (before, after), strict=True)
+    defenses = [each.model_copy(update={"verdict": verdict}) for each, verdict in verdicts]
+    (sentence,) = findings(with_truth.updates, with_truth.attacks, defenses)[2:]
+    assert said in sentence
+
+
+def test_one_batch_gives_no_interval_and_stops_nothing() -> None:
+    report = audited(
+        net(),
+        None,
+        truth=people(8, seed=2),
+        batch_size=8,
+        defenses=[{"name": "gaussian", "sigma": 100.0}],
+        attacks={"feature": {"budget": 2, "labels": "counts"}},
+    )
+    found = by_name(report.attacks)["feature"]
+    assert found.lead["bright"].value is not None and found.lead["bright"].low is None
+    assert found.metrics is not None
+    assert found.metrics.properties["bright"].balanced_accuracy.low is None
+    assert "(no interval)" in report.findings[0]
+    assert "which could be chance" in report.findings[0]
+    assert [each.verdict[:9] for each in report.defenses] == ["undecided"] * 2
+    assert any("no interval is given" in caution for caution in report.cautions)
+
+
+def test_a_defense_under_which_no_attack_can_be_run_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = attacking._attacked
+
+    def refusing(case: Any, attack: Any, batches: Any, compiling: Any) -> Any:
+        if batches[0].defense["name"] == "gaussian" and not attack.control:
+            raise UsageError("it does not fit")
+        return run(case, attack, batches, compiling)
+
+    monkeypatch.setattr(attacking, "_attacked", refusing)
+    tables = [{"name": "gaussian", "sigma": 1.0}]
+    report = audited(net(), None, truth=people(8, seed=2), batch_size=4, defenses=tables)
+    assert report.defenses[1].refused == "no attack could be run: it does not fit"
+    assert "gaussian (sigma = 1.0) was not tried: no attack could" in " ".join(report.cautions)
 
 
 def test_a_verdict_names_attacks_that_could_not_be_run(with_truth: Report) -> None:

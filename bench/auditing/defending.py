@@ -12,7 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from bench import metrics
-from bench.auditing.attacking import Attacked, Attacks, attack_all
+from bench.auditing.attacking import (
+    FEWEST,
+    Attacked,
+    Attacks,
+    attack_all,
+    without_intervals,
+)
 from bench.auditing.case import Batch, Case, defense_from
 from bench.auditing.cutting import OwnModel
 from bench.client import Client, Update, gradient
@@ -297,21 +303,24 @@ def _defended(
             f"known, and there are fewer"
         )
     attacked = attack_all(case, attacks, batches, say, compiling)
-    refused = next((each.refused for each in attacked.values() if each.refused), "")
-    if all(each.refused for each in attacked.values()):
-        raise UsageError(refused)
+    ran = [each for each in attacked.values() if not each.attack.control]
+    if all(each.refused for each in ran):
+        raise UsageError(f"no attack could be run: {'; '.join(each.refused for each in ran)}")
     changes = next((each.changes for each in attacked.values() if each.changes), ())
     return Defended(
         table=table,
         attacked=attacked,
         individuals=sum(batch.size for batch in batches),
         left_out=left_out,
-        change=metrics.estimate_mean(
-            np.array(changes), [np.arange(len(changes))], seed_for("bootstrap") % 2**32
-        )
-        if changes
-        else None,
+        change=_mean_change(changes) if changes else None,
     )
+
+
+def _mean_change(changes: Sequence[float]) -> Estimate:
+    mean = metrics.estimate_mean(
+        np.array(changes), [np.arange(len(changes))], seed_for("bootstrap") % 2**32
+    )
+    return mean if len(changes) >= FEWEST else without_intervals(mean)
 
 
 def _sent_together(batches: Sequence[Batch], table: Table, clients: int) -> tuple[list[Batch], int]:
