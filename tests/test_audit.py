@@ -306,7 +306,7 @@ def test_a_verdict_is_no_leak_only_where_a_lead_is_excluded(with_truth: Report) 
     small = lead(-0.05, 0.05)
     assert judged(with_truth, bright=small) == "no leak: at most 5 points above blind"
     assert judged(with_truth, bright=lead(0.1, 0.3)).startswith("leaks: +20.0")
-    for said, verdict in (
+    for said, found in (
         ("no lead shown, but up to 30 points", judged(with_truth, bright=lead(-0.3, 0.3))),
         ("no lead shown, but not every", judged(with_truth, refused="it is not", bright=small)),
         ("coin is the same", judged(with_truth, bright=small, coin=NOT_DEFINED)),
@@ -316,7 +316,7 @@ def test_a_verdict_is_no_leak_only_where_a_lead_is_excluded(with_truth: Report) 
             judged(with_truth, bright=Estimate(value=0.0, low=None, high=None)),
         ),
     ):
-        assert verdict.startswith(f"undecided: {said}"), verdict
+        assert found.startswith(f"undecided: {said}"), found
 
 
 def test_certificates_that_are_false_are_no_leak(with_truth: Report) -> None:
@@ -417,6 +417,33 @@ def test_batch_normalisation_by_the_batch_is_simulated() -> None:
         )
         mismatch = report.updates[0].mismatch
         assert mismatch is not None and (mismatch < 1e-4) == right
+
+
+def test_what_cannot_be_audited_is_left_out_and_the_rest_goes_on() -> None:
+    model, aux = net(), people(120, seed=1)
+    sent = gradients(model, VICTIMS, 4)
+    sent["client 1"]["head.3.bias"] = torch.full((4,), torch.nan)
+    sent["client 2"]["head.3.bias"] = torch.zeros(3)
+    told: list[str] = []
+    report = audited(
+        model,
+        sent,
+        truth=in_batches(VICTIMS, 4),
+        auxiliary=replace(aux, properties={**aux.properties, "never": torch.zeros(120)}),
+        properties=("bright", "glasses", "never"),
+        say=told.append,
+    )
+    assert [update.name for update in report.updates] == [f"client {row}" for row in (0, 3, 4, 5)]
+    assert by_name(report.attacks)["mask_demixing"].certified == 16
+    assert list(report.auxiliary.properties) == ["bright"]
+    for said in (
+        "D_aux has no property 'glasses'; it has bright",
+        "in D_aux the property 'never' is never present",
+        "tensor 'head.3.bias' of update 'client 1' holds NaN",
+        "update 'client 2' does not fit the model",
+    ):
+        assert any(caution.startswith(f"Left out: {said}") for caution in report.cautions)
+        assert any(line.startswith(f"left out: {said}") for line in told)
 
 
 def test_the_module_can_be_called() -> None:

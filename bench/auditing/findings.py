@@ -207,7 +207,7 @@ def cautions(
 ) -> list[str]:
     """Return what limits the findings."""
     known = [update for update in updates if update.truth_known]
-    said = []
+    said = [f"Left out: {sentence}." for sentence in case.left_out]
     far = [u.name for u in known if u.mismatch is not None and u.mismatch > MISMATCH]
     if far:
         said.append(

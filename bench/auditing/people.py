@@ -58,24 +58,52 @@ def check_people(people: People, what: str, properties: Sequence[str], classes: 
         UsageError: a property or row is missing, pixels leave [0, 1], or a label is no class.
     """
     for name in properties:
-        if name not in people.properties:
-            known = list(people.properties)
-            near = get_close_matches(name, known, n=3, cutoff=0.4) or known
-            raise UsageError(f"{what} has no property {name!r}; it has {', '.join(near) or 'none'}")
-    columns: dict[str, Tensor] = {name: people.properties[name] for name in properties}
-    others = [("labels", people.labels), ("identities", people.identities)]
-    for name, column in [*columns.items(), *others]:
-        if column is not None and tuple(column.shape) != (len(people),):
-            raise UsageError(
-                f"{name!r} of {what} has shape {tuple(column.shape)}, but there are {len(people)} "
-                f"images; give one value for each"
-            )
-    for name, column in columns.items():
-        if not bool(((column == 0) | (column == 1)).all()):
-            raise UsageError(f"property {name!r} of {what} must be 0 or 1 for everybody")
+        check_property(people, what, name)
+    for name, column in (("labels", people.labels), ("identities", people.identities)):
+        if column is not None:
+            _check_shape(people, what, name, column)
     if people.labels is not None:
         _check_labels(people, what, classes)
-    return replace(people, properties={name: column.bool() for name, column in columns.items()})
+    return replace(people, properties={name: people.properties[name].bool() for name in properties})
+
+
+def check_property(people: People, what: str, name: str) -> None:
+    """Refuse a property that people do not have, or not as 0 or 1 each.
+
+    Raises:
+        UsageError: says which.
+    """
+    if name not in people.properties:
+        known = list(people.properties)
+        near = get_close_matches(name, known, n=3, cutoff=0.4) or known
+        raise UsageError(f"{what} has no property {name!r}; it has {', '.join(near) or 'none'}")
+    column = people.properties[name]
+    _check_shape(people, what, name, column)
+    if not bool(((column == 0) | (column == 1)).all()):
+        raise UsageError(f"property {name!r} of {what} must be 0 or 1 for everybody")
+
+
+def check_varies(people: People, what: str, name: str) -> None:
+    """Refuse a property that all have, or nobody.
+
+    Raises:
+        UsageError: says which.
+    """
+    present = people.properties[name].bool()
+    if bool(present.all()) or not bool(present.any()):
+        raise UsageError(
+            f"in {what} the property {name!r} is {'always' if present.any() else 'never'} "
+            f"present, so that nothing can be learnt of it; add individuals with"
+            f"{'out' if present.any() else ''} it"
+        )
+
+
+def _check_shape(people: People, what: str, name: str, column: Tensor) -> None:
+    if tuple(column.shape) != (len(people),):
+        raise UsageError(
+            f"{name!r} of {what} has shape {tuple(column.shape)}, but there are {len(people)} "
+            f"images; give one value for each"
+        )
 
 
 def check_images(people: People, what: str) -> None:
