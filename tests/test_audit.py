@@ -17,7 +17,7 @@ from test_audit_updates import stepped
 
 import bench
 from bench.audit import FederatedTraining, People
-from bench.auditing import attacking
+from bench.auditing import attacking, defending
 from bench.auditing.findings import findings, verdict
 from bench.auditing.report import AttackReport, Report
 from bench.defense import Defense
@@ -236,6 +236,68 @@ def test_the_price_of_a_defense_is_that_of_training_under_it() -> None:
     assert noisy.utility is not None and noisy.utility.value == 0.5
     assert noisy.lost is not None and noisy.lost.value == 0.5 and noisy.lost.low is not None
     assert 0 < noisy.lost.low < 0.5
+
+
+@pytest.mark.parametrize(
+    ("after", "said"),
+    [
+        (ZeroDivisionError("lost"), "under gaussian failed: ZeroDivisionError: lost"),
+        ([True], "tests 2 images without a defense and 1 under 'gaussian'"),
+        ([None, None], "under gaussian failed: it must give True or False"),
+    ],
+)
+def test_a_training_that_fails_costs_its_price_alone(after: Any, said: str) -> None:
+    def training(defense: Defense | None) -> Any:
+        if defense is not None and isinstance(after, Exception):
+            raise after
+        return [True, False] if defense is None else after
+
+    tables = [{"name": "gaussian", "sigma": 1.0}]
+    given: dict[str, Any] = {"truth": people(8, seed=2), "batch_size": 4, "defenses": tables}
+    given["attacks"] = {"feature": {"budget": 2, "labels": "counts"}}
+    report = audited(net(), None, **given, training=training)
+    none, noisy = report.defenses
+    assert none.utility is not None and noisy.utility is None
+    assert noisy.attacks and said in noisy.untrained
+
+    def broken(_: Defense | None) -> Any:
+        raise ZeroDivisionError
+
+    report = audited(net(), None, **given, training=broken)
+    assert all("without a defense failed" in each.untrained for each in report.defenses)
+
+
+def test_a_defense_comes_on_top_of_what_clients_do_already() -> None:
+    data, seen = people(16, seed=5), []
+    assert data.labels is not None
+    training = FederatedTraining(
+        images=data.images,
+        labels=data.labels,
+        test_images=data.images,
+        test_labels=data.labels,
+        rounds=1,
+        clients=2,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(defending, "train", lambda *given: seen.append(given[-1]))
+        report = audited(
+            net(),
+            None,
+            truth=people(8, seed=2),
+            batch_size=4,
+            learning_rate=0.1,
+            local_steps=2,
+            defenses=[{"name": "gaussian", "sigma": 1.0}, {"name": "local_steps", "epochs": 4}],
+            training=training,
+            attacks={"feature": {"budget": 2, "labels": "counts"}},
+        )
+    none, noisy, twice = report.defenses
+    # Two steps are about twice one gradient.
+    assert none.change is not None and none.change.value is not None and none.change.value > 0.5
+    assert noisy.change is not None and "defense" in by_name(none.attacks)["feature"].knows
+    assert "local_steps" in twice.refused and "cannot come after" in twice.refused
+    assert len(seen) == 2
+    assert all("LocalSteps" in step.__qualname__ for step in seen[:1])
 
 
 def test_federated_training_starts_from_weights_drawn_anew() -> None:

@@ -205,6 +205,26 @@ def test_a_program_with_records_that_none_has_is_refused_and_they_are_not_read(
     assert not (tmp_path / "read").exists()
 
 
+class Flat(Net):
+    """Normalises features that are flat already."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head.insert(2, nn.BatchNorm1d(64))
+
+
+def test_a_program_may_normalise_flat_features() -> None:
+    model = made(Flat)
+    cut = own_model(exported(model), "features", IMAGES)
+    assert any(isinstance(module, nn.BatchNorm1d) for module in cut.modules())
+    torch.testing.assert_close(cut(IMAGES), model(IMAGES))
+
+
+def test_a_program_exported_in_training_mode_is_refused() -> None:
+    with pytest.raises(UsageError, match="the program normalises by the batch"):
+        own_model(exported(made(Flat).train()), "features", IMAGES)
+
+
 def _bomb(path: Path) -> bytes:
     """A pickle that makes a file when it is read."""
 

@@ -293,11 +293,21 @@ def _defense_with_steps(
     own = threat.defense
     if steps is None:
         return own or {"name": "none"}
-    walked = {"name": "local_steps", **steps}
-    if own is None or own["name"] == "none":
-        return walked
-    before = defense_from(own).stage < defense_from(walked).stage
-    return {"name": "composed", "defenses": [own, walked] if before else [walked, own]}
+    return on_top(own or {"name": "none"}, {"name": "local_steps", **steps})
+
+
+def on_top(own: Mapping[str, Any], further: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a defense on top of what clients do already, in the order in which both come in."""
+    parts = [part for table in (own, further) for part in _parts(table)]
+    if len(parts) <= 1:
+        return parts[0] if parts else {"name": "none"}
+    return {"name": "composed", "defenses": sorted(parts, key=lambda p: defense_from(p).stage)}
+
+
+def _parts(table: Mapping[str, Any]) -> list[dict[str, Any]]:
+    if table["name"] == "none":
+        return []
+    return [dict(part) for part in table["defenses"]] if table["name"] == "composed" else [table]  # type: ignore[list-item]
 
 
 def defense_from(table: Mapping[str, Any]) -> Defense:
