@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
+import torch
 from pydantic import BaseModel, ValidationError
 from torch import Tensor, nn
 from torch.export import ExportedProgram
@@ -127,6 +128,7 @@ def audit(
         raise UsageError("there is nothing to audit: give updates, or the truth to compute some of")
     if not properties:
         raise UsageError("say at least one property to infer")
+    _check_device(device)
     for table in [*([] if defense is None else [defense]), *(defenses or ())]:
         defense_from(table)
     given = Path(updates) if isinstance(updates, str) else updates
@@ -158,6 +160,8 @@ def audit(
     chosen = _attacks(attacks, case, budget)
     attacked = attack_all(case, chosen, case.batches, say)
     run = [each for each in attacked.values() if not each.attack.control]
+    if not run:
+        raise UsageError("say at least one attack; controls are run with any, where truth is known")
     if all(each.refused for each in run):
         raise UsageError(next(each.refused for each in run))
     defended = []
@@ -205,8 +209,14 @@ def _attacks(
 
 def _people(given: People | Path | str, size: int | None, what: str) -> People:
     people = given if isinstance(given, People) else read_people(Path(given), size, what)
-    check_images(people, what)
-    return people
+    return check_images(people, what)
+
+
+def _check_device(name: str) -> None:
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"device {name!r} is not available here; give cpu, cuda or mps") from error
 
 
 def _scale(mean: Sequence[float], deviation: Sequence[float], people: People) -> PixelScale | None:

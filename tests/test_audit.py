@@ -598,6 +598,52 @@ def test_bad_input_is_refused_in_a_sentence() -> None:
     refused("needs to know outputs", attacks={"hcn": {}})
 
 
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"attacks": []}, "say at least one attack"),
+        ({"attacks": {}}, "say at least one attack"),
+        ({"attacks": ["blind"]}, "say at least one attack"),
+        ({"device": "cuda:99"}, "device 'cuda:99' is not available here"),
+        ({"device": "gpu"}, "device 'gpu' is not available here"),
+        ({"names": ["one"]}, "'names' of the truth has 1 entries, but there are 4 images"),
+        ({"updates": ["client 0"]}, "'updates' of the truth has 1 entries"),
+        ({"images": torch.zeros(0, 3, 8, 8)}, "the truth shows nobody"),
+        ({"labels": torch.tensor([0, 0.5, 1, 1])}, "label 0.5 of individual 2 in the truth"),
+        ({"labels": torch.full((4,), torch.nan)}, "label nan of individual 1 in the truth"),
+        ({"identities": torch.full((4,), 0.5)}, "identities of the truth must be whole numbers"),
+    ],
+)
+def test_what_the_audit_cannot_take_is_a_sentence(changed: dict[str, Any], said: str) -> None:
+    if not changed.keys() & {"attacks", "device"}:
+        changed = {"truth": replace(in_batches(people(4, seed=2), 4), **changed)}
+    refused(said, **changed)
+
+
+@pytest.mark.parametrize("kind", [torch.int32, torch.float32, torch.float64])
+def test_labels_and_images_of_any_precision_are_taken(kind: torch.dtype) -> None:
+    four, aux = in_batches(people(4, seed=2), 4), people(120, seed=1)
+    assert four.labels is not None and aux.labels is not None
+    model = net()
+    images = four.images if kind is torch.int32 else four.images.to(kind)
+    report = audited(
+        model,
+        gradients(model, people(4, seed=2), 4),
+        truth=replace(
+            four, labels=four.labels.to(kind), images=images, identities=torch.arange(4).to(kind)
+        ),
+        auxiliary=replace(aux, labels=aux.labels.to(kind)),
+    )
+    assert report.attacks[-1].certified == 4
+    same = aux.images.clone()
+    same[3] = four.images[1]
+    refused(
+        "individual 2 of the truth is in D_aux too",
+        truth=replace(four, images=images),
+        auxiliary=replace(aux, images=same.double()),
+    )
+
+
 def test_nobody_of_the_truth_may_be_in_d_aux() -> None:
     aux, four = people(120, seed=1), in_batches(people(4, seed=2), 4)
     images = aux.images.clone()

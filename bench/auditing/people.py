@@ -49,7 +49,7 @@ class People:
 
 
 def check_people(people: People, what: str, properties: Sequence[str], classes: int) -> People:
-    """Return people with the wanted properties alone, as booleans.
+    """Return people with the wanted properties alone, as booleans, and labels as whole numbers.
 
     Args:
         what: `D_aux` or `the truth`, for messages.
@@ -62,9 +62,23 @@ def check_people(people: People, what: str, properties: Sequence[str], classes: 
     for name, column in (("labels", people.labels), ("identities", people.identities)):
         if column is not None:
             _check_shape(people, what, name, column)
+    for name, given in (("names", people.names), ("updates", people.updates)):
+        if given is not None and len(given) != len(people):
+            raise UsageError(
+                f"{name!r} of {what} has {len(given)} entries, but there are {len(people)} images; "
+                f"give one for each"
+            )
     if people.labels is not None:
         _check_labels(people, what, classes)
-    return replace(people, properties={name: people.properties[name].bool() for name in properties})
+    identities = people.identities
+    if identities is not None and not bool((identities == identities.long()).all()):
+        raise UsageError(f"identities of {what} must be whole numbers")
+    return replace(
+        people,
+        labels=None if people.labels is None else people.labels.long(),
+        identities=None if identities is None else identities.long(),
+        properties={name: people.properties[name].bool() for name in properties},
+    )
 
 
 def check_property(people: People, what: str, name: str) -> None:
@@ -106,11 +120,11 @@ def _check_shape(people: People, what: str, name: str, column: Tensor) -> None:
         )
 
 
-def check_images(people: People, what: str) -> None:
-    """Refuse what are no images.
+def check_images(people: People, what: str) -> People:
+    """Return people with their images in single precision, so that equal ones are found equal.
 
     Raises:
-        UsageError: they have another shape, or pixels leave [0, 1].
+        UsageError: there are none, they have another shape, or pixels leave [0, 1].
     """
     images = people.images
     if images.ndim != 4 or not images.is_floating_point():
@@ -118,20 +132,25 @@ def check_images(people: People, what: str) -> None:
             f"images of {what} must be floating-point numbers of shape (individuals, channels, "
             f"height, width), not {images.dtype} of shape {tuple(images.shape)}"
         )
+    if not len(images):
+        raise UsageError(f"{what} shows nobody; give at least one image")
     if not bool(images.isfinite().all()) or bool(((images < 0) | (images > 1)).any()):
         raise UsageError(
             f"pixels of {what} must be in [0, 1]; hand images over as they are before scaling, and "
             f"name that by pixel_mean and pixel_deviation"
         )
+    return replace(people, images=images.float())
 
 
 def _check_labels(people: People, what: str, classes: int) -> None:
     assert people.labels is not None
-    wrong = ((people.labels < 0) | (people.labels >= classes)).nonzero().flatten()
+    labels = people.labels
+    right = (labels >= 0) & (labels < classes) & (labels == labels.long())
+    wrong = (~right).nonzero().flatten()
     if len(wrong):
         row = int(wrong[0])
         raise UsageError(
-            f"label {int(people.labels[row])} of {name_of(people, row)} in {what} is no class: the "
+            f"label {labels[row].item()} of {name_of(people, row)} in {what} is no class: the "
             f"model has {classes}, from 0 to {classes - 1}"
         )
 
