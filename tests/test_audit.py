@@ -463,6 +463,27 @@ def test_a_label_that_gives_a_property_away_is_pointed_out() -> None:
     )
 
 
+def test_a_class_of_one_person_gives_no_property_away() -> None:
+    aux = people(120, seed=1)
+    alone = replace(aux, labels=torch.arange(120) % 2, identities=torch.arange(120) % 4)
+    alone = replace(alone, labels=alone.identities)
+    report = audited(net(), None, auxiliary=alone, truth=VICTIMS, batch_size=4)
+    assert not any("label alone gives" in each for each in report.cautions)
+
+
+def test_the_best_of_several_attacks_is_said_to_be_chosen() -> None:
+    attacks = {"feature": {"budget": 2, "labels": "counts"}, "mask_demixing": {"budget": 2}}
+    report = audited(net(), None, truth=VICTIMS, batch_size=4, attacks=attacks)
+    assert "(the best of 2 attacks, chosen afterwards, which flatters it)" in report.findings[-1]
+
+
+def test_dropout_is_pointed_out() -> None:
+    model = net()
+    model.head.insert(3, torch.nn.Dropout(0.5))
+    report = audited(model, None, truth=people(8, seed=2), batch_size=4)
+    assert "The model has dropout, which is off here." in report.cautions
+
+
 def test_batch_normalisation_by_the_batch_is_simulated() -> None:
     torch.manual_seed(0)
     model = net()

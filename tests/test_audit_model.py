@@ -391,6 +391,47 @@ def test_a_head_that_does_more_than_its_layers_say_is_refused_by_attacks_on_laye
         head_of(cut, "an attack")
 
 
+class LouderLogits(Net):
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images) * 10
+
+
+def test_labels_are_read_off_a_bias_alone_that_feeds_the_logits() -> None:
+    assert own_model(made(Net), "features", IMAGES).output_bias == "classifier.head.3.bias"
+    cut = own_model(made(LouderLogits), "features", IMAGES)
+    with pytest.raises(UsageError, match="does not end in a linear layer with a bias"):
+        assert cut.output_bias
+
+
+class Dropping(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head.insert(3, nn.Dropout(0.5))
+
+
+@pytest.mark.parametrize("kind", [Dropping, Functional])
+@pytest.mark.parametrize("form", [lambda model: model, exported])
+def test_dropout_that_is_left_out_is_remembered(
+    kind: Callable[[], nn.Module], form: Callable[[nn.Module], nn.Module | ExportedProgram]
+) -> None:
+    split = "norm" if kind is Functional else "features"
+    assert own_model(form(made(kind)), split, IMAGES).drops
+    assert not own_model(made(Net), "features", IMAGES).drops
+
+
+def test_a_frozen_weight_that_two_layers_share_is_in_no_update() -> None:
+    class Twice(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.ReLU())
+            self.features[1].weight = self.features[0].weight
+            self.features[0].weight.requires_grad_(False)
+            self.head = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, 4))
+
+    cut = own_model(made(Twice), "features", IMAGES)
+    assert {name for name, _ in cut.named_parameters()} == set(cut.names)
+
+
 def test_labels_cannot_be_read_off_an_output_without_a_bias() -> None:
     model = net()
     model.head[3] = nn.Linear(64, 4, bias=False)

@@ -145,6 +145,8 @@ def _of_property(name: str, ran: Sequence[AttackReport], attacks: Sequence[Attac
     own = best.metrics.properties[name].balanced_accuracy
     control = blind.metrics.properties[name].balanced_accuracy
     shown = "" if lead.low is not None and lead.low > 0 else ", which could be chance"
+    if len(leading) > 1:
+        shown += f" (the best of {len(leading)} attacks, chosen afterwards, which flatters it)"
     return (
         f"{name}: {best.title} is right in {percent(own)} % (balanced), the blind control in "
         f"{percent(control)} %; its lead is {percent(lead, sign=True)} points{shown}."
@@ -213,8 +215,9 @@ def cautions(
         said.append(
             f"{len(far)} captured updates (such as {far[0]!r}) are not what the model computes "
             f"from their truth: another loss or its sum instead of its mean, other scaling of "
-            f"pixels, other weights, dropout, or another mode. Attacks assume that they are, and "
-            f"would find more if they were told right."
+            f"pixels, other weights, dropout, another mode or learning rate, momentum or weight "
+            f"decay. Attacks assume that they are, so that what they find here says little of an "
+            f"attack that is told right."
         )
     truths = [batch.truth for batch in case.known if batch.truth is not None]
     if known and not enough_for_intervals(truths):
@@ -239,7 +242,7 @@ def cautions(
         f"The main task's label alone gives {name} away: a class of D_aux has it always or never."
         for name in _implied(case)
     ]
-    if any(isinstance(m, nn.Dropout) for m in case.model.modules()):
+    if case.model.drops:
         said.append("The model has dropout, which is off here.")
     if case.threat.mode == "eval" and _normalises(case.model):
         said.append(
@@ -268,10 +271,14 @@ def cautions(
 
 
 def _implied(case: Case) -> list[str]:
-    """Return the properties that are the same for all individuals of D_aux of one class."""
+    """Return the properties that are the same for all people of D_aux of one class.
+
+    A class of one person says nothing of others in it.
+    """
     auxiliary = case.prepared.server.auxiliary
     assert auxiliary is not None
     classes = [auxiliary.labels == label for label in set(auxiliary.labels.tolist()) if label >= 0]
+    classes = [c for c in classes if len(set(auxiliary.identities[c].tolist())) > 1]
     return [
         name
         for name, present in auxiliary.properties.items()

@@ -14,6 +14,9 @@ from bench.errors import UsageError
 
 aten = torch.ops.aten
 
+DROPS = "drops"
+"""Under which a graph's `meta` says whether dropout was left out that is a function."""
+
 
 def with_layers(module: fx.GraphModule, feature: fx.Node) -> fx.GraphModule:
     """Put layers in the place of functions that do the same; the parameters stay the same objects.
@@ -28,6 +31,7 @@ def with_layers(module: fx.GraphModule, feature: fx.Node) -> fx.GraphModule:
     """
     for node in list(module.graph.nodes):
         if node is not feature and _does_nothing(module, node):
+            module.meta[DROPS] = module.meta.get(DROPS, False) or node.target in DROPOUTS
             node.replace_all_uses_with(node.args[0])
             module.graph.erase_node(node)
             continue
