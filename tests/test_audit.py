@@ -211,6 +211,7 @@ def test_local_steps_are_recognised_as_what_they_are() -> None:
         attacks={"feature": {"budget": 2, "labels": "counts"}},
     )
     assert report.updates[0].defense == {"name": "local_steps", "epochs": 3}
+    assert report.updates[0].learning_rate == 0.1
     assert report.updates[0].mismatch is not None and report.updates[0].mismatch < 1e-3
     assert "defense" in report.attacks[-1].knows
 
@@ -335,6 +336,7 @@ def test_the_usual_defenses_are_at_levels_of_the_gradient() -> None:
     noise = next(defense for defense in report.defenses if defense.name == "gaussian")
     assert noise.change is not None and noise.change.value is not None
     assert 0.5 < noise.change.value < 2
+    assert "Further local steps are tried with learning rate 0.1." in report.cautions
     assert "secure_aggregation" not in names
 
 

@@ -251,6 +251,9 @@ def cautions(
         )
     said += [f"{a.title} was not run: {a.refused}." for a in attacks if a.refused]
     said += [f"{defense_text(d)} was not tried: {d.refused}." for d in defenses if d.refused]
+    if any(d.name == "local_steps" and not d.refused for d in defenses):
+        rates = ", ".join(f"{rate:g}" for rate in sorted({b.learning_rate for b in case.known}))
+        said.append(f"Further local steps are tried with learning rate {rates}.")
     left = [d for d in defenses if d.left_out]
     said += [
         f"Under {defense_text(d)} {d.left_out} individuals are left out, whose batches make no "
