@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
+import torch
 from pydantic import BaseModel, ValidationError
 from torch import Tensor, nn
 from torch.export import ExportedProgram
@@ -19,7 +21,15 @@ from bench.auditing.attacking import attack_all, default_attacks, with_controls
 from bench.auditing.case import Case, ThreatModel, case_of, defense_from
 from bench.auditing.cutting import PixelScale, own_model
 from bench.auditing.defending import FederatedTraining, Training, default_defenses, defend_all
-from bench.auditing.people import People, check_images, check_people, check_strangers, read_people
+from bench.auditing.people import (
+    People,
+    check_images,
+    check_people,
+    check_property,
+    check_strangers,
+    check_varies,
+    read_people,
+)
 from bench.auditing.report import Report, report_of
 from bench.auditing.updates import Kind, Sending, read_updates
 from bench.errors import UsageError
@@ -93,6 +103,8 @@ def audit(
         name: what the report calls the model; its class by default.
         say: told in a few words what is being done.
 
+    An update or property that cannot be audited is left out; the report and `say` say why.
+
     Raises:
         UsageError: what is given does not fit together; one sentence says what, and the way out.
     """
@@ -116,6 +128,7 @@ def audit(
         raise UsageError("there is nothing to audit: give updates, or the truth to compute some of")
     if not properties:
         raise UsageError("say at least one property to infer")
+    _check_device(device)
     for table in [*([] if defense is None else [defense]), *(defenses or ())]:
         defense_from(table)
     given = Path(updates) if isinstance(updates, str) else updates
@@ -127,6 +140,7 @@ def audit(
     say("following the model")
     scale = _scale(pixel_mean, pixel_deviation, aux)
     cut = own_model(model, split, aux.images[:EXAMPLES], scale)
+    properties, left_out = _inferable(properties, aux, own_truth)
     aux = check_people(aux, "D_aux", properties, cut.classes)
     if own_truth is not None:
         own_truth = check_people(own_truth, "the truth", properties, cut.classes)
@@ -140,9 +154,14 @@ def audit(
     case = case_of(
         cut.to(device), model, captured, aux, own_truth, properties, sending, threat, device
     )
+    case = replace(case, left_out=(*left_out, *case.left_out))
+    for why in case.left_out:
+        say(f"left out: {why}")
     chosen = _attacks(attacks, case, budget)
     attacked = attack_all(case, chosen, case.batches, say)
     run = [each for each in attacked.values() if not each.attack.control]
+    if not run:
+        raise UsageError("say at least one attack; controls are run with any, where truth is known")
     if all(each.refused for each in run):
         raise UsageError(next(each.refused for each in run))
     defended = []
@@ -151,6 +170,29 @@ def audit(
         kept = {name: p for name, p in chosen.items() if not attacked[name].refused}
         defended = defend_all(case, tables, kept, training, say)
     return report_of(case, attacked, defended, name or type(model).__name__, split)
+
+
+def _inferable(
+    properties: Sequence[str], aux: People, truth: People | None
+) -> tuple[list[str], list[str]]:
+    """Return the properties that can be inferred, and why the others cannot.
+
+    Raises:
+        UsageError: none can.
+    """
+    kept, left_out = [], []
+    for name in properties:
+        try:
+            check_property(aux, "D_aux", name)
+            check_varies(aux, "D_aux", name)
+            if truth is not None:
+                check_property(truth, "the truth", name)
+            kept.append(name)
+        except UsageError as error:
+            left_out.append(str(error))
+    if not kept:
+        raise UsageError(left_out[0])
+    return kept, left_out
 
 
 def _attacks(
@@ -167,8 +209,14 @@ def _attacks(
 
 def _people(given: People | Path | str, size: int | None, what: str) -> People:
     people = given if isinstance(given, People) else read_people(Path(given), size, what)
-    check_images(people, what)
-    return people
+    return check_images(people, what)
+
+
+def _check_device(name: str) -> None:
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"device {name!r} is not available here; give cpu, cuda or mps") from error
 
 
 def _scale(mean: Sequence[float], deviation: Sequence[float], people: People) -> PixelScale | None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,8 @@ from test_audit_updates import stepped
 
 import bench
 from bench.audit import FederatedTraining, People
-from bench.auditing.findings import verdict
+from bench.auditing import attacking, defending
+from bench.auditing.findings import findings, verdict
 from bench.auditing.report import AttackReport, Report
 from bench.defense import Defense
 from bench.errors import UsageError
@@ -209,6 +211,7 @@ def test_local_steps_are_recognised_as_what_they_are() -> None:
         attacks={"feature": {"budget": 2, "labels": "counts"}},
     )
     assert report.updates[0].defense == {"name": "local_steps", "epochs": 3}
+    assert report.updates[0].learning_rate == 0.1
     assert report.updates[0].mismatch is not None and report.updates[0].mismatch < 1e-3
     assert "defense" in report.attacks[-1].knows
 
@@ -234,6 +237,68 @@ def test_the_price_of_a_defense_is_that_of_training_under_it() -> None:
     assert noisy.utility is not None and noisy.utility.value == 0.5
     assert noisy.lost is not None and noisy.lost.value == 0.5 and noisy.lost.low is not None
     assert 0 < noisy.lost.low < 0.5
+
+
+@pytest.mark.parametrize(
+    ("after", "said"),
+    [
+        (ZeroDivisionError("lost"), "under gaussian failed: ZeroDivisionError: lost"),
+        ([True], "tests 2 images without a defense and 1 under 'gaussian'"),
+        ([None, None], "under gaussian failed: it must give True or False"),
+    ],
+)
+def test_a_training_that_fails_costs_its_price_alone(after: Any, said: str) -> None:
+    def training(defense: Defense | None) -> Any:
+        if defense is not None and isinstance(after, Exception):
+            raise after
+        return [True, False] if defense is None else after
+
+    tables = [{"name": "gaussian", "sigma": 1.0}]
+    given: dict[str, Any] = {"truth": people(8, seed=2), "batch_size": 4, "defenses": tables}
+    given["attacks"] = {"feature": {"budget": 2, "labels": "counts"}}
+    report = audited(net(), None, **given, training=training)
+    none, noisy = report.defenses
+    assert none.utility is not None and noisy.utility is None
+    assert noisy.attacks and said in noisy.untrained
+
+    def broken(_: Defense | None) -> Any:
+        raise ZeroDivisionError
+
+    report = audited(net(), None, **given, training=broken)
+    assert all("without a defense failed" in each.untrained for each in report.defenses)
+
+
+def test_a_defense_comes_on_top_of_what_clients_do_already() -> None:
+    data, seen = people(16, seed=5), []
+    assert data.labels is not None
+    training = FederatedTraining(
+        images=data.images,
+        labels=data.labels,
+        test_images=data.images,
+        test_labels=data.labels,
+        rounds=1,
+        clients=2,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(defending, "train", lambda *given: seen.append(given[-1]))
+        report = audited(
+            net(),
+            None,
+            truth=people(8, seed=2),
+            batch_size=4,
+            learning_rate=0.1,
+            local_steps=2,
+            defenses=[{"name": "gaussian", "sigma": 1.0}, {"name": "local_steps", "epochs": 4}],
+            training=training,
+            attacks={"feature": {"budget": 2, "labels": "counts"}},
+        )
+    none, noisy, twice = report.defenses
+    # Two steps are about twice one gradient.
+    assert none.change is not None and none.change.value is not None and none.change.value > 0.5
+    assert noisy.change is not None and "defense" in by_name(none.attacks)["feature"].knows
+    assert "local_steps" in twice.refused and "cannot come after" in twice.refused
+    assert len(seen) == 2
+    assert all("LocalSteps" in step.__qualname__ for step in seen[:1])
 
 
 def test_federated_training_starts_from_weights_drawn_anew() -> None:
@@ -271,19 +336,117 @@ def test_the_usual_defenses_are_at_levels_of_the_gradient() -> None:
     noise = next(defense for defense in report.defenses if defense.name == "gaussian")
     assert noise.change is not None and noise.change.value is not None
     assert 0.5 < noise.change.value < 2
+    assert "Further local steps are tried with learning rate 0.1." in report.cautions
     assert "secure_aggregation" not in names
 
 
-def test_a_verdict_is_stopped_only_where_a_lead_is_excluded(with_truth: Report) -> None:
-    base = by_name(with_truth.attacks)["mask_demixing"].model_copy(update={"certified": None})
+def judged(report: Report, blind: float = 0.5, refused: str = "", **leads: Estimate) -> str:
+    """The verdict where an attack that certifies nothing has these leads."""
+    attacks = by_name(report.attacks)
+    base, control = attacks["mask_demixing"], attacks["blind"]
+    assert control.metrics is not None
+    found = control.metrics.properties["bright"]
+    accuracy = found.balanced_accuracy.model_copy(update={"value": blind})
+    known = dict.fromkeys(leads, found.model_copy(update={"balanced_accuracy": accuracy}))
+    return verdict(
+        [
+            control.model_copy(
+                update={"metrics": control.metrics.model_copy(update={"properties": known})}
+            ),
+            base.model_copy(update={"certified": None, "lead": leads}),
+            *([base.model_copy(update={"refused": refused})] if refused else []),
+        ]
+    )
 
-    def said(low: float, high: float) -> str:
-        lead = {"bright": Estimate(value=(low + high) / 2, low=low, high=high)}
-        return verdict([base.model_copy(update={"lead": lead})])
 
-    assert said(-0.05, 0.05) == "stopped: at most 5 points above blind"
-    assert said(-0.3, 0.3).startswith("undecided: no lead shown, but up to 30 points")
-    assert said(0.1, 0.3).startswith("leaks: +20.0")
+def lead(low: float, high: float) -> Estimate:
+    return Estimate(value=(low + high) / 2, low=low, high=high)
+
+
+NOT_DEFINED = Estimate(value=None, low=None, high=None)
+
+
+def test_a_verdict_is_no_leak_only_where_a_lead_is_excluded(with_truth: Report) -> None:
+    small = lead(-0.05, 0.05)
+    assert judged(with_truth, bright=small) == "no leak: at most 5 points above blind"
+    assert judged(with_truth, bright=lead(0.1, 0.3)).startswith("leaks: +20.0")
+    for said, found in (
+        ("no lead shown, but up to 30 points", judged(with_truth, bright=lead(-0.3, 0.3))),
+        ("no lead shown, but not every", judged(with_truth, refused="it is not", bright=small)),
+        ("coin is the same", judged(with_truth, bright=small, coin=NOT_DEFINED)),
+        ("blind is right in 91.7 % of bright", judged(with_truth, blind=0.917, bright=small)),
+        (
+            "fewer than 5 batches, or people, give no interval",
+            judged(with_truth, bright=Estimate(value=0.0, low=None, high=None)),
+        ),
+    ):
+        assert found.startswith(f"undecided: {said}"), found
+
+
+def test_certificates_that_are_false_are_no_leak(with_truth: Report) -> None:
+    found = by_name(with_truth.attacks)["mask_demixing"]
+    assert found.metrics is not None and found.metrics.certificates is not None
+    false = found.metrics.certificates.model_copy(update={"false": 24})
+    metrics = found.metrics.model_copy(update={"certificates": false})
+    leads = {"bright": NOT_DEFINED}
+    assert verdict([found.model_copy(update={"metrics": metrics, "lead": leads})]).startswith(
+        "undecided"
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ("leaks: much", "no leak: at most 5", "Stopped by gaussian"),
+        ("no leak: at most 5", "no leak: at most 5", "nothing can be said to be stopped"),
+        ("undecided: few", "no leak: at most 5", "nothing can be said to be stopped"),
+        ("leaks: much", "undecided: few", "Undecided under gaussian"),
+        ("leaks: much", "leaks: much", "Not stopped by gaussian"),
+    ],
+)
+def test_only_what_leaks_without_a_defense_is_stopped_by_one(
+    with_truth: Report, before: str, after: str, said: str
+) -> None:
+    verdicts = zip(with_truth.defenses[:2], (before, after), strict=True)
+    defenses = [each.model_copy(update={"verdict": verdict}) for each, verdict in verdicts]
+    (sentence,) = findings(with_truth.updates, with_truth.attacks, defenses)[2:]
+    assert said in sentence
+
+
+def test_one_batch_gives_no_interval_and_stops_nothing() -> None:
+    report = audited(
+        net(),
+        None,
+        truth=people(8, seed=2),
+        batch_size=8,
+        defenses=[{"name": "gaussian", "sigma": 100.0}],
+        attacks={"feature": {"budget": 2, "labels": "counts"}},
+    )
+    found = by_name(report.attacks)["feature"]
+    assert found.lead["bright"].value is not None and found.lead["bright"].low is None
+    assert found.metrics is not None
+    assert found.metrics.properties["bright"].balanced_accuracy.low is None
+    assert "(no interval)" in report.findings[0]
+    assert "which could be chance" in report.findings[0]
+    assert [each.verdict[:9] for each in report.defenses] == ["undecided"] * 2
+    assert any("no interval is given" in caution for caution in report.cautions)
+
+
+def test_a_defense_under_which_no_attack_can_be_run_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = attacking._attacked
+
+    def refusing(case: Any, attack: Any, batches: Any, compiling: Any) -> Any:
+        if batches[0].defense["name"] == "gaussian" and not attack.control:
+            raise UsageError("it does not fit")
+        return run(case, attack, batches, compiling)
+
+    monkeypatch.setattr(attacking, "_attacked", refusing)
+    tables = [{"name": "gaussian", "sigma": 1.0}]
+    report = audited(net(), None, truth=people(8, seed=2), batch_size=4, defenses=tables)
+    assert report.defenses[1].refused == "no attack could be run: it does not fit"
+    assert "gaussian (sigma = 1.0) was not tried: no attack could" in " ".join(report.cautions)
 
 
 def test_a_verdict_names_attacks_that_could_not_be_run(with_truth: Report) -> None:
@@ -302,6 +465,27 @@ def test_a_label_that_gives_a_property_away_is_pointed_out() -> None:
     )
 
 
+def test_a_class_of_one_person_gives_no_property_away() -> None:
+    aux = people(120, seed=1)
+    alone = replace(aux, labels=torch.arange(120) % 2, identities=torch.arange(120) % 4)
+    alone = replace(alone, labels=alone.identities)
+    report = audited(net(), None, auxiliary=alone, truth=VICTIMS, batch_size=4)
+    assert not any("label alone gives" in each for each in report.cautions)
+
+
+def test_the_best_of_several_attacks_is_said_to_be_chosen() -> None:
+    attacks = {"feature": {"budget": 2, "labels": "counts"}, "mask_demixing": {"budget": 2}}
+    report = audited(net(), None, truth=VICTIMS, batch_size=4, attacks=attacks)
+    assert "(the best of 2 attacks, chosen afterwards, which flatters it)" in report.findings[-1]
+
+
+def test_dropout_is_pointed_out() -> None:
+    model = net()
+    model.head.insert(3, torch.nn.Dropout(0.5))
+    report = audited(model, None, truth=people(8, seed=2), batch_size=4)
+    assert "The model has dropout, which is off here." in report.cautions
+
+
 def test_batch_normalisation_by_the_batch_is_simulated() -> None:
     torch.manual_seed(0)
     model = net()
@@ -318,6 +502,33 @@ def test_batch_normalisation_by_the_batch_is_simulated() -> None:
         )
         mismatch = report.updates[0].mismatch
         assert mismatch is not None and (mismatch < 1e-4) == right
+
+
+def test_what_cannot_be_audited_is_left_out_and_the_rest_goes_on() -> None:
+    model, aux = net(), people(120, seed=1)
+    sent = gradients(model, VICTIMS, 4)
+    sent["client 1"]["head.3.bias"] = torch.full((4,), torch.nan)
+    sent["client 2"]["head.3.bias"] = torch.zeros(3)
+    told: list[str] = []
+    report = audited(
+        model,
+        sent,
+        truth=in_batches(VICTIMS, 4),
+        auxiliary=replace(aux, properties={**aux.properties, "never": torch.zeros(120)}),
+        properties=("bright", "glasses", "never"),
+        say=told.append,
+    )
+    assert [update.name for update in report.updates] == [f"client {row}" for row in (0, 3, 4, 5)]
+    assert by_name(report.attacks)["mask_demixing"].certified == 16
+    assert list(report.auxiliary.properties) == ["bright"]
+    for said in (
+        "D_aux has no property 'glasses'; it has bright",
+        "in D_aux the property 'never' is never present",
+        "tensor 'head.3.bias' of update 'client 1' holds NaN",
+        "update 'client 2' does not fit the model",
+    ):
+        assert any(caution.startswith(f"Left out: {said}") for caution in report.cautions)
+        assert any(line.startswith(f"left out: {said}") for line in told)
 
 
 def test_the_module_can_be_called() -> None:
@@ -408,6 +619,52 @@ def test_bad_input_is_refused_in_a_sentence() -> None:
     refused("mode: ", mode="training")
     refused("pixel_mean has 2 numbers, but images have 3 channels", pixel_mean=(0.5, 0.5))
     refused("needs to know outputs", attacks={"hcn": {}})
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"attacks": []}, "say at least one attack"),
+        ({"attacks": {}}, "say at least one attack"),
+        ({"attacks": ["blind"]}, "say at least one attack"),
+        ({"device": "cuda:99"}, "device 'cuda:99' is not available here"),
+        ({"device": "gpu"}, "device 'gpu' is not available here"),
+        ({"names": ["one"]}, "'names' of the truth has 1 entries, but there are 4 images"),
+        ({"updates": ["client 0"]}, "'updates' of the truth has 1 entries"),
+        ({"images": torch.zeros(0, 3, 8, 8)}, "the truth shows nobody"),
+        ({"labels": torch.tensor([0, 0.5, 1, 1])}, "label 0.5 of individual 2 in the truth"),
+        ({"labels": torch.full((4,), torch.nan)}, "label nan of individual 1 in the truth"),
+        ({"identities": torch.full((4,), 0.5)}, "identities of the truth must be whole numbers"),
+    ],
+)
+def test_what_the_audit_cannot_take_is_a_sentence(changed: dict[str, Any], said: str) -> None:
+    if not changed.keys() & {"attacks", "device"}:
+        changed = {"truth": replace(in_batches(people(4, seed=2), 4), **changed)}
+    refused(said, **changed)
+
+
+@pytest.mark.parametrize("kind", [torch.int32, torch.float32, torch.float64])
+def test_labels_and_images_of_any_precision_are_taken(kind: torch.dtype) -> None:
+    four, aux = in_batches(people(4, seed=2), 4), people(120, seed=1)
+    assert four.labels is not None and aux.labels is not None
+    model = net()
+    images = four.images if kind is torch.int32 else four.images.to(kind)
+    report = audited(
+        model,
+        gradients(model, people(4, seed=2), 4),
+        truth=replace(
+            four, labels=four.labels.to(kind), images=images, identities=torch.arange(4).to(kind)
+        ),
+        auxiliary=replace(aux, labels=aux.labels.to(kind)),
+    )
+    assert report.attacks[-1].certified == 4
+    same = aux.images.clone()
+    same[3] = four.images[1]
+    refused(
+        "individual 2 of the truth is in D_aux too",
+        truth=replace(four, images=images),
+        auxiliary=replace(aux, images=same.double()),
+    )
 
 
 def test_nobody_of_the_truth_may_be_in_d_aux() -> None:

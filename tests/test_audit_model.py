@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -147,8 +149,6 @@ def test_a_saved_program_is_cut_like_the_model_that_it_was_made_of(
 def test_a_program_with_pickled_parts_is_refused_and_example_inputs_are_not_read(
     tmp_path: Path,
 ) -> None:
-    import zipfile
-
     path = tmp_path / "net.pt2"
     torch.export.save(exported(net()), path)
     poisoned = tmp_path / "poisoned.pt2"
@@ -170,6 +170,59 @@ def test_a_program_with_pickled_parts_is_refused_and_example_inputs_are_not_read
             changed.writestr(entry.filename, content)
     with pytest.raises(UsageError, match="could only be unpickled"):
         load_model(str(poisoned), None)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        "data/SAMPLE_INPUTS/model.PT",
+        "data/weights/MODEL.PT",
+        "data/aotinductor/model/model.so",
+        "data/constants/custom_obj_0",
+        "extra/notes.txt",
+        "data/sample_inputs/other.pt",
+        "models/model.json",
+    ],
+)
+def test_a_program_with_records_that_none_has_is_refused_and_they_are_not_read(
+    record: str, tmp_path: Path
+) -> None:
+    # PyTorch finds records whatever the case of their names.
+    torch.export.save(exported(net()), tmp_path / "net.pt2")
+    poisoned = tmp_path / "poisoned.pt2"
+    with (
+        zipfile.ZipFile(tmp_path / "net.pt2") as archive,
+        zipfile.ZipFile(poisoned, "w") as changed,
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        for entry in archive.infolist():
+            if entry.filename.lower() != f"net/{record}".lower() or record == entry.filename[4:]:
+                changed.writestr(entry.filename, archive.read(entry))
+        changed.writestr(f"net/{record}", _bomb(tmp_path / "read"))
+    with pytest.raises(UsageError, match=r"no part of a program|parts of the same name"):
+        load_model(str(poisoned), None)
+    assert not (tmp_path / "read").exists()
+
+
+class Flat(Net):
+    """Normalises features that are flat already."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head.insert(2, nn.BatchNorm1d(64))
+
+
+def test_a_program_may_normalise_flat_features() -> None:
+    model = made(Flat)
+    cut = own_model(exported(model), "features", IMAGES)
+    assert any(isinstance(module, nn.BatchNorm1d) for module in cut.modules())
+    torch.testing.assert_close(cut(IMAGES), model(IMAGES))
+
+
+def test_a_program_exported_in_training_mode_is_refused() -> None:
+    with pytest.raises(UsageError, match="the program normalises by the batch"):
+        own_model(exported(made(Flat).train()), "features", IMAGES)
 
 
 def _bomb(path: Path) -> bytes:
@@ -336,6 +389,47 @@ def test_a_head_that_does_more_than_its_layers_say_is_refused_by_attacks_on_laye
     cut = own_model(made(Louder), "features", IMAGES)
     with pytest.raises(UsageError, match="computes something else with its layers"):
         head_of(cut, "an attack")
+
+
+class LouderLogits(Net):
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images) * 10
+
+
+def test_labels_are_read_off_a_bias_alone_that_feeds_the_logits() -> None:
+    assert own_model(made(Net), "features", IMAGES).output_bias == "classifier.head.3.bias"
+    cut = own_model(made(LouderLogits), "features", IMAGES)
+    with pytest.raises(UsageError, match="does not end in a linear layer with a bias"):
+        assert cut.output_bias
+
+
+class Dropping(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head.insert(3, nn.Dropout(0.5))
+
+
+@pytest.mark.parametrize("kind", [Dropping, Functional])
+@pytest.mark.parametrize("form", [lambda model: model, exported])
+def test_dropout_that_is_left_out_is_remembered(
+    kind: Callable[[], nn.Module], form: Callable[[nn.Module], nn.Module | ExportedProgram]
+) -> None:
+    split = "norm" if kind is Functional else "features"
+    assert own_model(form(made(kind)), split, IMAGES).drops
+    assert not own_model(made(Net), "features", IMAGES).drops
+
+
+def test_a_frozen_weight_that_two_layers_share_is_in_no_update() -> None:
+    class Twice(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.ReLU())
+            self.features[1].weight = self.features[0].weight
+            self.features[0].weight.requires_grad_(False)
+            self.head = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, 4))
+
+    cut = own_model(made(Twice), "features", IMAGES)
+    assert {name for name, _ in cut.named_parameters()} == set(cut.names)
 
 
 def test_labels_cannot_be_read_off_an_output_without_a_bias() -> None:

@@ -144,6 +144,12 @@ def test_local_steps_must_be_whole_passes() -> None:
         )
 
 
+def test_local_steps_need_the_learning_rate() -> None:
+    model = net()
+    with pytest.raises(UsageError, match=r"is of 2 local steps, .* say learning_rate"):
+        audited(model, gradients(model, people(4), 4), batch_size=4, local_steps=2)
+
+
 def test_a_header_says_what_is_true_of_one_update(tmp_path: Path) -> None:
     tensors = gradient(net(), people(4), range(4))
     save_file(tensors, tmp_path / "a.safetensors", {"batch_size": "4", "kind": "difference"})

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from pydantic import BaseModel
 
 from bench import metrics
 from bench.auditing.case import Batch, Case
@@ -34,6 +35,9 @@ from bench.threat import (
     check_grant,
 )
 from bench.validation import check_inferences
+
+FEWEST = 5
+"""Batches, and people where somebody is shown twice, from which on an interval is believed."""
 
 Attacks = Mapping[str, Mapping[str, Any]]
 """Names of attacks and controls → parameters."""
@@ -150,6 +154,8 @@ def _attacked(
     if truths:
         cell = _cell(case, attack, batches[0], sum(map(len, truths)))
         scored = score(truths, of_known, cell, case.prepared)
+        if not enough_for_intervals(truths):
+            scored = without_intervals(scored)
     return Attacked(
         attack=attack,
         knowledge=knowledge,
@@ -283,4 +289,25 @@ def _leads(
             return difference
 
         found[name] = metrics.estimate(lead, groupings, seed)
-    return found
+    return found if enough_for_intervals(truths) else without_intervals(found)
+
+
+def enough_for_intervals(truths: Sequence[Truth]) -> bool:
+    """Whether what the bootstrap resamples is enough that its intervals can be believed."""
+    return all(len(set(groups.tolist())) >= FEWEST for groups in groupings_of(truths))
+
+
+Found = TypeVar("Found")
+
+
+def without_intervals(found: Found) -> Found:
+    """Return results whose estimates have no interval: of one group it would have no width."""
+    changed: Any = found
+    if isinstance(found, Estimate):
+        changed = found.model_copy(update={"low": None, "high": None})
+    elif isinstance(found, BaseModel):
+        parts = {name: without_intervals(part) for name, part in found}
+        changed = found.model_copy(update=parts)
+    elif isinstance(found, dict):
+        changed = {name: without_intervals(part) for name, part in found.items()}
+    return changed  # type: ignore[no-any-return]

@@ -97,12 +97,14 @@ class Case:
         threat: what the server knows.
         batches: of clients.
         unplaced: individuals of the truth who are in no batch.
+        left_out: what is not audited and why, a sentence each.
     """
 
     prepared: Prepared
     threat: ThreatModel
     batches: tuple[Batch, ...]
     unplaced: int = 0
+    left_out: tuple[str, ...] = ()
 
     @property
     def model(self) -> OwnModel:
@@ -138,16 +140,27 @@ def case_of(
         sending: how clients compute updates that were not captured.
 
     Raises:
-        UsageError: an update does not fit; a batch size is not known; nothing can be learnt from
-            this D_aux; or the truth names updates that there are not.
+        UsageError: no update fits; a batch size is not known; nothing can be learnt from this
+            D_aux; or the truth has no labels, or names updates that there are not.
     """
+    if truth is not None and truth.labels is None:
+        raise UsageError(
+            "the truth has no labels of the main task, without which no update can be checked or "
+            "computed; give it a column `label`"
+        )
     rows = _rows_of_batches(captured, truth, sending)
-    sized = [with_size(each, len(rows.get(each.name, ())) or None) for each in captured]
     server = _server(model, auxiliary, properties, threat, device)
     batches: list[Batch] = []
-    for each in sized:
+    left_out: list[str] = []
+    for each in captured:
         of_truth = rows.get(each.name)
-        batches.append(_captured_batch(each, model, whole, truth, of_truth, threat, device))
+        try:
+            sized = with_size(each, len(of_truth or ()) or None)
+            batches.append(_captured_batch(sized, model, whole, truth, of_truth, threat, device))
+        except UsageError as error:
+            left_out.append(str(error))
+    if left_out and not batches:
+        raise UsageError(left_out[0])
     if not captured:
         assert truth is not None
         for name, chosen in rows.items():
@@ -171,7 +184,7 @@ def case_of(
         prepared.main_task["accuracy"] = prepared.hits.float().mean().item()
     placed = sum(map(len, rows.values()))
     unplaced = 0 if truth is None else len(truth) - placed
-    return Case(prepared, threat, tuple(batches), unplaced)
+    return Case(prepared, threat, tuple(batches), unplaced, tuple(left_out))
 
 
 def _rows_of_batches(
@@ -280,11 +293,21 @@ def _defense_with_steps(
     own = threat.defense
     if steps is None:
         return own or {"name": "none"}
-    walked = {"name": "local_steps", **steps}
-    if own is None or own["name"] == "none":
-        return walked
-    before = defense_from(own).stage < defense_from(walked).stage
-    return {"name": "composed", "defenses": [own, walked] if before else [walked, own]}
+    return on_top(own or {"name": "none"}, {"name": "local_steps", **steps})
+
+
+def on_top(own: Mapping[str, Any], further: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a defense on top of what clients do already, in the order in which both come in."""
+    parts = [part for table in (own, further) for part in _parts(table)]
+    if len(parts) <= 1:
+        return parts[0] if parts else {"name": "none"}
+    return {"name": "composed", "defenses": sorted(parts, key=lambda p: defense_from(p).stage)}
+
+
+def _parts(table: Mapping[str, Any]) -> list[dict[str, Any]]:
+    if table["name"] == "none":
+        return []
+    return [dict(part) for part in table["defenses"]] if table["name"] == "composed" else [table]  # type: ignore[list-item]
 
 
 def defense_from(table: Mapping[str, Any]) -> Defense:
@@ -303,11 +326,7 @@ def defense_from(table: Mapping[str, Any]) -> Defense:
 
 
 def _truth(model: OwnModel, people: People, rows: list[int], device: str) -> Truth:
-    if people.labels is None:
-        raise UsageError(
-            "the truth has no labels of the main task, without which no update can be checked or "
-            "computed; give it a column `label`"
-        )
+    assert people.labels is not None
     images = people.images[rows].to(device)
     identities = people.identities
     return Truth(
@@ -350,13 +369,6 @@ def _server(
         properties={name: p.to(device) for name, p in people.properties.items()},
         identities=(torch.arange(count) if identities is None else identities).to(device),
     )
-    for name, present in auxiliary.properties.items():
-        if bool(present.all()) or not bool(present.any()):
-            raise UsageError(
-                f"in D_aux the property {name!r} is {'always' if present.any() else 'never'} "
-                f"present, so that nothing can be learnt of it; add individuals with"
-                f"{'out' if present.any() else ''} it"
-            )
     if len(set(auxiliary.identities.tolist())) < FOLDS:
         raise UsageError(f"D_aux shows fewer than {FOLDS} people; add individuals")
     _, channels, height, width = auxiliary.images.shape

@@ -96,7 +96,7 @@ def _training(
     path: Path, truth: People | None, size: int | None, rounds: int, settings: dict[str, Any]
 ) -> FederatedTraining:
     people = read_people(path, size, "the training data")
-    check_images(people, "the training data")
+    people = check_images(people, "the training data")
     if people.labels is None:
         raise UsageError(f"the training data {path} have no labels; give them a column `label`")
     if truth is None or truth.labels is None:

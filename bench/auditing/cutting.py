@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
+from torch.nn.modules.dropout import _DropoutNd
 
+from bench.auditing.layers import DROPS
 from bench.auditing.tracing import Traced, own_copy, traced
 from bench.errors import UsageError
 from bench.models import SharedModel
@@ -40,34 +42,49 @@ class OwnModel(SharedModel):
     Attributes:
         names: parameter of an update, `extractor.…` or `classifier.…` → the user's name for it.
         classes: number K of main-task classes.
+        drops: whether the user's model has dropout, which is left out here.
     """
 
     def __init__(
-        self, extractor: nn.Module, classifier: nn.Module, names: Mapping[str, str], classes: int
+        self,
+        extractor: nn.Module,
+        classifier: nn.Module,
+        names: Mapping[str, str],
+        classes: int,
+        drops: bool,
     ) -> None:
         super().__init__(extractor, classifier)
         self.names = dict(names)
         self.classes = classes
+        self.drops = drops
 
     @property
     def output_bias(self) -> str:
         """The name of the output layer's bias.
 
         Raises:
-            UsageError: there is no linear output layer with a bias that is trained.
+            UsageError: logits are not the output of a linear layer with a bias that is trained.
         """
-        last = [name for name, _ in self.named_parameters()][-1]
-        layer = self.get_submodule(last.rpartition(".")[0])
-        if (
-            not isinstance(layer, nn.Linear)
-            or not last.endswith(".bias")
-            or layer.out_features != self.classes
-        ):
+        path = f"classifier.{_last_layer(self.classifier)}"
+        last = f"{path}.bias"
+        if last not in self.names or not isinstance(self.get_submodule(path), nn.Linear):
             raise UsageError(
                 "the model does not end in a linear layer with a bias, off which labels are read; "
                 "let the server know them (`labels_known`), or use labels=joint"
             )
         return last
+
+
+def _last_layer(classifier: nn.Module) -> str:
+    """Return the path of the module whose output the logits are; empty if there is none."""
+    assert isinstance(classifier, fx.GraphModule)
+    (logits,) = next(node for node in classifier.graph.nodes if node.op == "output").args
+    if not isinstance(logits, fx.Node) or logits.op != "call_module":
+        return ""
+    path = str(logits.target)
+    while isinstance(layer := classifier.get_submodule(path), nn.Sequential) and len(layer):
+        path = f"{path}.{list(layer._modules)[-1]}"
+    return path
 
 
 def own_model(
@@ -115,7 +132,9 @@ def own_model(
     trained = {name: p for name, p in shared.named_parameters() if p.requires_grad}
     names = {name: known[id(p)] for name, p in (trained or dict(shared.named_parameters())).items()}
     _freeze(shared, set(names))
-    own = OwnModel(extractor, classifier, names, logits.shape[1])
+    drops = any(isinstance(m, _DropoutNd) and m.p > 0 for m in named.modules())
+    drops = drops or bool(cut.module.meta.get(DROPS))
+    own = OwnModel(extractor, classifier, names, logits.shape[1], drops)
     own.requires_grad_(False).eval()
     with torch.no_grad():
         again = own(images)
@@ -293,10 +312,11 @@ def _counts_individuals(node: fx.Node) -> bool:
 
 
 def _freeze(model: nn.Module, trained: set[str]) -> None:
-    """Make buffers of the parameters that no update holds."""
-    for name, parameter in list(model.named_parameters()):
-        if name not in trained:
-            path, _, last = name.rpartition(".")
-            owner = model.get_submodule(path)
+    """Make buffers of the parameters that no update holds, wherever they are met."""
+    kept = {id(model.get_parameter(name)) for name in trained}
+    for name, parameter in list(model.named_parameters(remove_duplicate=False)):
+        path, _, last = name.rpartition(".")
+        owner = model.get_submodule(path)
+        if id(parameter) not in kept and last in owner._parameters:
             del owner._parameters[last]
             owner.register_buffer(last, parameter.detach())

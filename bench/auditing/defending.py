@@ -12,15 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from bench import metrics
-from bench.auditing.attacking import Attacked, Attacks, attack_all
-from bench.auditing.case import Batch, Case, defense_from
+from bench.auditing.attacking import (
+    FEWEST,
+    Attacked,
+    Attacks,
+    attack_all,
+    without_intervals,
+)
+from bench.auditing.case import Batch, Case, defense_from, on_top
 from bench.auditing.cutting import OwnModel
 from bench.client import Client, Update, gradient
 from bench.defense import Defense
 from bench.errors import UsageError
 from bench.federation import in_mode, main_task_hits
 from bench.metrics import Estimate
-from bench.seeds import generator_for, seed_for
+from bench.seeds import digest, generator_for, seed_for
 from bench.threat import Compiling, Truth
 from bench.training import ClientData, train
 
@@ -242,20 +248,23 @@ def defend_all(
 ) -> list[Defended]:
     """Let clients send the batches whose truth is known under each defense; attack what is sent.
 
-    The undefended update comes first. A defense that cannot be applied says why, and the others go
-    on.
+    Each comes on top of what clients do already, such as local steps. That alone comes first. A
+    defense that cannot be applied says why, and the others go on.
     """
     undefended: Sequence[bool] | None = None
     run, why = _training(case, training)
     if run is not None:
-        say("training without a defense")
-        undefended = run(None)
+        say("training without a further defense")
+        try:
+            undefended = run(_trained_under(case, NONE, training))
+        except Exception as error:
+            why = _untrained("without a defense", error)
     done = []
     for table in [NONE, *(table for table in defenses if dict(table) != NONE)]:
         words = ", ".join(f"{key} {value}" for key, value in table.items() if key != "name")
         say(f"defending with {table['name']}{f' ({words})' if words else ''}")
         try:
-            defense = defense_from(table)
+            defense = _composed(case, table)
             defended = _defended(case, table, defense, attacks, say, compiling)
         except UsageError as error:
             done.append(Defended(table, refused=str(error)))
@@ -264,9 +273,46 @@ def defend_all(
             done.append(replace(defended, untrained=why))
             continue
         say(f"training under {table['name']}")
-        hits = undefended if dict(table) == NONE else run(defense.of_one_client())
-        done.append(_priced(defended, defense, hits, undefended, training, case))
+        try:
+            under = _trained_under(case, table, training)
+            hits = undefended if dict(table) == NONE else run(under)
+            done.append(_priced(defended, under, hits, undefended, training, case))
+        except Exception as error:
+            done.append(replace(defended, untrained=_untrained(f"under {table['name']}", error)))
     return done
+
+
+def _composed(case: Case, table: Table) -> Defense:
+    """Return the defense on top of each client's own, which must be possible for all.
+
+    Raises:
+        UsageError: it cannot be, or has no such parameters.
+    """
+    defense = defense_from(table)
+    for batch in case.known:
+        defense_from(on_top(batch.defense, table))
+    return defense
+
+
+def _trained_under(
+    case: Case, table: Table, training: Training | FederatedTraining | None
+) -> Defense | None:
+    """Return the defense of a training: a function of the user's knows what its clients do.
+
+    Raises:
+        UsageError: clients do not all do the same.
+    """
+    if isinstance(training, FederatedTraining):
+        own = case.known[0].defense
+        if any(batch.defense != own for batch in case.known):
+            raise UsageError("clients do not all compute their updates alike")
+        table = on_top(own, table)
+    return None if dict(table) == NONE else defense_from(table).of_one_client()
+
+
+def _untrained(where: str, error: Exception) -> str:
+    said = str(error) if isinstance(error, UsageError) else f"{type(error).__name__}: {error}"
+    return f"utility was not measured, for the training {where} failed: {said}"
 
 
 def _training(
@@ -297,31 +343,35 @@ def _defended(
             f"known, and there are fewer"
         )
     attacked = attack_all(case, attacks, batches, say, compiling)
-    refused = next((each.refused for each in attacked.values() if each.refused), "")
-    if all(each.refused for each in attacked.values()):
-        raise UsageError(refused)
+    ran = [each for each in attacked.values() if not each.attack.control]
+    if all(each.refused for each in ran):
+        raise UsageError(f"no attack could be run: {'; '.join(each.refused for each in ran)}")
     changes = next((each.changes for each in attacked.values() if each.changes), ())
     return Defended(
         table=table,
         attacked=attacked,
         individuals=sum(batch.size for batch in batches),
         left_out=left_out,
-        change=metrics.estimate_mean(
-            np.array(changes), [np.arange(len(changes))], seed_for("bootstrap") % 2**32
-        )
-        if changes
-        else None,
+        change=_mean_change(changes) if changes else None,
     )
+
+
+def _mean_change(changes: Sequence[float]) -> Estimate:
+    mean = metrics.estimate_mean(
+        np.array(changes), [np.arange(len(changes))], seed_for("bootstrap") % 2**32
+    )
+    return mean if len(changes) >= FEWEST else without_intervals(mean)
 
 
 def _sent_together(batches: Sequence[Batch], table: Table, clients: int) -> tuple[list[Batch], int]:
     """Return the batches behind one update each, and how many individuals are in none."""
-    by_size: dict[int, list[Batch]] = {}
+    by_kind: dict[str, list[Batch]] = {}
     for batch in batches:
-        by_size.setdefault(batch.size, []).append(batch)
+        kind = digest(batch.size, dict(batch.defense), batch.learning_rate)
+        by_kind.setdefault(kind, []).append(batch)
     together: list[Batch] = []
     left = 0
-    for alike in by_size.values():
+    for alike in by_kind.values():
         whole = len(alike) - len(alike) % clients
         left += sum(batch.size for batch in alike[whole:])
         starts = range(0, whole, clients)
@@ -345,7 +395,7 @@ def _joined(batches: Sequence[Batch], table: Table) -> Batch:
         name=" + ".join(batch.name for batch in batches),
         size=len(truth),
         update=None,
-        defense=dict(table),
+        defense=on_top(batches[0].defense, table),
         learning_rate=batches[0].learning_rate,
         truth=truth,
         people=tuple(name for batch in batches for name in batch.people),
@@ -354,7 +404,7 @@ def _joined(batches: Sequence[Batch], table: Table) -> Batch:
 
 def _priced(
     defended: Defended,
-    defense: Defense,
+    defense: Defense | None,
     hits: Sequence[bool],
     undefended: Sequence[bool],
     training: Training | FederatedTraining | None,
@@ -363,18 +413,21 @@ def _priced(
     """Return what was found with the accuracy of a model trained under the defense.
 
     Raises:
-        UsageError: the training function answers for other images than without a defense.
+        UsageError: the training function answers for other images than without a defense, or for
+            none, or otherwise than by yes or no.
     """
     if len(hits) != len(undefended):
         raise UsageError(
             f"the training function tests {len(undefended)} images without a defense and "
             f"{len(hits)} under {defended.table['name']!r}; test the same ones"
         )
+    if not hits or not all(hit in (False, True) for hit in hits):
+        raise UsageError("it must give True or False for each of some images")
     seed = seed_for("bootstrap", case.threat.seed) % 2**32
     own, without = (np.array(each, dtype=np.float64) for each in (hits, undefended))
     each_image = [np.arange(len(own))]
     epsilon = delta = None
-    if isinstance(training, FederatedTraining):
+    if isinstance(training, FederatedTraining) and defense is not None:
         sampled = min(1.0, training.client_batch / training.smallest)
         delta = 1 / training.smallest
         epsilon = defense.epsilon(sampled, training.rounds, delta)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from bench.auditing.attacking import FEWEST, enough_for_intervals
 from bench.auditing.case import Case
 from bench.metrics import Estimate
 
@@ -17,7 +18,7 @@ MISMATCH = 0.01
 """Relative distance from which an update is not that of its truth, but for rounding."""
 
 STOPPED = 0.1
-"""Balanced accuracy above the blind control's that must be excluded to call attacks stopped."""
+"""Balanced accuracy above the blind control's that must be excluded to say that nothing leaks."""
 
 FEW = 20
 """Batches below which intervals are so wide that little can be shown not to leak."""
@@ -28,11 +29,14 @@ def percent(estimate: Estimate | None, sign: bool = False) -> str:
 
     >>> percent(Estimate(value=0.5, low=0.25, high=0.75))
     '50.0 [25.0, 75.0]'
+    >>> percent(Estimate(value=0.5, low=None, high=None))
+    '50.0 (no interval)'
     """
     if estimate is None or estimate.value is None:
         return "–"
-    assert estimate.low is not None and estimate.high is not None
     plus = "+" if sign else ""
+    if estimate.low is None or estimate.high is None:
+        return f"{100 * estimate.value:{plus}.1f} (no interval)"
     value, low, high = (
         f"{100 * number:{plus}.1f}" for number in (estimate.value, estimate.low, estimate.high)
     )
@@ -47,19 +51,50 @@ def verdict(attacks: Sequence[AttackReport]) -> str:
 
 
 def _verdict(attacks: Sequence[AttackReport]) -> str:
-    certified = sum(a.certified or 0 for a in attacks)
+    ran = [a for a in attacks if not a.control and not a.refused]
+    certified = sum(_certified(a) for a in ran)
     if certified:
         return f"leaks: {certified} exact features certified"
-    leads = [lead for a in attacks for lead in a.lead.values() if lead.low is not None]
-    if not leads:
-        return "cannot be said: a property is the same for everybody"
-    if any(lead.low is not None and lead.low > 0 for lead in leads):
-        best = max(leads, key=lambda lead: lead.low or 0.0)
+    leads = [lead for a in ran for lead in a.lead.values()]
+    shown = [lead for lead in leads if lead.low is not None and lead.low > 0]
+    if shown:
+        best = max(shown, key=lambda lead: lead.low or 0.0)
         return f"leaks: {percent(best, sign=True)} points above blind"
+    if why := _open(attacks):
+        return f"undecided: {why}"
     most = max(0.0, *(lead.high for lead in leads if lead.high is not None))
-    if most <= STOPPED:
-        return f"stopped: at most {100 * most:.0f} points above blind"
-    return f"undecided: no lead shown, but up to {100 * most:.0f} points are not excluded"
+    if most > STOPPED:
+        return f"undecided: no lead shown, but up to {100 * most:.0f} points are not excluded"
+    return f"no leak: at most {100 * most:.0f} points above blind"
+
+
+def _certified(attack: AttackReport) -> int:
+    """Return the features that an attack certifies, without those that the truth shows false."""
+    certificates = attack.metrics.certificates if attack.metrics else None
+    false = certificates.false if certificates else 0
+    return max(0, (attack.certified or 0) - false)
+
+
+def _open(attacks: Sequence[AttackReport]) -> str:
+    """Return why no leak could be excluded, however small the leads; empty if one could."""
+    if any(a.refused and not a.control for a in attacks):
+        return "no lead shown, but not every attack was run"
+    leads = [(name, lead) for a in attacks if not a.control for name, lead in a.lead.items()]
+    same = sorted({name for name, lead in leads if lead.value is None})
+    if same or not leads:
+        return f"{', '.join(same) or 'every property'} is the same for everybody"
+    if any(lead.low is None for _, lead in leads):
+        return f"fewer than {FEWEST} batches, or people, give no interval"
+    blind = next(a for a in attacks if a.name == "blind")
+    assert blind.metrics is not None
+    for name, _ in leads:
+        own = blind.metrics.properties[name].balanced_accuracy.value
+        if own is not None and 1 - own <= STOPPED:
+            return (
+                f"blind is right in {100 * own:.1f} % of {name}, so that no lead of more than "
+                f"{100 * STOPPED:.0f} points is possible"
+            )
+    return ""
 
 
 def findings(
@@ -106,10 +141,12 @@ def _of_property(name: str, ran: Sequence[AttackReport], attacks: Sequence[Attac
     assert best.metrics is not None
     lead = best.lead[name]
     blind = next(a for a in attacks if a.name == "blind")
-    assert blind.metrics is not None and lead.low is not None
+    assert blind.metrics is not None
     own = best.metrics.properties[name].balanced_accuracy
     control = blind.metrics.properties[name].balanced_accuracy
-    shown = "" if lead.low > 0 else ", which could be chance"
+    shown = "" if lead.low is not None and lead.low > 0 else ", which could be chance"
+    if len(leading) > 1:
+        shown += f" (the best of {len(leading)} attacks, chosen afterwards, which flatters it)"
     return (
         f"{name}: {best.title} is right in {percent(own)} % (balanced), the blind control in "
         f"{percent(control)} %; its lead is {percent(lead, sign=True)} points{shown}."
@@ -121,18 +158,24 @@ def _of_defenses(defenses: Sequence[DefenseReport]) -> list[str]:
     tried = [d for d in defenses if not d.refused and d.name != "none"]
     if not tried:
         return []
-    said = []
-    stopping = [d for d in tried if d.verdict.startswith("stopped")]
-    if stopping:
-        said.append(f"Stopped by {_named(stopping)}{_cheapest(stopping)}.")
+    leaked = any(d.name == "none" and d.verdict.startswith("leaks") for d in defenses)
+    silent = [d for d in tried if d.verdict.startswith("no leak")]
     leaking = [d for d in tried if d.verdict.startswith("leaks")]
+    undecided = [d for d in tried if d not in silent and d not in leaking]
+    said = []
+    if silent and leaked:
+        said.append(f"Stopped by {_named(silent)}{_cheapest(silent)}.")
+    elif silent:
+        said.append(
+            f"No leak under {_named(silent)}; but none was shown without a defense either, so that "
+            f"nothing can be said to be stopped."
+        )
     if leaking:
         said.append(f"Not stopped by {_named(leaking)}.")
-    open_ones = [d for d in tried if d not in stopping and d not in leaking]
-    if open_ones:
+    if undecided:
         said.append(
-            f"Too few individuals to tell of {_named(open_ones)}: no attack's lead over the blind "
-            f"control is shown, nor is one above {100 * STOPPED:.0f} points excluded."
+            f"Undecided under {_named(undecided)}: no leak is shown, nor is one excluded; the "
+            f"table of defenses says why."
         )
     return said
 
@@ -166,16 +209,23 @@ def cautions(
 ) -> list[str]:
     """Return what limits the findings."""
     known = [update for update in updates if update.truth_known]
-    said = []
+    said = [f"Left out: {sentence}." for sentence in case.left_out]
     far = [u.name for u in known if u.mismatch is not None and u.mismatch > MISMATCH]
     if far:
         said.append(
             f"{len(far)} captured updates (such as {far[0]!r}) are not what the model computes "
             f"from their truth: another loss or its sum instead of its mean, other scaling of "
-            f"pixels, other weights, dropout, or another mode. Attacks assume that they are, and "
-            f"would find more if they were told right."
+            f"pixels, other weights, dropout, another mode or learning rate, momentum or weight "
+            f"decay. Attacks assume that they are, so that what they find here says little of an "
+            f"attack that is told right."
         )
-    if known and len(known) < FEW:
+    truths = [batch.truth for batch in case.known if batch.truth is not None]
+    if known and not enough_for_intervals(truths):
+        said.append(
+            f"The truth is known of fewer than {FEWEST} batches, or people, so that no interval "
+            f"is given: neither a leak by a lead nor its absence can be shown."
+        )
+    elif known and len(known) < FEW:
         said.append(
             f"Only {len(known)} batches have a known truth. Intervals are wide, and that no leak "
             f"is shown proves little."
@@ -192,7 +242,7 @@ def cautions(
         f"The main task's label alone gives {name} away: a class of D_aux has it always or never."
         for name in _implied(case)
     ]
-    if any(isinstance(m, nn.Dropout) for m in case.model.modules()):
+    if case.model.drops:
         said.append("The model has dropout, which is off here.")
     if case.threat.mode == "eval" and _normalises(case.model):
         said.append(
@@ -200,6 +250,10 @@ def cautions(
             "normalise by the batch, say mode train."
         )
     said += [f"{a.title} was not run: {a.refused}." for a in attacks if a.refused]
+    said += [f"{defense_text(d)} was not tried: {d.refused}." for d in defenses if d.refused]
+    if any(d.name == "local_steps" and not d.refused for d in defenses):
+        rates = ", ".join(f"{rate:g}" for rate in sorted({b.learning_rate for b in case.known}))
+        said.append(f"Further local steps are tried with learning rate {rates}.")
     left = [d for d in defenses if d.left_out]
     said += [
         f"Under {defense_text(d)} {d.left_out} individuals are left out, whose batches make no "
@@ -220,10 +274,14 @@ def cautions(
 
 
 def _implied(case: Case) -> list[str]:
-    """Return the properties that are the same for all individuals of D_aux of one class."""
+    """Return the properties that are the same for all people of D_aux of one class.
+
+    A class of one person says nothing of others in it.
+    """
     auxiliary = case.prepared.server.auxiliary
     assert auxiliary is not None
     classes = [auxiliary.labels == label for label in set(auxiliary.labels.tolist()) if label >= 0]
+    classes = [c for c in classes if len(set(auxiliary.identities[c].tolist())) > 1]
     return [
         name
         for name, present in auxiliary.properties.items()

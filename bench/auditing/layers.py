@@ -6,13 +6,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional
 from torch.nn.modules.dropout import _DropoutNd
 
 from bench.errors import UsageError
 
 aten = torch.ops.aten
+
+DROPS = "drops"
+"""Under which a graph's `meta` says whether dropout was left out that is a function."""
 
 
 def with_layers(module: fx.GraphModule, feature: fx.Node) -> fx.GraphModule:
@@ -24,10 +27,11 @@ def with_layers(module: fx.GraphModule, feature: fx.Node) -> fx.GraphModule:
         feature: a node that must stay.
 
     Raises:
-        UsageError: dropout is on, so that the program draws.
+        UsageError: dropout is on, so that the program draws; or it normalises by the batch.
     """
     for node in list(module.graph.nodes):
         if node is not feature and _does_nothing(module, node):
+            module.meta[DROPS] = module.meta.get(DROPS, False) or node.target in DROPOUTS
             node.replace_all_uses_with(node.args[0])
             module.graph.erase_node(node)
             continue
@@ -111,14 +115,35 @@ def _convolution(module: fx.GraphModule, node: fx.Node) -> nn.Module | None:
 
 def _batch_norm(module: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     _, weight, bias, mean, variance, training, _, eps, *_ = node.args
+    if training:
+        raise UsageError(
+            "the program normalises by the batch, whatever the mode; export it in evaluation mode, "
+            "`model.eval()`, and say mode train if clients normalise so"
+        )
     tensors = [_tensor(module, value) for value in (weight, bias, mean, variance)]
-    if training or any(tensor is None for tensor in tensors):
+    kind = BATCH_NORMS.get(_rank(node.args[0]))
+    if kind is None or any(tensor is None for tensor in tensors):
         return None
     with torch.device("meta"):
-        layer = nn.BatchNorm2d(len(tensors[0]), eps=eps)  # type: ignore[arg-type]
+        layer = kind(len(tensors[0]), eps=eps)
     layer.weight, layer.bias, layer.running_mean, layer.running_var = tensors
     layer.num_batches_tracked = torch.zeros((), dtype=torch.long)
     return layer
+
+
+BATCH_NORMS: Mapping[int, type[nn.Module]] = {
+    2: nn.BatchNorm1d,
+    3: nn.BatchNorm1d,
+    4: nn.BatchNorm2d,
+    5: nn.BatchNorm3d,
+}
+"""Dimensions of the input → the layer."""
+
+
+def _rank(value: Any) -> int:
+    """Return how many dimensions a node of a program has; 0 where it does not say."""
+    example = value.meta.get("val") if isinstance(value, fx.Node) else None
+    return example.ndim if isinstance(example, Tensor) else 0
 
 
 def _plain(kind: Callable[[], nn.Module]) -> Callable[[fx.GraphModule, fx.Node], nn.Module | None]:

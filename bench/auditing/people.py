@@ -49,7 +49,7 @@ class People:
 
 
 def check_people(people: People, what: str, properties: Sequence[str], classes: int) -> People:
-    """Return people with the wanted properties alone, as booleans.
+    """Return people with the wanted properties alone, as booleans, and labels as whole numbers.
 
     Args:
         what: `D_aux` or `the truth`, for messages.
@@ -58,31 +58,73 @@ def check_people(people: People, what: str, properties: Sequence[str], classes: 
         UsageError: a property or row is missing, pixels leave [0, 1], or a label is no class.
     """
     for name in properties:
-        if name not in people.properties:
-            known = list(people.properties)
-            near = get_close_matches(name, known, n=3, cutoff=0.4) or known
-            raise UsageError(f"{what} has no property {name!r}; it has {', '.join(near) or 'none'}")
-    columns: dict[str, Tensor] = {name: people.properties[name] for name in properties}
-    others = [("labels", people.labels), ("identities", people.identities)]
-    for name, column in [*columns.items(), *others]:
-        if column is not None and tuple(column.shape) != (len(people),):
+        check_property(people, what, name)
+    for name, column in (("labels", people.labels), ("identities", people.identities)):
+        if column is not None:
+            _check_shape(people, what, name, column)
+    for name, given in (("names", people.names), ("updates", people.updates)):
+        if given is not None and len(given) != len(people):
             raise UsageError(
-                f"{name!r} of {what} has shape {tuple(column.shape)}, but there are {len(people)} "
-                f"images; give one value for each"
+                f"{name!r} of {what} has {len(given)} entries, but there are {len(people)} images; "
+                f"give one for each"
             )
-    for name, column in columns.items():
-        if not bool(((column == 0) | (column == 1)).all()):
-            raise UsageError(f"property {name!r} of {what} must be 0 or 1 for everybody")
     if people.labels is not None:
         _check_labels(people, what, classes)
-    return replace(people, properties={name: column.bool() for name, column in columns.items()})
+    identities = people.identities
+    if identities is not None and not bool((identities == identities.long()).all()):
+        raise UsageError(f"identities of {what} must be whole numbers")
+    return replace(
+        people,
+        labels=None if people.labels is None else people.labels.long(),
+        identities=None if identities is None else identities.long(),
+        properties={name: people.properties[name].bool() for name in properties},
+    )
 
 
-def check_images(people: People, what: str) -> None:
-    """Refuse what are no images.
+def check_property(people: People, what: str, name: str) -> None:
+    """Refuse a property that people do not have, or not as 0 or 1 each.
 
     Raises:
-        UsageError: they have another shape, or pixels leave [0, 1].
+        UsageError: says which.
+    """
+    if name not in people.properties:
+        known = list(people.properties)
+        near = get_close_matches(name, known, n=3, cutoff=0.4) or known
+        raise UsageError(f"{what} has no property {name!r}; it has {', '.join(near) or 'none'}")
+    column = people.properties[name]
+    _check_shape(people, what, name, column)
+    if not bool(((column == 0) | (column == 1)).all()):
+        raise UsageError(f"property {name!r} of {what} must be 0 or 1 for everybody")
+
+
+def check_varies(people: People, what: str, name: str) -> None:
+    """Refuse a property that all have, or nobody.
+
+    Raises:
+        UsageError: says which.
+    """
+    present = people.properties[name].bool()
+    if bool(present.all()) or not bool(present.any()):
+        raise UsageError(
+            f"in {what} the property {name!r} is {'always' if present.any() else 'never'} "
+            f"present, so that nothing can be learnt of it; add individuals with"
+            f"{'out' if present.any() else ''} it"
+        )
+
+
+def _check_shape(people: People, what: str, name: str, column: Tensor) -> None:
+    if tuple(column.shape) != (len(people),):
+        raise UsageError(
+            f"{name!r} of {what} has shape {tuple(column.shape)}, but there are {len(people)} "
+            f"images; give one value for each"
+        )
+
+
+def check_images(people: People, what: str) -> People:
+    """Return people with their images in single precision, so that equal ones are found equal.
+
+    Raises:
+        UsageError: there are none, they have another shape, or pixels leave [0, 1].
     """
     images = people.images
     if images.ndim != 4 or not images.is_floating_point():
@@ -90,20 +132,25 @@ def check_images(people: People, what: str) -> None:
             f"images of {what} must be floating-point numbers of shape (individuals, channels, "
             f"height, width), not {images.dtype} of shape {tuple(images.shape)}"
         )
+    if not len(images):
+        raise UsageError(f"{what} shows nobody; give at least one image")
     if not bool(images.isfinite().all()) or bool(((images < 0) | (images > 1)).any()):
         raise UsageError(
             f"pixels of {what} must be in [0, 1]; hand images over as they are before scaling, and "
             f"name that by pixel_mean and pixel_deviation"
         )
+    return replace(people, images=images.float())
 
 
 def _check_labels(people: People, what: str, classes: int) -> None:
     assert people.labels is not None
-    wrong = ((people.labels < 0) | (people.labels >= classes)).nonzero().flatten()
+    labels = people.labels
+    right = (labels >= 0) & (labels < classes) & (labels == labels.long())
+    wrong = (~right).nonzero().flatten()
     if len(wrong):
         row = int(wrong[0])
         raise UsageError(
-            f"label {int(people.labels[row])} of {name_of(people, row)} in {what} is no class: the "
+            f"label {labels[row].item()} of {name_of(people, row)} in {what} is no class: the "
             f"model has {classes}, from 0 to {classes - 1}"
         )
 

@@ -6,10 +6,11 @@ import importlib
 import importlib.util
 import io
 import json
+import re
 import sys
 import warnings
 import zipfile
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +25,9 @@ Model = nn.Module | ExportedProgram
 
 def load_model(source: str, weights: Path | None) -> Model:
     """Return the model that a user names.
+
+    Either kind is code, and not to be taken from strangers: PyTorch evaluates the shapes and guards
+    that a program was saved with. Neither is ever unpickled.
 
     Args:
         source: `FILE.py:NAME` or `package.module:NAME`, NAME being a module or what returns one
@@ -154,30 +158,58 @@ def _program(path: Path) -> ExportedProgram:
         ) from error
 
 
+# Whatever reads records ignores the case of their names, so that these alone are let through.
+EXAMPLE_INPUTS = "data/sample_inputs/model.pt"
+CONFIGS = {
+    "data/weights/model_weights_config.json": re.compile(r"weight_[0-9]+"),
+    "data/constants/model_constants_config.json": re.compile(r"tensor_[0-9]+"),
+}
+"""Records that say how tensors are stored → what the tensors' records may be called."""
+RECORDS = re.compile(
+    "|".join(
+        [
+            *map(re.escape, ("models/model.json", EXAMPLE_INPUTS, *CONFIGS)),
+            *(r"data/weights/weight_[0-9]+", r"data/constants/tensor_[0-9]+"),
+            *(r"archive_format", r"archive_version", r"byteorder"),
+            *(r"\.data/version", r"\.data/serialization_id"),
+        ]
+    )
+)
+"""What `torch.export.save` calls the records of a program of plain tensors."""
+
+
 def _without_pickles(path: Path) -> io.BytesIO:
-    """Return a program's archive without its example inputs, which PyTorch would unpickle."""
+    """Return a program's archive without its example inputs, which PyTorch would unpickle.
+
+    Raises:
+        UsageError: it has a record that a program of plain tensors does not have, or one twice.
+    """
     copy = io.BytesIO()
     with zipfile.ZipFile(path) as archive, zipfile.ZipFile(copy, "w") as plain:
-        for entry in archive.infolist():
-            content = archive.read(entry)
-            parts = PurePosixPath(entry.filename).parts
-            if "sample_inputs" in parts:
-                content = b""
-            elif entry.filename.endswith((".pt", ".pkl")) or _is_pickled(entry.filename, content):
+        names = [entry.filename.partition("/")[2] for entry in archive.infolist()]
+        roots = {entry.filename.partition("/")[0] for entry in archive.infolist()}
+        if len(set(names)) < len(names) or len(roots) != 1 or "models/model.json" not in names:
+            raise UsageError(
+                f"{path} has no program, or parts of the same name; save it by torch.export.save"
+            )
+        for entry, name in zip(archive.infolist(), names, strict=True):
+            content = b"" if name == EXAMPLE_INPUTS else archive.read(entry)
+            if not RECORDS.fullmatch(name) or _is_pickled(name, content):
                 raise UsageError(
-                    f"{path} holds {entry.filename!r}, which could only be unpickled, and no "
-                    f"pickle is ever loaded; export a model of plain tensors"
+                    f"{path} holds {entry.filename!r}, which is no part of a program of plain "
+                    f"tensors: it could only be unpickled or run as machine code, which is never "
+                    f"done; export a model of plain tensors, without extra files"
                 )
-            plain.writestr(entry.filename, content)
+            plain.writestr(f"program/{name}", content)
     copy.seek(0)
     return copy
 
 
 def _is_pickled(name: str, content: bytes) -> bool:
-    if not name.endswith("_config.json"):
+    """Whether a record says of a tensor that it, or anything but a tensor, is pickled."""
+    if name not in CONFIGS:
         return False
-    entries = json.loads(content).get("config", {}).values()
     return any(
-        entry.get("use_pickle") or not entry["path_name"].startswith(("weight_", "tensor_"))
-        for entry in entries
+        entry.get("use_pickle") or not CONFIGS[name].fullmatch(entry["path_name"])
+        for entry in json.loads(content)["config"].values()
     )

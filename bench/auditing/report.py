@@ -65,6 +65,7 @@ class AuditedUpdate(_Frozen):
         size: individuals in it.
         defense: under which it was sent, its local steps included.
         captured: whether it was captured; else a client computed it here.
+        learning_rate: η that clients are taken to have.
         mismatch: how far a captured update is from what the truth gives.
         individuals: of an update whose truth is not known, the attacks' answers in the order in
             which each attack gives them: those of two attacks need not be of the same person.
@@ -74,6 +75,7 @@ class AuditedUpdate(_Frozen):
     size: int
     defense: dict[str, Any]
     captured: bool
+    learning_rate: float
     truth_known: bool
     mismatch: float | None
     individuals: list[Individual]
@@ -283,6 +285,7 @@ def _update(batch: Batch, number: int, attacked: Mapping[str, Attacked]) -> Audi
         size=batch.size,
         defense=dict(batch.defense),
         captured=batch.update is not None,
+        learning_rate=batch.learning_rate,
         truth_known=batch.truth is not None,
         mismatch=batch.mismatch,
         individuals=[

@@ -32,7 +32,8 @@ class Sending(BaseModel):
     Attributes:
         kind: what the tensors are, see `Kind`.
         batch_size: individuals behind an update; None where the truth says, or nobody.
-        learning_rate: η of the clients' SGD; needed unless the tensors are gradients.
+        learning_rate: η of the clients' SGD; needed unless the tensors are gradients
+            of one step.
         local_steps: steps of SGD that the client took.
         local_batch: individuals of a step; None for the whole batch.
     """
@@ -190,7 +191,8 @@ def defense_parameters_of(sending: Sending, size: int, name: str) -> dict[str, A
     """Return the parameters of the defense `local_steps` that a client's steps are; None for one.
 
     Raises:
-        UsageError: the steps are no whole number of passes over the batch.
+        UsageError: the steps are no whole number of passes over the batch, or several of an
+            unknown learning rate.
     """
     batch = sending.local_batch or size
     each = -(-size // batch)
@@ -201,6 +203,11 @@ def defense_parameters_of(sending: Sending, size: int, name: str) -> dict[str, A
         )
     if sending.local_steps == 1:
         return None
+    if sending.learning_rate is None:
+        raise UsageError(
+            f"update {name!r} is of {sending.local_steps} local steps, which depend on the "
+            f"learning rate; say learning_rate"
+        )
     chosen = {} if batch >= size else {"batch": batch}
     return {"epochs": sending.local_steps // each, **chosen}
 
