@@ -97,11 +97,10 @@ class RunConsole:
             case Elsewhere(what=what):
                 self._print(f"another run measures {what}")
             case Closed(measured=measured, failed=failed, left=left, seconds=seconds):
+                done = f"{counted(measured, 'cell')} measured"
                 others = f", {self._elsewhere} by another run" if self._elsewhere else ""
-                self._print(
-                    f"{counted(measured, 'cell')} measured{others}, {failed} failed, {left} left, in "
-                    f"{duration(seconds)}"
-                )
+                took = duration(seconds)
+                self._print(f"{done}{others}, {failed} failed, {left} left, in {took}")
 
     def stands(self, state: State) -> None:
         """Take how far the sweep is; where there is no live view, say it now and then."""
