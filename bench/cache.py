@@ -65,6 +65,30 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def set_aside(path: Path, ending: str) -> Path | None:
+    """Rename a file that must not stay, so that nothing in it is lost; return where it is now.
+
+    Args:
+        ending: that it gets in place of its own, with a number if that is taken.
+
+    Returns:
+        None if there is no such file, or another process was quicker.
+
+    Raises:
+        UsageError: it cannot be moved.
+    """
+    aside, number = path.with_suffix(ending), 1
+    while aside.exists():
+        number += 1
+        aside = path.with_suffix(f"{ending}-{number}")
+    try:
+        return path.rename(aside)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UsageError(f"cannot move {path}: {error.strerror}") from error
+
+
 @contextmanager
 def locked(path: str) -> Iterator[None]:
     """Hold the lock of a place in the cache; the system frees it if this process dies."""

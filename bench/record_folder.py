@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from pydantic import BaseModel
 
 from bench.defense import defense_of
 from bench.errors import UsageError
@@ -16,6 +14,7 @@ from bench.registry import ATTACKS
 from bench.rows import Measured
 from bench.store import Metrics, Record, Store
 from bench.suite import Planned
+from bench.verification.numbers import leaves
 from bench.verification.verified import verified
 
 
@@ -107,8 +106,9 @@ def _fault_of_metrics(metrics: Metrics, record: Record) -> str | None:
     known |= {"labelled_auxiliary"} if record.cell.auxiliary_dataset else set()
     if known - set(metrics.main_task):
         return f"it does not say {', '.join(sorted(known - set(metrics.main_task)))} of main_task"
-    for name, estimate in _estimates(metrics):
-        if not _is_possible(estimate, share=name in SHARES):
+    for path, estimate in leaves(metrics):
+        name = path.rpartition(".")[2]
+        if isinstance(estimate, Estimate) and not _is_possible(estimate, share=name in SHARES):
             return f"{name} cannot be {estimate.value} [{estimate.low}, {estimate.high}]"
     return None
 
@@ -126,15 +126,3 @@ def _is_possible(estimate: Estimate, share: bool) -> bool:
         return False
     inside = not share or (min(numbers) >= 0 and max(numbers) <= 1)
     return inside and numbers[0] <= numbers[2]
-
-
-def _estimates(of: BaseModel, name: str = "") -> Iterator[tuple[str, Estimate]]:
-    """Yield the name and value of every estimate in a model, however deep."""
-    if isinstance(of, Estimate):
-        yield name, of
-        return
-    for field in type(of).model_fields:
-        value = getattr(of, field)
-        for inner in value.values() if isinstance(value, dict) else (value,):
-            if isinstance(inner, BaseModel):
-                yield from _estimates(inner, field)

@@ -23,7 +23,7 @@ from bench.rows import Measured, describe
 from bench.settings import settings
 from bench.store import Record, Store
 from bench.suite import Planned, expand, load_suite
-from bench.sweep.console import RunConsole, first_line
+from bench.sweep.console import RunConsole, counted, first_line
 from bench.sweep.events import Watchers
 from bench.sweep.executor import Executor, Site
 from bench.sweep.local import LocalExecutor
@@ -223,13 +223,8 @@ def _executor(options: RunOptions, site: Site, steps: int) -> tuple[Executor, st
         ray = RayExecutor(site, options.workers)
         return ray, f"{ray.slots} at once on a Ray cluster"
     workers = min(options.workers or default_workers(site.device), steps)
-    gpus = 0
-    if site.device == "cuda":
-        import torch
-
-        gpus = torch.cuda.device_count()
-    plural = "s" if workers > 1 else ""
-    return LocalExecutor(site, workers, gpus), f"{workers} worker{plural} on {site.device}"
+    gpus = default_workers("cuda") if site.device == "cuda" else 0
+    return LocalExecutor(site, workers, gpus), f"{counted(workers, 'worker')} on {site.device}"
 
 
 def _list_failures(failures: Sequence[Failure], out: Path, console: Console) -> None:

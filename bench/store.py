@@ -10,9 +10,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from bench.cache import replacing
+from bench.cache import replacing, set_aside
 from bench.cells import LATER_FIELDS, SCHEMA, Cell
-from bench.errors import UsageError
 from bench.metrics import Estimate
 
 
@@ -217,18 +216,7 @@ class Store:
         path = self.path(key)
         if not path.exists() or self.read(key) is not None:
             return None
-        aside, number = path.with_suffix(".unreadable"), 1
-        while aside.exists():
-            number += 1
-            aside = path.with_suffix(f".unreadable-{number}")
-        try:
-            path.rename(aside)
-        except FileNotFoundError:
-            # Another run was quicker.
-            return None
-        except OSError as error:
-            raise UsageError(f"cannot move {path}: {error.strerror}") from error
-        return aside
+        return set_aside(path, ".unreadable")
 
     def write(self, record: Record, finished: str | None = None) -> None:
         """Write a record in place of any other with its key.

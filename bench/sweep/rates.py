@@ -21,6 +21,10 @@ UNTAUGHT = 0.002
 """Seconds of a gradient evaluation of a small model on one core, if there is nothing to learn."""
 
 
+ANY: tuple[object, ...] = ()
+"""The kind of all cells."""
+
+
 class Rates:
     """Seconds of a unit of work, by how much alike cells are.
 
@@ -42,8 +46,8 @@ class Rates:
     def seconds(self, step: Step) -> float:
         """Return how long a step will take one worker."""
         if isinstance(step.task, Measure):
-            return step.work * self._rate(step.task.cell)
-        return step.work * (self._training or self._ratio((), UNTAUGHT))
+            return step.work * self._rate(_from_alike_to_any(step.task.cell))
+        return step.work * (self._training or self._rate([ANY]))
 
     def _learn(self, cell: Cell, seconds: float) -> None:
         try:
@@ -56,14 +60,10 @@ class Rates:
             self._seconds[key] += seconds
             self._work[key] += work
 
-    def _rate(self, cell: Cell) -> float:
-        for key in _from_alike_to_any(cell):
-            if self._work.get(key):
-                return self._ratio(key, UNTAUGHT)
-        return UNTAUGHT
-
-    def _ratio(self, key: tuple[object, ...], default: float) -> float:
-        return self._seconds[key] / self._work[key] if self._work.get(key) else default
+    def _rate(self, kinds: Iterable[tuple[object, ...]]) -> float:
+        """Return the rate of the first kind of cells of which one is known."""
+        known = next((kind for kind in kinds if self._work.get(kind)), None)
+        return UNTAUGHT if known is None else self._seconds[known] / self._work[known]
 
 
 def work_of(cell: Cell) -> float:
@@ -82,7 +82,7 @@ def _from_alike_to_any(cell: Cell) -> Iterator[tuple[object, ...]]:
     yield (*model, cell.batch_size)
     yield model
     yield (cell.attack,)
-    yield ()
+    yield ANY
 
 
 def _training_rate(log: Path) -> float | None:

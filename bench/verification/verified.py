@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bench.cache import replacing
+from bench.cache import set_aside as move_aside
 from bench.seeds import digest
 from bench.store import Record, Store
 
@@ -119,14 +120,7 @@ def write(folder: Path, entries: Mapping[str, Remeasured]) -> None:
 
 def set_aside(folder: Path) -> Path | None:
     """Move a folder's file out of the way, since nobody knows who wrote it; return where to."""
-    path = home_of(folder) / NAME
-    if not path.exists():
-        return None
-    aside, number = path.with_suffix(".set-aside"), 1
-    while aside.exists():
-        number += 1
-        aside = path.with_suffix(f".set-aside-{number}")
-    return path.rename(aside)
+    return move_aside(home_of(folder) / NAME, ".set-aside")
 
 
 def carry(sources: Iterable[Path], target: Path) -> int:
