@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from attacks.head import Head, head_of
-from attacks.labels import class_mean_features, recover_labels
-from attacks.stand_ins import without_update
-from bench.errors import UsageError
-from bench.registry import register_attack
-from bench.threat import Attack, Inference, Knowledge, Observation, Progress, Server
+from leakbench.attacks.linear_layers.auxiliary_fallback import without_update
+from leakbench.attacks.linear_layers.head import Head, head_of
+from leakbench.attacks.linear_layers.label_recovery import class_mean_features, recover_labels
+from leakbench.base.errors import UsageError
+from leakbench.base.registry import register_attack
+from leakbench.threat.attack import Attack, Inference, Progress
+from leakbench.threat.knowledge import Knowledge
+from leakbench.threat.observation import Observation
+from leakbench.threat.server import Server
 
 
 @register_attack("class_means")

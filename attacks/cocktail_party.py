@@ -11,12 +11,20 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from attacks.demixing.mixture import precision_of
-from attacks.head import Head, head_of
-from attacks.independent_components import Mixtures, Weights, unmixed, whitened
-from attacks.stand_ins import stand_ins, without_update
-from bench.registry import register_attack
-from bench.threat import Attack, Inference, Knowledge, Observation, Progress, Server, part_of
+from leakbench.attacks.linear_layers.auxiliary_fallback import stand_ins, without_update
+from leakbench.attacks.linear_layers.demixing.mixture import precision_of
+from leakbench.attacks.linear_layers.head import Head, head_of
+from leakbench.attacks.linear_layers.independent_components import (
+    Mixtures,
+    Weights,
+    unmixed,
+    whitened,
+)
+from leakbench.base.registry import register_attack
+from leakbench.threat.attack import Attack, Inference, Progress, part_of
+from leakbench.threat.knowledge import Knowledge
+from leakbench.threat.observation import Observation
+from leakbench.threat.server import Server
 
 
 @register_attack("cocktail_party")
@@ -24,9 +32,9 @@ from bench.threat import Attack, Inference, Knowledge, Observation, Progress, Se
 class CocktailParty(Attack):
     """Separates the features that the rows of a layer's gradient are mixtures of, by ICA.
 
-    See `attacks.independent_components`. That features are sparse, of one sign and independent is
-    all that is supposed: neither labels nor what the layer would make of a feature are used.
-    Independent components have neither sign nor length: here each gets the sign that makes it
+    See `linear_layers.independent_components`. That features are sparse, of one sign and
+    independent is all that is supposed: neither labels nor what the layer would make of a feature
+    are used. Independent components have neither sign nor length: here each gets the sign that makes it
     mostly positive, and the mean length of D_aux's features. The defaults of the loss are the
     published ones for features; the learning rate is thirty times the published one, which gets
     as far in a twelfth of the iterations.

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from attacks.distance import squared_error
-from attacks.matching_attack import GradientMatching, Labels
-from attacks.method import Method, standard_normal
-from attacks.optimisers import LBFGS
-from bench.registry import register_attack
-from bench.threat import Server
+from leakbench.attacks.matching.distance import squared_error
+from leakbench.attacks.matching.matching_attack import GradientMatching, Labels
+from leakbench.attacks.matching.method import Method, standard_normal
+from leakbench.attacks.matching.optimisers import LBFGS
+from leakbench.base.registry import register_attack
+from leakbench.threat.server import Server
 
 
 @register_attack("dlg")

@@ -9,13 +9,18 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from attacks.distance import FactoredGradients, Target, cosine_gaussian_distance, squared_norm
-from attacks.matching_attack import GradientMatching
-from attacks.method import Method, Start, Victim
-from attacks.optimisers import LBFGS, Adam
-from attacks.schedules import constant, cosine_decay
-from bench.registry import register_attack
-from bench.threat import Auxiliary, Server
+from leakbench.attacks.matching.distance import (
+    FactoredGradients,
+    Target,
+    cosine_gaussian_distance,
+    squared_norm,
+)
+from leakbench.attacks.matching.matching_attack import GradientMatching
+from leakbench.attacks.matching.method import Method, Start, Victim
+from leakbench.attacks.matching.optimisers import LBFGS, Adam
+from leakbench.attacks.matching.schedules import constant, cosine_decay
+from leakbench.base.registry import register_attack
+from leakbench.threat.server import Auxiliary, Server
 
 
 @register_attack("feature")

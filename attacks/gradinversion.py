@@ -9,23 +9,25 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from attacks.distance import Gradients, layerwise_norm
-from attacks.matching_attack import GradientMatching
-from attacks.method import CENTRED, Iterate, Method, standard_normal
-from attacks.optimisers import Adam
-from attacks.priors import (
+from leakbench.attacks.matching.distance import Gradients, layerwise_norm
+from leakbench.attacks.matching.matching_attack import GradientMatching
+from leakbench.attacks.matching.method import CENTRED, Iterate, Method, standard_normal
+from leakbench.attacks.matching.optimisers import Adam
+from leakbench.attacks.matching.priors import (
     distance_to,
     group_mean,
     image_norm,
     statistics_distance,
     total_variation,
 )
-from attacks.schedules import warm_cosine_decay
-from bench.errors import UsageError
-from bench.federation import running_statistics
-from bench.models import SharedModel
-from bench.registry import register_attack
-from bench.threat import Knowledge, Observation, Server
+from leakbench.attacks.matching.schedules import warm_cosine_decay
+from leakbench.base.errors import UsageError
+from leakbench.base.registry import register_attack
+from leakbench.federation.batch_norm import running_statistics
+from leakbench.federation.shared_model import SharedModel
+from leakbench.threat.knowledge import Knowledge
+from leakbench.threat.observation import Observation
+from leakbench.threat.server import Server
 
 
 @register_attack("gradinversion")

@@ -8,14 +8,14 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from attacks.distance import cosine_distance
-from attacks.matching_attack import GradientMatching
-from attacks.method import CENTRED, Iterate, Method, standard_normal
-from attacks.optimisers import Adam
-from attacks.priors import total_variation
-from attacks.schedules import step_decay
-from bench.registry import register_attack
-from bench.threat import Server
+from leakbench.attacks.matching.distance import cosine_distance
+from leakbench.attacks.matching.matching_attack import GradientMatching
+from leakbench.attacks.matching.method import CENTRED, Iterate, Method, standard_normal
+from leakbench.attacks.matching.optimisers import Adam
+from leakbench.attacks.matching.priors import total_variation
+from leakbench.attacks.matching.schedules import step_decay
+from leakbench.base.registry import register_attack
+from leakbench.threat.server import Server
 
 
 @register_attack("ig")

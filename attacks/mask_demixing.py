@@ -7,12 +7,12 @@ from typing import Annotated
 
 from pydantic import Field
 
-from attacks.demixing.effort import Effort
-from attacks.demixing.search import demix_masks, has_kinks
-from attacks.demixing_attack import Demix, DemixingAttack
-from attacks.head import Head
-from bench.errors import UsageError
-from bench.registry import register_attack
+from leakbench.attacks.linear_layers.demixing.effort import Effort
+from leakbench.attacks.linear_layers.demixing.search import demix_masks, has_kinks
+from leakbench.attacks.linear_layers.demixing_attack import Demix, DemixingAttack
+from leakbench.attacks.linear_layers.head import Head
+from leakbench.base.errors import UsageError
+from leakbench.base.registry import register_attack
 
 
 @register_attack("mask_demixing")

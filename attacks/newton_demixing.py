@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from attacks.activations import Smooth
-from attacks.demixing.search import demix_smooth
-from attacks.demixing_attack import Demix, DemixingAttack
-from attacks.head import Head
-from bench.errors import UsageError
-from bench.registry import register_attack
+from leakbench.attacks.linear_layers.activations import Smooth
+from leakbench.attacks.linear_layers.demixing.search import demix_smooth
+from leakbench.attacks.linear_layers.demixing_attack import Demix, DemixingAttack
+from leakbench.attacks.linear_layers.head import Head
+from leakbench.base.errors import UsageError
+from leakbench.base.registry import register_attack
 
 
 @register_attack("newton_demixing")
@@ -20,9 +20,9 @@ class NewtonDemixing(DemixingAttack):
     """Finds each individual's feature exactly where the split is before smooth layers.
 
     Who has [h, 1] in the row space of the first layer's gradient, and makes an error in its column
-    space, is in the batch: m − B equations for B − 1 unknowns, see `attacks.demixing.newton`. With
-    an output layer alone m is K − 1, so up to about K / 2 individuals are found, of whatever label;
-    of more the gradient does not tell enough for each alone, and gradient matching answers.
+    space, is in the batch: m − B equations for B − 1 unknowns, see
+    `linear_layers.demixing.newton`. With an output layer alone m is K − 1, so up to about K / 2
+    individuals are found, of whatever label; of more the gradient does not tell enough for each alone, and gradient matching answers.
     """
 
     title = "Newton demixing"

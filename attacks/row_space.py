@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from attacks.demixing.mixture import precision_of, rank_of
-from attacks.demixing_attack import refuse_batch_statistics
-from attacks.head import Head, head_of
-from bench.models import deep_features
-from bench.registry import register_attack
-from bench.threat import Attack, Inference, Knowledge, Observation, Progress, Server
+from leakbench.attacks.linear_layers.demixing.mixture import precision_of, rank_of
+from leakbench.attacks.linear_layers.demixing_attack import refuse_batch_statistics
+from leakbench.attacks.linear_layers.head import Head, head_of
+from leakbench.base.registry import register_attack
+from leakbench.federation.shared_model import deep_features
+from leakbench.threat.attack import Attack, Inference, Progress
+from leakbench.threat.knowledge import Knowledge
+from leakbench.threat.observation import Observation
+from leakbench.threat.server import Server
 
 
 @register_attack("row_space")

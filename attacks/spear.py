@@ -9,14 +9,17 @@ from typing import Annotated, ClassVar
 import torch
 from pydantic import Field
 
-from attacks.activations import Rectifier
-from attacks.demixing_attack import refuse_batch_statistics
-from attacks.head import Head, head_of
-from attacks.sparse_columns import Separation, SparseColumns
-from attacks.stand_ins import stand_ins, without_update
-from bench.errors import UsageError
-from bench.registry import register_attack
-from bench.threat import Attack, Inference, Knowledge, Observation, Progress, Server, part_of
+from leakbench.attacks.linear_layers.activations import Rectifier
+from leakbench.attacks.linear_layers.auxiliary_fallback import stand_ins, without_update
+from leakbench.attacks.linear_layers.demixing_attack import refuse_batch_statistics
+from leakbench.attacks.linear_layers.head import Head, head_of
+from leakbench.attacks.linear_layers.sparse_columns import Separation, SparseColumns
+from leakbench.base.errors import UsageError
+from leakbench.base.registry import register_attack
+from leakbench.threat.attack import Attack, Inference, Progress, part_of
+from leakbench.threat.knowledge import Knowledge
+from leakbench.threat.observation import Observation
+from leakbench.threat.server import Server
 
 
 @register_attack("spear")
@@ -25,9 +28,9 @@ class Spear(Attack):
     """Finds a batch's features exactly where the split is before a hidden ReLU layer.
 
     Rows of the layer's gradient are drawn until those of each individual are among them that it
-    does not activate, see `attacks.sparse_columns`: that takes about 2ᴮ draws, which the paper
-    affords up to B = 25 on a GPU. Labels are not used. A batch whose features activate exactly the
-    units that its columns say is certified. With two classes and one hidden layer it finds fewer:
+    does not activate, see `linear_layers.sparse_columns`: that takes about 2ᴮ draws, which the
+    paper affords up to B = 25 on a GPU. Labels are not used. A batch whose features
+    activate exactly the units that its columns say is certified. With two classes and one hidden layer it finds fewer:
     differences of columns vanish wherever two individuals do the same, and are as sparse.
 
     Attributes:

@@ -8,8 +8,11 @@ from typing import Literal
 
 import torch
 
-from bench.registry import register_attack
-from bench.threat import Attack, Inference, Knowledge, Observation, Progress, Server
+from leakbench.base.registry import register_attack
+from leakbench.threat.attack import Attack, Inference, Progress
+from leakbench.threat.knowledge import Knowledge
+from leakbench.threat.observation import Observation
+from leakbench.threat.server import Server
 
 
 @register_attack("blind")

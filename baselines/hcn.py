@@ -10,28 +10,22 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from baselines.hcn_networks import classifier, entropy, entropy_score, reader
-from baselines.hcn_training import (
+from leakbench.base.cache import cached_tensors
+from leakbench.base.errors import UsageError
+from leakbench.base.registry import register_attack
+from leakbench.base.seeds import digest, seed_for, tensor_digest
+from leakbench.baselines.hybrid_capturing.networks import classifier, entropy, entropy_score, reader
+from leakbench.baselines.hybrid_capturing.training import (
     Examples,
     train_honest,
     train_parametrised,
     train_reader,
     train_regularised,
 )
-from bench.cache import cached_tensors
-from bench.errors import UsageError
-from bench.registry import register_attack
-from bench.seeds import digest, seed_for, tensor_digest
-from bench.threat import (
-    Attack,
-    Auxiliary,
-    Inference,
-    Knowledge,
-    Observation,
-    Progress,
-    Server,
-    part_of,
-)
+from leakbench.threat.attack import Attack, Inference, Progress, part_of
+from leakbench.threat.knowledge import Knowledge
+from leakbench.threat.observation import Observation
+from leakbench.threat.server import Auxiliary, Server
 
 TRAINING_VERSION = 1
 """Raised when training gives other weights for the same D_aux."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.registry import register_attack
-from bench.threat import Attack, Inference, Knowledge, Observation, Progress, Server
+from leakbench.base.registry import register_attack
+from leakbench.threat.attack import Attack, Inference, Progress
+from leakbench.threat.knowledge import Knowledge
+from leakbench.threat.observation import Observation
+from leakbench.threat.server import Server
 
 
 @register_attack("oracle")

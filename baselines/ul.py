@@ -13,20 +13,15 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from bench.client import Client, Compute, gradient
-from bench.errors import UsageError
-from bench.federation import in_mode
-from bench.registry import register_attack
-from bench.seeds import generator_for, seed_for
-from bench.threat import (
-    Attack,
-    Inference,
-    Knowledge,
-    Observation,
-    Progress,
-    Server,
-    part_of,
-)
+from leakbench.base.errors import UsageError
+from leakbench.base.registry import register_attack
+from leakbench.base.seeds import generator_for, seed_for
+from leakbench.federation.batch_norm import in_mode
+from leakbench.federation.client import Client, Compute, gradient
+from leakbench.threat.attack import Attack, Inference, Progress, part_of
+from leakbench.threat.knowledge import Knowledge
+from leakbench.threat.observation import Observation
+from leakbench.threat.server import Server
 
 LARGE = 5_000
 """Entries of a dense matrix above which it is reduced, kernels of a convolution above which it is

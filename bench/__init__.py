@@ -1,17 +1,84 @@
 """leakbench: what a federated-learning server learns about each individual, measured.
 
-`bench.audit(...)` audits a model of one's own, see `bench.audit.audit`.
+The public names, for audits of one's own model and for plugins of other packages::
+
+    from leakbench import audit, LabelledImages
+    from leakbench import Attack, AttackResult, Knowledge, Observation, Server, register_attack
+
+In a checkout this package is the folder `bench`, and its subpackages `attacks`, `baselines` and
+`datasets` are the folders beside it.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from leakbench.auditing.audit import audit as audit
+    from leakbench.auditing.defending import FederatedTraining as FederatedTraining
+    from leakbench.auditing.labelled_images import People as People
+    from leakbench.auditing.report import Report as Report
+    from leakbench.base.errors import UsageError as UsageError
+    from leakbench.base.registry import register_attack as register_attack
+    from leakbench.base.registry import register_dataset as register_dataset
+    from leakbench.base.registry import register_defense as register_defense
+    from leakbench.base.registry import register_model as register_model
+    from leakbench.data.dataset import DataSet as DataSet
+    from leakbench.data.dataset import Individuals as Individuals
+    from leakbench.federation.client import Client as Client
+    from leakbench.federation.client import Compute as Compute
+    from leakbench.federation.client import Update as Update
+    from leakbench.federation.defense import Defense as Defense
+    from leakbench.federation.defense import Stage as Stage
+    from leakbench.federation.shared_model import Architecture as Architecture
+    from leakbench.federation.shared_model import Normalise as Normalise
+    from leakbench.federation.shared_model import SharedModel as SharedModel
+    from leakbench.records.data_frame import results as results
+    from leakbench.threat.attack import Attack as Attack
+    from leakbench.threat.attack import Inference as Inference
+    from leakbench.threat.attack import Progress as Progress
+    from leakbench.threat.knowledge import Knowledge as Knowledge
+    from leakbench.threat.observation import Observation as Observation
+    from leakbench.threat.server import Server as Server
+
+_HOME = {
+    "audit": "auditing.audit",
+    "FederatedTraining": "auditing.defending",
+    "People": "auditing.labelled_images",
+    "Report": "auditing.report",
+    "UsageError": "base.errors",
+    "register_attack": "base.registry",
+    "register_dataset": "base.registry",
+    "register_defense": "base.registry",
+    "register_model": "base.registry",
+    "DataSet": "data.dataset",
+    "Individuals": "data.dataset",
+    "Client": "federation.client",
+    "Compute": "federation.client",
+    "Update": "federation.client",
+    "Defense": "federation.defense",
+    "Stage": "federation.defense",
+    "Architecture": "federation.shared_model",
+    "Normalise": "federation.shared_model",
+    "SharedModel": "federation.shared_model",
+    "results": "records.data_frame",
+    "Attack": "threat.attack",
+    "Inference": "threat.attack",
+    "Progress": "threat.attack",
+    "Knowledge": "threat.knowledge",
+    "Observation": "threat.observation",
+    "Server": "threat.server",
+}
+"""Public names → the module that defines them, imported when the name is asked for: the command
+line starts without PyTorch."""
 
 
 def __getattr__(name: str) -> Any:
-    # Imported when it is asked for: the command line starts without PyTorch.
-    if name == "audit":
-        import importlib
-
-        return importlib.import_module("bench.audit")
+    if name in _HOME:
+        return getattr(importlib.import_module(f"leakbench.{_HOME[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

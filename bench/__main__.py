@@ -1,6 +1,6 @@
-"""`python -m bench` is `leakbench`."""
+"""`python -m leakbench` is `leakbench`."""
 
-from bench.cli import main
+from leakbench.cli.main import main
 
 if __name__ == "__main__":
     main()

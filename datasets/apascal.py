@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.data import DataSet, Individuals
-from bench.errors import UsageError
-from bench.images import Box, inside
-from bench.labelfile import read_lines, read_rows
-from bench.registry import register_dataset
-from datasets.files import ABSENT, assembled, present
+from leakbench.base.errors import UsageError
+from leakbench.base.registry import register_dataset
+from leakbench.data.dataset import DataSet, Individuals
+from leakbench.data.images import Box, inside
+from leakbench.data.label_files import read_lines, read_rows
+from leakbench.datasets.reading.files import ABSENT, assembled, present
 
 VEHICLES = ("aeroplane", "bicycle", "boat", "bus", "car", "motorbike", "train")
 LISTS = ("apascal_train.txt", "apascal_test.txt")

@@ -12,12 +12,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.data import DataSet, Individuals
-from bench.errors import UsageError
-from bench.images import Box, decoded, inside
-from bench.labelfile import read_lines, read_rows
-from bench.registry import register_dataset
-from datasets.files import ABSENT, content_fingerprint
+from leakbench.base.errors import UsageError
+from leakbench.base.registry import register_dataset
+from leakbench.data.dataset import DataSet, Individuals
+from leakbench.data.images import Box, decoded, inside
+from leakbench.data.label_files import read_lines, read_rows
+from leakbench.datasets.reading.files import ABSENT, content_fingerprint
 
 FACE: Box = (0, 20, 178, 198)
 """The square crop of CelebA's faces; LFW's is fitted to it."""

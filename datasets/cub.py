@@ -12,13 +12,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.data import DataSet, Individuals
-from bench.errors import UsageError
-from bench.images import Box, inside
-from bench.labelfile import read_lines, read_rows
-from bench.registry import register_dataset
-from datasets.cub_labels import IMAGES, image_labels
-from datasets.files import ABSENT, assembled, present
+from leakbench.base.errors import UsageError
+from leakbench.base.registry import register_dataset
+from leakbench.data.dataset import DataSet, Individuals
+from leakbench.data.images import Box, inside
+from leakbench.data.label_files import read_lines, read_rows
+from leakbench.datasets.reading.cub_labels import IMAGES, image_labels
+from leakbench.datasets.reading.files import ABSENT, assembled, present
 
 LONG_BILL = "has_bill_length::about_the_same_as_head+has_bill_length::longer_than_head"
 SEPARATOR = "+"

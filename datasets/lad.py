@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.data import DataSet, Individuals
-from bench.errors import UsageError
-from bench.images import inside
-from bench.labelfile import read_lines
-from bench.registry import register_dataset
-from datasets.files import ABSENT, assembled, present
+from leakbench.base.errors import UsageError
+from leakbench.base.registry import register_dataset
+from leakbench.data.dataset import DataSet, Individuals
+from leakbench.data.images import inside
+from leakbench.data.label_files import read_lines
+from leakbench.datasets.reading.files import ABSENT, assembled, present
 
 SEPARATOR = ", "
 VEHICLE_LABEL, VEHICLE_ATTRIBUTE = "Label_V_", "Attr_V_"

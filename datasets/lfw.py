@@ -12,12 +12,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.data import DataSet, Individuals
-from bench.errors import UsageError
-from bench.images import Box, inside
-from bench.labelfile import read_lines
-from bench.registry import register_dataset
-from datasets.files import ABSENT, assembled, present
+from leakbench.base.errors import UsageError
+from leakbench.base.registry import register_dataset
+from leakbench.data.dataset import DataSet, Individuals
+from leakbench.data.images import Box, inside
+from leakbench.data.label_files import read_lines
+from leakbench.datasets.reading.files import ABSENT, assembled, present
 
 FACE: Box = (31, 14, 219, 202)
 """The square crop that puts LFW's faces where CelebA's are, and at their scale.

@@ -16,14 +16,14 @@ from typing import ClassVar, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.cache import cached_array
-from bench.data import DataSet, Individuals
-from bench.errors import UsageError
-from bench.registry import register_dataset
-from datasets.birds import BIRDS
-from datasets.faces import FACES
-from datasets.scene import Factors, Subject
-from datasets.vehicles import VEHICLES
+from leakbench.base.cache import cached_array
+from leakbench.base.errors import UsageError
+from leakbench.base.registry import register_dataset
+from leakbench.data.dataset import DataSet, Individuals
+from leakbench.datasets.drawing.birds import BIRDS
+from leakbench.datasets.drawing.faces import FACES
+from leakbench.datasets.drawing.scene import Factors, Subject
+from leakbench.datasets.drawing.vehicles import VEHICLES
 
 DRAWING_VERSION = 1
 """Part of the fingerprint: raise it with every change of what is drawn."""

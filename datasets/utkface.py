@@ -12,11 +12,11 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from bench.data import DataSet, Individuals
-from bench.errors import UsageError
-from bench.images import Box
-from bench.registry import register_dataset
-from datasets.files import assembled
+from leakbench.base.errors import UsageError
+from leakbench.base.registry import register_dataset
+from leakbench.data.dataset import DataSet, Individuals
+from leakbench.data.images import Box
+from leakbench.datasets.reading.files import assembled
 
 MATCHED: Box = (-67, -100, 267, 234)
 """The square that puts UTKFace's faces at the scale of CelebA's and LFW's.

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bench.audit import People, audit
-from bench.auditing.report import Report
+from leakbench.auditing.audit import People, audit
+from leakbench.auditing.report import Report
 
 SIZE = 8
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bench.conformance.clients import client, small_model
+from leakbench.conformance.clients import client, small_model
 
 __all__ = ["client", "flat", "small_model"]
 

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import running
 import torch
 
-from bench.cells import Setup
-from bench.cli import main
-from bench.conformance.setting import SETUP
+import running
+from leakbench.cli.main import main
+from leakbench.conformance.setting import SETUP
+from leakbench.experiments.cell import Setup
 
 collect_ignore = ["outside_package"]  # It is installed before its tests run.
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from bench.federation import to_images
-from bench.plugins import build
-from bench.registry import DATASETS
+from leakbench.base.plugins import build
+from leakbench.base.registry import DATASETS
+from leakbench.data.images import to_images
 
 
 def faces(number: int, size: int = 32, of: int | None = None) -> Tensor:

@@ -11,7 +11,8 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from bench.threat import Attack, Inference, Knowledge
+from leakbench.threat.attack import Attack, Inference
+from leakbench.threat.knowledge import Knowledge
 
 NEEDS = Knowledge.MODEL | Knowledge.UPDATE | Knowledge.AUXILIARY
 

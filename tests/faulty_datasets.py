@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.data import DataSet, Individuals
-from bench.errors import UsageError
+from leakbench.base.errors import UsageError
+from leakbench.data.dataset import DataSet, Individuals
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import torch
 
-from bench.defense import Defense
+from leakbench.federation.defense import Defense
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from bench.models import Architecture, SharedModel
+from leakbench.federation.shared_model import Architecture, SharedModel
 
 
 @dataclass(frozen=True, kw_only=True)

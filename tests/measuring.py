@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.cells import Cell, Setup
-from bench.measure import measure
-from bench.plugins import build, parameters_of
-from bench.preparation import prepare
-from bench.registry import ATTACKS
-from bench.store import Record
+from leakbench.base.plugins import build, parameters_of
+from leakbench.base.registry import ATTACKS
+from leakbench.evaluation.measuring import measure
+from leakbench.evaluation.preparation import prepare
+from leakbench.experiments.cell import Cell, Setup
+from leakbench.records.record import Record
 
 
 def measured(

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.models import SharedModel
+from leakbench.federation.shared_model import SharedModel
 
 SETUP = {"dtype": torch.float, "device": torch.device("cpu")}
 

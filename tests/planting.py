@@ -9,17 +9,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attacks.demixing.batch import Batch
-from attacks.demixing.effort import Effort
-from attacks.demixing.masked_space import MaskedSpace, masked_space_of
-from attacks.demixing.mixture import Demixed, Others, others_of
-from attacks.demixing.search import demix_masks, demix_smooth, has_kinks
-from attacks.head import Head, head_of
-from bench.client import Client, gradient
-from bench.defense import Defense
-from bench.federation import client_update
-from bench.models import ACTIVATIONS, SharedModel
-from bench.threat import Attack, Auxiliary, FeatureSpace, Inference, Observation, Server
+from leakbench.attacks.linear_layers.demixing.batch import Batch
+from leakbench.attacks.linear_layers.demixing.effort import Effort
+from leakbench.attacks.linear_layers.demixing.masked_space import MaskedSpace, masked_space_of
+from leakbench.attacks.linear_layers.demixing.mixture import Demixed, Others, others_of
+from leakbench.attacks.linear_layers.demixing.search import demix_masks, demix_smooth, has_kinks
+from leakbench.attacks.linear_layers.head import Head, head_of
+from leakbench.federation.client import Client, client_update, gradient
+from leakbench.federation.defense import Defense
+from leakbench.federation.shared_model import ACTIVATIONS, SharedModel
+from leakbench.threat.attack import Attack, Inference
+from leakbench.threat.observation import Observation
+from leakbench.threat.server import Auxiliary, FeatureSpace, Server
 
 WIDTH = 96
 

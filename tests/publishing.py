@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from leakbench.attacks.feature import FeatureReconstruction
+from leakbench.experiments.suite import Planned
+from leakbench.metrics.estimates import Estimate
+from leakbench.records.record import Cost, DefenseMetrics, Record
+from leakbench.records.store import Store
 from records import planned, record_of
-
-from attacks.feature import FeatureReconstruction
-from bench.metrics import Estimate
-from bench.store import Cost, DefenseMetrics, Record, Store
-from bench.suite import Planned
 
 DEFENDED = """
 title = "Defended"

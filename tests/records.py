@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.metrics import Estimate
-from bench.override import override
-from bench.report import main_tables
-from bench.rows import Measured
-from bench.store import Cost, Metrics, PropertyMetrics, Record
-from bench.suite import Planned, expand, load_suite
+from leakbench.experiments.overrides import override
+from leakbench.experiments.suite import Planned, expand, load_suite
+from leakbench.metrics.estimates import Estimate
+from leakbench.records.measured import Measured
+from leakbench.records.record import Cost, Metrics, PropertyMetrics, Record
+from leakbench.reports.suite_report import main_tables
 
 
 def planned(suite: str, *settings: str, only: Sequence[str] = ()) -> list[Planned]:

@@ -47,7 +47,7 @@ def command(folder: Path, *arguments: str, suite_text: str = SUITE) -> list[str]
     suite = folder / "small.toml"
     suite.write_text(suite_text)
     return [
-        *(sys.executable, "-m", "bench", "run", str(suite), "--out", str(folder / "out")),
+        *(sys.executable, "-m", "leakbench", "run", str(suite), "--out", str(folder / "out")),
         *("--device", "cpu", "--workers", "2", *arguments),
     ]
 

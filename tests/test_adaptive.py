@@ -15,7 +15,9 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 from torch.nn import functional
 
-from attacks.distance import (
+from leakbench.attacks.feature import FeatureReconstruction
+from leakbench.attacks.ig import InvertingGradients
+from leakbench.attacks.matching.distance import (
     cosine_distance,
     cosine_gaussian_distance,
     layerwise_norm,
@@ -23,22 +25,29 @@ from attacks.distance import (
     squared_error_at_best_scale,
     trusted,
 )
-from attacks.dummy_gradients import layers_with_rules, weights_of
-from attacks.factors import Factors
-from attacks.feature import FeatureReconstruction
-from attacks.ig import InvertingGradients
-from attacks.matching_attack import GradientMatching
-from attacks.method import Victim
-from attacks.posterior import image_prior, masked, mostly_noise, noise_variance, weighed
-from attacks.simulation import Simulation, simulation_of
-from bench.client import Client, Compute, Update, gradient
-from bench.defense import Defense, Stage
-from bench.defenses.composed import Composed
-from bench.defenses.dp_sgd import DPSGD
-from bench.defenses.noise import GaussianNoise
-from bench.federation import client_update, in_mode
-from bench.models import SharedModel, SmallCNN
-from bench.threat import Auxiliary, FeatureSpace, Mode, Observation, Server
+from leakbench.attacks.matching.dummy_gradients import layers_with_rules, weights_of
+from leakbench.attacks.matching.factors import Factors
+from leakbench.attacks.matching.matching_attack import GradientMatching
+from leakbench.attacks.matching.method import Victim
+from leakbench.attacks.matching.posterior import (
+    image_prior,
+    masked,
+    mostly_noise,
+    noise_variance,
+    weighed,
+)
+from leakbench.attacks.matching.simulation import Simulation, simulation_of
+from leakbench.base.choices import Mode
+from leakbench.federation.batch_norm import in_mode
+from leakbench.federation.client import Client, Compute, Update, client_update, gradient
+from leakbench.federation.defense import Defense, Stage
+from leakbench.federation.defenses.composed import Composed
+from leakbench.federation.defenses.dp_sgd import DPSGD
+from leakbench.federation.defenses.noise import GaussianNoise
+from leakbench.federation.models.small_cnn import SmallCNN
+from leakbench.federation.shared_model import SharedModel
+from leakbench.threat.observation import Observation
+from leakbench.threat.server import Auxiliary, FeatureSpace, Server
 
 CLASSES, IMAGE, RATE = 4, (3, 16, 16), 0.5
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from damage import Damage, noise, remove, replace, replace_line, shrink, truncate, write
 
-from bench.data import Individuals
-from bench.errors import UsageError
-from bench.registry import DATASETS
-from bench.split import split_individuals
-from datasets.apascal import APascal
+from damage import Damage, noise, remove, replace, replace_line, shrink, truncate, write
+from leakbench.base.errors import UsageError
+from leakbench.base.registry import DATASETS
+from leakbench.data.dataset import Individuals
+from leakbench.data.split import split_individuals
+from leakbench.datasets.apascal import APascal
 
 NAMES = ["2D Boxy", "Wheel", "Row Wind"]
 TRAIN = ["a.jpg car 1 1 16 8 0 1 1", "a.jpg person 2 2 9 9 0 0 0", "b.jpg boat 5 3 12 10 1 0 1"]

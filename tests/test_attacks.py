@@ -7,34 +7,35 @@ from dataclasses import replace
 
 import pytest
 import torch
-from faces import faces
 from torch import Tensor
 
-from attacks.distance import Gradients
-from attacks.dlg import DeepLeakage, ImprovedDeepLeakage
-from attacks.gradient_matching import match_gradients
-from attacks.gradinversion import GradInversion
-from attacks.ig import InvertingGradients
-from attacks.matching_attack import GradientMatching
-from attacks.method import CENTRED, RAW, Reconstruction, Victim
-from attacks.optimisers import LBFGS, Adam
-from bench.cells import Cell, Setup
-from bench.errors import UsageError
-from bench.federation import (
-    batch_statistics,
-    client_update,
-    in_mode,
-    running_statistics,
-    to_images,
-)
-from bench.image_metrics import psnr
-from bench.image_property_model import image_property_model
-from bench.measure import measure
-from bench.models import LeNet, SharedModel, SmallCNN
-from bench.plugins import build, parameters_of
-from bench.preparation import prepare
-from bench.registry import ATTACKS
-from bench.threat import Knowledge, Mode, Observation, Server
+from faces import faces
+from leakbench.attacks.dlg import DeepLeakage, ImprovedDeepLeakage
+from leakbench.attacks.gradinversion import GradInversion
+from leakbench.attacks.ig import InvertingGradients
+from leakbench.attacks.matching.distance import Gradients
+from leakbench.attacks.matching.engine import match_gradients
+from leakbench.attacks.matching.matching_attack import GradientMatching
+from leakbench.attacks.matching.method import CENTRED, RAW, Reconstruction, Victim
+from leakbench.attacks.matching.optimisers import LBFGS, Adam
+from leakbench.base.choices import Mode
+from leakbench.base.errors import UsageError
+from leakbench.base.plugins import build, parameters_of
+from leakbench.base.registry import ATTACKS
+from leakbench.data.images import to_images
+from leakbench.evaluation.measuring import measure
+from leakbench.evaluation.preparation import prepare
+from leakbench.experiments.cell import Cell, Setup
+from leakbench.federation.batch_norm import batch_statistics, in_mode, running_statistics
+from leakbench.federation.client import client_update
+from leakbench.federation.models.lenet import LeNet
+from leakbench.federation.models.small_cnn import SmallCNN
+from leakbench.federation.shared_model import SharedModel
+from leakbench.metrics.image_metrics import psnr
+from leakbench.threat.knowledge import Knowledge
+from leakbench.threat.observation import Observation
+from leakbench.threat.property_models.image import image_property_model
+from leakbench.threat.server import Server
 
 
 def small_model(seed: int = 0, batch_norm: bool = False) -> SharedModel:

@@ -10,19 +10,19 @@ from typing import Any
 
 import pytest
 import torch
-from auditing import audited, gradient, gradients, in_batches, net, people
 from PIL import Image
 from safetensors.torch import save_file
-from test_audit_updates import stepped
 
-import bench
-from bench.audit import FederatedTraining, People
-from bench.auditing import attacking, defending
-from bench.auditing.findings import findings, verdict
-from bench.auditing.report import AttackReport, Report
-from bench.defense import Defense
-from bench.errors import UsageError
-from bench.metrics import Estimate
+import leakbench
+from auditing import audited, gradient, gradients, in_batches, net, people
+from leakbench.auditing import attacking, defending
+from leakbench.auditing.audit import FederatedTraining, People
+from leakbench.auditing.findings import findings, verdict
+from leakbench.auditing.report import AttackReport, Report
+from leakbench.base.errors import UsageError
+from leakbench.federation.defense import Defense
+from leakbench.metrics.estimates import Estimate
+from test_audit_updates import stepped
 
 VICTIMS = people(24, seed=2)
 
@@ -531,9 +531,9 @@ def test_what_cannot_be_audited_is_left_out_and_the_rest_goes_on() -> None:
         assert any(line.startswith(f"left out: {said}") for line in told)
 
 
-def test_the_module_can_be_called() -> None:
+def test_the_documented_import_is_the_audit() -> None:
     with pytest.raises(UsageError, match="there is nothing to audit"):
-        bench.audit(net(), "features", None, people(12), ("bright",))
+        leakbench.audit(net(), "features", None, people(12), ("bright",))
 
 
 def test_the_page_and_the_numbers_say_the_same_and_escape_everything(

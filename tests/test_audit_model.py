@@ -10,18 +10,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from auditing import SIZE, Net, net
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, export
 from torch.nn import functional
 
-from attacks.dummy_gradients import dummy_gradients, layers_with_rules
-from attacks.head import head_of
-from bench.auditing.cutting import OwnModel, PixelScale, own_model
-from bench.auditing.programs import load_model
-from bench.errors import UsageError
-from bench.federation import client_update, in_mode
-from bench.models import deep_features
+from auditing import SIZE, Net, net
+from leakbench.attacks.linear_layers.head import head_of
+from leakbench.attacks.matching.dummy_gradients import dummy_gradients, layers_with_rules
+from leakbench.auditing.model_loading import load_model
+from leakbench.auditing.model_splitting import OwnModel, PixelScale, own_model
+from leakbench.base.errors import UsageError
+from leakbench.federation.batch_norm import in_mode
+from leakbench.federation.client import client_update
+from leakbench.federation.shared_model import deep_features
 
 IMAGES = torch.rand(5, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2, 3, 0])

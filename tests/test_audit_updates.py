@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from auditing import Net, audited, gradient, gradients, in_batches, net, people
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
-from bench.auditing.cutting import own_model
-from bench.auditing.updates import Captured, Sending, as_gradient, read_updates
-from bench.errors import UsageError
+from auditing import Net, audited, gradient, gradients, in_batches, net, people
+from leakbench.auditing.model_splitting import own_model
+from leakbench.auditing.updates import Captured, Sending, as_gradient, read_updates
+from leakbench.base.errors import UsageError
 
 Tensors = dict[str, Tensor]
 

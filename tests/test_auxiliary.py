@@ -10,19 +10,20 @@ import numpy as np
 import pytest
 import torch
 
-from bench.auxiliary import at_most, foreign_labels
-from bench.cells import Cell, Setup
-from bench.data import DataSet, Individuals
-from bench.errors import UsageError
-from bench.preparation import Prepared, check_available, prepare
-from bench.registry import DATASETS
-from bench.report import reading_aid
-from bench.rows import LAYOUTS, Measured, varying_settings
-from bench.settings import settings
-from bench.store import Store
-from bench.suite import Planned, expand, load_suite
-from bench.threat import Auxiliary
-from datasets.synthetic import Synthetic
+from leakbench.base.errors import UsageError
+from leakbench.base.registry import DATASETS
+from leakbench.data.dataset import DataSet, Individuals
+from leakbench.datasets.synthetic import Synthetic
+from leakbench.evaluation.auxiliary import at_most, foreign_labels
+from leakbench.evaluation.preparation import Prepared, check_available, prepare
+from leakbench.experiments.cell import Cell, Setup
+from leakbench.experiments.suite import Planned, expand, load_suite
+from leakbench.records.measured import Measured
+from leakbench.records.store import Store
+from leakbench.reports.rows import LAYOUTS, varying_settings
+from leakbench.reports.settings import settings
+from leakbench.reports.suite_report import reading_aid
+from leakbench.threat.server import Auxiliary
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 

@@ -8,6 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+import leakbench.data.images
 from damage import (
     Damage,
     noise,
@@ -19,16 +23,12 @@ from damage import (
     write,
     write_bytes,
 )
-from numpy.typing import NDArray
-from PIL import Image
-
-import bench.images
-from bench.cells import Setup
-from bench.data import Individuals
-from bench.errors import UsageError
-from bench.preparation import load_individuals
-from bench.registry import DATASETS
-from datasets.celeba import CelebA
+from leakbench.base.errors import UsageError
+from leakbench.base.registry import DATASETS
+from leakbench.data.dataset import Individuals
+from leakbench.datasets.celeba import CelebA
+from leakbench.evaluation.preparation import load_individuals
+from leakbench.experiments.cell import Setup
 
 HEADER = (
     "5_o_Clock_Shadow Arched_Eyebrows Attractive Bags_Under_Eyes Bald Bangs Big_Lips Big_Nose "
@@ -167,7 +167,7 @@ def test_an_image_is_decoded_once(root: Path, monkeypatch: pytest.MonkeyPatch) -
         raise AssertionError(arguments)
 
     first = np.array(load(root).images)
-    monkeypatch.setattr(bench.images, "_decode", never)
+    monkeypatch.setattr(leakbench.data.images, "_decode", never)
     assert np.array_equal(load(root).images, first)
 
 

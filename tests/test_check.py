@@ -6,13 +6,13 @@ import os
 import re
 from collections.abc import Callable
 
-import faulty_attacks
 import pytest
 import torch
 
-from bench.conformance.check import Outcome
-from bench.conformance.suite import Report
-from bench.registry import ATTACKS, DEFENSES, MODELS
+import faulty_attacks
+from leakbench.base.registry import ATTACKS, DEFENSES, MODELS
+from leakbench.conformance.check import Outcome
+from leakbench.conformance.suite import Report
 
 Run = Callable[..., tuple[int, str, str]]
 

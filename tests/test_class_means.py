@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from measuring import measured
-from planting import Planted, answer, planted
 from torch import nn
 
-from attacks.class_means import ClassMeans
-from bench.cells import Setup
-from bench.errors import UsageError
-from bench.models import SharedModel
+from leakbench.attacks.class_means import ClassMeans
+from leakbench.base.errors import UsageError
+from leakbench.experiments.cell import Setup
+from leakbench.federation.shared_model import SharedModel
+from measuring import measured
+from planting import Planted, answer, planted
 
 
 def _of_one_class(batch: Planted) -> Planted:

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from attacks.feature import FeatureReconstruction
-from bench.session import _command
+from leakbench.attacks.feature import FeatureReconstruction
+from leakbench.sweep.session import _command
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -170,14 +170,14 @@ def test_the_command_in_a_report_can_be_pasted_into_a_shell() -> None:
 
 
 def test_debug_shows_a_traceback(tmp_path: Path) -> None:
-    done = process("-m", "bench", "--debug", "run", "quik", folder=tmp_path)
+    done = process("-m", "leakbench", "--debug", "run", "quik", folder=tmp_path)
     assert done.returncode == 2
     assert "Traceback (most recent call last)" in done.stderr
     assert "unknown suite 'quik'" in done.stderr
 
 
 def test_without_debug_there_is_no_traceback(tmp_path: Path) -> None:
-    done = process("-m", "bench", "run", "quik", folder=tmp_path)
+    done = process("-m", "leakbench", "run", "quik", folder=tmp_path)
     assert done.returncode == 2
     assert done.stdout == ""
     assert re.fullmatch(r"leakbench: unknown suite 'quik'; .*\n", done.stderr)
@@ -186,7 +186,7 @@ def test_without_debug_there_is_no_traceback(tmp_path: Path) -> None:
 def test_a_data_set_that_is_not_there_says_what_to_get_and_what_runs_without(
     tmp_path: Path,
 ) -> None:
-    done = process("-m", "bench", "run", "table2", "--workers", "1", folder=tmp_path)
+    done = process("-m", "leakbench", "run", "table2", "--workers", "1", folder=tmp_path)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     (error,) = (line for line in done.stderr.splitlines() if line.startswith("leakbench: "))
@@ -199,7 +199,7 @@ def test_a_data_set_that_is_not_there_says_what_to_get_and_what_runs_without(
 def test_help_comes_without_the_heavy_packages(tmp_path: Path) -> None:
     program = """
 import sys
-from bench.cli import main
+from leakbench.cli.main import main
 sys.argv = ["leakbench", "--help"]
 try:
     main()
@@ -210,14 +210,3 @@ finally:
     assert done.returncode == 0
     assert "Usage: " in done.stdout
     assert done.stdout.splitlines()[-1].strip() == "loaded:"
-
-
-def test_a_package_that_shadows_ours_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "path"
-    (path / "datasets").mkdir(parents=True)
-    (path / "datasets" / "__init__.py").write_text("raise SystemExit('imported')\n")
-    done = process("-m", "bench", "list", "datasets", folder=tmp_path, path=path)
-    assert done.returncode == 2
-    assert re.fullmatch(r"leakbench: the package 'datasets' is not .*\n", done.stderr)
-    assert str(path) in done.stderr
-    assert "environment of its own" in done.stderr

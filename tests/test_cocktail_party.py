@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import pytest
 import torch
-from measuring import measured
-from planting import Planted, answer, planted, seen, server_of
 from torch import Tensor, nn
 
-from attacks.cocktail_party import CocktailParty
-from attacks.independent_components import Mixtures, log_cosh, loss, unmixed, whitened
-from bench.cells import Setup
-from bench.matching import match_individuals
-from bench.models import SharedModel
+from leakbench.attacks.cocktail_party import CocktailParty
+from leakbench.attacks.linear_layers.independent_components import (
+    Mixtures,
+    log_cosh,
+    loss,
+    unmixed,
+    whitened,
+)
+from leakbench.experiments.cell import Setup
+from leakbench.federation.shared_model import SharedModel
+from leakbench.metrics.matching import match_individuals
+from measuring import measured
+from planting import Planted, answer, planted, seen, server_of
 
 ROUNDING = torch.finfo(torch.float32).eps
 

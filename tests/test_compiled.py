@@ -12,21 +12,26 @@ import pytest
 import torch
 from torch import Tensor
 
-from attacks import gradient_matching, memory
-from attacks.compiled import worth_compiling
-from attacks.dlg import DeepLeakage, ImprovedDeepLeakage
-from attacks.feature import FeatureReconstruction
-from attacks.gradient_matching import match_gradients
-from attacks.gradinversion import GradInversion
-from attacks.ig import InvertingGradients
-from attacks.matching_attack import GradientMatching
-from attacks.memory import is_out_of_memory
-from attacks.method import Iterate, Method, Reconstruction, Victim
-from attacks.simulation import Simulation
-from bench.errors import UsageError
-from bench.federation import client_update
-from bench.models import LeNet, SharedModel, SmallCNN
-from bench.threat import Auxiliary, Compiling, NotCompiled, Server
+from leakbench.attacks.dlg import DeepLeakage, ImprovedDeepLeakage
+from leakbench.attacks.feature import FeatureReconstruction
+from leakbench.attacks.gradinversion import GradInversion
+from leakbench.attacks.ig import InvertingGradients
+from leakbench.attacks.matching import engine as gradient_matching
+from leakbench.attacks.matching import memory
+from leakbench.attacks.matching.compiled import worth_compiling
+from leakbench.attacks.matching.engine import match_gradients
+from leakbench.attacks.matching.matching_attack import GradientMatching
+from leakbench.attacks.matching.memory import is_out_of_memory
+from leakbench.attacks.matching.method import Iterate, Method, Reconstruction, Victim
+from leakbench.attacks.matching.simulation import Simulation
+from leakbench.base.choices import Compiling
+from leakbench.base.errors import UsageError
+from leakbench.federation.client import client_update
+from leakbench.federation.models.lenet import LeNet
+from leakbench.federation.models.small_cnn import SmallCNN
+from leakbench.federation.shared_model import SharedModel
+from leakbench.threat.attack import NotCompiled
+from leakbench.threat.server import Auxiliary, Server
 
 CLASSES, SIZE, STEPS = 5, 16, 12
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from clients import client, flat
 
-from bench.client import gradient
-from bench.defense import Defense
-from bench.errors import UsageError
-from bench.plugins import build, parameters_of
-from bench.registry import DEFENSES
+from clients import client, flat
+from leakbench.base.errors import UsageError
+from leakbench.base.plugins import build, parameters_of
+from leakbench.base.registry import DEFENSES
+from leakbench.federation.client import gradient
+from leakbench.federation.defense import Defense
 
 GAUSSIAN = {"name": "gaussian", "sigma": 0.1}
 SPARSE = {"name": "sparsify", "fraction": 0.1}

@@ -9,19 +9,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.cells import Setup
-from bench.conformance.attack_trial import AttackTrial
-from bench.conformance.attacks import ATTACK_CHECKS
-from bench.conformance.check import Check, Trial, outcome_of
-from bench.conformance.datasets import DATASET_CHECKS, DatasetTrial
-from bench.conformance.defended import checks_under_defenses
-from bench.conformance.defenses import DEFENSE_CHECKS, DefenseTrial
-from bench.conformance.models import MODEL_CHECKS, ModelTrial
-from bench.errors import UsageError
-from bench.preparation import Prepared, prepare
-from bench.registry import ATTACKS, DATASETS, DEFENSES, MODELS
-from bench.threat import Inference, Observation
-from bench.validation import check_inferences
+from leakbench.base.errors import UsageError
+from leakbench.base.registry import ATTACKS, DATASETS, DEFENSES, MODELS
+from leakbench.conformance.attack_trial import AttackTrial
+from leakbench.conformance.attacks import ATTACK_CHECKS
+from leakbench.conformance.check import Check, Trial, outcome_of
+from leakbench.conformance.datasets import DATASET_CHECKS, DatasetTrial
+from leakbench.conformance.defended import checks_under_defenses
+from leakbench.conformance.defenses import DEFENSE_CHECKS, DefenseTrial
+from leakbench.conformance.models import MODEL_CHECKS, ModelTrial
+from leakbench.evaluation.preparation import Prepared, prepare
+from leakbench.experiments.cell import Setup
+from leakbench.threat.attack import Inference
+from leakbench.threat.observation import Observation
+from leakbench.threat.validation import check_inferences
 
 ON_EVERY_DEVICE = pytest.mark.parametrize(
     "device",

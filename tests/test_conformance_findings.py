@@ -5,20 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+import pytest
+
 import faulty_attacks
 import faulty_datasets
 import faulty_defenses
 import faulty_models
-import pytest
-
-from bench.conformance.attack_trial import AttackTrial
-from bench.conformance.attacks import ATTACK_CHECKS
-from bench.conformance.check import Check, Trial, outcome_of
-from bench.conformance.datasets import DATASET_CHECKS, DatasetTrial
-from bench.conformance.defended import checks_of_attackers, checks_under_defenses
-from bench.conformance.defenses import DEFENSE_CHECKS, DefenseTrial
-from bench.conformance.models import MODEL_CHECKS, ModelTrial
-from bench.registry import ATTACKS, DATASETS, DEFENSES, MODELS, Registry
+from leakbench.base.registry import ATTACKS, DATASETS, DEFENSES, MODELS, Registry
+from leakbench.conformance.attack_trial import AttackTrial
+from leakbench.conformance.attacks import ATTACK_CHECKS
+from leakbench.conformance.check import Check, Trial, outcome_of
+from leakbench.conformance.datasets import DATASET_CHECKS, DatasetTrial
+from leakbench.conformance.defended import checks_of_attackers, checks_under_defenses
+from leakbench.conformance.defenses import DEFENSE_CHECKS, DefenseTrial
+from leakbench.conformance.models import MODEL_CHECKS, ModelTrial
 
 NAME = "on_trial"
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from damage import (
     Damage,
     noise,
@@ -19,12 +20,11 @@ from damage import (
     write,
     write_bytes,
 )
-
-from bench.data import Individuals
-from bench.errors import UsageError
-from bench.registry import DATASETS
-from bench.split import split_individuals
-from datasets.cub import CUB
+from leakbench.base.errors import UsageError
+from leakbench.base.registry import DATASETS
+from leakbench.data.dataset import Individuals
+from leakbench.data.split import split_individuals
+from leakbench.datasets.cub import CUB
 
 NAMES = [
     *("has_bill_shape::hooked", "has_bill_shape::cone", "has_wing_color::black"),

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from damage import noise
 
-from bench.data import DataSet
-from bench.registry import DATASETS
+from damage import noise
+from leakbench.base.registry import DATASETS
+from leakbench.data.dataset import DataSet
 
 Run = Callable[..., tuple[int, str, str]]
 

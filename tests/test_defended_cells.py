@@ -10,15 +10,18 @@ from typing import Any
 
 import pytest
 import torch
-from clients import flat
-from measuring import measured
 
-from bench.cells import Cell, Setup
-from bench.defense import individuals_in_update
-from bench.measure import infer, victim_batches
-from bench.preparation import Prepared, prepare
-from bench.store import DefenseMetrics, Metrics
-from bench.threat import Attack, Inference, Knowledge, Observation, Progress, Server
+from clients import flat
+from leakbench.evaluation.measuring import infer, victim_batches
+from leakbench.evaluation.preparation import Prepared, prepare
+from leakbench.experiments.cell import Cell, Setup
+from leakbench.experiments.cell_defense import individuals_in_update
+from leakbench.records.record import DefenseMetrics, Metrics
+from leakbench.threat.attack import Attack, Inference, Progress
+from leakbench.threat.knowledge import Knowledge
+from leakbench.threat.observation import Observation
+from leakbench.threat.server import Server
+from measuring import measured
 
 Run = Callable[..., tuple[int, str, str]]
 

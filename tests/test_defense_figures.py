@@ -11,17 +11,18 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from records import planned, record_of
 
-from bench.defenses.none import NoDefense
-from bench.errors import UsageError
-from bench.figures import ablation, defense, tradeoff
-from bench.figures.features import Embedded, feature_figure, rounds_drawn
-from bench.metrics import Estimate
-from bench.registry import DEFENSES
-from bench.rows import Measured
-from bench.store import DefenseMetrics, Record, Store
-from bench.suite import Planned
+from leakbench.base.errors import UsageError
+from leakbench.base.registry import DEFENSES
+from leakbench.experiments.suite import Planned
+from leakbench.federation.defenses.none import NoDefense
+from leakbench.metrics.estimates import Estimate
+from leakbench.records.measured import Measured
+from leakbench.records.record import DefenseMetrics, Record
+from leakbench.records.store import Store
+from leakbench.reports.figures import ablation, defense, tradeoff
+from leakbench.reports.figures.features import Embedded, feature_figure, rounds_drawn
+from records import planned, record_of
 
 HEAD = """
 title = "Small"

@@ -8,18 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from records import planned, record_of, table_rows
 
-from bench.defense_words import defense_level, defense_name, defense_text
-from bench.defenses.none import NoDefense
-from bench.errors import UsageError
-from bench.metrics import Estimate
-from bench.registry import DEFENSES
-from bench.report import reading_aid
-from bench.rows import Measured, describe
-from bench.settings import settings
-from bench.store import DefenseMetrics, Record
-from bench.suite import Planned
+from leakbench.base.errors import UsageError
+from leakbench.base.registry import DEFENSES
+from leakbench.experiments.defense_labels import defense_level, defense_name, defense_text
+from leakbench.experiments.descriptions import describe
+from leakbench.experiments.suite import Planned
+from leakbench.federation.defenses.none import NoDefense
+from leakbench.metrics.estimates import Estimate
+from leakbench.records.measured import Measured
+from leakbench.records.record import DefenseMetrics, Record
+from leakbench.reports.settings import settings
+from leakbench.reports.suite_report import reading_aid
+from records import planned, record_of, table_rows
 
 SUITE = """
 title = "Small"

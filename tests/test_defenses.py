@@ -8,20 +8,20 @@ from typing import Any
 
 import pytest
 import torch
-from clients import client, flat, small_model
 from torch import Tensor
 from torch.func import functional_call
 
-from bench.client import Client, Update, gradient
-from bench.defense import Defense
-from bench.defenses.quantise import rounded, sign_of
-from bench.defenses.soteria import estimated_norms, jacobian_norms, sensitivity
-from bench.defenses.sparsify import SMALL
-from bench.errors import UsageError
-from bench.federation import in_mode
-from bench.models import SharedModel
-from bench.plugins import build
-from bench.registry import DEFENSES
+from clients import client, flat, small_model
+from leakbench.base.errors import UsageError
+from leakbench.base.plugins import build
+from leakbench.base.registry import DEFENSES
+from leakbench.federation.batch_norm import in_mode
+from leakbench.federation.client import Client, Update, gradient
+from leakbench.federation.defense import Defense
+from leakbench.federation.defenses.quantise import rounded, sign_of
+from leakbench.federation.defenses.soteria import estimated_norms, jacobian_norms, sensitivity
+from leakbench.federation.defenses.sparsify import SMALL
+from leakbench.federation.shared_model import SharedModel
 
 
 def defense(name: str, **parameters: Any) -> Defense:
@@ -200,7 +200,7 @@ def test_an_epsilon_that_says_nothing_is_found_without_a_warning() -> None:
 
 
 def test_without_opacus_there_is_no_epsilon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.defenses.dp_sgd.find_spec", lambda name: None)
+    monkeypatch.setattr("leakbench.federation.defenses.dp_sgd.find_spec", lambda name: None)
     assert defense("dp_sgd", clip=1.0, noise=1.1).epsilon(0.05, 50, 1e-3) is None
 
 

@@ -10,11 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.deployment import serve
-from bench.errors import UsageError
-from bench.scoring import _deployed_accuracy
-from bench.threat import Inference, Knowledge, Observation, Server, Truth, observe
-from bench.validation import check_inferences
+from leakbench.base.errors import UsageError
+from leakbench.evaluation.scoring import _deployed_accuracy
+from leakbench.threat.attack import Inference
+from leakbench.threat.deployment import serve
+from leakbench.threat.knowledge import Knowledge
+from leakbench.threat.observation import Observation, Truth, observe
+from leakbench.threat.server import Server
+from leakbench.threat.validation import check_inferences
 
 SERVER = Server(classes=3, image_shape=(3, 4, 4), properties=("gender",))
 

@@ -15,8 +15,8 @@ from unittest import SkipTest
 
 import pytest
 
-from bench.registry import ATTACKS, DATASETS, DEFENSES, MODELS
-from bench.suite import suite_names
+from leakbench.base.registry import ATTACKS, DATASETS, DEFENSES, MODELS
+from leakbench.experiments.suite import suite_names
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "bench" / "docs"
@@ -221,25 +221,31 @@ def read(*pages: str) -> str:
 def test_every_plugin_suite_and_command_is_described() -> None:
     from typer.main import get_command
 
-    from bench.cli import app
+    from leakbench.cli.main import app
 
     attacks = "".join(page.read_text("utf-8") for page in (PAGES / "attacks").glob("*.md"))
     # What other tests register has no file of the checkout.
-    own = [name for name in ATTACKS.names() if ATTACKS.get(name).__module__.split(".")[0] in OWN]
+    own = [name for name in ATTACKS.names() if ATTACKS.get(name).__module__.startswith(OWN)]
     assert [name for name in own if f"`{name}`" not in attacks] == []
-    defenses = [name for name in DEFENSES.names() if DEFENSES.get(name).__module__[:5] == "bench"]
+    defenses = [
+        name for name in DEFENSES.names() if DEFENSES.get(name).__module__.startswith("leakbench.")
+    ]
     assert [name for name in defenses if f"`{name}`" not in read("defenses.md")] == []
     assert [name for name in suite_names() if f"`{name}`" not in read("command-line.md")] == []
     sets = (ROOT / "datasets" / "README.md").read_text(encoding="utf-8")
-    ours = [name for name in DATASETS.names() if DATASETS.get(name).__module__[:8] == "datasets"]
+    ours = [
+        name for name in DATASETS.names() if DATASETS.get(name).__module__.startswith("leakbench.")
+    ]
     assert [name for name in ours if f"`{name}`" not in sets] == []
-    models = [name for name in MODELS.names() if MODELS.get(name).__module__ == "bench.models"]
+    models = [
+        name for name in MODELS.names() if MODELS.get(name).__module__.startswith("leakbench.")
+    ]
     assert [name for name in models if f"`{name}`" not in read("how-it-fits.md")] == []
     commands = get_command(app).commands
     assert [n for n in commands if f"`leakbench {n}" not in read("command-line.md")] == []
 
 
-OWN = {"attacks", "baselines"}
+OWN = ("leakbench.attacks.", "leakbench.baselines.")
 
 
 def test_the_numbers_it_reads_are_published_ones() -> None:

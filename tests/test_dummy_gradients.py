@@ -10,24 +10,32 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attacks import run_convolutions
-from attacks.distance import (
+from leakbench.attacks.feature import FeatureReconstruction
+from leakbench.attacks.ig import InvertingGradients
+from leakbench.attacks.matching import run_convolutions
+from leakbench.attacks.matching.distance import (
     Measured,
     cosine_distance,
     cosine_gaussian_distance,
     squared_norm,
 )
-from attacks.dummy_gradients import dummy_gradients, layers_with_rules, weights_of
-from attacks.factors import Factors
-from attacks.feature import FeatureReconstruction
-from attacks.gradient_matching import match_gradients
-from attacks.ig import InvertingGradients
-from attacks.matching_attack import GradientMatching
-from attacks.method import Victim
-from attacks.run_convolutions import Geometry, weight_gradients
-from bench.federation import client_update, in_mode
-from bench.models import Architecture, LeNet, ResNet18, SharedModel, SmallCNN
-from bench.threat import Auxiliary, Server
+from leakbench.attacks.matching.dummy_gradients import (
+    dummy_gradients,
+    layers_with_rules,
+    weights_of,
+)
+from leakbench.attacks.matching.engine import match_gradients
+from leakbench.attacks.matching.factors import Factors
+from leakbench.attacks.matching.matching_attack import GradientMatching
+from leakbench.attacks.matching.method import Victim
+from leakbench.attacks.matching.run_convolutions import Geometry, weight_gradients
+from leakbench.federation.batch_norm import in_mode
+from leakbench.federation.client import client_update
+from leakbench.federation.models.lenet import LeNet
+from leakbench.federation.models.resnet18 import ResNet18
+from leakbench.federation.models.small_cnn import SmallCNN
+from leakbench.federation.shared_model import Architecture, SharedModel
+from leakbench.threat.server import Auxiliary, Server
 
 CLASSES, SIZE = 5, 16
 HIDDEN = "classifier.0"

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
-from records import planned, record_of, table_rows
 
-from bench.details import details
-from bench.figures import phase
-from bench.metrics import Estimate
-from bench.report import main_tables
-from bench.rows import Measured
-from bench.store import Certificates, Cost, Record
-from bench.suite import Planned
+from leakbench.experiments.suite import Planned
+from leakbench.metrics.estimates import Estimate
+from leakbench.records.measured import Measured
+from leakbench.records.record import Certificates, Cost, Record
+from leakbench.reports.details import details
+from leakbench.reports.figures import phase
+from leakbench.reports.suite_report import main_tables
+from records import planned, record_of, table_rows
 
 SUITE = """
 title = "Small"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.auditing.report import Report
+from leakbench.auditing.report import Report
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "tests" / "examples"
@@ -85,8 +85,8 @@ def test_opacus_without_noise_sends_what_the_defense_dp_sgd_says(
     from opacus_dp_sgd import BATCH, CLIP, main
     from safetensors.torch import load_file
 
-    from bench.auditing.cutting import own_model
-    from bench.defenses.dp_sgd import clipped_sum
+    from leakbench.auditing.model_splitting import own_model
+    from leakbench.federation.defenses.dp_sgd import clipped_sum
 
     main(tmp_path, noise=0.0)
     torch.manual_seed(0)

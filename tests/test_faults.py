@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from running import (
     SUITE,
     built,
@@ -31,8 +32,8 @@ import os, signal, time
 from dataclasses import dataclass
 from pathlib import Path
 import torch
-from bench.registry import register_attack
-from bench.threat import Attack, Inference, Knowledge
+from leakbench.base.registry import register_attack
+from leakbench.threat.server import Attack, Inference, Knowledge
 
 @register_attack("perilous")
 @dataclass(frozen=True, kw_only=True)

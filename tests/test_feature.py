@@ -9,20 +9,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attacks.distance import cosine_gaussian_distance
-from attacks.feature import FeatureReconstruction
-from attacks.gradient_matching import match_gradients
-from attacks.labels import recover_labels
-from attacks.method import Reconstruction, Victim
-from bench.cells import Cell, Setup
-from bench.federation import client_update
-from bench.measure import measure, victim_batches
-from bench.models import Architecture, SharedModel, SmallCNN
-from bench.plugins import build, parameters_of
-from bench.preparation import prepare
-from bench.registry import MODELS
-from bench.store import Record
-from bench.threat import Auxiliary, Server, observe
+from leakbench.attacks.feature import FeatureReconstruction
+from leakbench.attacks.linear_layers.label_recovery import recover_labels
+from leakbench.attacks.matching.distance import cosine_gaussian_distance
+from leakbench.attacks.matching.engine import match_gradients
+from leakbench.attacks.matching.method import Reconstruction, Victim
+from leakbench.base.plugins import build, parameters_of
+from leakbench.base.registry import MODELS
+from leakbench.evaluation.measuring import measure, victim_batches
+from leakbench.evaluation.preparation import prepare
+from leakbench.experiments.cell import Cell, Setup
+from leakbench.federation.client import client_update
+from leakbench.federation.models.small_cnn import SmallCNN
+from leakbench.federation.shared_model import Architecture, SharedModel
+from leakbench.records.record import Record
+from leakbench.threat.observation import observe
+from leakbench.threat.server import Auxiliary, Server
 
 
 def small_model(classes: int = 2) -> SharedModel:

@@ -9,15 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench import preparation
-from bench.cache import cache_folder
-from bench.cells import Setup
-from bench.errors import UsageError
-from bench.federation import client_update, to_images
-from bench.models import Architecture, LeNet, SharedModel, SmallCNN
-from bench.preparation import prepare
-from bench.seeds import generator_for
-from bench.training import ClientData, train
+from leakbench.base.cache import cache_folder
+from leakbench.base.errors import UsageError
+from leakbench.base.seeds import generator_for
+from leakbench.data.images import to_images
+from leakbench.evaluation import preparation
+from leakbench.evaluation.preparation import prepare
+from leakbench.experiments.cell import Setup
+from leakbench.federation.client import client_update
+from leakbench.federation.models.lenet import LeNet
+from leakbench.federation.models.small_cnn import SmallCNN
+from leakbench.federation.shared_model import Architecture, SharedModel
+from leakbench.federation.training import ClientData, train
 
 
 def model() -> SharedModel:

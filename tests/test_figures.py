@@ -13,32 +13,35 @@ import pytest
 import torch
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from records import planned, record_of
 from torch import Tensor
 
-import bench.cli
-from attacks.feature import FeatureReconstruction
-from bench.cells import Cell
-from bench.details import details
-from bench.errors import UsageError
-from bench.figures.budget import figures as budget_figures
-from bench.measure import victim_batches
-from bench.metrics import Estimate
-from bench.models import deep_features
-from bench.preparation import Prepared, prepare
-from bench.reconstructions import (
+import leakbench.cli.main
+from leakbench.attacks.feature import FeatureReconstruction
+from leakbench.base.errors import UsageError
+from leakbench.evaluation.measuring import victim_batches
+from leakbench.evaluation.preparation import Prepared, prepare
+from leakbench.experiments.cell import Cell
+from leakbench.experiments.suite import Planned
+from leakbench.federation.shared_model import deep_features
+from leakbench.metrics.estimates import Estimate
+from leakbench.records.measured import Measured
+from leakbench.records.record import Cost, Record
+from leakbench.records.store import Store
+from leakbench.reports.details import details
+from leakbench.reports.figures.budget import figures as budget_figures
+from leakbench.reports.reconstructions import (
     Block,
     chosen_cells,
     reconstruct,
     reconstruction_figure,
     refuse_real_individuals,
 )
-from bench.rows import Measured
-from bench.store import Cost, Record, Store
-from bench.suite import Planned
-from bench.threat import Inference, Observation, Server
+from leakbench.threat.attack import Inference
+from leakbench.threat.observation import Observation
+from leakbench.threat.server import Server
+from records import planned, record_of
 
-CHECKOUT = Path(bench.cli.__file__).resolve().parent.parent
+CHECKOUT = Path(leakbench.__file__).resolve().parent.parent
 
 SUITE = """
 title = "Small"

@@ -13,15 +13,27 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from attacks import memory
-from attacks.distance import Gradients, cosine_distance, squared_error
-from attacks.gradient_matching import dummy_gradients, match_gradients
-from attacks.method import CENTRED, RAW, Iterate, Method, PixelRange, Reconstruction, Victim
-from attacks.optimisers import LBFGS, Adam, Optimiser, State
-from attacks.schedules import cosine_decay
-from bench.federation import batch_norm_layers, batch_statistics, client_update, in_mode
-from bench.models import Architecture, LeNet, ResNet18, SharedModel, SmallCNN
-from bench.threat import Mode
+from leakbench.attacks.matching import memory
+from leakbench.attacks.matching.distance import Gradients, cosine_distance, squared_error
+from leakbench.attacks.matching.engine import dummy_gradients, match_gradients
+from leakbench.attacks.matching.method import (
+    CENTRED,
+    RAW,
+    Iterate,
+    Method,
+    PixelRange,
+    Reconstruction,
+    Victim,
+)
+from leakbench.attacks.matching.optimisers import LBFGS, Adam, Optimiser, State
+from leakbench.attacks.matching.schedules import cosine_decay
+from leakbench.base.choices import Mode
+from leakbench.federation.batch_norm import batch_norm_layers, batch_statistics, in_mode
+from leakbench.federation.client import client_update
+from leakbench.federation.models.lenet import LeNet
+from leakbench.federation.models.resnet18 import ResNet18
+from leakbench.federation.models.small_cnn import SmallCNN
+from leakbench.federation.shared_model import Architecture, SharedModel
 
 CLASSES = 4
 IMAGE = (3, 16, 16)

@@ -6,15 +6,18 @@ from dataclasses import replace
 from math import log
 from pathlib import Path
 
-import measuring
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from baselines import hcn_training
-from baselines.hcn import HonestButCurious
-from baselines.hcn_networks import (
+import measuring
+from leakbench.base.errors import UsageError
+from leakbench.base.plugins import build
+from leakbench.base.registry import ATTACKS
+from leakbench.baselines.hcn import HonestButCurious
+from leakbench.baselines.hybrid_capturing import training as hcn_training
+from leakbench.baselines.hybrid_capturing.networks import (
     best_threshold,
     classifier,
     entropy_score,
@@ -22,20 +25,16 @@ from baselines.hcn_networks import (
     reader,
     regularised_loss,
 )
-from baselines.hcn_training import Examples
-from bench.cells import Setup
-from bench.errors import UsageError
-from bench.federation import to_images
-from bench.measure import granted
-from bench.models import Normalise
-from bench.plugins import build
-from bench.preparation import Prepared, prepare
-from bench.registry import ATTACKS
-from bench.report import markdown
-from bench.rows import Measured
-from bench.store import Record
-from bench.suite import Planned
-from bench.threat import Server
+from leakbench.baselines.hybrid_capturing.training import Examples
+from leakbench.data.images import to_images
+from leakbench.evaluation.preparation import Prepared, prepare
+from leakbench.experiments.cell import Setup
+from leakbench.experiments.suite import Planned
+from leakbench.federation.shared_model import Normalise
+from leakbench.records.measured import Measured
+from leakbench.records.record import Record
+from leakbench.reports.suite_report import markdown
+from leakbench.threat.server import Server, granted
 
 FORMS = ("parametrised", "regularised", "honest")
 

@@ -21,21 +21,22 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
-import bench.cli
-import bench.image_metrics
-from bench.cells import Cell, Setup
-from bench.details import details
-from bench.errors import UsageError
-from bench.image_metrics import lpips, lpips_network, psnr, ssim
-from bench.lpips_weights import SHAPES, find_lpips_weights, read_convolutions
-from bench.measure import victim_batches
-from bench.preparation import Prepared, prepare
-from bench.rows import Measured
-from bench.scoring import score
-from bench.store import Cost, Record
-from bench.suite import Planned
-from bench.threat import Inference, Observation, Truth
-from bench.validation import check_inferences
+import leakbench.cli.main
+import leakbench.metrics.image_metrics
+from leakbench.base.errors import UsageError
+from leakbench.evaluation.measuring import victim_batches
+from leakbench.evaluation.preparation import Prepared, prepare
+from leakbench.evaluation.scoring import score
+from leakbench.experiments.cell import Cell, Setup
+from leakbench.experiments.suite import Planned
+from leakbench.metrics.image_metrics import lpips, lpips_network, psnr, ssim
+from leakbench.metrics.lpips_weights import SHAPES, find_lpips_weights, read_convolutions
+from leakbench.records.measured import Measured
+from leakbench.records.record import Cost, Record
+from leakbench.reports.details import details
+from leakbench.threat.attack import Inference
+from leakbench.threat.observation import Observation, Truth
+from leakbench.threat.validation import check_inferences
 
 SUITE = """
 title = "Small"
@@ -117,7 +118,7 @@ def pictures(number: int, size: int = 32) -> Tensor:
 
 
 def test_examples_in_docstrings_are_true() -> None:
-    failed, tried = doctest.testmod(bench.image_metrics)
+    failed, tried = doctest.testmod(leakbench.metrics.image_metrics)
     assert tried
     assert not failed
 
@@ -346,7 +347,7 @@ def test_a_wrong_path_ends_a_run_before_any_work(
     monkeypatch.setattr(sys, "argv", arguments)
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     with pytest.raises(SystemExit) as left:
-        bench.cli.main()
+        leakbench.cli.main.main()
     assert left.value.code == 2
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -524,8 +525,8 @@ def test_the_report_leaves_the_columns_empty_where_there_are_no_images(
 
 IMITATION = """
 from dataclasses import dataclass
-from bench.registry import register_attack
-from bench.threat import Attack, Inference, Knowledge
+from leakbench.base.registry import register_attack
+from leakbench.threat.server import Attack, Inference, Knowledge
 
 @register_attack("imitation")
 @dataclass(frozen=True, kw_only=True)
@@ -563,7 +564,7 @@ def test_weights_named_later_bring_lpips_into_the_records_that_lack_it(
         """Return what the run says, and the metrics of images by attack."""
         done = subprocess.run(
             [
-                *(sys.executable, "-m", "bench", "run", str(tmp_path / "small.toml")),
+                *(sys.executable, "-m", "leakbench", "run", str(tmp_path / "small.toml")),
                 *("--out", str(tmp_path / "out"), "--device", "cpu", "--workers", "1", *arguments),
             ],
             env={**os.environ, "PYTHONPATH": path},

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from damage import noise
 
-from bench.errors import UsageError
-from bench.images import Box, decoded, square_around
+from damage import noise
+from leakbench.base.errors import UsageError
+from leakbench.data.images import Box, decoded, square_around
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from attacks.labels import (
+from leakbench.attacks.linear_layers.label_recovery import (
     Scheme,
     analytic_labels,
     class_mean_features,
@@ -19,9 +19,11 @@ from attacks.labels import (
     recover_labels,
     row_minimum_labels,
 )
-from bench.errors import UsageError
-from bench.federation import client_update
-from bench.models import Architecture, LeNet, SharedModel, SmallCNN
+from leakbench.base.errors import UsageError
+from leakbench.federation.client import client_update
+from leakbench.federation.models.lenet import LeNet
+from leakbench.federation.models.small_cnn import SmallCNN
+from leakbench.federation.shared_model import Architecture, SharedModel
 
 GOLDEN = [0, 0, 1, 3, 3, 3, 7, 7]
 SMALL_CNN, LENET = SmallCNN(width=4), LeNet()

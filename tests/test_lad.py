@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from damage import Damage, noise, remove, replace, replace_line, truncate, write
 
-from bench.cells import Cell
-from bench.data import Individuals
-from bench.errors import UsageError
-from bench.measure import measure
-from bench.preparation import prepare
-from bench.registry import DATASETS
-from datasets.lad import LAD
+from damage import Damage, noise, remove, replace, replace_line, truncate, write
+from leakbench.base.errors import UsageError
+from leakbench.base.registry import DATASETS
+from leakbench.data.dataset import Individuals
+from leakbench.datasets.lad import LAD
+from leakbench.evaluation.measuring import measure
+from leakbench.evaluation.preparation import prepare
+from leakbench.experiments.cell import Cell
 
 ATTRIBUTES = [
     "Attr_A_001, color: is brown, 棕色",

@@ -7,18 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from leakbench.experiments.descriptions import describe
+from leakbench.records.folder import read_records
+from leakbench.records.store import Store
+from leakbench.records.verified import Remeasured, content_hash, write
+from leakbench.reports.leaderboard import laid_out, leaderboard, leading_suites
+from leakbench.reports.publishing import publish
+from leakbench.reports.tables import Entry, best_column
+from leakbench.threat.glossary import KNOWLEDGE
+from leakbench.threat.knowledge import Knowledge
 from publishing import HOSTILE, defended_suite, done, estimate, failed, version_of, write_run
 from records import measured, planned
-
-from bench.leaderboard import laid_out, leaderboard, leading_suites
-from bench.publish import publish
-from bench.record_folder import read_records
-from bench.rows import describe
-from bench.store import Store
-from bench.tables import Entry, best_column
-from bench.threat import Knowledge
-from bench.threat_words import KNOWLEDGE
-from bench.verification.verified import Remeasured, content_hash, write
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from damage import (
     Damage,
     noise,
@@ -19,11 +20,10 @@ from damage import (
     write,
     write_bytes,
 )
-
-from bench.data import Individuals
-from bench.errors import UsageError
-from bench.registry import DATASETS
-from datasets.lfw import LFW
+from leakbench.base.errors import UsageError
+from leakbench.base.registry import DATASETS
+from leakbench.data.dataset import Individuals
+from leakbench.datasets.lfw import LFW
 
 PEOPLE = [("Ann Lee", 1), ("Ann Lee", 2), ("Bob", 1), ("Jan de Wit", 3)]
 FILES = [

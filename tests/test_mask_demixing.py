@@ -8,41 +8,43 @@ from pathlib import Path
 
 import pytest
 import torch
-from faces import faces
-from measuring import measured
-from planting import Planted, best_cosines, effort, found_in, planted
 from torch.nn import functional
 
-from attacks.demixing import search
-from attacks.demixing.batch import Batch
-from attacks.demixing.effort import Effort
-from attacks.demixing.found import Found
-from attacks.demixing.masked_space import masked_space_of, polish
-from attacks.demixing.mixture import Demixed, individuals_of, others_of
-from attacks.demixing.reflections import Reflections
-from attacks.demixing.search import demix_masks
-from attacks.demixing_attack import _answer, _others
-from attacks.head import head_of
-from attacks.mask_demixing import MaskDemixing
-from bench.cells import Cell, Setup
-from bench.defense import Defense
-from bench.defenses.clipping import Clipping
-from bench.defenses.dp_sgd import DPSGD
-from bench.defenses.noise import GaussianNoise
-from bench.defenses.quantise import Quantisation
-from bench.defenses.secure_aggregation import SecureAggregation
-from bench.defenses.sparsify import Sparsification
-from bench.errors import UsageError
-from bench.federation import client_update
-from bench.measure import infer, measure, victim_batches
-from bench.models import SharedModel, SmallCNN
-from bench.override import override
-from bench.plugins import build
-from bench.preparation import prepare
-from bench.registry import MODELS
-from bench.scoring import CERTIFIED
-from bench.suite import expand, load_suite
-from bench.threat import Inference, Server
+from faces import faces
+from leakbench.attacks.linear_layers.demixing import search
+from leakbench.attacks.linear_layers.demixing.batch import Batch
+from leakbench.attacks.linear_layers.demixing.effort import Effort
+from leakbench.attacks.linear_layers.demixing.found import Found
+from leakbench.attacks.linear_layers.demixing.masked_space import masked_space_of, polish
+from leakbench.attacks.linear_layers.demixing.mixture import Demixed, individuals_of, others_of
+from leakbench.attacks.linear_layers.demixing.reflections import Reflections
+from leakbench.attacks.linear_layers.demixing.search import demix_masks
+from leakbench.attacks.linear_layers.demixing_attack import _answer, _others
+from leakbench.attacks.linear_layers.head import head_of
+from leakbench.attacks.mask_demixing import MaskDemixing
+from leakbench.base.errors import UsageError
+from leakbench.base.plugins import build
+from leakbench.base.registry import MODELS
+from leakbench.evaluation.measuring import infer, measure, victim_batches
+from leakbench.evaluation.preparation import prepare
+from leakbench.evaluation.scoring import CERTIFIED
+from leakbench.experiments.cell import Cell, Setup
+from leakbench.experiments.overrides import override
+from leakbench.experiments.suite import expand, load_suite
+from leakbench.federation.client import client_update
+from leakbench.federation.defense import Defense
+from leakbench.federation.defenses.clipping import Clipping
+from leakbench.federation.defenses.dp_sgd import DPSGD
+from leakbench.federation.defenses.noise import GaussianNoise
+from leakbench.federation.defenses.quantise import Quantisation
+from leakbench.federation.defenses.secure_aggregation import SecureAggregation
+from leakbench.federation.defenses.sparsify import Sparsification
+from leakbench.federation.models.small_cnn import SmallCNN
+from leakbench.federation.shared_model import SharedModel
+from leakbench.threat.attack import Inference
+from leakbench.threat.server import Server
+from measuring import measured
+from planting import Planted, best_cosines, effort, found_in, planted
 
 
 @pytest.mark.parametrize(("classes", "units"), [(2, 128), (8, 128), (100, 256)])

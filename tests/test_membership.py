@@ -7,22 +7,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
+from leakbench.attacks.row_space import distances
+from leakbench.base.errors import UsageError
+from leakbench.evaluation.measuring import victim_batches
+from leakbench.evaluation.preparation import Prepared, prepare
+from leakbench.experiments.cell import Setup
+from leakbench.metrics.estimates import Estimate, found_at
+from leakbench.records.measured import Measured
+from leakbench.records.record import Membership
+from leakbench.reports.suite_report import reading_aid
+from leakbench.threat.attack import Inference
+from leakbench.threat.candidates import candidates_of
+from leakbench.threat.observation import Observation
+from leakbench.threat.validation import check_inferences
 from measuring import measured
 from planting import planted
 from records import planned, record_of, table_rows
-
-from attacks.row_space import distances
-from bench.candidates import candidates_of
-from bench.cells import Setup
-from bench.errors import UsageError
-from bench.measure import victim_batches
-from bench.metrics import Estimate, found_at
-from bench.preparation import Prepared, prepare
-from bench.report import reading_aid
-from bench.rows import Measured
-from bench.store import Membership
-from bench.threat import Inference, Observation
-from bench.validation import check_inferences
 
 
 @pytest.fixture(scope="module")

@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from records import planned, record_of
 
-from bench.errors import UsageError
-from bench.merge import merge
-from bench.metrics import Estimate
-from bench.results import results, write_results
-from bench.store import Record, Store
-from bench.suite import Planned
-from bench.sweep.shard import Shard
+from leakbench.base.errors import UsageError
+from leakbench.experiments.suite import Planned
+from leakbench.metrics.estimates import Estimate
+from leakbench.records.data_frame import results, write_results
+from leakbench.records.merge import merge
+from leakbench.records.record import Record
+from leakbench.records.store import Store
+from leakbench.sweep.shard import Shard
+from records import planned, record_of
 
 HALF = Estimate(value=0.5, low=0.4, high=0.6)
 MORE = Estimate(value=0.7, low=0.6, high=0.8)

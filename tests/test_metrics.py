@@ -10,14 +10,15 @@ import torch
 from scipy.stats import norm
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
 
-import attacks.distance
-import attacks.labels
-import bench.measure
-import bench.metrics
-from bench.cells import Setup
-from bench.matching import match_individuals
-from bench.measure import victim_batches
-from bench.metrics import (
+import leakbench.attacks.linear_layers.label_recovery
+import leakbench.attacks.matching.distance
+import leakbench.evaluation.measuring
+import leakbench.metrics.estimates
+from leakbench.evaluation.measuring import victim_batches
+from leakbench.evaluation.preparation import prepare
+from leakbench.evaluation.scoring import groupings_of
+from leakbench.experiments.cell import Setup
+from leakbench.metrics.estimates import (
     Metric,
     accuracy,
     auc,
@@ -27,11 +28,18 @@ from bench.metrics import (
     estimate_mean,
     groups_of,
 )
-from bench.preparation import prepare
-from bench.scoring import groupings_of
+from leakbench.metrics.matching import match_individuals
 
 
-@pytest.mark.parametrize("module", [bench.metrics, bench.measure, attacks.distance, attacks.labels])
+@pytest.mark.parametrize(
+    "module",
+    [
+        leakbench.metrics.estimates,
+        leakbench.evaluation.measuring,
+        leakbench.attacks.matching.distance,
+        leakbench.attacks.linear_layers.label_recovery,
+    ],
+)
 def test_examples_in_docstrings_are_true(module: object) -> None:
     failed, tried = doctest.testmod(module)  # type: ignore[arg-type]
     assert tried

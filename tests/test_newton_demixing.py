@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import pytest
 import torch
-from measuring import measured
-from planting import Planted, best_cosines, effort, found_in, planted
 from torch import nn
 from torch.nn import functional
 
-from attacks.activations import Rectifier, Smooth, activation_of
-from attacks.demixing.levenberg_marquardt import least_squares
-from attacks.demixing.mixture import Space, individuals_alone, space_of
-from attacks.demixing.remaining import remaining_after
-from attacks.demixing.search import WIDEST, scale_of
-from attacks.demixing.sent import Sent
-from attacks.head import head_of
-from attacks.newton_demixing import NewtonDemixing
-from bench.cells import Setup
-from bench.errors import UsageError
-from bench.models import SharedModel
-from bench.scoring import CERTIFIED
+from leakbench.attacks.linear_layers.activations import Rectifier, Smooth, activation_of
+from leakbench.attacks.linear_layers.demixing.levenberg_marquardt import least_squares
+from leakbench.attacks.linear_layers.demixing.mixture import Space, individuals_alone, space_of
+from leakbench.attacks.linear_layers.demixing.remaining import remaining_after
+from leakbench.attacks.linear_layers.demixing.search import WIDEST, scale_of
+from leakbench.attacks.linear_layers.demixing.sent import Sent
+from leakbench.attacks.linear_layers.head import head_of
+from leakbench.attacks.newton_demixing import NewtonDemixing
+from leakbench.base.errors import UsageError
+from leakbench.evaluation.scoring import CERTIFIED
+from leakbench.experiments.cell import Setup
+from leakbench.federation.shared_model import SharedModel
+from measuring import measured
+from planting import Planted, best_cosines, effort, found_in, planted
 
 SMOOTH = ["gelu", "silu", "tanh"]
 

@@ -10,12 +10,19 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional
 
-from attacks.distance import squared_error
-from attacks.gradient_matching import dummy_gradients
-from attacks.optimisers import LBFGS, Adam, Optimiser, State
-from attacks.schedules import Schedule, constant, cosine_decay, step_decay, warm_cosine_decay
-from bench.federation import client_update
-from bench.models import LeNet, SharedModel
+from leakbench.attacks.matching.distance import squared_error
+from leakbench.attacks.matching.engine import dummy_gradients
+from leakbench.attacks.matching.optimisers import LBFGS, Adam, Optimiser, State
+from leakbench.attacks.matching.schedules import (
+    Schedule,
+    constant,
+    cosine_decay,
+    step_decay,
+    warm_cosine_decay,
+)
+from leakbench.federation.client import client_update
+from leakbench.federation.models.lenet import LeNet
+from leakbench.federation.shared_model import SharedModel
 
 Function = Callable[[Tensor], Tensor]
 """Variables, shape (n,), to a value."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.scaffold.new import CHECKOUT, new_plugin
+from leakbench.conformance.scaffold.new_plugin import CHECKOUT, new_plugin
 
 EXAMPLE = Path(__file__).parent / "outside_package"
 
@@ -67,12 +67,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def leakbench(
-    *arguments: str, site: Path, folder: Path, module: str = "bench"
+    *arguments: str, site: Path, folder: Path, module: str = "leakbench"
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", module, *arguments],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(site), str(CHECKOUT)])},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(site), str(CHECKOUT / ".package")])},
         capture_output=True,
         text=True,
         check=False,
@@ -144,8 +144,8 @@ def test_strangers_that_cannot_be_used_are_named_and_the_rest_is_listed(tmp_path
     assert beneath.splitlines()[::2] == [
         "attack 'leaving' of package stranger cannot be imported (SystemExit: 3); mend or "
         "uninstall it",
-        "attack 'prior' is registered twice, by package stranger and by baselines.prior.Prior; "
-        "rename one of them or uninstall its package",
+        "attack 'prior' is registered twice, by package stranger and by "
+        "leakbench.baselines.prior.Prior; rename one of them or uninstall its package",
         "attack 'raising' of package stranger cannot be imported (ZeroDivisionError: division by "
         "zero); mend or uninstall it",
         "entry point 'unregistered' of package stranger does not lead to a class registered as "

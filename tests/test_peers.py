@@ -7,19 +7,20 @@ from typing import Any
 
 import pytest
 import torch
-from faces import faces
-from peers import SETUP, attack_config, in_centred_pixels, reconstruct
 from torch import Tensor, nn
 
-from attacks.distance import cosine_distance, squared_error
-from attacks.gradient_matching import dummy_gradients, match_gradients
-from attacks.ig import InvertingGradients
-from attacks.method import CENTRED, Victim
-from attacks.priors import total_variation
-from bench.federation import client_update
-from bench.image_metrics import psnr
-from bench.models import LeNet, SmallCNN
-from bench.threat import Server
+from faces import faces
+from leakbench.attacks.ig import InvertingGradients
+from leakbench.attacks.matching.distance import cosine_distance, squared_error
+from leakbench.attacks.matching.engine import dummy_gradients, match_gradients
+from leakbench.attacks.matching.method import CENTRED, Victim
+from leakbench.attacks.matching.priors import total_variation
+from leakbench.federation.client import client_update
+from leakbench.federation.models.lenet import LeNet
+from leakbench.federation.models.small_cnn import SmallCNN
+from leakbench.metrics.image_metrics import psnr
+from leakbench.threat.server import Server
+from peers import SETUP, attack_config, in_centred_pixels, reconstruct
 
 breaching = pytest.importorskip("breaching", reason="the `peers` extra is not installed")
 

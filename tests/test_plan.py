@@ -5,17 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from records import measured, planned
 
-from bench.preparation import data_fingerprint
-from bench.store import Record, Store
-from bench.suite import Planned
-from bench.sweep.events import SharedDone
-from bench.sweep.log import RunLog
-from bench.sweep.pending import sort_out
-from bench.sweep.plan import plan, plan_text
-from bench.sweep.rates import Rates, work_of
-from bench.sweep.steps import Prepare, steps_of
+from leakbench.evaluation.preparation import data_fingerprint
+from leakbench.experiments.suite import Planned
+from leakbench.records.record import Record
+from leakbench.records.store import Store
+from leakbench.sweep.events import SharedDone
+from leakbench.sweep.log import RunLog
+from leakbench.sweep.pending import sort_out
+from leakbench.sweep.plan import plan, plan_text
+from leakbench.sweep.rates import Rates, work_of
+from leakbench.sweep.steps import Prepare, steps_of
+from records import measured, planned
 
 
 @pytest.fixture(scope="module")

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from attacks.distance import (
+from leakbench.attacks.matching.distance import (
     Gradients,
     cosine_distance,
     cosine_gaussian_distance,
     layerwise_norm,
     squared_error,
 )
-from attacks.priors import (
+from leakbench.attacks.matching.priors import (
     Statistics,
     distance_to,
     group_mean,
@@ -24,7 +24,13 @@ from attacks.priors import (
     statistics_distance,
     total_variation,
 )
-from attacks.schedules import Schedule, constant, cosine_decay, step_decay, warm_cosine_decay
+from leakbench.attacks.matching.schedules import (
+    Schedule,
+    constant,
+    cosine_decay,
+    step_decay,
+    warm_cosine_decay,
+)
 
 Distance = Callable[[Gradients, Gradients], Tensor]
 

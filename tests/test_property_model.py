@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.errors import UsageError
-from bench.property_model import check_both_classes, fit_logistic
-from bench.validated_property_model import (
+from leakbench.base.errors import UsageError
+from leakbench.threat.property_models.logistic import check_both_classes, fit_logistic
+from leakbench.threat.property_models.validated import (
     CANDIDATES,
     FOLDS,
     ValidatedPropertyModel,

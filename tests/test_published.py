@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from bench.leaderboard import laid_out, leaderboard, leading_suites
-from bench.record_folder import read_records
-from bench.registry import ATTACKS
-from bench.report import markdown
-from bench.rows import Measured
-from bench.store import Store
-from bench.suite import expand, load_suite, suite_names
+from leakbench.base.registry import ATTACKS
+from leakbench.experiments.suite import expand, load_suite, suite_names
+from leakbench.records.folder import read_records
+from leakbench.records.measured import Measured
+from leakbench.records.store import Store
+from leakbench.reports.leaderboard import laid_out, leaderboard, leading_suites
+from leakbench.reports.suite_report import markdown
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from running import built, command, environment, events, records
 
 pytestmark = pytest.mark.slow
@@ -98,7 +99,7 @@ def test_what_is_prepared_travels_with_the_task(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker whose cache is empty finds what another has built, and builds nothing."""
-    from bench.cache import cached_tensors, noting, packed, unpack
+    from leakbench.base.cache import cached_tensors, noting, packed, unpack
 
     monkeypatch.setenv("LEAKBENCH_CACHE", str(tmp_path / "one"))
     with noting() as first:

@@ -9,12 +9,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from bench.cells import Cell
-from bench.measure import measure
-from bench.plugins import build, parameters_of
-from bench.preparation import prepare
-from bench.registry import ATTACKS, DATASETS
-from bench.store import Metrics
+from leakbench.base.plugins import build, parameters_of
+from leakbench.base.registry import ATTACKS, DATASETS
+from leakbench.evaluation.measuring import measure
+from leakbench.evaluation.preparation import prepare
+from leakbench.experiments.cell import Cell
+from leakbench.records.record import Metrics
 
 Gray = NDArray[np.floating]
 

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from running import SUITE, command, environment, outside_attack, records, run
 
 
@@ -81,8 +82,8 @@ FAULTY = """
 from collections.abc import Sequence
 from dataclasses import dataclass
 import torch
-from bench.registry import register_attack
-from bench.threat import Attack, Inference, Knowledge
+from leakbench.base.registry import register_attack
+from leakbench.threat.server import Attack, Inference, Knowledge
 
 @register_attack("faulty")
 @dataclass(frozen=True, kw_only=True)

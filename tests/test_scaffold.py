@@ -12,21 +12,21 @@ from pathlib import Path
 
 import pytest
 
-from bench.errors import UsageError
-from bench.scaffold.new import CHECKOUT, KINDS, new_plugin
+from leakbench.base.errors import UsageError
+from leakbench.conformance.scaffold.new_plugin import CHECKOUT, KINDS, new_plugin
 
 Run = Callable[..., tuple[int, str, str]]
 
-PACKAGES = ("attacks", "baselines", "bench", "datasets")
+FOLDERS = (".package", "attacks", "baselines", "bench", "datasets")
 
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of this checkout, without its tests and results."""
     copy = tmp_path_factory.mktemp("checkout")
-    for package in PACKAGES:
+    for folder in FOLDERS:
         ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(CHECKOUT / package, copy / package, ignore=ignored)
+        shutil.copytree(CHECKOUT / folder, copy / folder, symlinks=True, ignore=ignored)
     shutil.copy(CHECKOUT / "pyproject.toml", copy)
     (copy / "tests").mkdir()
     for module in ("conftest.py", "running.py"):
@@ -69,7 +69,7 @@ def assert_clean(folder: Path, *files: Path) -> None:
         ("class", "'class' is no name for a module.*no word of Python's own"),
         ("", "'' is no name for a module"),
         ("../mine", "is no name for a module"),
-        ("priors", "attacks/priors.py is there already; choose another name, or remove it"),
+        ("quick", "suite .quick. exists already"),
     ],
 )
 def test_a_name_that_cannot_be_is_one_sentence_and_code_2(run: Run, name: str, said: str) -> None:
@@ -84,11 +84,6 @@ def test_nothing_is_overwritten_and_nothing_written_beside_it(tmp_path: Path) ->
         new_plugin("attack", "mine", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["pyproject.toml"]
     assert (tmp_path / "pyproject.toml").read_text() == "mine"
-
-
-def test_a_model_has_no_file_of_its_own_in_the_checkout(checkout: Path) -> None:
-    with pytest.raises(UsageError, match=r"stands with the others in bench/models\.py"):
-        new_plugin("model", "mine", None, checkout)
 
 
 def test_what_is_installed_elsewhere_is_no_checkout(tmp_path: Path) -> None:
@@ -115,18 +110,20 @@ def test_a_written_package_is_clean(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["attack", "dataset", "defense"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_what_is_written_into_a_checkout_conforms_and_its_test_passes(
     kind: str, checkout: Path
 ) -> None:
     name = f"new_{kind}"
     written = new_plugin(kind, name, None, checkout)
     assert_clean(checkout, *(path for path in written.files if path.suffix == ".py"))
-    checked = process("bench", "check", name, folder=checkout, paths=[checkout])
+    checked = process("leakbench", "check", name, folder=checkout, paths=[checkout / ".package"])
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert f"{name} conforms" in checked.stdout
     test = next(path for path in written.files if path.parent.name == "tests")
-    tested = process("pytest", "-q", "-n", "0", str(test), folder=checkout, paths=[checkout])
+    tested = process(
+        "pytest", "-q", "-n", "0", str(test), folder=checkout, paths=[checkout / ".package"]
+    )
     assert tested.returncode == 0, tested.stdout
 
 
@@ -142,6 +139,6 @@ def test_every_written_plugin_is_typed(tmp_path: Path) -> None:
         "--config-file=",
         *packages,
         folder=tmp_path,
-        paths=[CHECKOUT, *(tmp_path / kind for kind in KINDS)],
+        paths=[CHECKOUT / ".package", *(tmp_path / kind for kind in KINDS)],
     )
     assert found.returncode == 0, found.stdout

@@ -17,6 +17,18 @@ import numpy as np
 import pytest
 from markupsafe import escape
 from PIL import Image
+
+import leakbench.reports.site.folder
+from leakbench.attacks.feature import FeatureReconstruction
+from leakbench.base.registry import ATTACKS
+from leakbench.experiments.suite import Planned
+from leakbench.records.folder import read_records
+from leakbench.records.record import Record
+from leakbench.reports.publishing import publish
+from leakbench.reports.site.chart import charts
+from leakbench.reports.site.defended import defended
+from leakbench.reports.site.folder import MARKER
+from leakbench.reports.site.view import breakable, marked_up
 from publishing import (
     HOSTILE,
     Hostile,
@@ -27,18 +39,6 @@ from publishing import (
     write_run,
 )
 from records import planned
-
-import bench.site.folder
-from attacks.feature import FeatureReconstruction
-from bench.publish import publish
-from bench.record_folder import read_records
-from bench.registry import ATTACKS
-from bench.site.chart import charts
-from bench.site.defended import defended
-from bench.site.folder import MARKER
-from bench.site.view import breakable, marked_up
-from bench.store import Record
-from bench.suite import Planned
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -253,7 +253,7 @@ def test_a_site_that_was_written_in_part_is_written_again(
 ) -> None:
     out = write_run(tmp_path / "out", map(done, planned("quick")))
     with monkeypatch.context() as broken:
-        whole, written = bench.site.folder._write, []
+        whole, written = leakbench.reports.site.folder._write, []
 
         def torn(path: Path, content: bytes) -> None:
             written.append(path)
@@ -261,7 +261,7 @@ def test_a_site_that_was_written_in_part_is_written_again(
                 raise KeyboardInterrupt
             whole(path, content)
 
-        broken.setattr(bench.site.folder, "_write", torn)
+        broken.setattr(leakbench.reports.site.folder, "_write", torn)
         with pytest.raises(KeyboardInterrupt):
             publish(out, tmp_path / "site", [], False)
     publish(out, tmp_path / "site", [], False)
@@ -344,4 +344,4 @@ def test_an_installed_leakbench_has_the_sites_templates(tmp_path: Path) -> None:
         "static/site.css",
         "static/site.js",
     ):
-        assert f"bench/site/{name}" in names
+        assert f"leakbench/reports/site/{name}" in names

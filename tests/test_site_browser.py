@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from publishing import Hostile, hostile_run, whole_run
 
-from bench.publish import publish
-from bench.registry import ATTACKS
+from leakbench.base.registry import ATTACKS
+from leakbench.reports.publishing import publish
+from publishing import Hostile, hostile_run, whole_run
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page

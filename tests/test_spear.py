@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import pytest
 import torch
-from measuring import measured
-from planting import Planted, answer, planted, seen, server_of
 from torch import Tensor, nn
 
-from attacks.sparse_columns import Columns, SparseColumns, _distinct, _independent
-from attacks.spear import Spear
-from bench.cells import Setup
-from bench.defense import Defense
-from bench.defenses.noise import GaussianNoise
-from bench.defenses.quantise import Quantisation
-from bench.defenses.sparsify import Sparsification
-from bench.errors import UsageError
-from bench.matching import match_individuals
-from bench.models import SharedModel
-from bench.scoring import CERTIFIED
-from bench.threat import Inference
+from leakbench.attacks.linear_layers.sparse_columns import (
+    Columns,
+    SparseColumns,
+    _distinct,
+    _independent,
+)
+from leakbench.attacks.spear import Spear
+from leakbench.base.errors import UsageError
+from leakbench.evaluation.scoring import CERTIFIED
+from leakbench.experiments.cell import Setup
+from leakbench.federation.defense import Defense
+from leakbench.federation.defenses.noise import GaussianNoise
+from leakbench.federation.defenses.quantise import Quantisation
+from leakbench.federation.defenses.sparsify import Sparsification
+from leakbench.federation.shared_model import SharedModel
+from leakbench.metrics.matching import match_individuals
+from leakbench.threat.attack import Inference
+from measuring import measured
+from planting import Planted, answer, planted, seen, server_of
 
 
 def _cosines(found: Inference, batch: Planted) -> Tensor:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bench.data import Individuals
-from bench.errors import UsageError
-from bench.split import Split, split_individuals
-from datasets.synthetic import Synthetic
+from leakbench.base.errors import UsageError
+from leakbench.data.dataset import Individuals
+from leakbench.data.split import Split, split_individuals
+from leakbench.datasets.synthetic import Synthetic
 
 
 def uneven() -> Individuals:

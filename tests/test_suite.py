@@ -10,21 +10,23 @@ from typing import Any
 
 import pytest
 
-from attacks.feature import FeatureReconstruction
-from baselines.prior import Prior
-from bench.catalogue import description
-from bench.cells import Cell
-from bench.errors import UsageError
-from bench.override import override
-from bench.plugins import build
-from bench.registry import ATTACKS, DATASETS
-from bench.report import main_tables, reading_aid
-from bench.rows import LAYOUTS, Measured, describe, varying_settings
-from bench.seeds import digest
-from bench.settings import settings
-from bench.split import task_attributes
-from bench.suite import Planned, Suite, expand, load_suite, suite_names
-from datasets.synthetic import Synthetic
+from leakbench.attacks.feature import FeatureReconstruction
+from leakbench.base.errors import UsageError
+from leakbench.base.plugins import build
+from leakbench.base.registry import ATTACKS, DATASETS
+from leakbench.base.seeds import digest
+from leakbench.baselines.prior import Prior
+from leakbench.data.split import task_attributes
+from leakbench.datasets.synthetic import Synthetic
+from leakbench.experiments.cell import Cell
+from leakbench.experiments.descriptions import describe
+from leakbench.experiments.overrides import override
+from leakbench.experiments.plugin_catalogue import description
+from leakbench.experiments.suite import Planned, Suite, expand, load_suite, suite_names
+from leakbench.records.measured import Measured
+from leakbench.reports.rows import LAYOUTS, varying_settings
+from leakbench.reports.settings import settings
+from leakbench.reports.suite_report import main_tables, reading_aid
 
 TITLE = 'title = "Small"\n'
 CELL = """

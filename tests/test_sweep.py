@@ -8,22 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from records import measured, planned
 
-from bench.errors import UsageError
-from bench.store import Record, Store
-from bench.suite import Planned
-from bench.sweep.events import (
-    Again,
-    CellDone,
-    Event,
-    Failed,
-    SharedDone,
-    State,
-)
-from bench.sweep.executor import Answered, Begun, Lost, Problem, Report, Told
-from bench.sweep.steps import Measure, Prepare, Step, TrainUnder, steps_of
-from bench.sweep.sweep import Limits, Outcome, Sweep
+from leakbench.base.errors import UsageError
+from leakbench.experiments.suite import Planned
+from leakbench.records.record import Record
+from leakbench.records.store import Store
+from leakbench.sweep.events import Again, CellDone, Event, Failed, SharedDone, State
+from leakbench.sweep.executor import Answered, Begun, Lost, Problem, Report, Told
+from leakbench.sweep.steps import Measure, Prepare, Step, TrainUnder, steps_of
+from leakbench.sweep.sweep import Limits, Outcome, Sweep
+from records import measured, planned
 
 
 @pytest.fixture(scope="module")

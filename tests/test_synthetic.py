@@ -13,10 +13,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from torch import Tensor, nn
 
-from bench.data import Individuals
-from bench.errors import UsageError
-from bench.registry import DATASETS
-from datasets.synthetic import BLOCK, SUBJECTS, SubjectName, Synthetic
+from leakbench.base.errors import UsageError
+from leakbench.base.registry import DATASETS
+from leakbench.data.dataset import Individuals
+from leakbench.datasets.synthetic import BLOCK, SUBJECTS, SubjectName, Synthetic
 
 SUBJECT_NAMES: tuple[SubjectName, ...] = get_args(SubjectName)
 MAIN_TASK = {

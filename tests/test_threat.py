@@ -14,15 +14,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.cells import Cell, Setup
-from bench.client import Client
-from bench.errors import UsageError
-from bench.federation import client_update, to_images
-from bench.measure import granted, measure, victim_batches
-from bench.plugins import build
-from bench.preparation import Prepared, prepare
-from bench.registry import ATTACKS
-from bench.threat import Attack, Knowledge, Server, Truth, check_batch_size, check_grant, observe
+from leakbench.base.errors import UsageError
+from leakbench.base.plugins import build
+from leakbench.base.registry import ATTACKS
+from leakbench.data.images import to_images
+from leakbench.evaluation.measuring import measure, victim_batches
+from leakbench.evaluation.preparation import Prepared, prepare
+from leakbench.experiments.cell import Cell, Setup
+from leakbench.federation.client import Client, client_update
+from leakbench.threat.attack import Attack, check_batch_size, check_grant
+from leakbench.threat.knowledge import Knowledge
+from leakbench.threat.observation import Truth, observe
+from leakbench.threat.server import Server, granted
 
 
 @pytest.fixture(scope="module")
@@ -264,7 +267,7 @@ def test_no_signature_on_the_attack_s_side_mentions_a_truth() -> None:
         for name in ATTACKS.names()
         for member, method in inspect.getmembers(ATTACKS.get(name), inspect.isfunction)
         # What dataclasses generate takes the fields, whose types the module may not name.
-        if method.__module__.partition(".")[0] in {"attacks", "baselines"} and member != "__init__"
+        if method.__module__.startswith(("leakbench.attacks.", "leakbench.baselines.")) and member != "__init__"
     ]
     assert methods
     names = {"Server": Server}

@@ -9,21 +9,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from measuring import measured
 from numpy.typing import NDArray
 from torch import Tensor
 
-from baselines import ul
-from baselines.ul import UnintendedLeakage, update_features
-from bench.cells import Setup
-from bench.defenses.noise import GaussianNoise
-from bench.errors import UsageError
-from bench.federation import client_update
-from bench.measure import granted, victim_batches
-from bench.plugins import build
-from bench.preparation import Prepared, prepare
-from bench.registry import ATTACKS
-from bench.threat import Inference, Knowledge, Mode, Observation, observe
+from leakbench.base.choices import Mode
+from leakbench.base.errors import UsageError
+from leakbench.base.plugins import build
+from leakbench.base.registry import ATTACKS
+from leakbench.baselines import ul
+from leakbench.baselines.ul import UnintendedLeakage, update_features
+from leakbench.evaluation.measuring import victim_batches
+from leakbench.evaluation.preparation import Prepared, prepare
+from leakbench.experiments.cell import Setup
+from leakbench.federation.client import client_update
+from leakbench.federation.defenses.noise import GaussianNoise
+from leakbench.threat.attack import Inference
+from leakbench.threat.knowledge import Knowledge
+from leakbench.threat.observation import Observation, observe
+from leakbench.threat.server import granted
+from measuring import measured
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +179,7 @@ def test_the_server_simulates_in_the_clients_mode(
         trained.append(all(layer.running_mean is None for layer in layers))
         return client_update(model, images, labels)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("bench.client.client_update", spy)
+    monkeypatch.setattr("leakbench.federation.client.client_update", spy)
     attack = UnintendedLeakage(batches=4)
     server = granted(prepared.server, attack.needs, mode)
     attack.infer(server, observations(prepared, 2, 1), lambda share: None)

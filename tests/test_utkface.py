@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from damage import Damage, noise, shrink, truncate, write_bytes
 from PIL import Image
 
-from bench.data import Individuals
-from bench.errors import UsageError
-from bench.plugins import build
-from bench.registry import DATASETS
-from datasets.utkface import UTKFace
+from damage import Damage, noise, shrink, truncate, write_bytes
+from leakbench.base.errors import UsageError
+from leakbench.base.plugins import build
+from leakbench.base.registry import DATASETS
+from leakbench.data.dataset import Individuals
+from leakbench.datasets.utkface import UTKFace
 
 DATE = "20170109150557335.jpg.chip.jpg"
 FILES = [f"{labels}_{DATE}" for labels in ("100_0_0", "1_1_2", "39_1_4", "40_0_1")]

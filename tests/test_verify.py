@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from measuring import measured
 
-from bench.conformance.setting import SETUP
-from bench.merge import merge
-from bench.metrics import Estimate
-from bench.plugins import build, parameters_of
-from bench.registry import DATASETS, MODELS
-from bench.store import Record, Store
-from bench.verification.compare import chosen, differences
-from bench.verification.verified import NAME, Remeasured, content_hash, verified, write
-from bench.verification.verify import verify
+from leakbench.base.plugins import build, parameters_of
+from leakbench.base.registry import DATASETS, MODELS
+from leakbench.conformance.setting import SETUP
+from leakbench.metrics.estimates import Estimate
+from leakbench.records.merge import merge
+from leakbench.records.record import Record
+from leakbench.records.store import Store
+from leakbench.records.verified import NAME, Remeasured, content_hash, verified, write
+from leakbench.verification.compare import chosen, differences
+from leakbench.verification.verify import verify
+from measuring import measured
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench.sweep.console import RunConsole
-from bench.sweep.events import CellDone, Closed, Failed, Opened, Started, State
-from bench.sweep.log import RunLog
+from leakbench.sweep.console import RunConsole
+from leakbench.sweep.events import CellDone, Closed, Failed, Opened, Started, State
+from leakbench.sweep.log import RunLog
 
 
 def test_a_torn_line_of_the_log_spoils_no_other(tmp_path: Path) -> None:

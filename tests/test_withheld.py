@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import pytest
 import torch
-from planting import Planted, best_cosines, effort, planted
 from torch.nn import functional
 
-from attacks.demixing.batch import Batch
-from attacks.demixing.mixture import Demixed
-from attacks.demixing.search import demix_masks, demix_smooth
-from attacks.demixing.withheld import completed_to_rank, predictor_of, sent, withheld_of
-from bench.cells import Cell, Setup
-from bench.defense import Defense
-from bench.defenses.noise import GaussianNoise
-from bench.defenses.soteria import Soteria
-from bench.defenses.sparsify import Sparsification
-from bench.measure import measure
-from bench.plugins import build, parameters_of
-from bench.preparation import prepare
-from bench.registry import ATTACKS
-from bench.scoring import CERTIFIED
+from leakbench.attacks.linear_layers.demixing.batch import Batch
+from leakbench.attacks.linear_layers.demixing.mixture import Demixed
+from leakbench.attacks.linear_layers.demixing.search import demix_masks, demix_smooth
+from leakbench.attacks.linear_layers.demixing.withheld import (
+    completed_to_rank,
+    predictor_of,
+    sent,
+    withheld_of,
+)
+from leakbench.base.plugins import build, parameters_of
+from leakbench.base.registry import ATTACKS
+from leakbench.evaluation.measuring import measure
+from leakbench.evaluation.preparation import prepare
+from leakbench.evaluation.scoring import CERTIFIED
+from leakbench.experiments.cell import Cell, Setup
+from leakbench.federation.defense import Defense
+from leakbench.federation.defenses.noise import GaussianNoise
+from leakbench.federation.defenses.soteria import Soteria
+from leakbench.federation.defenses.sparsify import Sparsification
+from planting import Planted, best_cosines, effort, planted
 
 
 def low_rank(rows: int, columns: int, rank: int) -> torch.Tensor:

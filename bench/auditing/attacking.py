@@ -11,30 +11,25 @@ import numpy as np
 import torch
 from pydantic import BaseModel
 
-from bench import metrics
-from bench.auditing.case import Batch, Case
-from bench.cells import Cell
-from bench.defense import defense_of
-from bench.errors import UsageError
-from bench.measure import granted, infer, knowledge_of
-from bench.metrics import Estimate
-from bench.plugins import build, parameters_of
-from bench.registry import ATTACKS
-from bench.scoring import groupings_of, match_all, ordered_scores, score
-from bench.seeds import digest, seed_for
-from bench.store import Metrics
-from bench.threat import (
-    Attack,
-    Compiling,
-    Inference,
-    Knowledge,
-    Observation,
-    Progress,
-    Truth,
-    check_batch_size,
-    check_grant,
-)
-from bench.validation import check_inferences
+from leakbench.auditing.case import Batch, Case
+from leakbench.base.choices import Compiling
+from leakbench.base.errors import UsageError
+from leakbench.base.plugins import build, parameters_of
+from leakbench.base.registry import ATTACKS
+from leakbench.base.seeds import digest, seed_for
+from leakbench.evaluation.measuring import infer
+from leakbench.evaluation.scoring import groupings_of, match_all, ordered_scores, score
+from leakbench.experiments.cell import Cell
+from leakbench.experiments.cell_defense import defense_of
+from leakbench.experiments.cell_knowledge import knowledge_of
+from leakbench.metrics import estimates as metrics
+from leakbench.metrics.estimates import Estimate
+from leakbench.records.record import Metrics
+from leakbench.threat.attack import Attack, Inference, Progress, check_batch_size, check_grant
+from leakbench.threat.knowledge import Knowledge
+from leakbench.threat.observation import Observation, Truth
+from leakbench.threat.server import granted
+from leakbench.threat.validation import check_inferences
 
 FEWEST = 5
 """Batches, and people where somebody is shown twice, from which on an interval is believed."""

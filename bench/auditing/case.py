@@ -11,30 +11,32 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from bench.auditing.cutting import OwnModel
-from bench.auditing.people import People, name_of
-from bench.auditing.programs import Model
-from bench.auditing.updates import (
+from leakbench.auditing.labelled_images import People, name_of
+from leakbench.auditing.model_loading import Model
+from leakbench.auditing.model_splitting import OwnModel
+from leakbench.auditing.updates import (
     Captured,
     Sending,
     as_gradient,
     defense_parameters_of,
     with_size,
 )
-from bench.cells import Setup
-from bench.client import Client, Update, gradient
-from bench.data import Individuals
-from bench.defense import Defense
-from bench.defense_metrics import relative_error
-from bench.errors import UsageError
-from bench.federation import in_mode, main_task_hits
-from bench.models import deep_features
-from bench.plugins import build
-from bench.preparation import Prepared, feature_space
-from bench.registry import DEFENSES
-from bench.seeds import generator_for
-from bench.split import IDENTITY_TASK, Split
-from bench.threat import Auxiliary, Mode, PropertyModelKind, Server, Truth
+from leakbench.base.choices import Mode, PropertyModelKind
+from leakbench.base.errors import UsageError
+from leakbench.base.plugins import build
+from leakbench.base.registry import DEFENSES
+from leakbench.base.seeds import generator_for
+from leakbench.data.dataset import Individuals
+from leakbench.data.split import IDENTITY_TASK, Split
+from leakbench.evaluation.defense_cost import relative_error
+from leakbench.evaluation.preparation import Prepared, feature_space
+from leakbench.experiments.cell import Setup
+from leakbench.federation.batch_norm import in_mode
+from leakbench.federation.client import Client, Update, gradient
+from leakbench.federation.defense import Defense
+from leakbench.federation.shared_model import deep_features, main_task_hits
+from leakbench.threat.observation import Truth
+from leakbench.threat.server import Auxiliary, Server
 
 FOLDS = 3
 """People that choosing f_p takes at least."""
@@ -44,12 +46,12 @@ class ThreatModel(BaseModel):
     """What the server of an audit may know, and how clients compute.
 
     Attributes:
-        mode: how clients run the model, see `bench.threat.Mode`.
+        mode: how clients run the model, see `leakbench.base.choices.Mode`.
         labels_known: whether the server knows each batch's main-task labels; else attacks recover
             them from the update.
         defense: under which the updates were captured, `{"name": …, parameter: …}`; the server
             knows it too. None where updates are sent as they are.
-        property_model: f_p, see `bench.threat.PropertyModelKind`.
+        property_model: f_p, see `leakbench.base.choices.PropertyModelKind`.
         seed: of all that is drawn.
     """
 

@@ -11,24 +11,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench import metrics
-from bench.auditing.attacking import (
-    FEWEST,
-    Attacked,
-    Attacks,
-    attack_all,
-    without_intervals,
-)
-from bench.auditing.case import Batch, Case, defense_from, on_top
-from bench.auditing.cutting import OwnModel
-from bench.client import Client, Update, gradient
-from bench.defense import Defense
-from bench.errors import UsageError
-from bench.federation import in_mode, main_task_hits
-from bench.metrics import Estimate
-from bench.seeds import digest, generator_for, seed_for
-from bench.threat import Compiling, Truth
-from bench.training import ClientData, train
+from leakbench.auditing.attacking import FEWEST, Attacked, Attacks, attack_all, without_intervals
+from leakbench.auditing.case import Batch, Case, defense_from, on_top
+from leakbench.auditing.model_splitting import OwnModel
+from leakbench.base.choices import Compiling
+from leakbench.base.errors import UsageError
+from leakbench.base.seeds import digest, generator_for, seed_for
+from leakbench.federation.batch_norm import in_mode
+from leakbench.federation.client import Client, Update, gradient
+from leakbench.federation.defense import Defense
+from leakbench.federation.shared_model import main_task_hits
+from leakbench.federation.training import ClientData, train
+from leakbench.metrics import estimates as metrics
+from leakbench.metrics.estimates import Estimate
+from leakbench.threat.observation import Truth
 
 Table = Mapping[str, Any]
 """A defense's name and parameters."""

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from bench.auditing.attacking import FEWEST, enough_for_intervals
-from bench.auditing.case import Case
-from bench.metrics import Estimate
+from leakbench.auditing.attacking import FEWEST, enough_for_intervals
+from leakbench.auditing.case import Case
+from leakbench.metrics.estimates import Estimate
 
 if TYPE_CHECKING:
-    from bench.auditing.report import AttackReport, AuditedUpdate, DefenseReport
+    from leakbench.auditing.report import AttackReport, AuditedUpdate, DefenseReport
 
 MISMATCH = 0.01
 """Relative distance from which an update is not that of its truth, but for rounding."""

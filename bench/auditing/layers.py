@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 from torch.nn.modules.dropout import _DropoutNd
 
-from bench.errors import UsageError
+from leakbench.base.errors import UsageError
 
 aten = torch.ops.aten
 

@@ -10,15 +10,15 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from bench.auditing.attacking import Attacked
-from bench.auditing.case import Batch, Case
-from bench.auditing.defending import Defended
-from bench.cache import replacing
-from bench.matching import match_individuals
-from bench.metrics import Estimate
-from bench.plugins import parameters_of
-from bench.store import Metrics
-from bench.threat import Inference
+from leakbench.auditing.attacking import Attacked
+from leakbench.auditing.case import Batch, Case
+from leakbench.auditing.defending import Defended
+from leakbench.base.files import replacing
+from leakbench.base.plugins import parameters_of
+from leakbench.metrics.estimates import Estimate
+from leakbench.metrics.matching import match_individuals
+from leakbench.records.record import Metrics
+from leakbench.threat.attack import Inference
 
 
 class _Frozen(BaseModel):
@@ -82,7 +82,7 @@ class AuditedUpdate(_Frozen):
 
 
 class AttackReport(_Frozen):
-    """What an attack or control earned; see `bench.auditing.attacking.Attacked`."""
+    """What an attack or control earned; see `leakbench.auditing.attacking.Attacked`."""
 
     name: str
     title: str
@@ -99,7 +99,7 @@ class AttackReport(_Frozen):
 
 
 class DefenseReport(_Frozen):
-    """What still leaks under a defense, and its cost; see `bench.auditing.defending.Defended`."""
+    """What still leaks under a defense, and its cost; see `auditing.defending.Defended`."""
 
     name: str
     parameters: dict[str, Any]
@@ -173,7 +173,7 @@ class Report(_Frozen):
         Raises:
             UsageError: the folder cannot be written to.
         """
-        from bench.auditing.page import page
+        from leakbench.auditing.html_page import page
 
         paths = Path(folder) / "audit.html", Path(folder) / "audit.json"
         for path, text in zip(paths, (page(self), self.model_dump_json(indent=1)), strict=True):
@@ -190,7 +190,7 @@ def report_of(
     split: str,
 ) -> Report:
     """Put what was found into a report."""
-    from bench.auditing.findings import cautions, findings
+    from leakbench.auditing.findings import cautions, findings
 
     updates = [_update(batch, number, attacked) for number, batch in enumerate(case.batches)]
     attacks = [_attack(key, each) for key, each in attacked.items()]
@@ -251,7 +251,7 @@ def _attack(name: str, attacked: Attacked) -> AttackReport:
 
 
 def _defense(defended: Defended) -> DefenseReport:
-    from bench.auditing.findings import verdict
+    from leakbench.auditing.findings import verdict
 
     attacks = [_attack(name, each) for name, each in defended.attacked.items()]
     return DefenseReport(

@@ -13,8 +13,8 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx.graph import CodeGen
 
-from bench.auditing.layers import with_layers
-from bench.errors import UsageError
+from leakbench.auditing.layers import with_layers
+from leakbench.base.errors import UsageError
 
 
 @dataclass(frozen=True)

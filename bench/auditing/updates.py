@@ -12,11 +12,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
-from bench.auditing.cutting import OwnModel
-from bench.auditing.programs import Model, load_tensors
-from bench.client import Update
-from bench.errors import UsageError
-from bench.plugins import sentence
+from leakbench.auditing.model_loading import Model, load_tensors
+from leakbench.auditing.model_splitting import OwnModel
+from leakbench.base.errors import UsageError
+from leakbench.base.plugins import sentence
+from leakbench.federation.client import Update
 
 Kind = Literal["gradient", "difference", "weights"]
 """What an update's tensors are: the gradient of the mean loss; the client's weights after training

@@ -9,15 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.candidates import candidates_of
-from bench.conformance.check import Trial
-from bench.conformance.setting import prepared_with
-from bench.deployment import serve
-from bench.federation import batch_statistics, client_update
-from bench.measure import granted, victim_batches
-from bench.preparation import Prepared
-from bench.registry import ATTACKS, Registry
-from bench.threat import Attack, Inference, Knowledge, Observation, Server, observe
+from leakbench.base.registry import ATTACKS, Registry
+from leakbench.conformance.check import Trial
+from leakbench.conformance.setting import prepared_with
+from leakbench.evaluation.measuring import victim_batches
+from leakbench.evaluation.preparation import Prepared
+from leakbench.federation.batch_norm import batch_statistics
+from leakbench.federation.client import client_update
+from leakbench.threat.attack import Attack, Inference
+from leakbench.threat.candidates import candidates_of
+from leakbench.threat.deployment import serve
+from leakbench.threat.knowledge import Knowledge
+from leakbench.threat.observation import Observation, observe
+from leakbench.threat.server import Server, granted
 
 Shown = tuple[Server, list[Observation]]
 """What an attack gets to see."""

@@ -9,17 +9,19 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from bench.cells import Cell
-from bench.conformance.attack_trial import AttackTrial, contents, difference, same
-from bench.conformance.check import FindingError, NotCheckedError, checks
-from bench.conformance.declarations import DECLARATIONS, refuse_empty
-from bench.conformance.global_state import fingerprints, refuse_moved, seeded
-from bench.errors import UsageError
-from bench.measure import measure
-from bench.plugins import build, parameters_of
-from bench.store import Record
-from bench.threat import Inference, Knowledge, Observation
-from bench.validation import check_inferences
+from leakbench.base.errors import UsageError
+from leakbench.base.plugins import build, parameters_of
+from leakbench.conformance.attack_trial import AttackTrial, contents, difference, same
+from leakbench.conformance.check import FindingError, NotCheckedError, checks
+from leakbench.conformance.declarations import DECLARATIONS, refuse_empty
+from leakbench.conformance.global_state import fingerprints, refuse_moved, seeded
+from leakbench.evaluation.measuring import measure
+from leakbench.experiments.cell import Cell
+from leakbench.records.record import Record
+from leakbench.threat.attack import Inference
+from leakbench.threat.knowledge import Knowledge
+from leakbench.threat.observation import Observation
+from leakbench.threat.validation import check_inferences
 
 
 def has_a_title_and_a_reference(trial: AttackTrial) -> None:
@@ -222,7 +224,7 @@ def answers_to_an_update_that_says_nothing(trial: AttackTrial) -> None:
         except Exception as error:
             raise FindingError(
                 f"{trial} raises {type(error).__name__} for an update that is all {what}; return "
-                f"`attacks.stand_ins.without_update(…)`, which says `diverged`"
+                f"`linear_layers.auxiliary_fallback.without_update(…)`, which says `diverged`"
             ) from error
         try:
             check_inferences(trial.name, answers, spoilt, server)

@@ -10,9 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bench.errors import UsageError
-from bench.plugins import build
-from bench.registry import Registry
+from leakbench.base.errors import UsageError
+from leakbench.base.plugins import build
+from leakbench.base.registry import Registry
 
 
 class FindingError(UsageError):

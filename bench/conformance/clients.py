@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
-from bench.client import Client
-from bench.models import SharedModel, SmallCNN
+from leakbench.federation.client import Client
+from leakbench.federation.models.small_cnn import SmallCNN
+from leakbench.federation.shared_model import SharedModel
 
 
 def small_model(**parameters: Any) -> SharedModel:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.conformance.check import FindingError, NotCheckedError, Trial, checks
-from bench.conformance.declarations import DECLARATIONS, refuse_empty
-from bench.conformance.global_state import fingerprints, refuse_moved, seeded
-from bench.data import DataSet, Individuals
-from bench.errors import UsageError
-from bench.registry import DATASETS, Registry
-from bench.split import split_individuals, task_attributes
+from leakbench.base.errors import UsageError
+from leakbench.base.registry import DATASETS, Registry
+from leakbench.conformance.check import FindingError, NotCheckedError, Trial, checks
+from leakbench.conformance.declarations import DECLARATIONS, refuse_empty
+from leakbench.conformance.global_state import fingerprints, refuse_moved, seeded
+from leakbench.data.dataset import DataSet, Individuals
+from leakbench.data.split import split_individuals, task_attributes
 
 SIZE = 32
 """Pixels at which most is tried."""
@@ -164,7 +164,7 @@ def has_a_fingerprint(trial: DatasetTrial) -> None:
     if not isinstance(fingerprint, str) or not fingerprint:
         raise FindingError(
             f"{trial} has fingerprint {fingerprint!r}; return a string that changes with its "
-            f"content, such as `bench.seeds.digest` of labels and files"
+            f"content, such as `leakbench.base.seeds.digest` of labels and files"
         )
 
 

@@ -6,9 +6,9 @@ import json
 from dataclasses import fields
 from typing import Any
 
-from bench.conformance.check import FindingError, Trial, checks
-from bench.errors import UsageError
-from bench.plugins import build, parameters_of
+from leakbench.base.errors import UsageError
+from leakbench.base.plugins import build, parameters_of
+from leakbench.conformance.check import FindingError, Trial, checks
 
 
 def is_a_frozen_dataclass(trial: Trial) -> None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from bench.cells import Cell
-from bench.conformance.attack_trial import AttackTrial
-from bench.conformance.check import Check, FindingError, NotCheckedError
-from bench.conformance.defenses import DefenseTrial
-from bench.defense import individuals_in_update
-from bench.errors import UsageError
-from bench.measure import infer, victim_batches
-from bench.plugins import parameters_of
-from bench.registry import ATTACKS, DEFENSES
-from bench.threat import Knowledge
+from leakbench.base.errors import UsageError
+from leakbench.base.plugins import parameters_of
+from leakbench.base.registry import ATTACKS, DEFENSES
+from leakbench.conformance.attack_trial import AttackTrial
+from leakbench.conformance.check import Check, FindingError, NotCheckedError
+from leakbench.conformance.defenses import DefenseTrial
+from leakbench.evaluation.measuring import infer, victim_batches
+from leakbench.experiments.cell import Cell
+from leakbench.experiments.cell_defense import individuals_in_update
+from leakbench.threat.knowledge import Knowledge
 
 
 def under(attack: AttackTrial, defense: DefenseTrial, adaptive: bool) -> None:

@@ -8,16 +8,16 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from bench.client import Client, Update, gradient
-from bench.conformance.check import FindingError, Trial, checks
-from bench.conformance.clients import client
-from bench.conformance.declarations import DECLARATIONS, refuse_empty
-from bench.conformance.global_state import fingerprints, refuse_moved, seeded
-from bench.conformance.setting import prepared_with
-from bench.defense import Defense, Stage
-from bench.measure import victim_batches
-from bench.preparation import trained_under
-from bench.registry import DEFENSES, Registry
+from leakbench.base.registry import DEFENSES, Registry
+from leakbench.conformance.check import FindingError, Trial, checks
+from leakbench.conformance.clients import client
+from leakbench.conformance.declarations import DECLARATIONS, refuse_empty
+from leakbench.conformance.global_state import fingerprints, refuse_moved, seeded
+from leakbench.conformance.setting import prepared_with
+from leakbench.evaluation.measuring import victim_batches
+from leakbench.evaluation.preparation import trained_under
+from leakbench.federation.client import Client, Update, gradient
+from leakbench.federation.defense import Defense, Stage
 
 INDIVIDUALS = 4
 """Of the client on which most is tried."""

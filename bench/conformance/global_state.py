@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.conformance.check import FindingError, Trial
+from leakbench.conformance.check import FindingError, Trial
 
 
 def fingerprints() -> dict[str, Any]:

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from bench.conformance.check import FindingError, NotCheckedError, Trial, checks
-from bench.conformance.declarations import DECLARATIONS, refuse_empty
-from bench.conformance.global_state import seeded
-from bench.errors import UsageError
-from bench.models import Architecture, SharedModel
-from bench.registry import MODELS, Registry
+from leakbench.base.errors import UsageError
+from leakbench.base.registry import MODELS, Registry
+from leakbench.conformance.check import FindingError, NotCheckedError, Trial, checks
+from leakbench.conformance.declarations import DECLARATIONS, refuse_empty
+from leakbench.conformance.global_state import seeded
+from leakbench.federation.shared_model import Architecture, SharedModel
 
 CLASSES, SIZE, INDIVIDUALS = 8, 32, 3
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from bench.cells import Setup
-from bench.preparation import Prepared, prepare
+from leakbench.evaluation.preparation import Prepared, prepare
+from leakbench.experiments.cell import Setup
 
 SETUP = Setup(
     dataset="synthetic",

@@ -11,17 +11,17 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from bench.conformance.attack_trial import AttackTrial
-from bench.conformance.attacks import ATTACK_CHECKS
-from bench.conformance.check import Check, Outcome, Trial, outcome_of
-from bench.conformance.datasets import DATASET_CHECKS, DatasetTrial
-from bench.conformance.declarations import DECLARATIONS
-from bench.conformance.defended import checks_of_attackers, checks_under_defenses
-from bench.conformance.defenses import DEFENSE_CHECKS, DefenseTrial
-from bench.conformance.models import MODEL_CHECKS, ModelTrial
-from bench.conformance.setting import devices
-from bench.errors import UsageError
-from bench.registry import ATTACKS, DATASETS, DEFENSES, MODELS, Registry
+from leakbench.base.errors import UsageError
+from leakbench.base.registry import ATTACKS, DATASETS, DEFENSES, MODELS, Registry
+from leakbench.conformance.attack_trial import AttackTrial
+from leakbench.conformance.attacks import ATTACK_CHECKS
+from leakbench.conformance.check import Check, Outcome, Trial, outcome_of
+from leakbench.conformance.datasets import DATASET_CHECKS, DatasetTrial
+from leakbench.conformance.declarations import DECLARATIONS
+from leakbench.conformance.defended import checks_of_attackers, checks_under_defenses
+from leakbench.conformance.defenses import DEFENSE_CHECKS, DefenseTrial
+from leakbench.conformance.models import MODEL_CHECKS, ModelTrial
+from leakbench.conformance.setting import devices
 
 REGISTRIES: dict[str, Registry] = {
     "attack": ATTACKS,

@@ -6,7 +6,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from bench.cache import WriteError
+from leakbench.base.files import WriteError
 
 POSITIONS = 2**60
 """Cells are claimed at positions of the file; two of 50,000 share one with probability 1e-9."""

@@ -11,8 +11,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from bench.sweep.durations import duration
-from bench.sweep.events import (
+from leakbench.sweep.durations import duration
+from leakbench.sweep.events import (
     Again,
     CellDone,
     Closed,

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from bench.store import Record
-from bench.sweep.steps import Step
-from bench.threat import Compiling
+from leakbench.base.choices import Compiling
+from leakbench.records.record import Record
+from leakbench.sweep.steps import Step
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from bench.cache import cache_folder
-from bench.sweep.executor import Answered, Begun, Lost, Report, Site, Told
-from bench.sweep.steps import Step
-from bench.sweep.worker import answer, setup_kept
+from leakbench.base.cache import cache_folder
+from leakbench.sweep.executor import Answered, Begun, Lost, Report, Site, Told
+from leakbench.sweep.steps import Step
+from leakbench.sweep.worker import answer, setup_kept
 
 MOMENT = 0.2
 """Seconds to wait for a report."""

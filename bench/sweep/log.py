@@ -8,15 +8,15 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench.cache import WriteError
-from bench.sweep.events import Event, State
+from leakbench.base.files import WriteError
+from leakbench.sweep.events import Event, State
 
 
 class RunLog:
     """Appends what happens in a run to a file, which runs share, also at the same time.
 
     A line has `time` (ISO 8601, UTC), `run` (the same for all lines of a run), `event` (the name of
-    a class in `bench.sweep.events`) and the fields of that class.
+    a class in `leakbench.sweep.events`) and the fields of that class.
 
     Args:
         path: of the file.

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from bench.cells import Cell
-from bench.errors import UsageError
-from bench.store import Record, Stamp, Store
-from bench.suite import Planned
+from leakbench.base.errors import UsageError
+from leakbench.experiments.cell import Cell
+from leakbench.experiments.suite import Planned
+from leakbench.records.record import Record
+from leakbench.records.store import Stamp, Store
 
 Redo = Literal["never", "failed", "stale", "all"]
 """Which cells that have a record are measured again: none; those that failed; also those whose data
@@ -103,7 +104,7 @@ class _Fingerprints:
 
     def of(self, cell: Cell) -> str | None:
         """Return the fingerprint of the cell's data; None where they are not there to compare."""
-        from bench.preparation import check_available, data_fingerprint
+        from leakbench.evaluation.preparation import check_available, data_fingerprint
 
         own = f"{cell.dataset} {cell.dataset_parameters} {cell.image_size}"
         key = f"{own} {cell.auxiliary_dataset} {cell.auxiliary_dataset_parameters}"

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.errors import UsageError
-from bench.preparation import is_trained, load_individuals
-from bench.rows import markdown_table
-from bench.sweep.console import counted
-from bench.sweep.durations import duration
-from bench.sweep.pending import Pending, Reason
-from bench.sweep.rates import Rates
-from bench.sweep.steps import Measure, Prepare, Step, TrainUnder, steps_of
+from leakbench.base.errors import UsageError
+from leakbench.base.markdown import markdown_table
+from leakbench.evaluation.preparation import is_trained, load_individuals
+from leakbench.sweep.console import counted
+from leakbench.sweep.durations import duration
+from leakbench.sweep.pending import Pending, Reason
+from leakbench.sweep.rates import Rates
+from leakbench.sweep.steps import Measure, Prepare, Step, TrainUnder, steps_of
 
 WORDS: dict[Reason, str] = {
     "new": "have no record",

@@ -8,14 +8,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bench.cells import Cell
-from bench.defense import individuals_in_update
-from bench.errors import UsageError
-from bench.plugins import build
-from bench.registry import ATTACKS
-from bench.store import Record
-from bench.sweep.steps import Measure, Step
-from bench.threat import Attack
+from leakbench.base.errors import UsageError
+from leakbench.base.plugins import build
+from leakbench.base.registry import ATTACKS
+from leakbench.experiments.cell import Cell
+from leakbench.experiments.cell_defense import individuals_in_update
+from leakbench.records.record import Record
+from leakbench.sweep.steps import Measure, Step
+from leakbench.threat.attack import Attack
 
 UNTAUGHT = 0.002
 """Seconds of a gradient evaluation of a small model on one core, if there is nothing to learn."""

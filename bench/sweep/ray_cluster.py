@@ -16,12 +16,13 @@ import sys
 import time
 from typing import Any
 
-from bench.cache import WriteError, cache_folder, noting, packed, unpack
-from bench.errors import UsageError
-from bench.sweep.executor import Answered, Begun, Lost, Problem, Report, Site, Told
-from bench.sweep.local import MOMENT, worker_environment
-from bench.sweep.steps import Measure, Step, Task
-from bench.sweep.worker import answer, problem_of
+from leakbench.base.cache import cache_folder, noting, packed, unpack
+from leakbench.base.errors import UsageError
+from leakbench.base.files import WriteError
+from leakbench.sweep.executor import Answered, Begun, Lost, Problem, Report, Site, Told
+from leakbench.sweep.local import MOMENT, worker_environment
+from leakbench.sweep.steps import Measure, Step, Task
+from leakbench.sweep.worker import answer, problem_of
 
 REBUILT = 3
 """How often Ray repeats shared work by itself, should its result be lost with a node."""

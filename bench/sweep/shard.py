@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.errors import UsageError
-from bench.suite import Planned
+from leakbench.base.errors import UsageError
+from leakbench.experiments.suite import Planned
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.cells import Cell, Setup
-from bench.defense import defense_of
-from bench.plugins import build, parameters_of
-from bench.registry import ATTACKS
-from bench.rows import describe, text_of
-from bench.seeds import digest
-from bench.suite import Planned
-from bench.threat import Attack, Knowledge
+from leakbench.base.plugins import build, parameters_of
+from leakbench.base.registry import ATTACKS
+from leakbench.base.seeds import digest
+from leakbench.experiments.cell import Cell, Setup
+from leakbench.experiments.cell_defense import defense_of
+from leakbench.experiments.descriptions import describe, text_of
+from leakbench.experiments.suite import Planned
+from leakbench.threat.attack import Attack
+from leakbench.threat.knowledge import Knowledge
 
 TRAINING_COST = 1 / 3
 """A training step on one image against one gradient-matching evaluation of it."""

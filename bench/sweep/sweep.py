@@ -8,13 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from bench.cache import WriteError
-from bench.errors import UsageError
-from bench.registry import ATTACKS
-from bench.store import Record, Stamp, Store
-from bench.suite import Planned
-from bench.sweep.claims import Claims
-from bench.sweep.events import (
+from leakbench.base.errors import UsageError
+from leakbench.base.files import WriteError
+from leakbench.base.registry import ATTACKS
+from leakbench.experiments.suite import Planned
+from leakbench.records.record import Record
+from leakbench.records.store import Stamp, Store
+from leakbench.sweep.claims import Claims
+from leakbench.sweep.events import (
     Again,
     CellDone,
     Closed,
@@ -28,9 +29,9 @@ from bench.sweep.events import (
     Warned,
     Watcher,
 )
-from bench.sweep.executor import Answered, Begun, Executor, Lost, Problem, Report, Told
-from bench.sweep.interrupts import Interrupt, interrupts_held
-from bench.sweep.steps import Step
+from leakbench.sweep.executor import Answered, Begun, Executor, Lost, Problem, Report, Told
+from leakbench.sweep.interrupts import Interrupt, interrupts_held
+from leakbench.sweep.steps import Step
 
 LOOK_ELSEWHERE_EVERY = 1.0
 """Seconds between two looks at cells that another run measures."""

@@ -10,32 +10,23 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from bench.cache import WriteError, noting
-from bench.cells import Setup
-from bench.errors import UsageError
-from bench.store import Record
-from bench.sweep.executor import Answered, Problem, Site, Told
-from bench.sweep.steps import Measure, Prepare, Step, Task, TrainUnder
-from bench.threat import NotCompiled
+from leakbench.base.cache import noting
+from leakbench.base.devices import compute_reproducibly
+from leakbench.base.errors import UsageError
+from leakbench.base.files import WriteError
+from leakbench.experiments.cell import Setup
+from leakbench.records.record import Record
+from leakbench.sweep.executor import Answered, Problem, Site, Told
+from leakbench.sweep.steps import Measure, Prepare, Step, Task, TrainUnder
+from leakbench.threat.attack import NotCompiled
 
 if TYPE_CHECKING:
-    from bench.preparation import Prepared
+    from leakbench.evaluation.preparation import Prepared
 
 Tell = Callable[[Told], None]
 
 TELL_EVERY = 0.5
 """Seconds between two messages of a worker on the share that is done."""
-
-
-def compute_reproducibly() -> None:
-    """Let this process give numbers that do not depend on the run, with one thread."""
-    import torch
-
-    torch.set_num_threads(1)
-    # No reduced precision, no choice by timing.
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True
 
 
 def answer(name: str, task: Task, site: Site, tell: Tell) -> Answered:
@@ -76,11 +67,11 @@ def _done(name: str, task: Task, site: Site, tell: Tell) -> Record | None:
             _kept.clear()
             _prepared(setup, site, say)
         case TrainUnder(setup, defense, parameters):
-            from bench.preparation import train_under
+            from leakbench.evaluation.preparation import train_under
 
             train_under(setup, defense, parameters, site.data_root, site.device, say)
         case Measure(cell):
-            from bench.measure import measure
+            from leakbench.evaluation.measuring import measure
 
             prepared = _prepared(cell.setup, site, say)
             progress = _progress(name, tell)
@@ -93,7 +84,7 @@ _kept: dict[tuple[str, str], Prepared] = {}
 
 
 def _prepared(setup: Setup, site: Site, say: Callable[[str], None]) -> Prepared:
-    from bench.preparation import prepare
+    from leakbench.evaluation.preparation import prepare
 
     # A worker of a cluster may serve several runs, each with data of its own.
     key = (setup.model_dump_json(), f"{site.data_root} {site.device}")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from bench.metrics import Estimate
-from bench.store import Record
-from bench.verification.numbers import ROUNDING, leaves
-from bench.verification.verified import Rule
+from leakbench.metrics.estimates import Estimate
+from leakbench.records.possible_values import ROUNDING, leaves
+from leakbench.records.record import Record
+from leakbench.records.verified import Rule
 
 RuleChoice = Literal["auto", "equal", "interval"]
 """`auto` is `equal` where device and versions are the record's, else `interval`."""

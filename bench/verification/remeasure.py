@@ -8,18 +8,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.cells import Cell
-from bench.errors import UsageError
-from bench.lpips_weights import find_lpips_weights
-from bench.preparation import check_available, data_fingerprint
-from bench.store import Record, Store
-from bench.suite import Planned
-from bench.sweep.events import CellDone, Event, State, Watcher
-from bench.sweep.executor import Site
-from bench.sweep.local import LocalExecutor
-from bench.sweep.rates import work_of
-from bench.sweep.steps import steps_of
-from bench.sweep.sweep import Limits, Sweep
+from leakbench.base.errors import UsageError
+from leakbench.evaluation.preparation import check_available, data_fingerprint
+from leakbench.experiments.cell import Cell
+from leakbench.experiments.suite import Planned
+from leakbench.metrics.lpips_weights import find_lpips_weights
+from leakbench.records.record import Record
+from leakbench.records.store import Store
+from leakbench.sweep.events import CellDone, Event, State, Watcher
+from leakbench.sweep.executor import Site
+from leakbench.sweep.local import LocalExecutor
+from leakbench.sweep.rates import work_of
+from leakbench.sweep.steps import steps_of
+from leakbench.sweep.sweep import Limits, Sweep
 
 DATA = {
     "dataset",

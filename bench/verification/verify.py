@@ -9,14 +9,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench.errors import UsageError
-from bench.session import chosen_device
-from bench.store import Record
-from bench.sweep.console import RunConsole
-from bench.verification.compare import RuleChoice, chosen, differences
-from bench.verification.record_checks import faults, read_strictly
-from bench.verification.remeasure import Drawer, remeasure
-from bench.verification.verified import (
+from leakbench.base.devices import chosen_device
+from leakbench.base.errors import UsageError
+from leakbench.records.checks import faults, read_strictly
+from leakbench.records.record import Record
+from leakbench.records.verified import (
     NAME,
     Remeasured,
     Rule,
@@ -27,6 +24,9 @@ from bench.verification.verified import (
     set_aside,
     write,
 )
+from leakbench.sweep.console import RunConsole
+from leakbench.verification.compare import RuleChoice, chosen, differences
+from leakbench.verification.remeasure import Drawer, remeasure
 
 RULES: dict[Rule, str] = {
     "equal": "equal up to rounding, for device and versions are the same",

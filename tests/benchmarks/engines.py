@@ -14,21 +14,24 @@ from typing import Any
 
 import pytest
 import torch
-from faces import faces
-from peers import attack_config, in_centred_pixels, reconstruct
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attacks.dlg import DeepLeakage
-from attacks.feature import FeatureReconstruction, QuasiNewtonFeatureReconstruction
-from attacks.gradient_matching import match_gradients
-from attacks.gradinversion import GradInversion
-from attacks.ig import InvertingGradients
-from attacks.matching_attack import GradientMatching
-from attacks.method import Iterate, Method, Victim
-from bench.federation import client_update
-from bench.models import LeNet, SharedModel, SmallCNN
-from bench.threat import Auxiliary, Compiling, Server
+from faces import faces
+from leakbench.attacks.dlg import DeepLeakage
+from leakbench.attacks.feature import FeatureReconstruction, QuasiNewtonFeatureReconstruction
+from leakbench.attacks.gradinversion import GradInversion
+from leakbench.attacks.ig import InvertingGradients
+from leakbench.attacks.matching.engine import match_gradients
+from leakbench.attacks.matching.matching_attack import GradientMatching
+from leakbench.attacks.matching.method import Iterate, Method, Victim
+from leakbench.base.choices import Compiling
+from leakbench.federation.client import client_update
+from leakbench.federation.models.lenet import LeNet
+from leakbench.federation.models.small_cnn import SmallCNN
+from leakbench.federation.shared_model import SharedModel
+from leakbench.threat.server import Auxiliary, Server
+from peers import attack_config, in_centred_pixels, reconstruct
 
 CLASSES = 8
 

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from engines import ENGINES, EVALUATIONS, MODELS, batches, built, leakbench, work
 from matrix import pytest_generate_tests  # noqa: F401
 
-from attacks.compiled import operations
-from bench.threat import Compiling
+from leakbench.attacks.matching.compiled import operations
+from leakbench.base.choices import Compiling
 
 VICTIMS = {1: 24, 8: 4, 32: 1}
 PEER_VICTIMS = 4

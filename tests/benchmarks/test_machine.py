@@ -60,7 +60,10 @@ def convolution() -> dict[str, float]:
 def seconds_of(*arguments: str) -> float:
     began = time.perf_counter()
     subprocess.run(
-        [sys.executable, "-m", "bench", *arguments], check=True, capture_output=True, timeout=500
+        [sys.executable, "-m", "leakbench", *arguments],
+        check=True,
+        capture_output=True,
+        timeout=500,
     )
     return time.perf_counter() - began
 

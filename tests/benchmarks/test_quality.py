@@ -13,9 +13,9 @@ from matrix import pytest_generate_tests  # noqa: F401
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from bench.image_metrics import psnr
-from bench.models import SharedModel, deep_features
-from bench.threat import Compiling
+from leakbench.base.choices import Compiling
+from leakbench.federation.shared_model import SharedModel, deep_features
+from leakbench.metrics.image_metrics import psnr
 
 BUDGETS = (25, 50, 100, 200, 400, 800, 1600)
 VICTIMS = {1: 4, 8: 2}

@@ -48,7 +48,7 @@ def measurements(full: bool) -> list[Measurement]:
 
 def seconds(suite: Path, workers: int, out: Path) -> float:
     """Return how long a run takes whose shared work is in the cache."""
-    command = [sys.executable, "-m", "bench", "run", str(suite), "--device", "cpu"]
+    command = [sys.executable, "-m", "leakbench", "run", str(suite), "--device", "cpu"]
     began = time.perf_counter()
     subprocess.run(
         [*command, "--compile", "off", "--workers", str(workers), "--out", str(out)],

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bench.audit import People
-from bench.plugins import build
-from bench.registry import DATASETS
+from leakbench.auditing.audit import People
+from leakbench.base.plugins import build
+from leakbench.base.registry import DATASETS
 
 PROPERTIES = ("gender", "glasses")
 

@@ -11,10 +11,17 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from attacks.head import head_of
-from attacks.stand_ins import without_update
-from bench.registry import register_attack
-from bench.threat import Attack, Inference, Knowledge, Observation, Progress, Server
+from leakbench import (
+    Attack,
+    Inference,
+    Knowledge,
+    Observation,
+    Progress,
+    Server,
+    register_attack,
+)
+from leakbench.attacks.linear_layers.auxiliary_fallback import without_update
+from leakbench.attacks.linear_layers.head import head_of
 
 
 @register_attack("quotient")

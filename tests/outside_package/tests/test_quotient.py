@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from bench.conformance.attack_trial import AttackTrial
-from bench.measure import victim_batches
+from leakbench.conformance.attack_trial import AttackTrial
+from leakbench.evaluation.measuring import victim_batches
 
 
 def test_the_feature_of_one_individual_is_exact() -> None:

@@ -1,0 +1,1 @@
+"""What attacks share that read features off gradients of fully connected layers."""

@@ -1,0 +1,44 @@
+"""A victim batch to be demixed: its update, and what is known of that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from leakbench.attacks.linear_layers.demixing.mixture import precision_of
+from leakbench.attacks.linear_layers.demixing.sent import Sent
+from leakbench.attacks.linear_layers.demixing.withheld import sent, withheld_of
+from leakbench.attacks.linear_layers.head import Head, Layer
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One victim batch as the server sees it.
+
+    Attributes:
+        update: as it was sent.
+        individuals: B.
+        seed: of the searches.
+        trust: what a known defense tells of the update, see `Defense.trust`.
+    """
+
+    update: Mapping[str, Tensor]
+    individuals: int
+    seed: int
+    trust: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def precision(self, head: Head) -> float:
+        """Return the unit of the last place of the update's numbers."""
+        return precision_of(head, self.update)
+
+    def is_finite(self, head: Head) -> bool:
+        """Whether all of the head's gradients are."""
+        names = [name for layer in head.layers for name in layer.names]
+        return all(bool(self.update[name].isfinite().all()) for name in names)
+
+    def received(self, layer: Layer) -> Sent:
+        """Return the layer's gradient, completed where a part of it was withheld."""
+        withheld = withheld_of(layer, self.update, self.trust)
+        return sent(layer.gradient(self.update), withheld, self.individuals)

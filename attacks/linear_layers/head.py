@@ -1,0 +1,205 @@
+"""A classifier of linear layers: what the server knows of it, and how its errors arise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from leakbench.attacks.linear_layers.activations import Activation, activation_of
+from leakbench.base.errors import UsageError
+from leakbench.federation.shared_model import SharedModel
+
+
+@dataclass(frozen=True)
+class Layer:
+    """z = W a + b and the activation after it, in double precision where there is such.
+
+    Attributes:
+        names: of W and b in an update.
+        weight: W, shape (m, d).
+        bias: b, shape (m,).
+        activation: none after the output layer.
+    """
+
+    names: tuple[str, str]
+    weight: Tensor
+    bias: Tensor
+    activation: Activation | None
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return z of inputs (…, d), shape (…, m)."""
+        return inputs @ self.weight.T + self.bias
+
+    def extended(self) -> Tensor:
+        """Return [W, b], shape (m, d + 1)."""
+        return torch.cat([self.weight, self.bias[:, None]], dim=1)
+
+    def gradient(self, update: Mapping[str, Tensor]) -> Tensor:
+        """Return the gradient of [W, b], shape (m, d + 1), in double precision."""
+        weight, bias = (update[name] for name in self.names)
+        return torch.cat([weight, bias[:, None]], dim=1).to(self.weight.device).double()
+
+
+@dataclass(frozen=True)
+class Head:
+    """f_c(h), or what follows one of its layers.
+
+    The error of an individual is x = ∂ℓ / ∂z of its loss ℓ by z of the first layer, so that the
+    gradient of that layer's [W, b] is the mean of x [h, 1]ᵀ.
+
+    Attributes:
+        layers: in the order of the forward pass; the last is the output layer.
+    """
+
+    layers: tuple[Layer, ...]
+
+    @property
+    def first(self) -> Layer:
+        """The layer that takes h."""
+        return self.layers[0]
+
+    @property
+    def output(self) -> Layer:
+        """The layer that gives the logits."""
+        return self.layers[-1]
+
+    @property
+    def classes(self) -> int:
+        """K."""
+        return len(self.output.bias)
+
+    def after(self, layers: int) -> Head:
+        """Return what follows the first so many layers."""
+        return Head(self.layers[layers:])
+
+    def inputs_after(self, features: Tensor, layers: int) -> Tensor:
+        """Return what individuals' features (n, d) are after so many layers, shape (n, d')."""
+        for layer in self.layers[:layers]:
+            assert layer.activation is not None
+            features = layer.activation.value(layer.forward(features))
+        return features
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what individuals' features (n, d) make of it.
+
+        Returns:
+            z of the first layer, shape (n, m), and class probabilities, shape (n, K).
+        """
+        z = self.first.forward(features)
+        return z, self._forward(z, None)[-1].softmax(1)
+
+    def errors(self, z: Tensor, targets: Tensor, sharpness: Tensor | None = None) -> Tensor:
+        """Return x where the first layer gives z, shape (…, m).
+
+        Args:
+            z: shape (…, m).
+            targets: one-hot labels, shape (…, K).
+            sharpness: of softened kinks, see `Activation`; shape (…, 1).
+        """
+        every = self._forward(z, sharpness)
+        x = every[-1].softmax(-1) - targets
+        for layer, following, at in reversed(self._hidden(every)):
+            x = (x @ following.weight) * layer.gain(at, sharpness)
+        return x
+
+    def linearised(
+        self, z: Tensor, tangents: Tensor, targets: Tensor, sharpness: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return x and its derivatives where z moves in some directions.
+
+        Args:
+            z: shape (n, m).
+            tangents: the directions, shape (m, q).
+            targets, sharpness: as for `errors`.
+
+        Returns:
+            Shapes (n, m) and (n, m, q).
+        """
+        every, moving = self._forward(z, sharpness), [tangents]
+        hidden = self._hidden(every)
+        for activation, following, at in hidden:
+            rise = activation.rise(at, sharpness)
+            moving.append(following.weight @ (rise[..., None] * moving[-1]))
+        p = every[-1].softmax(-1)
+        x, dx = p - targets, p[..., None] * (moving[-1] - p[:, None] @ moving[-1])
+        for (activation, following, at), dz in zip(hidden[::-1], moving[-2::-1], strict=True):
+            back, gain = x @ following.weight, activation.gain(at, sharpness)
+            bend = activation.bend(at, sharpness)
+            dx = (bend * back)[..., None] * dz + gain[..., None] * (following.weight.T @ dx)
+            x = back * gain
+        return x, dx
+
+    def _forward(self, z: Tensor, sharpness: Tensor | None) -> list[Tensor]:
+        """Return z of every layer."""
+        every = [z]
+        for layer, following in zip(self.layers, self.layers[1:], strict=False):
+            assert layer.activation is not None
+            every.append(following.forward(layer.activation.value(every[-1], sharpness)))
+        return every
+
+    def _hidden(self, every: Sequence[Tensor]) -> list[tuple[Activation, Layer, Tensor]]:
+        """Return the hidden layers' activations, with the layer that follows and z."""
+        pairs = zip(self.layers, self.layers[1:], every, strict=False)
+        return [(at.activation, following, z) for at, following, z in pairs if at.activation]
+
+
+def head_of(model: SharedModel, attack: str) -> Head:
+    """Return the classifier of a shared model.
+
+    Raises:
+        UsageError: it is anything but linear layers, with biases and activations between them.
+    """
+    modules = [module for module in model.classifier.modules() if not list(module.children())]
+    linear, between = modules[::2], modules[1::2]
+    activations = [activation_of(module) for module in between]
+    alternating = (
+        len(linear) == len(between) + 1
+        and all(isinstance(module, nn.Linear) and module.bias is not None for module in linear)
+        and all(activations)
+    )
+    if not alternating:
+        kinds = ", ".join(type(module).__name__ for module in modules)
+        raise UsageError(
+            f"attack {attack!r} needs a classifier of linear layers with biases, and activations "
+            f"between them, but this one has {kinds}; split the model elsewhere"
+        )
+    of_names = {id(parameter): name for name, parameter in model.named_parameters()}
+    layers = []
+    for module, activation in zip(linear, [*activations, None], strict=True):
+        assert isinstance(module, nn.Linear)
+        if not {id(module.weight), id(module.bias)} <= set(of_names):
+            raise UsageError(
+                f"attack {attack!r} needs the gradients of all of the classifier's layers, but "
+                f"some of them are frozen; split the model elsewhere"
+            )
+        # Apple's GPUs have no double precision.
+        device = "cpu" if module.weight.device.type == "mps" else module.weight.device
+        weight, bias = (p.detach().to(device).double() for p in (module.weight, module.bias))
+        names = of_names[id(module.weight)], of_names[id(module.bias)]
+        layers.append(Layer(names, weight, bias, activation))
+    head = Head(tuple(layers))
+    _check_nothing_between(head, model, attack)
+    return head
+
+
+def _check_nothing_between(head: Head, model: SharedModel, attack: str) -> None:
+    """Refuse a classifier that does more than its layers say, or in another order.
+
+    Raises:
+        UsageError: its outputs are others than those of its layers.
+    """
+    layer = next(m for m in model.classifier.modules() if isinstance(m, nn.Linear))
+    drawn = torch.randn(4, layer.in_features, generator=torch.Generator().manual_seed(0))
+    features = drawn.to(layer.weight.device)
+    with torch.no_grad():
+        logits = model.classifier(features.to(layer.weight.dtype)).double()
+    expected = head.forward(features.to(head.first.weight))[1]
+    if not torch.allclose(logits.to(expected.device).softmax(1), expected, rtol=1e-3, atol=1e-4):
+        raise UsageError(
+            f"attack {attack!r} needs a classifier of nothing but linear layers and activations, "
+            f"one after the other, but this one computes something else with its layers; split the "
+            f"model elsewhere"
+        )

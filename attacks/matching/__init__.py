@@ -1,0 +1,1 @@
+"""The engine of gradient matching, and what its attacks share."""

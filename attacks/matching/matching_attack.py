@@ -1,0 +1,212 @@
+"""What gradient-matching attacks share: from observations to dummies, and on to properties."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from leakbench.attacks.linear_layers.label_recovery import Scheme, recover_labels
+from leakbench.attacks.matching.engine import match_gradients
+from leakbench.attacks.matching.method import Method, Reconstruction, Victim
+from leakbench.attacks.matching.posterior import (
+    image_prior,
+    masked,
+    mostly_noise,
+    posterior,
+    weighed,
+)
+from leakbench.attacks.matching.simulation import simulation_of
+from leakbench.federation.batch_norm import in_mode
+from leakbench.federation.shared_model import SharedModel, deep_features
+from leakbench.threat.attack import Attack, Inference, Progress
+from leakbench.threat.knowledge import Knowledge
+from leakbench.threat.observation import Observation
+from leakbench.threat.property_models.image import image_property_model
+from leakbench.threat.server import Server
+
+Labels = Literal["known", "joint", Scheme]
+Reader = Literal["features", "images"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientMatching(Attack):
+    """Finds dummy images whose gradient is the update, and reads properties off them.
+
+    Where the cell grants the `defense`, entries that it withholds count for nothing, dummies make
+    the update that clients would make of them, and an update that is mostly noise is read by the
+    posterior, see `leakbench.attacks.matching.posterior`.
+
+    Attributes:
+        budget: gradient evaluations per victim batch, all runs together.
+        labels: `known` labels are granted; `joint` ones are optimised with the images, one soft
+            label for each individual; any other is a scheme of label recovery, run first.
+        reads: what properties are read off: `features` by f_p on the dummies' deep features
+            f_n(x̃), or `images` by a classifier trained on the images of D_aux.
+    """
+
+    adapts: ClassVar = Knowledge.DEFENSE
+    example_parameters: ClassVar = {"budget": 8}
+
+    budget: Annotated[int, Field(gt=0)] = 400
+    labels: Labels = "known"
+    reads: Reader = "features"
+
+    def __post_init__(self) -> None:
+        if self.budget < self.runs:
+            raise ValueError(f"budget must be at least one evaluation for each of {self.runs} runs")
+
+    @property
+    def runs(self) -> int:
+        """Runs a victim gets, between which the budget is divided."""
+        return 1
+
+    @property
+    def steps(self) -> int:
+        """Evaluations of one run."""
+        return self.budget // self.runs
+
+    @property
+    def needs(self) -> Knowledge:
+        """The model, the update and D_aux; labels too if they are to be known."""
+        base = Knowledge.MODEL | Knowledge.UPDATE | Knowledge.AUXILIARY
+        return base | Knowledge.LABELS if self.labels == "known" else base
+
+    @abstractmethod
+    def method(self, server: Server) -> Method:
+        """Return the attack's method."""
+
+    def statistics(
+        self,
+        model: SharedModel,  # noqa: ARG002
+        observation: Observation,  # noqa: ARG002
+    ) -> Mapping[str, tuple[Tensor, Tensor]]:
+        """Return the BatchNorm statistics that the method's prior matches, if it has such."""
+        return {}
+
+    def work(self, batch_size: int) -> float:
+        """All gradient evaluations of an individual; small batches use the processor worse."""
+        return self.budget * (1 + 2 / batch_size)
+
+    def infer(
+        self, server: Server, observations: Sequence[Observation], progress: Progress
+    ) -> list[Inference]:
+        """Reconstruct each batch's images and read the properties off them."""
+        assert server.model is not None
+        expected = self._expected_predictions(server)
+        victims = [self._victim(server, observation, expected) for observation in observations]
+        if server.defense is None:
+            found = self._found(server, self.method(server), victims, progress)
+        else:
+            found = self._found_behind(server, victims, progress)
+        read = self._reader(server)
+        return [self._inference(server, reconstruction, read) for reconstruction in found]
+
+    def _victim(self, server: Server, observation: Observation, expected: Tensor | None) -> Victim:
+        assert server.model is not None and observation.update is not None
+        return Victim(
+            update=observation.update,
+            labels=self._labels(server.model, observation, expected),
+            batch_size=observation.batch_size,
+            seed=observation.seed,
+            statistics=self.statistics(server.model, observation),
+            trust={}
+            if server.defense is None
+            else server.defense.trust(dict(observation.update), observation.batch_size),
+        )
+
+    def _found_behind(
+        self, server: Server, victims: Sequence[Victim], progress: Progress
+    ) -> list[Reconstruction]:
+        """Reconstruct behind a known defense: by the posterior where the update is mostly noise."""
+        assert server.auxiliary is not None
+        method = self.method(server)
+        noisy = [mostly_noise(victim) for victim in victims]
+        clear = [masked(v) for v, is_noisy in zip(victims, noisy, strict=True) if not is_noisy]
+        hidden = [weighed(v) for v, is_noisy in zip(victims, noisy, strict=True) if is_noisy]
+        share = len(clear) / max(1, len(victims))
+        by_distance = self._found(server, method, clear, lambda done: progress(share * done))
+        by_posterior: list[Reconstruction] = []
+        if hidden:
+            by_posterior = self._found(
+                server,
+                posterior(method, image_prior(server.auxiliary.images)),
+                hidden,
+                lambda done: progress(share + (1 - share) * done),
+            )
+        first, second = iter(by_distance), iter(by_posterior)
+        return [next(second if is_noisy else first) for is_noisy in noisy]
+
+    def _found(
+        self, server: Server, method: Method, victims: Sequence[Victim], progress: Progress
+    ) -> list[Reconstruction]:
+        assert server.model is not None
+        model = in_mode(server.model, server.mode)
+        simulation = None
+        if server.defense is not None and victims:
+            size = victims[0].batch_size
+            simulation = simulation_of(server.defense, model, size, server.learning_rate)
+        return match_gradients(
+            model,
+            method,
+            victims,
+            server.classes,
+            progress,
+            server.compiling,
+            server.precision,
+            simulation,
+        )
+
+    def _expected_predictions(self, server: Server) -> Tensor | None:
+        """Return the model's mean prediction on D_aux, shape (K,), for the scheme that needs it."""
+        if self.labels != "counts":
+            return None
+        assert server.model is not None and server.feature_space is not None
+        with torch.no_grad():
+            logits: Tensor = server.model.classifier(server.feature_space.features)
+        return logits.softmax(1).mean(0)
+
+    def _labels(
+        self, model: SharedModel, observation: Observation, expected: Tensor | None
+    ) -> Tensor | None:
+        """Return the dummies' labels, shape (B,), or None where they are to be optimised."""
+        if self.labels == "known":
+            return observation.labels
+        if self.labels == "joint":
+            return None
+        assert observation.update is not None
+        size = observation.batch_size
+        return recover_labels(self.labels, model, observation.update, size, expected)
+
+    def _reader(self, server: Server) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
+        """Return what reads properties off images and their deep features."""
+        if self.reads == "images":
+            of_images = image_property_model(server)
+            return lambda images, _features: of_images(images.clamp(0, 1))
+        assert server.feature_space is not None
+        of_features = server.feature_space.property_model
+        return lambda _images, features: of_features(features)
+
+    def _inference(
+        self,
+        server: Server,
+        found: Reconstruction,
+        read: Callable[[Tensor, Tensor], dict[str, Tensor]],
+    ) -> Inference:
+        assert server.model is not None
+        features = deep_features(server.model, found.images)
+        return Inference(
+            scores=read(found.images, features),
+            features=features,
+            images=found.images,
+            labels=found.labels,
+            loss=found.loss,
+            steps=found.steps,
+            restarts=found.restarts,
+            diverged=found.diverged,
+        )

@@ -1,0 +1,86 @@
+"""How many runs stand side by side, by the memory there is."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from leakbench.attacks.matching.factors import factors_are_smaller
+from leakbench.attacks.matching.method import Method
+from leakbench.base.errors import UsageError
+from leakbench.federation.shared_model import SharedModel, watched
+
+
+def runs_together(model: SharedModel, method: Method, sample: Tensor, factored: bool) -> int:
+    """Return how many runs to advance side by side, at least 1.
+
+    On a CPU what a step works on should stay in its cache, on a GPU it may fill half of the memory
+    that is free.
+
+    Args:
+        sample: the first images of some run, shape (B, 3, size, size).
+        factored: whether gradients of linear layers stay factors where those are smaller.
+    """
+    state = 4 * method.optimiser.floats(sample.numel(), method.steps)
+    activations = 4 * _activations(model, sample)
+    gradients = 4 * _gradients(model, len(sample), factored)
+    device = sample.device
+    if device.type == "cpu":
+        return max(1, min(CACHED // (activations + gradients), HELD // state))
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    else:
+        free = torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
+    return max(1, free // 2 // (KEPT * activations + KEPT * gradients + 2 * state))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on whichever device."""
+    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or any(
+        sentence in str(error) for sentence in OUT_OF_MEMORY
+    )
+
+
+def does_not_fit(batch_size: int, device: torch.device) -> UsageError:
+    """Return what to say where not even one victim batch fits into memory."""
+    return UsageError(
+        f"not even one batch of {batch_size} fits into the memory of {device.type}; lower "
+        f"batch_size or image_size, or run fewer --workers"
+    )
+
+
+def _activations(model: SharedModel, sample: Tensor) -> int:
+    """Return how many numbers the model's modules give out for a batch."""
+    sizes: list[int] = []
+
+    def count(_name: str, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        sizes.append(output.numel())
+
+    innermost = {name: m for name, m in model.named_modules() if not list(m.children())}
+    with watched(innermost, count), torch.no_grad():
+        model(sample)
+    return sum(sizes)
+
+
+def _gradients(model: SharedModel, batch_size: int, factored: bool) -> int:
+    """Return how many numbers a run's gradients are, those that stay factors left out."""
+    linear = [m for m in model.modules() if type(m) is nn.Linear] if factored else []
+    left_out = sum(
+        layer.weight.numel()
+        for layer in linear
+        if factors_are_smaller(batch_size, layer.out_features, layer.in_features)
+    )
+    return sum(p.numel() for p in model.parameters()) - left_out
+
+
+CACHED = 24 * 2**20
+"""Bytes of activations and gradients worked on at once on a CPU."""
+
+HELD = 2**30
+"""Bytes of the optimiser's state held at once on a CPU."""
+
+KEPT = 6
+"""Copies of activations and gradients that double differentiation keeps at once, about."""
+
+OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "out of memory")
+"""What PyTorch says where it has no exception class of its own for it."""

@@ -1,0 +1,1 @@
+"""Networks of HCN and how they are trained."""

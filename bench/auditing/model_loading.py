@@ -1,0 +1,215 @@
+"""The user's model from where it lies: a function in a Python file, or a saved program."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import io
+import json
+import re
+import sys
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from leakbench.base.errors import UsageError
+
+Model = nn.Module | ExportedProgram
+
+
+def load_model(source: str, weights: Path | None) -> Model:
+    """Return the model that a user names.
+
+    Either kind is code, and not to be taken from strangers: PyTorch evaluates the shapes and guards
+    that a program was saved with. Neither is ever unpickled.
+
+    Args:
+        source: `FILE.py:NAME` or `package.module:NAME`, NAME being a module or what returns one
+            without arguments; or a program saved by `torch.export.save`, `FILE.pt2`.
+        weights: a safetensors file of the model's state; None to leave it as it is made.
+
+    Raises:
+        UsageError: it cannot be found, is no model, or the weights do not fit.
+    """
+    if source.endswith(".pt2"):
+        if weights is not None:
+            raise UsageError(f"{source} holds weights of its own; leave --weights out")
+        return _program(Path(source))
+    if source.endswith((".pt", ".pth", ".pkl", ".ckpt")):
+        raise UsageError(
+            f"{source} may be a pickle, which is never loaded; save the program with "
+            f"torch.export.save (FILE.pt2), or give FILE.py:NAME and its state as safetensors"
+        )
+    model = _made(source)
+    if weights is not None:
+        _load_state(model, weights)
+    return model
+
+
+def load_tensors(path: Path, what: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors of a safetensors file, and the notes in its header.
+
+    Raises:
+        UsageError: it is not there, or no such file.
+    """
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except FileNotFoundError:
+        raise UsageError(f"{what} {path} not found") from None
+    except (OSError, SafetensorError) as error:
+        raise UsageError(
+            f"{what} {path} is no safetensors file ({error}); save it by "
+            f"safetensors.torch.save_file"
+        ) from error
+
+
+def _made(source: str) -> nn.Module:
+    place, colon, name = source.partition(":")
+    if not colon:
+        raise UsageError(
+            f"model {source!r} must be FILE.py:NAME, package.module:NAME, or a saved program "
+            f"FILE.pt2"
+        )
+    module = _python_file(Path(place)) if place.endswith(".py") else _python_module(place)
+    found: Any = getattr(module, name, None)
+    if found is None:
+        raise UsageError(f"{place} has no {name!r} to make the model by")
+    try:
+        model = found if isinstance(found, nn.Module) else found()
+    except Exception as error:
+        raise UsageError(
+            f"{source} cannot be called without arguments ({type(error).__name__}: {error}); write "
+            f"a function that returns the model"
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"{source} gives {type(model).__name__}, not a torch.nn.Module")
+    return model
+
+
+def _python_file(path: Path) -> Any:
+    if not path.is_file():
+        raise UsageError(f"model file {path} not found")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(path.stem, module)
+    sys.path.insert(0, str(path.parent.resolve()))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UsageError(
+            f"model file {path} cannot be run ({type(error).__name__}: {error})"
+        ) from error
+    finally:
+        sys.path.pop(0)
+    return module
+
+
+def _python_module(place: str) -> Any:
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        return importlib.import_module(place)
+    except Exception as error:
+        raise UsageError(
+            f"module {place!r} cannot be imported ({type(error).__name__}: {error})"
+        ) from error
+    finally:
+        sys.path.pop(0)
+
+
+def _load_state(model: nn.Module, path: Path) -> None:
+    tensors, _ = load_tensors(path, "weights file")
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        said = " ".join(str(error).split())[:400]
+        raise UsageError(f"the weights in {path} do not fit the model: {said}") from error
+
+
+def _program(path: Path) -> ExportedProgram:
+    """Return a saved program, of which no pickled part is read.
+
+    Raises:
+        UsageError: it is not there, is none, or has parts that could only be unpickled.
+    """
+    if not path.is_file():
+        raise UsageError(f"model file {path} not found")
+    try:
+        archive = _without_pickles(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.export.load(archive)
+    except UsageError:
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())[:200]
+        raise UsageError(
+            f"{path} cannot be read as a saved program ({said}); save it by torch.export.save with "
+            f"the installed PyTorch {torch.__version__}"
+        ) from error
+
+
+# Whatever reads records ignores the case of their names, so that these alone are let through.
+EXAMPLE_INPUTS = "data/sample_inputs/model.pt"
+CONFIGS = {
+    "data/weights/model_weights_config.json": re.compile(r"weight_[0-9]+"),
+    "data/constants/model_constants_config.json": re.compile(r"tensor_[0-9]+"),
+}
+"""Records that say how tensors are stored → what the tensors' records may be called."""
+RECORDS = re.compile(
+    "|".join(
+        [
+            *map(re.escape, ("models/model.json", EXAMPLE_INPUTS, *CONFIGS)),
+            *(r"data/weights/weight_[0-9]+", r"data/constants/tensor_[0-9]+"),
+            *(r"archive_format", r"archive_version", r"byteorder"),
+            *(r"\.data/version", r"\.data/serialization_id"),
+        ]
+    )
+)
+"""What `torch.export.save` calls the records of a program of plain tensors."""
+
+
+def _without_pickles(path: Path) -> io.BytesIO:
+    """Return a program's archive without its example inputs, which PyTorch would unpickle.
+
+    Raises:
+        UsageError: it has a record that a program of plain tensors does not have, or one twice.
+    """
+    copy = io.BytesIO()
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(copy, "w") as plain:
+        names = [entry.filename.partition("/")[2] for entry in archive.infolist()]
+        roots = {entry.filename.partition("/")[0] for entry in archive.infolist()}
+        if len(set(names)) < len(names) or len(roots) != 1 or "models/model.json" not in names:
+            raise UsageError(
+                f"{path} has no program, or parts of the same name; save it by torch.export.save"
+            )
+        for entry, name in zip(archive.infolist(), names, strict=True):
+            content = b"" if name == EXAMPLE_INPUTS else archive.read(entry)
+            if not RECORDS.fullmatch(name) or _is_pickled(name, content):
+                raise UsageError(
+                    f"{path} holds {entry.filename!r}, which is no part of a program of plain "
+                    f"tensors: it could only be unpickled or run as machine code, which is never "
+                    f"done; export a model of plain tensors, without extra files"
+                )
+            plain.writestr(f"program/{name}", content)
+    copy.seek(0)
+    return copy
+
+
+def _is_pickled(name: str, content: bytes) -> bool:
+    """Whether a record says of a tensor that it, or anything but a tensor, is pickled."""
+    if name not in CONFIGS:
+        return False
+    return any(
+        entry.get("use_pickle") or not CONFIGS[name].fullmatch(entry["path_name"])
+        for entry in json.loads(content)["config"].values()
+    )

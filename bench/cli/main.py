@@ -1,0 +1,62 @@
+"""The command line. Heavy modules are imported by the commands that need them, not here."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from leakbench.base.errors import UsageError
+from leakbench.cli import auditing, plugins, publishing, sweeps
+
+app = typer.Typer(
+    name="leakbench",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Measure what a federated-learning server learns about each individual.",
+)
+
+datasets_app = typer.Typer(no_args_is_help=True, help="Look at data sets.")
+app.add_typer(datasets_app, name="datasets")
+
+
+app.command("list")(plugins.list_plugins)
+datasets_app.command("list")(plugins.list_datasets)
+datasets_app.command("check")(plugins.check_dataset)
+app.command()(plugins.show)
+app.command("new")(plugins.new_plugin)
+app.command()(plugins.check)
+app.command()(sweeps.plan)
+app.command()(sweeps.run)
+app.command()(sweeps.report)
+app.command()(sweeps.merge)
+app.command()(sweeps.verify)
+app.command()(sweeps.results)
+app.command()(publishing.figure)
+app.command()(publishing.publish)
+app.command()(auditing.audit)
+
+
+@app.callback()
+def options(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show a traceback with every error.")
+    ] = False,
+) -> None:
+    """Take the options of all commands."""
+
+
+def main() -> None:
+    """Run the command line; errors that the user can mend are one sentence and exit code 2."""
+    debug = "--debug" in sys.argv[1:]
+    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    try:
+        app()
+    except UsageError as error:
+        if debug:
+            traceback.print_exc()
+        typer.echo(f"leakbench: {error}", err=True)
+        sys.exit(2)

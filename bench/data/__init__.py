@@ -1,0 +1,1 @@
+"""Data sets: their type, images, label files, and how individuals are split."""

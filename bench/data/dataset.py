@@ -1,0 +1,77 @@
+"""What a data set gives the suite: individuals with images, attributes and identities."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leakbench.base.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Individuals:
+    """Every individual of a data set.
+
+    Attributes:
+        images: uint8 RGB in 0–255, shape (n, 3, size, size); may be memory-mapped.
+        attributes: name → presence, shape (n,) each; properties and main-task attributes alike.
+        identities: who is shown, shape (n,); equal numbers mean the same person or object.
+        fingerprint: changes whenever the content of the data set does.
+        left_out: reason → number of entries of the label files that are no individuals for it.
+    """
+
+    images: NDArray[np.uint8]
+    attributes: Mapping[str, NDArray[np.bool_]]
+    identities: NDArray[np.int64]
+    fingerprint: str
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.identities)
+
+    def attribute(self, name: str, use: str = "attribute") -> NDArray[np.bool_]:
+        """Return presence of attribute `name`, shape (n,).
+
+        Raises:
+            UsageError: the data set has no such attribute; lists those that it has.
+        """
+        if name not in self.attributes:
+            known = ", ".join(self.attributes)
+            raise UsageError(f"unknown {use} {name!r}; this data set has: {known}")
+        return self.attributes[name]
+
+
+class DataSet(ABC):
+    """A registered data set. Subclasses are frozen dataclasses: their fields are its parameters.
+
+    Attributes:
+        folder: its official folder under the data root; None for an embedded data set.
+        source: where to get it, one sentence; empty for an embedded data set.
+        properties: the properties of individuals that it can be asked about.
+        size: number of individuals when whole, a few words.
+        terms: on what terms it may be used, a few words.
+    """
+
+    folder: ClassVar[str | None]
+    source: ClassVar[str]
+    properties: ClassVar[tuple[str, ...]]
+    size: ClassVar[str] = "not stated"
+    terms: ClassVar[str] = "not stated"
+
+    @abstractmethod
+    def load(self, data_root: Path | None, size: int) -> Individuals:
+        """Return all individuals, images resized to (size, size).
+
+        Raises:
+            UsageError: the data set is missing or malformed.
+        """
+
+    def main_tasks(self) -> Mapping[str, str]:
+        """Return main tasks by a name that every data set gives to its own, such as `2-class`."""
+        return {}

@@ -1,0 +1,1 @@
+"""One cell in, one record out: preparation, measuring and scoring."""

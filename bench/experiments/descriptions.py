@@ -1,0 +1,47 @@
+"""Cells and their settings as text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from leakbench.experiments.cell import Cell
+from leakbench.experiments.defense_labels import defense_text
+from leakbench.experiments.suite import Planned
+
+
+def describe(planned: Planned) -> str:
+    """Return a cell in a few words."""
+    cell = planned.cell
+    swept = text_of({k: v for k, v in cell.attack_parameters.items() if k in planned.swept})
+    data = dataset_name(cell)
+    if cell.auxiliary_dataset:
+        data += f" with D_aux of {auxiliary_name(cell)}"
+    place = f"{planned.column}, {data}, {cell.main_task}, B = {cell.batch_size}"
+    if cell.defense != "none":
+        place += f", under {defense_text(cell)}"
+    return f"{place}, {swept}" if swept else place
+
+
+def dataset_name(cell: Cell) -> str:
+    """Return the data set, with its subject where it has several."""
+    return _with_subject(cell.dataset, cell.dataset_parameters)
+
+
+def auxiliary_name(cell: Cell) -> str:
+    """Return the data set that D_aux comes from, with its subject where it has several."""
+    if not cell.auxiliary_dataset:
+        return dataset_name(cell)
+    return _with_subject(cell.auxiliary_dataset, cell.auxiliary_dataset_parameters)
+
+
+def _with_subject(name: str, parameters: Mapping[str, object]) -> str:
+    subject = parameters.get("subject")
+    return f"{name} {subject}" if subject else name
+
+
+def text_of(value: object) -> str:
+    """Return a setting as text, a mapping as `key = value, …`."""
+    if isinstance(value, dict):
+        return ", ".join(f"{k} = {v}" for k, v in value.items())
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,404 @@
+"""Suites: TOML files that say which cells to measure and how to lay them out."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+
+from leakbench.base.errors import UsageError
+from leakbench.base.plugins import build, parameters_of, sentence
+from leakbench.base.registry import ATTACKS, DATASETS, DEFENSES, MODELS
+from leakbench.experiments.cell import Cell
+from leakbench.experiments.cell_defense import individuals_in_update
+from leakbench.threat.attack import Attack, check_batch_size, check_grant
+from leakbench.threat.knowledge import Knowledge
+
+FOLDER = Path(__file__).parent / "suites"
+
+Layout = Literal["table1", "table2", "table3", "budget", "defense", "exact", "membership"]
+
+PLUGIN_FIELDS = {
+    "dataset": DATASETS,
+    "auxiliary_dataset": DATASETS,
+    "model": MODELS,
+    "defense": DEFENSES,
+}
+"""Cell fields that name a plugin, if any, whose parameters are in `<field>_parameters`."""
+
+ATTACK_FIELDS = {"attack", "attack_parameters"}
+"""Cell fields that a suite's columns fill in."""
+
+SWEPT = "attack."
+"""Before the name of an attack's parameter in a sweep."""
+
+
+class GroupColumn(BaseModel):
+    """What a group changes in one of the suite's columns.
+
+    Attributes:
+        title: the column's heading, if it is not the attack's.
+        preset: the attack's preset over which `parameters` are laid, if not its defaults.
+        parameters: those that differ from the preset.
+        grant: what this column's cells grant, if it is not what the others grant.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    title: str | None = None
+    preset: str | None = None
+    parameters: dict[str, Any] = {}
+    grant: tuple[str, ...] | None = None
+
+
+class Column(GroupColumn):
+    """An attack or control of a suite: one column of its tables.
+
+    Attributes:
+        attack: the registered attack, if it is not the column's own name.
+    """
+
+    attack: str | None = None
+
+
+class Group(BaseModel):
+    """Cells that make one table.
+
+    Attributes:
+        title: the table's heading.
+        layout: the paper's table whose layout it follows; `budget` sweeps the attacks' budget, and
+            `defense` says beside each defense what it costs; `exact` has the share of individuals
+            found exactly in place of properties.
+        cell: cell fields that differ from the suite's.
+        sweep: cell field, or `attack.PARAMETER`, → values; every combination is measured. A column
+            whose attack has no such parameter, or to which the group gives it, stands unchanged
+            beside the others. A value of a field that names a plugin may be a table of its `name`
+            and parameters.
+        attack: its columns, and what it changes in them; without any it has all of the suite's.
+        optional: whether its cells are left out where their data set is not there; the table then
+            says what they need.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    title: str
+    layout: Layout
+    optional: bool = False
+    cell: dict[str, Any] = {}
+    sweep: dict[str, list[Any]] = {}
+    attack: dict[str, GroupColumn] = {}
+
+    @field_validator("sweep", mode="before")
+    @classmethod
+    def _join_dotted_keys(cls, sweep: Any) -> Any:
+        """Take `attack.budget = …`, which TOML reads as a table, for `"attack.budget" = …`."""
+        if not isinstance(sweep, dict) or not isinstance(sweep.get("attack"), dict):
+            return sweep
+        joined = {f"{SWEPT}{parameter}": v for parameter, v in sweep["attack"].items()}
+        return {key: v for key, v in sweep.items() if key != "attack"} | joined
+
+
+class Suite(BaseModel):
+    """A suite file.
+
+    Attributes:
+        title: what it measures.
+        cell: cell fields common to all groups.
+        attack: its columns by name.
+        group: its tables.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    title: str
+    cell: dict[str, Any] = {}
+    attack: dict[str, Column]
+    group: list[Group]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A cell of a suite and where it stands: in which group and under which column.
+
+    Attributes:
+        swept: parameter of attacks → value in this cell's row, in which the column may stand
+            without having the parameter.
+        optional: whether it may be left out, see `Group`.
+    """
+
+    cell: Cell
+    key: str
+    group: str
+    layout: Layout
+    column: str
+    work: float
+    swept: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    optional: bool = False
+
+
+def suite_names(pattern: str = "*") -> list[str]:
+    """Return the names of the suites that come with leakbench."""
+    return sorted(p.stem for p in FOLDER.glob("*.toml") if fnmatchcase(p.stem, pattern))
+
+
+def load_suite(name: str) -> tuple[str, Suite]:
+    """Return name and content of a suite: one of ours, or a TOML file of the user's.
+
+    Raises:
+        UsageError: there is no such suite, or the file has an unknown key or a wrong value.
+    """
+    path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
+    if not path.is_file():
+        near = get_close_matches(name, suite_names(), n=3, cutoff=0.4) or suite_names()
+        raise UsageError(
+            f"unknown suite {name!r}; did you mean {', '.join(near)}, or the path of a .toml file?"
+        )
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        suite = Suite.model_validate(content)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"suite file {path} is no valid TOML: {error}") from None
+    except ValidationError as error:
+        raise UsageError(f"suite file {path}: {sentence(error)}") from None
+    for table in [suite.cell, *(part for g in suite.group for part in (g.cell, g.sweep))]:
+        for field in table:
+            swept = any(table is g.sweep for g in suite.group) and field.startswith(SWEPT)
+            if not swept and (field not in Cell.model_fields or field in ATTACK_FIELDS):
+                raise UsageError(f"suite file {path}: unknown key {field!r} of a cell")
+    if not suite.attack or not suite.group:
+        raise UsageError(f"suite file {path}: it needs at least one [attack.…] and one [[group]]")
+    for group in suite.group:
+        _check_group(path, suite, group)
+    return path.stem, suite
+
+
+def _check_group(path: Path, suite: Suite, group: Group) -> None:
+    where = f"suite file {path}: group {group.title!r}"
+    for column in group.attack:
+        if column not in suite.attack:
+            raise UsageError(
+                f"{where} has a column {column!r} that the suite has not; it has "
+                f"{', '.join(suite.attack)}"
+            )
+    if group.layout == "budget" and f"{SWEPT}budget" not in group.sweep:
+        raise UsageError(
+            f"{where} is laid out by budget but does not sweep it; add "
+            f'"{SWEPT}budget" = [100, 300] to its `sweep`'
+        )
+
+
+def expand(name: str, suite: Suite, only: Iterable[str] = ()) -> list[Planned]:
+    """Return the suite's cells in order, each with the parameters of its plugins filled in.
+
+    Args:
+        only: filters `FIELD=VALUE[,VALUE…]` on cell fields; globs are allowed.
+
+    Raises:
+        UsageError: a field or parameter does not fit, an attack is not granted what it needs, or no
+            cell is left.
+    """
+    filters = [_filter(text) for text in only]
+    headings = {c: e.title or ATTACKS.get(e.attack or c).title for c, e in suite.attack.items()}
+    headings = _told_apart(headings, suite.attack)
+    planned = []
+    for group in suite.group:
+        columns = columns_of(suite, group)
+        titles = _told_apart(
+            headings | {c: e.title for c, e in group.attack.items() if e.title}, columns
+        )
+        for fields, swept in _combinations(name, suite.cell | group.cell, group, columns):
+            for column, entry in columns.items():
+                fixed = group.attack[column].parameters if column in group.attack else {}
+                varied = {k: v for k, v in swept.items() if k not in fixed}
+                cell, attack = _cell(name, fields, column, entry, varied)
+                aliases = {"attack": column, "main_task": fields.get("main_task")}
+                if all(_matches(cell, aliases, field, values) for field, values in filters):
+                    planned.append(
+                        Planned(
+                            cell=cell,
+                            key=cell.key(attack.version),
+                            group=group.title,
+                            layout=group.layout,
+                            column=titles[column],
+                            work=cell.individuals * attack.work(individuals_in_update(cell)),
+                            swept=swept,
+                            optional=group.optional,
+                        )
+                    )
+    if not planned:
+        raise UsageError(f"suite {name}: no cell is left by --only {' --only '.join(only)}")
+    _refuse_two_in_one_place(name, planned)
+    return planned
+
+
+def _refuse_two_in_one_place(name: str, planned: Iterable[Planned]) -> None:
+    """Refuse a table in which one cell would stand on another."""
+    unseen = {"attack", "attack_parameters", "grant", "properties"}
+    standing: dict[tuple[str, ...], str] = {}
+    for each in planned:
+        row = each.cell.model_dump_json(exclude=unseen)
+        for shown in each.cell.properties:
+            place = (each.group, each.column, shown, row, str(sorted(each.swept.items())))
+            if standing.setdefault(place, each.key) != each.key:
+                raise UsageError(
+                    f"suite {name}: two cells of column {each.column!r} stand in the same place of "
+                    f"table {each.group!r} (B = {each.cell.batch_size}); give their groups "
+                    f"different titles"
+                )
+
+
+def _told_apart(titles: Mapping[str, str], columns: Iterable[str]) -> dict[str, str]:
+    """Return the columns' titles; those of the same title are told apart by their own names."""
+    chosen = {column: titles[column] for column in columns}
+    return {c: t if list(chosen.values()).count(t) == 1 else c for c, t in chosen.items()}
+
+
+def columns_of(suite: Suite, group: Group) -> dict[str, Column]:
+    """Return a group's columns by name."""
+    if not group.attack:
+        return suite.attack
+    return {
+        column: _changed(column, suite.attack[column], by) for column, by in group.attack.items()
+    }
+
+
+def _changed(name: str, column: Column, by: GroupColumn) -> Column:
+    """Return a column as a group has it: what the group gives counts, its preset included."""
+    given = by.model_dump(exclude={"parameters"}, exclude_none=True)
+    preset = ATTACKS.get(column.attack or name).presets.get(by.preset or "", {})
+    kept = {key: value for key, value in column.parameters.items() if key not in preset}
+    return column.model_copy(update=given | {"parameters": kept | by.parameters})
+
+
+def _combinations(
+    name: str, fields: Mapping[str, Any], group: Group, columns: Mapping[str, Column]
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Yield the fields of the group's cells, and the attack parameters, of each combination."""
+    for key, values in group.sweep.items():
+        if not values:
+            raise UsageError(f"suite {name}: the sweep of {key!r} is empty")
+        if key.startswith(SWEPT):
+            having_parameter(columns, key.removeprefix(SWEPT), f"suite {name}: {key}")
+    for combined in product(*group.sweep.values()):
+        combination = dict(zip(group.sweep, combined, strict=True))
+        swept = {
+            key.removeprefix(SWEPT): value
+            for key, value in combination.items()
+            if key.startswith(SWEPT)
+        }
+        unswept = {k: v for k, v in combination.items() if not k.startswith(SWEPT)}
+        yield _taken_apart(name, {**fields, **unswept}), swept
+
+
+def _taken_apart(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return fields with each table of a plugin's name and parameters as the two fields it is."""
+    apart = dict(fields)
+    for field in PLUGIN_FIELDS:
+        table = fields.get(field)
+        if not isinstance(table, Mapping):
+            continue
+        if "name" not in table:
+            raise UsageError(
+                f"suite {name}: {dict(table)} of {field!r} names none; write "
+                f'{{ name = "NAME", PARAMETER = VALUE }}'
+            )
+        apart[field] = table["name"]
+        apart[f"{field}_parameters"] = {k: v for k, v in table.items() if k != "name"}
+    return apart
+
+
+def _cell(
+    name: str, fields: dict[str, Any], column: str, entry: Column, swept: Mapping[str, Any]
+) -> tuple[Cell, Attack]:
+    plugin = entry.attack or column
+    parameters = {**_preset(name, column, entry), **entry.parameters}
+    parameters |= {k: v for k, v in swept.items() if k in known_parameters(column, entry)}
+    attack: Attack = build(ATTACKS, plugin, parameters)
+    complete = {**fields, "attack": plugin, "attack_parameters": parameters_of(attack)}
+    if not complete.get("auxiliary_dataset"):
+        # A sweep may have the victims' own data set beside another, which has the parameters.
+        complete.pop("auxiliary_dataset_parameters", None)
+    if entry.grant is not None:
+        complete["grant"] = entry.grant
+    try:
+        cell = Cell.model_validate(complete)
+    except ValidationError as error:
+        raise UsageError(f"suite {name}: {sentence(error)}") from None
+    for field, registry in PLUGIN_FIELDS.items():
+        if not getattr(cell, field) and field == "auxiliary_dataset":
+            continue
+        built = build(registry, getattr(cell, field), getattr(cell, f"{field}_parameters"))
+        complete[f"{field}_parameters"] = parameters_of(built)
+        if field == "dataset":
+            complete["main_task"] = built.main_tasks().get(cell.main_task, cell.main_task)
+    check_grant(attack, Knowledge.parse(cell.grant))
+    together = individuals_in_update(cell)
+    check_batch_size(attack, together)
+    if cell.individuals % together:
+        raise UsageError(
+            f"suite {name}: {cell.individuals} individuals cannot be divided into batches of "
+            f"{together}; set `individuals` to a multiple"
+        )
+    return Cell.model_validate(complete), attack
+
+
+def _preset(name: str, column: str, entry: Column) -> Mapping[str, Any]:
+    """Return the parameters of the column's preset; none if it names none."""
+    presets = ATTACKS.get(entry.attack or column).presets
+    if entry.preset is None:
+        return {}
+    if entry.preset not in presets:
+        raise UsageError(
+            f"suite {name}: attack {entry.attack or column!r} has no preset {entry.preset!r}; it "
+            f"has: {', '.join(presets) or 'none'}"
+        )
+    preset: Mapping[str, Any] = presets[entry.preset]
+    return preset
+
+
+def known_parameters(column: str, entry: Column) -> list[str]:
+    """Return the names of the parameters that a column's attack has."""
+    return [field.name for field in dataclasses.fields(ATTACKS.get(entry.attack or column))]
+
+
+def having_parameter(columns: Mapping[str, Column], parameter: str, where: str) -> list[str]:
+    """Return the columns whose attack has a parameter.
+
+    Raises:
+        UsageError: there is none.
+    """
+    known = {column: known_parameters(column, entry) for column, entry in columns.items()}
+    having = [column for column in columns if parameter in known[column]]
+    if not having:
+        every = sorted({p for parameters in known.values() for p in parameters})
+        raise UsageError(
+            f"{where}: no attack of the suite has a parameter {parameter!r}; "
+            f"there is {', '.join(every) or 'none'}"
+        )
+    return having
+
+
+def _filter(text: str) -> tuple[str, list[str]]:
+    field, equals, values = text.partition("=")
+    if not equals or field not in Cell.model_fields:
+        raise UsageError(
+            f"--only {text!r} is not of the form FIELD=VALUE[,VALUE] with one of the fields "
+            f"{', '.join(Cell.model_fields)}"
+        )
+    return field, values.split(",")
+
+
+def _matches(
+    cell: Cell, aliases: Mapping[str, str | None], field: str, values: Sequence[str]
+) -> bool:
+    """Whether a field, or what the suite calls it, matches one of the globs."""
+    found = {str(getattr(cell, field)), str(aliases.get(field, getattr(cell, field)))}
+    return any(fnmatchcase(text, value) for text in found for value in values)

@@ -1,0 +1,1 @@
+"""Federated learning: shared models, clients, their updates, defenses and training."""

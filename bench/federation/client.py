@@ -1,0 +1,58 @@
+"""The client's side of one update: what it holds, and how it computes what it sends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn import functional
+
+from leakbench.federation.shared_model import SharedModel
+
+
+@dataclass(frozen=True)
+class Client:
+    """What a client holds when it is asked for an update.
+
+    Attributes:
+        model: the shared model as the client runs it, see `batch_norm.in_mode`.
+        images: in [0, 1], shape (B, 3, size, size).
+        labels: main-task classes, shape (B,).
+        learning_rate: η, public, for clients that take steps of their own.
+        generator: what the client draws from; on the CPU.
+    """
+
+    model: SharedModel
+    images: Tensor
+    labels: Tensor
+    learning_rate: float
+    generator: torch.Generator
+
+
+Update = dict[str, Tensor]
+"""Parameter name → what the client sends for it: a gradient, or a change of weights over −η."""
+
+Compute = Callable[[Client], Update]
+"""How a client computes its update."""
+
+
+def gradient(client: Client) -> Update:
+    """Return the undefended update: the gradient of the mean cross-entropy over the batch."""
+    return client_update(client.model, client.images, client.labels)
+
+
+def client_update(model: SharedModel, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    """Return the gradient of the mean cross-entropy over a batch, by parameter name.
+
+    Args:
+        model: as the client runs it, see `in_mode`.
+        images: shape (B, 3, size, size).
+        targets: classes, shape (B,), or class probabilities, shape (B, K).
+    """
+    parameters = {name: p.detach().requires_grad_() for name, p in model.named_parameters()}
+    loss = functional.cross_entropy(functional_call(model, parameters, (images,)), targets)
+    gradients = torch.autograd.grad(loss, list(parameters.values()))
+    return dict(zip(parameters, gradients, strict=True))

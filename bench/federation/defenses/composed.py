@@ -1,0 +1,136 @@
+"""Several defenses, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from math import prod
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+from torch import Tensor
+
+from leakbench.base.errors import UsageError
+from leakbench.base.plugins import build, parameters_of
+from leakbench.base.registry import DEFENSES, register_defense
+from leakbench.federation.client import Compute, Update
+from leakbench.federation.defense import Defense, Stage
+
+
+@register_defense("composed")
+@dataclass(frozen=True, kw_only=True)
+class Composed(Defense):
+    """Applies defenses in the order in which they stand.
+
+    Attributes:
+        defenses: each a table with its `name` and its parameters.
+    """
+
+    reference = "none"
+    example_parameters: ClassVar = {
+        "defenses": [
+            {"name": "local_steps", "epochs": 2, "batch": 2},
+            {"name": "sparsify", "fraction": 0.5},
+            {"name": "gaussian", "sigma": 0.01},
+        ]
+    }
+
+    defenses: Annotated[tuple[dict[str, Any], ...], Field(min_length=1)]
+
+    def __post_init__(self) -> None:
+        complete = tuple({"name": each.name} | parameters_of(each) for each in self.parts)
+        object.__setattr__(self, "defenses", complete)
+        for before, after in pairwise(self.parts):
+            if after.stage < before.stage or (
+                after.stage == before.stage and after.stage is not Stage.UPDATE
+            ):
+                raise UsageError(
+                    f"defense {after.name!r} cannot come after {before.name!r}: "
+                    f"{_why(before, after)}"
+                )
+
+    @cached_property
+    def parts(self) -> tuple[Defense, ...]:
+        """The defenses."""
+        return tuple(_built(each) for each in self.defenses)
+
+    def protect(self, compute: Compute) -> Compute:
+        """Return `compute` under each defense in turn."""
+        for part in self.parts:
+            compute = part.protect(compute)
+        return compute
+
+    @property
+    def clients(self) -> int:
+        """How many clients' batches the server sees as one."""
+        return prod(part.clients for part in self.parts)
+
+    def of_one_client(self) -> Defense | None:
+        """Return the parts that a client does by itself."""
+        own = [each for each in (part.of_one_client() for part in self.parts) if each is not None]
+        if not own:
+            return None
+        return Composed(defenses=tuple({"name": d.name} | parameters_of(d) for d in own))
+
+    @property
+    def uses(self) -> int:
+        """How often each individual of a client's batch enters a gradient."""
+        return prod(part.uses for part in self.parts)
+
+    def trust(self, update: Update, individuals: int) -> Mapping[str, Tensor]:
+        """Return the product of all parts' factors."""
+        factors: dict[str, Tensor] = {}
+        for part in reversed(self.parts):
+            for name, factor in part.trust(update, individuals).items():
+                factors[name] = factors[name] * factor if name in factors else factor
+            update, individuals = part.as_before(update, individuals)
+        return factors
+
+    def surrogate_of_individuals(self, gradients: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return what passes through all parts in turn."""
+        for part in self.parts:
+            gradients = part.surrogate_of_individuals(gradients)
+        return gradients
+
+    def surrogate(self, gradients: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return what passes through all parts in turn."""
+        for part in self.parts:
+            gradients = part.surrogate(gradients)
+        return gradients
+
+    def local_epochs(self, individuals: int) -> Sequence[Sequence[int]]:
+        """Return the epochs of the part that takes steps, if there is one."""
+        found = [part.local_epochs(individuals) for part in self.parts]
+        return max(found, key=lambda epochs: sum(map(len, epochs)))
+
+    def epsilon(self, sampled: float, rounds: int, delta: float, uses: int = 1) -> float | None:
+        """Return the least ε of all parts: what comes after a private computation costs nothing."""
+        uses *= self.uses
+        found = [part.epsilon(sampled, rounds, delta, uses) for part in self.parts]
+        return min((each for each in found if each is not None), default=None)
+
+
+def _built(table: Mapping[str, Any]) -> Defense:
+    if "name" not in table:
+        raise UsageError(
+            f"defense 'composed': {dict(table)} names no defense; write "
+            f'{{ name = "gaussian", sigma = 0.01 }}'
+        )
+    parameters = {key: value for key, value in table.items() if key != "name"}
+    if table["name"] == "composed":
+        raise UsageError("defense 'composed' cannot hold itself; list its defenses one by one")
+    defense: Defense = build(DEFENSES, table["name"], parameters)
+    return defense
+
+
+def _why(before: Defense, after: Defense) -> str:
+    if before.stage == after.stage:
+        return "both decide how the update is computed; keep one"
+    reasons = {
+        Stage.GRADIENT: "it changes how a gradient is computed, so put it first",
+        Stage.STEPS: "it takes steps by gradients, so put it before what changes the update",
+        Stage.UPDATE: "it changes what one client sends, so put it before what sums clients",
+    }
+    return reasons[after.stage]

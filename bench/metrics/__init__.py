@@ -1,0 +1,1 @@
+"""Numbers that are measured: how they are computed, and their intervals."""

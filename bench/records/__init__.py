@@ -1,0 +1,1 @@
+"""What was measured: records, their folders, checks, merging, and the data frame."""

@@ -1,0 +1,151 @@
+"""What a record must be for anybody to have measured it, and to measure it again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from leakbench.base.errors import UsageError
+from leakbench.base.plugins import build, parameters_of, sentence
+from leakbench.base.registry import ATTACKS, DATASETS, DEFENSES, MODELS
+from leakbench.experiments.cell import SCHEMA, Cell
+from leakbench.experiments.cell_defense import individuals_in_update
+from leakbench.experiments.cell_knowledge import knowledge_of
+from leakbench.records.possible_values import impossible_numbers
+from leakbench.records.record import Record
+from leakbench.threat.attack import Attack, check_batch_size, check_grant
+from leakbench.threat.knowledge import Knowledge
+
+VERSIONS = ("leakbench", "python", "torch", "numpy")
+"""Packages whose versions a record must name."""
+
+DEVICES = ("cpu", "cuda", "mps")
+"""On which leakbench computes."""
+
+CLOCKS = timedelta(days=1)
+"""By how much another's clock may be ahead."""
+
+
+def read_strictly(path: Path) -> Record:
+    """Return the record in a file.
+
+    Raises:
+        UsageError: it holds none; says why.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot be read ({error.strerror})") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UsageError(f"is no JSON ({error})") from None
+    found = content.get("schema_version") if isinstance(content, Mapping) else None
+    if found != SCHEMA:
+        raise UsageError(f"has schema version {found}, and this leakbench reads {SCHEMA}")
+    try:
+        return Record.model_validate(content)
+    except ValidationError as error:
+        raise UsageError(f"is no record ({sentence(error)})") from None
+
+
+def faults(record: Record, name: str) -> Iterator[str]:
+    """Yield what is wrong with a record, a few words each.
+
+    Args:
+        name: of its file, without the ending.
+    """
+    if record.key != name:
+        yield f"has the key {record.key}, which is not its name; rename it"
+    if record.status == "failed":
+        yield f"failed ({record.error}); measure the cell again, or leave the record out"
+        return
+    if record.error is not None:
+        yield f"has status {record.status!r} and yet an error ({record.error})"
+    if record.metrics is None:
+        yield f"has status {record.status!r} and no metrics"
+        return
+    try:
+        attack = buildable(record.cell)
+        yield from _unfitting(record, attack)
+        numbers = list(impossible_numbers(record))
+    except UsageError as error:
+        # Without its plugins neither key nor knowledge can be told.
+        yield f"cannot be measured here: {error}"
+        return
+    if record.key != record.cell.key(record.attack_version):
+        yield (
+            f"has the key {record.key}, and its cell, under version {record.attack_version} of the "
+            f"attack, has {record.cell.key(record.attack_version)}: one of them was changed"
+        )
+    yield from (f"says {number}" for number in numbers)
+    yield from _undated(record)
+
+
+def buildable(cell: Cell) -> Attack:
+    """Return the cell's attack.
+
+    Raises:
+        UsageError: one of its plugins is not there, lacks a parameter, or is not granted what it
+            needs.
+    """
+    for registry, field in ((DATASETS, "dataset"), (MODELS, "model"), (DEFENSES, "defense")):
+        _complete(registry, getattr(cell, field), getattr(cell, f"{field}_parameters"))
+    if cell.auxiliary_dataset:
+        _complete(DATASETS, cell.auxiliary_dataset, cell.auxiliary_dataset_parameters)
+    attack: Attack = _complete(ATTACKS, cell.attack, cell.attack_parameters)
+    check_grant(attack, Knowledge.parse(cell.grant))
+    together = individuals_in_update(cell)
+    check_batch_size(attack, together)
+    if cell.individuals % together:
+        raise UsageError(f"{cell.individuals} individuals are no batches of {together}")
+    return attack
+
+
+def _complete(registry: Any, name: str, parameters: Mapping[str, Any]) -> Any:
+    """Return a plugin of which all parameters are told.
+
+    Raises:
+        UsageError: it is not there, a parameter does not fit, or one is not told: then the key is
+            not the one that a suite would give the cell.
+    """
+    plugin = build(registry, name, parameters)
+    missing = [each for each in parameters_of(plugin) if each not in parameters]
+    if missing:
+        raise UsageError(f"{registry.kind} {name!r} is told no {', '.join(missing)}")
+    return plugin
+
+
+def _unfitting(record: Record, attack: Attack) -> Iterator[str]:
+    """Yield what the record says otherwise than this leakbench, or its own cell."""
+    if record.attack_version != attack.version:
+        yield (
+            f"is of version {record.attack_version} of attack {attack.name!r}, which here has "
+            f"version {attack.version}; measure the cell again"
+        )
+    said, meant = list(record.knowledge), knowledge_of(attack, record.cell).names()
+    if said != meant:
+        yield (
+            f"says that the attack knew {', '.join(said) or 'nothing'}, and what it needs and is "
+            f"granted is {', '.join(meant) or 'nothing'}"
+        )
+    missing = [each for each in VERSIONS if not record.versions.get(each)]
+    if missing:
+        yield f"does not say which version of {', '.join(missing)} measured it"
+    if record.device.partition(":")[0] not in DEVICES:
+        yield f"was measured on {record.device!r}, which is none of {', '.join(DEVICES)}"
+    if not record.fingerprint:
+        yield "has no fingerprint of the data"
+
+
+def _undated(record: Record) -> Iterator[str]:
+    try:
+        finished = datetime.fromisoformat(record.finished)
+    except ValueError:
+        yield f"was finished at {record.finished!r}, which is no time"
+        return
+    if finished.tzinfo is None or finished > datetime.now(UTC) + CLOCKS:
+        yield f"was finished at {record.finished}, which is to come, or of no time zone"

@@ -1,0 +1,16 @@
+"""A cell of a suite with its record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from leakbench.experiments.suite import Planned
+from leakbench.records.record import Record
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A cell's place in a suite and its record, if it has been measured."""
+
+    planned: Planned
+    record: Record | None

@@ -1,0 +1,70 @@
+"""Records: one JSON file a cell, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from leakbench.base.files import replacing, set_aside
+from leakbench.records.record import Record
+
+Stamp = tuple[int, int, int]
+"""Of a record's file: number, time and size."""
+
+
+class Store:
+    """The records of one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, key: str) -> Path:
+        """Return the file of the record with this key."""
+        return self.folder / f"{key}.json"
+
+    def read(self, key: str) -> Record | None:
+        """Return the record with this key; None if there is none that can be read."""
+        try:
+            return Record.model_validate_json(self.path(key).read_bytes())
+        except (FileNotFoundError, ValidationError):
+            return None
+
+    def all(self) -> Iterator[Record]:
+        """Yield every record that can be read, by key."""
+        for name in sorted(path.name for path in self.folder.glob("*.json")):
+            if (record := self.read(name.removesuffix(".json"))) is not None:
+                yield record
+
+    def stamp(self, key: str) -> Stamp | None:
+        """Return what tells a file from one that takes its place; None if there is none."""
+        try:
+            status = self.path(key).stat()
+        except FileNotFoundError:
+            return None
+        return status.st_ino, status.st_mtime_ns, status.st_size
+
+    def set_aside(self, key: str) -> Path | None:
+        """Move a file that holds no record out of the way; return where to, None if there is none.
+
+        Nothing is lost: what is in it may be of use to somebody, or of a later version.
+        """
+        path = self.path(key)
+        if not path.exists() or self.read(key) is not None:
+            return None
+        return set_aside(path, ".unreadable")
+
+    def write(self, record: Record, finished: str | None = None) -> None:
+        """Write a record in place of any other with its key.
+
+        Args:
+            finished: when it was measured; now, if not told.
+        """
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        stamped = record.model_copy(update={"finished": finished or now})
+        text = json.dumps(stamped.model_dump(mode="json"), indent=1, ensure_ascii=False)
+        with replacing(self.path(record.key)) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")

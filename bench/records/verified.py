@@ -1,0 +1,142 @@
+"""`verified.json`: which records of a folder were measured again, and what came of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from leakbench.base.files import replacing
+from leakbench.base.files import set_aside as move_aside
+from leakbench.base.seeds import digest
+from leakbench.records.record import Record
+from leakbench.records.store import Store
+
+NAME = "verified.json"
+
+Rule = Literal["equal", "interval"]
+"""How a record and its measurement anew are compared: `equal` up to rounding, or each new value
+inside the record's `interval`."""
+
+
+class Remeasured(BaseModel):
+    """One record that was measured again.
+
+    Attributes:
+        content: a hash of what the record said then.
+        when: it was measured again, ISO 8601.
+        rule: by which it was compared.
+        agrees: whether it held.
+        differences: what did not, a few words each.
+        device, versions: of the new measurement.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    content: str
+    when: str
+    rule: Rule
+    agrees: bool
+    differences: tuple[str, ...] = ()
+    device: str
+    versions: dict[str, str]
+
+
+class Verified(BaseModel):
+    """The file's content: by the record's key."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    remeasured: dict[str, Remeasured] = {}
+
+
+def verified(folder: Path) -> set[str]:
+    """Return the keys of a run's records that were measured again, and agreed.
+
+    A record that has been changed since is not among them, nor one that is gone. Anybody can write
+    the file: of a folder from elsewhere it says nothing before `leakbench verify` has been run.
+
+    Args:
+        folder: that the run had as `--out`, or `results`.
+    """
+    entries = read(folder).remeasured
+    store = Store(records_of(folder))
+    return {key for key, entry in entries.items() if entry.agrees and _holds(store, key, entry)}
+
+
+def _holds(store: Store, key: str, entry: Remeasured) -> bool:
+    """Whether the record still says what it said when it was measured again."""
+    record = store.read(key)
+    return record is not None and record.key == key and content_hash(record) == entry.content
+
+
+def content_hash(record: Record) -> str:
+    """Return a hash of all that a record says.
+
+    The cell goes in by its key, as it is hashed everywhere, and fields at their defaults are left
+    out: a later version, which has more of them, gives an old record the same hash.
+    """
+    rest = record.model_dump(mode="json", exclude={"cell"}, exclude_defaults=True)
+    return digest("record", record.cell.key(record.attack_version), rest)
+
+
+def records_of(folder: Path) -> Path:
+    """Return the folder of records that a folder holds, or is."""
+    return folder / "records" if (folder / "records").is_dir() else folder
+
+
+def home_of(folder: Path) -> Path:
+    """Return the folder in which `verified.json` lies: the run's, not that of its records."""
+    return folder.parent if folder.name == "records" else folder
+
+
+def read(folder: Path) -> Verified:
+    """Return what a folder's file says; nothing where there is none that can be read."""
+    return _read(folder) or Verified()
+
+
+def _read(folder: Path) -> Verified | None:
+    try:
+        return Verified.model_validate_json((home_of(folder) / NAME).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ValidationError):
+        return None
+
+
+def write(folder: Path, entries: Mapping[str, Remeasured]) -> None:
+    """Write a folder's file, in place of any other; one that cannot be read is set aside.
+
+    Raises:
+        UsageError: the folder cannot be written to.
+    """
+    if _read(folder) is None:
+        set_aside(folder)
+    content = Verified(remeasured=dict(sorted(entries.items()))).model_dump(mode="json")
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    with replacing(home_of(folder) / NAME) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def set_aside(folder: Path) -> Path | None:
+    """Move a folder's file out of the way, since nobody knows who wrote it; return where to."""
+    return move_aside(home_of(folder) / NAME, ".set-aside")
+
+
+def carry(sources: Iterable[Path], target: Path) -> int:
+    """Bring what folders say of records that a folder has got into its own file.
+
+    Returns:
+        How many records of the folder were measured again, and agreed.
+    """
+    store = Store(records_of(target))
+    found = {
+        key: entry
+        for source in [*sources, target]
+        for key, entry in read(source).remeasured.items()
+        if _holds(store, key, entry)
+    }
+    if found:
+        write(target, found)
+    return len(verified(target))

@@ -1,0 +1,1 @@
+"""Tables, figures, leaderboard and site, from records alone."""

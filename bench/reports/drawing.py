@@ -1,0 +1,148 @@
+"""What `leakbench figure` does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from rich.console import Console
+
+from leakbench.base.devices import check_precision, chosen_device, compute_reproducibly
+from leakbench.base.errors import UsageError
+from leakbench.evaluation.preparation import check_available, prepare
+from leakbench.experiments.overrides import override
+from leakbench.experiments.suite import expand, load_suite
+from leakbench.metrics.estimates import percent
+from leakbench.records.measured import Measured
+from leakbench.records.store import Store
+from leakbench.reports.figures import ablation, budget, defense, phase, tradeoff
+from leakbench.reports.figures.canvas import save
+from leakbench.sweep.session import no_record
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Recorded(NamedTuple):
+    """A kind of figure that is drawn from records alone.
+
+    Attributes:
+        figures: returns name → figure, None where it lacks its records; empty if nothing fits.
+        needs: what a suite must have for it.
+        example: of what to add.
+    """
+
+    figures: Callable[[Sequence[Measured]], Mapping[str, Figure | None]]
+    needs: str
+    example: str
+
+
+RECORDED: Mapping[str, Recorded] = {
+    "budget": Recorded(budget.figures, budget.NEEDS, budget.EXAMPLE),
+    "defense": Recorded(defense.figures, defense.NEEDS, defense.EXAMPLE),
+    "tradeoff": Recorded(tradeoff.figures, tradeoff.NEEDS, tradeoff.EXAMPLE),
+    "phase": Recorded(phase.figures, phase.NEEDS, phase.EXAMPLE),
+    "ablation": Recorded(ablation.figures, ablation.NEEDS, ablation.EXAMPLE),
+}
+
+
+def draw_recorded(
+    kind: str, suite_name: str, changes: Sequence[str], only: Sequence[str], out: Path
+) -> list[Path]:
+    """Draw one of `RECORDED` from the records that exist; return the files written.
+
+    Raises:
+        UsageError: there are none, or the suite has nothing for such a figure.
+    """
+    name, suite = load_suite(suite_name)
+    store = Store(out / "records")
+    chosen = expand(name, override(suite, changes), only)
+    of = RECORDED[kind]
+    figures = of.figures([Measured(planned, store.read(planned.key)) for planned in chosen])
+    if not figures:
+        raise UsageError(
+            f"suite {name!r} has no {of.needs} to draw, or --only leaves none; add one, with "
+            f"{of.example}"
+        )
+    if not any(figures.values()):
+        raise no_record(store, name, suite_name)
+    written = []
+    for suffix, figure in figures.items():
+        if figure is not None:
+            written += save(figure, out / "figures" / f"{name}-{suffix}")
+    return written
+
+
+def draw_reconstructions(
+    suite_name: str,
+    changes: Sequence[str],
+    only: Sequence[str],
+    data_root: Path | None,
+    device: str,
+    out: Path,
+) -> list[Path]:
+    """Run the attacks on the first victim batch of each size and draw it; return the file written.
+
+    Raises:
+        UsageError: the suite, a setting or the data are not as they must be, or real individuals
+            would be drawn into a work tree.
+    """
+    from leakbench.reports.reconstructions import (
+        chosen_cells,
+        reconstruct,
+        reconstruction_figure,
+        refuse_real_individuals,
+    )
+
+    name, suite = load_suite(suite_name)
+    cells = chosen_cells(expand(name, override(suite, changes), only))
+    refuse_real_individuals(cells[0].cell, out / "figures")
+    setup = cells[0].cell.setup
+    check_available(setup, data_root)
+    where = chosen_device(device)
+    check_precision(cells[0].cell.precision, where)
+    compute_reproducibly()
+    true, blocks = reconstruct(cells, prepare(setup, data_root, where, _say), _say)
+    figure = reconstruction_figure(suite.title, cells[0], true, blocks)
+    # Every pixel is a square of whole dots, which only PNG keeps.
+    return save(figure, out / "figures" / f"{name}-reconstructions", formats=["png"])
+
+
+def draw_features(
+    suite_name: str,
+    changes: Sequence[str],
+    only: Sequence[str],
+    data_root: Path | None,
+    device: str,
+    out: Path,
+) -> list[Path]:
+    """Draw deep features of the suite's first setup before and after training; return the files.
+
+    They show points and no individual, so that real ones may be drawn anywhere.
+
+    Raises:
+        UsageError: the suite, a setting or the data are not as they must be.
+    """
+    from leakbench.reports.figures.features import embedded, feature_figure, rounds_drawn
+
+    name, suite = load_suite(suite_name)
+    cell = expand(name, override(suite, changes), only)[0].cell
+    rounds = rounds_drawn(cell)
+    check_available(cell.setup, data_root)
+    where = chosen_device(device)
+    compute_reproducibly()
+    found = []
+    for number in rounds:
+        setup = cell.setup.model_copy(update={"rounds": number})
+        prepared = prepare(setup, data_root, where, _say)
+        _say(f"embedding the features of round {number}")
+        found.append(embedded(prepared))
+        for of_property, estimate in found[-1].oracle.items():
+            print(f"round {number}, {of_property}: f_p {percent(estimate)} % balanced accuracy")
+    return save(feature_figure(cell, found), out / "figures" / f"{name}-features")
+
+
+def _say(what: str) -> None:
+    console = Console(stderr=True)
+    console.print(f"{what} …", highlight=False, soft_wrap=True, markup=False)

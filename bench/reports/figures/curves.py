@@ -1,0 +1,125 @@
+"""Curves with intervals: accuracy of attacks and controls over something that is swept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from leakbench.base.registry import ATTACKS
+from leakbench.metrics.estimates import Estimate
+from leakbench.records.measured import Measured
+from leakbench.reports.figures.canvas import COLOURS, DASHES, GREY, MARKERS, Dashes
+from leakbench.reports.rows import leading_values
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SHADE, EDGE = 0.1, 0.45
+"""Opacity of the bands, through which all others show."""
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a column is drawn."""
+
+    colour: str
+    marker: str
+    dashes: Dashes
+    control: bool
+
+
+def styles_of(cells: Sequence[Measured]) -> dict[str, Style]:
+    """Return each column's style, in the columns' order."""
+    colours, markers, dashes = cycle(COLOURS), cycle(MARKERS), cycle(DASHES)
+    styles = {}
+    for measured in cells:
+        column, attack = measured.planned.column, measured.planned.cell.attack
+        if column not in styles and ATTACKS.get(attack).control:
+            styles[column] = Style(GREY, "", next(dashes), control=True)
+        elif column not in styles:
+            styles[column] = Style(next(colours), next(markers), "solid", control=False)
+    return styles
+
+
+def defined(estimate: Estimate) -> bool:
+    """Whether a number and its interval are there to be drawn."""
+    return None not in (estimate.value, estimate.low, estimate.high)
+
+
+PERCENT = 100.0
+
+
+def draw_level(
+    ax: Axes, estimate: Estimate, style: Style, label: str, scale: float = PERCENT
+) -> None:
+    """Draw a horizontal line, of an attack with its interval."""
+    value, low, high = scaled([estimate], scale)
+    ax.axhline(
+        value[0],
+        color=style.colour,
+        linestyle=style.dashes,
+        linewidth=1.3,
+        zorder=1.5,
+        label=label,
+    )
+    if not style.control:
+        ax.axhspan(low[0], high[0], color=style.colour, alpha=SHADE, linewidth=0)
+
+
+def draw_curve(
+    ax: Axes,
+    x: Sequence[float],
+    estimates: Sequence[Estimate | None],
+    style: Style,
+    label: str,
+    scale: float = PERCENT,
+) -> None:
+    """Draw a line, of an attack with its band; it breaks where there is no number."""
+    value, low, high = scaled(estimates, scale)
+    if style.control:
+        # A single point needs a mark to be seen.
+        mark = "x" if len(x) == 1 else ""
+        ax.plot(
+            x, value, color=GREY, linestyle=style.dashes, linewidth=1.3, marker=mark, label=label
+        )
+        return
+    shade, edge = (style.colour, SHADE), (style.colour, EDGE)
+    ax.fill_between(x, low, high, facecolor=shade, edgecolor=edge, linewidth=0.7)
+    ax.plot(x, value, color=style.colour, marker=style.marker, markersize=4.5, label=label)
+    if len(x) == 1:
+        ax.vlines(x, low, high, color=style.colour, alpha=EDGE)
+
+
+def accuracy_range(
+    curves: Iterable[tuple[Iterable[Estimate], Style]],
+) -> tuple[float, float]:
+    """Return the least and the greatest percentage that is drawn, chance included."""
+    reached = [0.5]
+    for estimates, style in curves:
+        parts = ("value",) if style.control else ("low", "high")
+        reached += [getattr(each, part) for each in estimates for part in parts]
+    return max(100 * min(reached) - 3, 0.0), min(100 * max(reached) + 3, 101.0)
+
+
+TASK: Mapping[str, str] = {"": "data set", "main task ": "main task"}
+"""What a title says where all cells share it: words before → leading column."""
+
+
+def shared_settings(cells: Iterable[Measured], said: Mapping[str, str] = TASK) -> str:
+    """Return for a title those settings that all measured cells share."""
+    measured = [m for m in cells if m.record and m.record.metrics]
+    found = {leading_values(m, "", tuple(said.values())) for m in measured}
+    columns = zip(said, map(set, zip(*found, strict=True)), strict=True) if found else ()
+    return ", ".join(f"{words}{next(iter(of))}" for words, of in columns if len(of) == 1)
+
+
+def scaled(estimates: Sequence[Estimate | None], scale: float = PERCENT) -> list[np.ndarray]:
+    """Return values, lower and upper ends, NaN where there is none."""
+    return [
+        np.array([np.nan if e is None else scale * getattr(e, part) for e in estimates])
+        for part in ("value", "low", "high")
+    ]

@@ -1,0 +1,133 @@
+"""Share of individuals who are found exactly, over batch size and hidden units: where it breaks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from textwrap import fill
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from leakbench.base.registry import ATTACKS
+from leakbench.experiments.cell_defense import updates_seen
+from leakbench.records.measured import Measured
+from leakbench.records.record import Record
+from leakbench.reports.figures.canvas import LABEL, TICK, TITLE, blank_figure
+from leakbench.reports.figures.curves import shared_settings
+from leakbench.reports.rows import LAYOUTS, leading_values, settings_text, varying_settings
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+NEEDS = 'group with layout = "exact" that sweeps batch_size and hidden units'
+EXAMPLE = (
+    "batch_size = [8, 32], model_parameters = [{ hidden = 128 }, { hidden = 256 }] in its `sweep`"
+)
+
+Drawn = tuple[float, float]
+"""Share of individuals found exactly, in percent, and seconds a victim batch."""
+
+Panels = Mapping[str, Mapping[tuple[int, int], Drawn | None]]
+"""Main task, and what else differs → (m, B) → what is drawn of it, if it is measured."""
+
+
+def figures(cells: Sequence[Measured]) -> dict[str, Figure | None]:
+    """Return a figure for each attack's column of each group that is laid out by exactness.
+
+    A panel a main task, above the share of individuals with cosine ≥ 0.99, below it the seconds
+    that a victim batch took. None where nothing is measured.
+    """
+    found: dict[str, Figure | None] = {}
+    groups: dict[tuple[str, str], list[Measured]] = {}
+    for m in cells:
+        cell = m.planned.cell
+        if (
+            m.planned.layout == "exact"
+            and "hidden" in cell.model_parameters
+            and not ATTACKS.get(cell.attack).control
+        ):
+            groups.setdefault((m.planned.group, m.planned.column), []).append(m)
+    for number, ((group, column), of) in enumerate(groups.items(), start=1):
+        panels = _panels(of)
+        if len({units for panel in panels.values() for units, _ in panel}) < 2:
+            continue
+        measured = any(drawn for panel in panels.values() for drawn in panel.values())
+        title = f"{group}: {column}"
+        found[f"phase-{number}"] = _figure(of, panels, title) if measured else None
+    return found
+
+
+def _panels(cells: Sequence[Measured]) -> Panels:
+    panels: dict[str, dict[tuple[int, int], Drawn | None]] = {}
+    varying = varying_settings([m.planned for m in cells], LAYOUTS["exact"])
+    for m in cells:
+        (task,) = leading_values(m, "", ["main task"])
+        if varying:
+            task = f"{task}, {settings_text(m, varying)}"
+        place = int(m.planned.cell.model_parameters["hidden"]), m.planned.cell.batch_size
+        panels.setdefault(task, {})[place] = _drawn(m.record)
+    return panels
+
+
+def _drawn(record: Record | None) -> Drawn | None:
+    if record is None or record.metrics is None or record.cost is None:
+        return None
+    exact = record.metrics.exact
+    if exact is None or exact.value is None:
+        return None
+    return 100 * exact.value, record.cost.seconds / updates_seen(record.cell)
+
+
+def _figure(cells: Sequence[Measured], panels: Panels, title: str) -> Figure:
+    width = max(2.9 * len(panels) + 0.8, 5.0)
+    figure = blank_figure(width, 6.4)
+    axes = figure.subplots(2, len(panels), squeeze=False)
+    for column, (task, panel) in enumerate(panels.items()):
+        units, sizes = (sorted({place[axis] for place in panel}) for axis in (0, 1))
+        exact, seconds = (np.full((len(units), len(sizes)), np.nan) for _ in range(2))
+        for (m, size), drawn in panel.items():
+            if drawn is not None:
+                place = units.index(m), sizes.index(size)
+                exact[place], seconds[place] = drawn
+        above, below = axes[:, column]
+        above.set_title(_wrapped(task), fontsize=LABEL, parse_math=False)
+        _draw(above, exact, units, sizes, "{:.0f}", (0.0, 100.0))
+        _draw(below, np.log10(seconds), units, sizes, "{:.2g}", (-2.0, 2.0), shown=seconds)
+        below.set_xlabel("individuals in the update B", fontsize=LABEL)
+        for ax, what in ((above, "exact, %"), (below, "seconds a batch")):
+            ax.set_ylabel(f"hidden units m — {what}" if column == 0 else "", fontsize=LABEL)
+    said = fill(f"{shared_settings(cells, {'': 'data set'})}; blank: not measured", int(12 * width))
+    figure.suptitle(f"{fill(title, int(11 * width))}\n{said}", fontsize=TITLE, parse_math=False)
+    return figure
+
+
+def _wrapped(task: str) -> str:
+    """Return a main task in lines, broken between its attributes.
+
+    >>> _wrapped("Mouth_Slightly_Open+Black_Hair+Bangs (K = 8)").splitlines()
+    ['Mouth_Slightly_Open+Black_Hair+', 'Bangs (K = 8)']
+    """
+    return fill(task.replace("+", "+ "), 34).replace("+ ", "+")
+
+
+def _draw(
+    ax: Axes,
+    values: np.ndarray,
+    units: Sequence[int],
+    sizes: Sequence[int],
+    wording: str,
+    ends: tuple[float, float],
+    shown: np.ndarray | None = None,
+) -> None:
+    """Draw a map with its numbers: the colour is never alone in saying them."""
+    ax.imshow(values, cmap="cividis", vmin=ends[0], vmax=ends[1], aspect="auto", origin="lower")
+    ax.set_xticks(range(len(sizes)), [str(size) for size in sizes], fontsize=TICK)
+    ax.set_yticks(range(len(units)), [str(m) for m in units], fontsize=TICK)
+    middle = sum(ends) / 2
+    for (row, column), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            number = value if shown is None else shown[row, column]
+            colour = "black" if value > middle else "white"
+            text = wording.format(number)
+            ax.text(column, row, text, ha="center", va="center", fontsize=TICK, color=colour)

@@ -1,0 +1,267 @@
+"""What still leaks under each defense against what the shared model loses by it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil, hypot
+from textwrap import fill
+from typing import TYPE_CHECKING
+
+from leakbench.base.registry import ATTACKS
+from leakbench.experiments.defense_labels import defense_family, defense_numbers, defense_text
+from leakbench.metrics.estimates import Estimate
+from leakbench.records.measured import Measured
+from leakbench.records.record import Metrics
+from leakbench.reports.figures.canvas import (
+    COLOURS,
+    GREY,
+    LABEL,
+    MARKERS,
+    TICK,
+    TITLE,
+    blank_figure,
+    legend_below,
+    plain_axes,
+)
+from leakbench.reports.figures.curves import defined, scaled, shared_settings
+from leakbench.reports.rows import LAYOUTS, leading_values, settings_text, varying_settings
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+NEEDS = 'group with layout = "defense", the control `blind`, and an attack on every defense,'
+EXAMPLE = "[attack.feature] and [attack.blind]"
+
+PANELS_A_ROW = 2
+
+UNDEFENDED = "none"
+
+NOTHING = Estimate(value=0.0, low=0.0, high=0.0)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A defense at a level.
+
+    Attributes:
+        numbers: the level's parameters.
+        change: ‖change‖/‖g‖, by which levels are put in order.
+        lost: main-task accuracy lost.
+        leaked: balanced accuracy of the strongest attack above the blind control's.
+    """
+
+    numbers: Mapping[str, float]
+    change: float
+    lost: Estimate
+    leaked: Estimate
+
+
+Panel = Mapping[str, list[Point]]
+"""Defense → its levels."""
+
+
+def figures(cells: Sequence[Measured]) -> dict[str, Figure | None]:
+    """Return a figure for each batch size, and each combination of what else differs.
+
+    A panel a property, a marker a defense and level, all groups together that are laid out by
+    defense; only attacks that were made on all of them. None where none has been measured beside
+    the blind control.
+    """
+    fitting = [m for m in cells if m.planned.layout == "defense"]
+    attacks = _attacks_on_all(fitting)
+    if not attacks or all(m.planned.cell.attack != "blind" for m in fitting):
+        return {}
+    fitting = [m for m in fitting if m.planned.column in attacks or _is_blind(m)]
+    varying = varying_settings([m.planned for m in fitting], LAYOUTS["defense"])
+    fields = [*varying, "B"]
+    by_setting: dict[tuple[str, ...], list[Measured]] = {}
+    for m in fitting:
+        by_setting.setdefault(leading_values(m, "", fields), []).append(m)
+    found: dict[str, Figure | None] = {}
+    for number, (values, of_setting) in enumerate(by_setting.items(), start=1):
+        panels = _panels(of_setting)
+        setting = settings_text(of_setting[0], fields)
+        stem = f"tradeoff-{number}" if varying else f"tradeoff-B{values[-1]}"
+        found[stem] = _figure(of_setting, panels, setting, attacks) if panels else None
+    return found
+
+
+def _attacks_on_all(cells: Sequence[Measured]) -> list[str]:
+    """Return the columns of attacks that stand under every defense and level.
+
+    Else a defense would seem weak that was merely attacked more.
+    """
+    columns: dict[str, dict[str, None]] = {}
+    for m in cells:
+        if not ATTACKS.get(m.planned.cell.attack).control:
+            columns.setdefault(m.planned.column, {})[defense_text(m.planned.cell)] = None
+    everywhere = {defense_text(m.planned.cell) for m in cells}
+    return [column for column, of in columns.items() if everywhere == set(of)]
+
+
+def _is_blind(measured: Measured) -> bool:
+    return measured.planned.cell.attack == "blind"
+
+
+def leakage(attack: Estimate, blind: Estimate) -> Estimate:
+    """Return how far an attack's accuracy lies above the blind control's, with its interval.
+
+    From the two intervals by the method of variance estimates recovery (Zou, Donner 2008,
+    Construction of confidence limits about effect measures, Statistics in Medicine 27(10)), which
+    takes the two for independent. They answer for the same individuals, so that the interval
+    rather is too wide.
+
+    >>> leakage(Estimate(value=.9, low=.87, high=.92), Estimate(value=.6, low=.57, high=.64))
+    Estimate(value=0.3, low=0.25, high=0.336056)
+    """
+    assert attack.value is not None and attack.low is not None and attack.high is not None
+    assert blind.value is not None and blind.low is not None and blind.high is not None
+    above = attack.value - blind.value
+    below = hypot(attack.value - attack.low, blind.high - blind.value)
+    over = hypot(attack.high - attack.value, blind.value - blind.low)
+    return Estimate(value=round(above, 6), low=round(above - below, 6), high=round(above + over, 6))
+
+
+def _panels(cells: Sequence[Measured]) -> dict[str, Panel]:
+    """Return what to draw by property; a defense that has one level is named with it."""
+    by_level: dict[str, dict[str, list[Measured]]] = {}
+    for m in cells:
+        family, text = defense_family(m.planned.cell), defense_text(m.planned.cell)
+        by_level.setdefault(family, {}).setdefault(text, []).append(m)
+    panels: dict[str, dict[str, list[Point]]] = {}
+    for family, of_family in by_level.items():
+        named = family if len(of_family) > 1 else next(iter(of_family))
+        for of in of_family.values():
+            for name in dict.fromkeys(n for m in of for n in m.planned.cell.properties):
+                if (point := _point(of, name)) is not None:
+                    panels.setdefault(name, {}).setdefault(named, []).append(point)
+    for panel in panels.values():
+        for points in panel.values():
+            points.sort(key=lambda point: point.change)
+    return dict(panels)
+
+
+def _point(cells: Sequence[Measured], name: str) -> Point | None:
+    """Return the point of one defense and level; None where attack or control are missing."""
+    attacks: list[Estimate] = []
+    blind: Estimate | None = None
+    metrics: Metrics | None = None
+    for m in cells:
+        found = m.record.metrics if m.record else None
+        if found is None or name not in found.properties:
+            continue
+        estimate = found.properties[name].balanced_accuracy
+        if not defined(estimate):
+            continue
+        if _is_blind(m):
+            blind = estimate
+        else:
+            attacks.append(estimate)
+        metrics = found
+    if blind is None or not attacks or metrics is None:
+        return None
+    defense = metrics.defense
+    return Point(
+        numbers=defense_numbers(cells[0].planned.cell),
+        change=0.0 if defense is None else defense.relative_error.value or 0.0,
+        lost=NOTHING if defense is None else defense.utility_lost,
+        leaked=leakage(max(attacks, key=lambda each: each.value or 0.0), blind),
+    )
+
+
+def _figure(
+    cells: Sequence[Measured],
+    panels: Mapping[str, Panel],
+    setting: str,
+    attacks: Sequence[str],
+) -> Figure:
+    columns = min(len(panels), PANELS_A_ROW)
+    rows = ceil(len(panels) / columns)
+    width = max(3.6 * columns + 0.4, 5.0)
+    figure = blank_figure(width, 3.0 * rows + 1.8)
+    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    styles = _styles(list(dict.fromkeys(d for panel in panels.values() for d in panel)))
+    for number, (ax, (name, panel)) in enumerate(zip(axes, panels.items(), strict=False)):
+        plain_axes(ax)
+        ax.set_title(name, fontsize=LABEL, parse_math=False)
+        ax.axhline(0, color=GREY, linewidth=0.8, zorder=1)
+        ax.axvline(0, color=GREY, linewidth=0.8, zorder=1)
+        for defense, points in panel.items():
+            _draw(ax, points, styles[defense], defense)
+        if number >= len(panels) - columns:
+            ax.set_xlabel("main-task accuracy lost, points", fontsize=LABEL)
+            ax.tick_params(labelbottom=True)
+    for ax in axes[len(panels) :]:
+        ax.set_axis_off()
+    figure.supylabel("attack above the blind control, points", fontsize=LABEL)
+    title = _title(cells, setting, attacks, int(12 * width))
+    figure.suptitle(title, fontsize=TITLE, parse_math=False)
+    legend_below(figure, styles, width, size=TICK)
+    return figure
+
+
+@dataclass(frozen=True)
+class _Style:
+    colour: str
+    marker: str
+    filled: bool
+
+
+def _styles(defenses: Sequence[str]) -> dict[str, _Style]:
+    """Return each defense's style; where colours run out, they come again with hollow markers."""
+    styles = {}
+    for number, defense in enumerate(each for each in defenses if each != UNDEFENDED):
+        again, place = divmod(number, len(COLOURS))
+        marker = MARKERS[number % len(MARKERS)]
+        styles[defense] = _Style(COLOURS[place], marker, filled=again % 2 == 0)
+    return {UNDEFENDED: _Style("black", "*", filled=True)} | styles
+
+
+def _draw(ax: Axes, points: Sequence[Point], style: _Style, label: str) -> None:
+    """Draw a defense's levels, joined from the least change to the greatest, with intervals."""
+    x, least, most = scaled([point.lost for point in points])
+    value, low, high = scaled([point.leaked for point in points])
+    ax.vlines(x, low, high, color=style.colour, alpha=0.35, linewidth=1)
+    ax.hlines(value, least, most, color=style.colour, alpha=0.35, linewidth=1)
+    ax.plot(
+        x,
+        value,
+        color=style.colour,
+        marker=style.marker,
+        markersize=5.5,
+        markerfacecolor=style.colour if style.filled else "white",
+        linewidth=0.7,
+        label=label,
+    )
+    # The ends say enough of a line, and more would stand on each other.
+    for point in {id(p): p for p in (points[0], points[-1])}.values() if len(points) > 1 else ():
+        ax.annotate(
+            _differing(point, points),
+            (100 * (point.lost.value or 0.0), 100 * (point.leaked.value or 0.0)),
+            xytext=(3, 3),
+            textcoords="offset points",
+            fontsize=TICK - 2,
+            color=style.colour,
+            parse_math=False,
+        )
+
+
+def _differing(point: Point, points: Sequence[Point]) -> str:
+    """Return those numbers of a level in which levels differ."""
+    return ", ".join(
+        f"{value:g}"
+        for key, value in point.numbers.items()
+        if any(each.numbers.get(key) != value for each in points)
+    )
+
+
+def _title(cells: Sequence[Measured], setting: str, attacks: Sequence[str], letters: int) -> str:
+    """Return what is drawn, of what, and how its intervals came about."""
+    strongest = attacks[0] if len(attacks) == 1 else f"the strongest of {'; '.join(attacks)}"
+    below = (
+        f"{shared_settings(cells)}, {setting}; above blind: {strongest}; bars: 95 %, of leakage "
+        "from both intervals as if independent"
+    )
+    return f"Leakage against utility\n{fill(below, letters)}"

@@ -1,0 +1,164 @@
+"""`leaderboard.md`: the paper's tables with what is needed to judge them, from records alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from leakbench.base.markdown import markdown_table
+from leakbench.experiments.descriptions import describe
+from leakbench.experiments.suite import expand, load_suite, suite_names
+from leakbench.records.folder import RecordFolder
+from leakbench.records.measured import Measured
+from leakbench.reports.settings import setting_lines
+from leakbench.reports.suite_report import main_tables, reading_lines
+from leakbench.reports.summaries import Summary, costs, references, threat_models
+from leakbench.threat.glossary import ADVERSARY, glossary
+
+OF_THE_PAPER = ("table1", "table2", "table3")
+"""The suites that make the paper's Tables 1 to 3."""
+
+MARKED = (
+    "**Bold** is the best attack of a row, marked only where its interval lies above those of all "
+    "other attacks of the row and above the blind control's. Controls do not compete; attacks of "
+    "one row need not have the same threat model."
+)
+
+COST_AID = (
+    "steps: gradient evaluations a victim batch; s/batch: seconds of wall time a batch; MiB: peak "
+    "memory of the process, or on CUDA of the cell."
+)
+
+
+@dataclass(frozen=True)
+class LaidOut:
+    """A suite that lays out some of the records.
+
+    Attributes:
+        name, title: the suite's.
+        cells: all of it, with the records that there are.
+    """
+
+    name: str
+    title: str
+    cells: Sequence[Measured]
+
+
+def laid_out(folder: RecordFolder, suites: Sequence[str]) -> list[LaidOut]:
+    """Return the suites that have a record: the paper's first, then the user's, then the others.
+
+    Args:
+        suites: names or TOML files of the user's suites.
+
+    Raises:
+        UsageError: one of these is not as it must be.
+    """
+    own = [load_suite(each)[0] for each in suites]
+    papers = [name for name in OF_THE_PAPER if name not in own]
+    others = [name for name in suite_names() if name not in (*OF_THE_PAPER, *own)]
+    found: dict[str, LaidOut] = {}
+    for each in (*papers, *suites, *others):
+        name, suite = load_suite(each)
+        cells = folder.measured(expand(name, suite))
+        if any(m.record for m in cells):
+            found.setdefault(name, LaidOut(name, suite.title, cells))
+    return list(found.values())
+
+
+def leading_suites(found: Sequence[LaidOut], suites: Sequence[str]) -> list[LaidOut]:
+    """Return those that make up the leaderboard: the paper's and the user's, or else all.
+
+    Args:
+        found: of `laid_out`.
+        suites: names or TOML files of the user's suites.
+    """
+    wanted = {*OF_THE_PAPER, *(load_suite(each)[0] for each in suites)}
+    return [each for each in found if each.name in wanted] or list(found)
+
+
+def leaderboard(shown: Sequence[LaidOut], folder: RecordFolder) -> str:
+    """Return `leaderboard.md`.
+
+    Args:
+        shown: the suites whose tables it has.
+        folder: the records they are made from.
+    """
+    parts = ["# Leaderboard", _made_of(folder)]
+    for each in shown:
+        parts += [f"## {each.title}", _lowered(main_tables(each.cells, marked=True))]
+    parts += _below(shown) if shown else [NO_SUITE]
+    parts += _measured_again(shown, folder)
+    if folder.left_out:
+        left_out = [f"- {name}: {_one_line(why)}" for name, why in folder.left_out.items()]
+        parts += ["## Records left out", "\n".join(left_out)]
+    return _harmless("\n\n".join(part for part in parts if part)) + "\n"
+
+
+def _below(shown: Sequence[LaidOut]) -> list[str]:
+    """Return what stands under the tables."""
+    every = [m for each in shown for m in each.cells]
+    parts = ["## How to read", *map(_one_line, reading_lines(every)), MARKED]
+    parts += _threat({each.name: each.cells for each in shown})
+    parts += ["## Cost", COST_AID]
+    for each in shown:
+        parts += [f"### {each.title}", _table(costs(each.cells))]
+    parts.append("## Settings")
+    for each in shown:
+        lines = "\n".join(f"- {_one_line(line)}" for line in setting_lines(each.cells))
+        parts += [f"### {each.title}", lines]
+    return parts
+
+
+NO_SUITE = (
+    "No suite that comes with leakbench lays out these records; name the one that does with "
+    "`leakbench publish --suite FILE.toml`."
+)
+
+
+def _made_of(folder: RecordFolder) -> str:
+    left_out = f"; {len(folder.left_out)} more are left out, see below" if folder.left_out else ""
+    return (
+        f"Made by `leakbench publish` from the {len(folder.records)} records beside it{left_out}."
+    )
+
+
+def _measured_again(shown: Sequence[LaidOut], folder: RecordFolder) -> list[str]:
+    """Return the section on what somebody has measured again."""
+    if not shown:
+        return []
+    planned = {m.planned.key: m.planned for each in shown for m in each.cells if m.record}
+    again = [each for key, each in planned.items() if key in folder.remeasured]
+    lines = [f"- {_one_line(describe(each))}" for each in again]
+    count = f"{len(again)} of the {len(planned)} records behind these tables"
+    return ["## Measured again", f"{REMEASURED} {count}.", "\n".join(lines)]
+
+
+REMEASURED = "`leakbench verify` has measured again, and found to agree,"
+
+
+def _threat(by_name: Mapping[str, Sequence[Measured]]) -> list[str]:
+    """Return the section on who knew what."""
+    summary = threat_models(by_name)
+    known = {name.strip() for row in summary.rows for name in row[3].split(",")}
+    words = [f"- {name}: {said}" for name, said in glossary(known).items()]
+    papers = [f"- {title}: {_one_line(reference)}" for title, reference in references(by_name)]
+    parts = ["## Threat models", ADVERSARY, _table(summary), "\n".join(words)]
+    return [*parts, "Published in:", "\n".join(papers)] if papers else parts
+
+
+def _table(summary: Summary) -> str:
+    return markdown_table(summary.rows, summary.headings)
+
+
+def _lowered(markdown: str) -> str:
+    """Return Markdown whose headings are one level lower."""
+    return "\n".join(f"#{line}" if line.startswith("#") else line for line in markdown.split("\n"))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _harmless(markdown: str) -> str:
+    """Return Markdown in which texts of records and plugins are no HTML, link or image."""
+    return markdown.replace("<", "&lt;").replace("](", "]\\(")

@@ -1,0 +1,59 @@
+"""What `leakbench publish` does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from leakbench.base.files import replacing
+from leakbench.experiments.suite import suite_names
+from leakbench.records.folder import read_records
+from leakbench.reports.leaderboard import laid_out, leaderboard, leading_suites
+from leakbench.reports.site.figure_gallery import gallery
+from leakbench.reports.site.folder import files_of_site, write_site
+from leakbench.reports.site.render import site
+
+
+@dataclass(frozen=True)
+class Published:
+    """What was written.
+
+    Attributes:
+        leaderboard: the Markdown file.
+        site: the first page.
+        left_out: sentences on what is not in them.
+    """
+
+    leaderboard: Path
+    site: Path
+    left_out: tuple[str, ...]
+
+
+def publish(out: Path, folder: Path | None, suites: Sequence[str], pixels: bool) -> Published:
+    """Write `leaderboard.md` and the site from the records of a run.
+
+    Args:
+        out: the folder that the run had as `--out`.
+        folder: of the site; `site` in `out`, if not told.
+        suites: names or TOML files of suites besides the paper's, for the leaderboard.
+        pixels: whether to take figures of reconstructions, which may show individuals.
+
+    Raises:
+        UsageError: there are no records, a suite is not as it must be, or the site's folder holds
+            something else.
+    """
+    place = out / "site" if folder is None else folder
+    files_of_site(place)
+    records = read_records(out)
+    found = laid_out(records, suites)
+    leading = leading_suites(found, suites)
+    known = {*suite_names(), *(each.name for each in found)}
+    figures = gallery(out / "figures", known, pixels)
+    path = out / "leaderboard.md"
+    with replacing(path) as temporary:
+        temporary.write_text(leaderboard(leading, records), encoding="utf-8")
+    write_site(place, site(found, leading, records, figures))
+    unused = {**records.left_out, **figures.left_out}
+    left_out = tuple(f"left out {name}: {why}" for name, why in unused.items())
+    return Published(path, place / "index.html", left_out)

@@ -1,0 +1,225 @@
+"""What attacks make of the first victim batch, drawn beside the true images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from leakbench.base.errors import UsageError
+from leakbench.base.plugins import build
+from leakbench.base.registry import ATTACKS, DATASETS
+from leakbench.data.dataset import DataSet
+from leakbench.evaluation.measuring import infer, victim_batches
+from leakbench.evaluation.preparation import Prepared
+from leakbench.experiments.cell import Cell
+from leakbench.experiments.cell_defense import individuals_in_update
+from leakbench.experiments.suite import Planned
+from leakbench.metrics.matching import match_individuals
+from leakbench.records.measured import Measured
+from leakbench.reports.figures.canvas import DPI
+from leakbench.reports.rows import leading_values
+from leakbench.threat.attack import Attack, Inference
+from leakbench.threat.observation import Truth
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+INDIVIDUALS_A_ROW = 8
+
+MIN_TILE, GAP, MARGIN, MIN_WIDTH = 90, 5, 85, 560
+"""Dots: an image's least side, between images, left of them, and the figure's least width."""
+
+TITLE, TEXT = 11, 8
+"""Points."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """An attack's reconstructions of the first individuals of the first victim batch.
+
+    Attributes:
+        title: its heading.
+        rows: batch size → images in the individuals' order, shape (≤ 8, 3, size, size) each.
+    """
+
+    title: str
+    rows: Mapping[int, Tensor]
+
+
+def chosen_cells(cells: Sequence[Planned]) -> list[Planned]:
+    """Return the cells of the first `table2` group, of its first setting but for the batch size.
+
+    Raises:
+        UsageError: there is no such group.
+    """
+    fitting = [planned for planned in cells if planned.layout == "table2"]
+    if not fitting:
+        raise UsageError(
+            'reconstructions are drawn of a group with layout = "table2", and there is none; add '
+            "one to the suite, or leave out --only"
+        )
+    free = {"attack", "attack_parameters", "grant", "batch_size"}
+
+    def setting(planned: Planned) -> object:
+        return planned.group, planned.swept, planned.cell.model_dump(exclude=free)
+
+    return [planned for planned in fitting if setting(planned) == setting(fitting[0])]
+
+
+def refuse_real_individuals(cell: Cell, folder: Path) -> None:
+    """Refuse to draw a data set that is not embedded into a folder that may be published.
+
+    Raises:
+        UsageError: the folder lies in the checkout, or in any git work tree.
+    """
+    dataset: type[DataSet] = DATASETS.get(cell.dataset)
+    checkout, place = Path(__file__).resolve().parents[2], folder.resolve()
+    for parent in (place, *place.parents):
+        if dataset.folder is not None and (parent == checkout or (parent / ".git").exists()):
+            raise UsageError(
+                f"data set {cell.dataset!r} shows real individuals, who are not drawn into "
+                f"{folder} inside the work tree {parent}; pass --out with a folder outside of it"
+            )
+
+
+def reconstruct(
+    cells: Sequence[Planned], prepared: Prepared, say: Callable[[str], None]
+) -> tuple[Tensor, list[Block]]:
+    """Run the attacks among the cells on the first victim batch of each batch size.
+
+    Args:
+        say: told in a few words what is being done.
+
+    Returns:
+        True images of the first individuals, shape (≤ 8, 3, size, size), and a block for each
+        attack that reconstructs images.
+
+    Raises:
+        UsageError: none does, or there are too few victims.
+    """
+    rows: dict[str, dict[int, Tensor]] = {}
+    spent: dict[str, list[int]] = {}
+    for planned in cells:
+        cell = planned.cell
+        if ATTACKS.get(cell.attack).control:
+            continue
+        say(f"{planned.column}, B = {cell.batch_size}")
+        together = individuals_in_update(cell)
+        truth = victim_batches(prepared, together, together)[0]
+        attack: Attack = build(ATTACKS, cell.attack, cell.attack_parameters)
+        (inference,) = infer(attack, [truth], cell, prepared, lambda _: None).inferences
+        if inference.images is not None:
+            images = _in_order(inference, truth)[:INDIVIDUALS_A_ROW]
+            rows.setdefault(planned.column, {})[cell.batch_size] = images
+            spent.setdefault(planned.column, []).append(inference.steps)
+    if not rows:
+        raise UsageError(
+            "none of the chosen attacks reconstructs images; choose others with --only attack=NAME"
+        )
+    largest = max(size for of_column in rows.values() for size in of_column)
+    true = victim_batches(prepared, largest, largest)[0].images[:INDIVIDUALS_A_ROW]
+    blocks = []
+    for column, of_column in rows.items():
+        steps = " or ".join(map(str, dict.fromkeys(spent[column])))
+        blocks.append(Block(f"{column}, {steps} gradient evaluations a batch", of_column))
+    return true, blocks
+
+
+def _in_order(inference: Inference, truth: Truth) -> Tensor:
+    """Return the reconstructed images, each in the place of the individual it is matched to."""
+    assert inference.images is not None
+    if inference.features is None:
+        return inference.images
+    order, _ = match_individuals(inference.features, truth.features)
+    return inference.images[order.to(inference.images.device)]
+
+
+def reconstruction_figure(
+    title: str, planned: Planned, true: Tensor, blocks: Sequence[Block]
+) -> Figure:
+    """Return the true images and, below them, what each attack made of them at each batch size.
+
+    An individual has one column. Each pixel of an image is a square of whole dots.
+
+    Args:
+        title: of the suite.
+        planned: any of the cells drawn, for the settings that they share.
+        true: shape (n, 3, size, size).
+    """
+    sheet = _Sheet(len(true), true.shape[-1])
+    sheet.heading(title, _settings(planned))
+    for block in (Block("True images", {0: true}), *blocks):
+        sheet.block(block)
+    return sheet.figure()
+
+
+def _settings(planned: Planned) -> str:
+    cell = planned.cell
+    dataset, task = leading_values(
+        Measured(planned, None), cell.properties[0], ("data set", "main task")
+    )
+    return (
+        f"first victim batch; {dataset}, main task {task}, {cell.model} after {cell.rounds} "
+        f"rounds, defense {cell.defense}"
+    )
+
+
+class _Sheet:
+    """A figure laid out in dots from the top, whose height is known only at the end."""
+
+    def __init__(self, individuals: int, size: int) -> None:
+        self._dots = ceil(MIN_TILE / size)
+        self._tile = self._dots * size
+        self._width = max(MARGIN + individuals * (self._tile + GAP), MIN_WIDTH) + GAP
+        self._height = 2 * GAP
+        self._texts: list[tuple[float, float, str, dict[str, Any]]] = []
+        self._images: list[tuple[int, int, Tensor]] = []
+
+    def heading(self, title: str, settings: str) -> None:
+        for line in self._wrapped(title, TITLE):
+            self._text(2 * GAP, line, TITLE, fontweight="bold")
+        for line in self._wrapped(settings, TEXT):
+            self._text(2 * GAP, line, TEXT)
+
+    def block(self, block: Block) -> None:
+        self._height += 3 * GAP
+        for line in self._wrapped(block.title, TEXT, MARGIN):
+            self._text(MARGIN, line, TEXT, fontweight="bold")
+        for batch_size, images in block.rows.items():
+            if batch_size:
+                middle = self._height + self._tile / 2
+                label: dict[str, Any] = {"ha": "right", "va": "center", "fontsize": TEXT}
+                self._texts.append((MARGIN - 2 * GAP, middle, f"B = {batch_size}", label))
+            for i, image in enumerate(images):
+                self._images.append((MARGIN + i * (self._tile + GAP), self._height, image))
+            self._height += self._tile + GAP
+
+    def figure(self) -> Figure:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        height = self._height + GAP
+        figure = Figure(figsize=(self._width / DPI, height / DPI), dpi=DPI)
+        FigureCanvasAgg(figure)
+        for x, y, text, style in self._texts:
+            figure.text(x, height - y, text, transform=None, parse_math=False, **style)
+        for left, top, image in self._images:
+            pixels = (image.detach().cpu().clamp(0, 1) * 255).round().byte().permute(1, 2, 0)
+            enlarged = np.kron(pixels.numpy(), np.ones((self._dots, self._dots, 1), np.uint8))
+            figure.figimage(enlarged, left, height - top - self._tile)
+        return figure
+
+    def _text(self, left: int, text: str, points: int, **style: Any) -> None:
+        self._texts.append((left, self._height, text, {"va": "top", "fontsize": points, **style}))
+        self._height += round(1.6 * points * DPI / 72)
+
+    def _wrapped(self, text: str, points: int, left: int = 0) -> list[str]:
+        """Return lines that fit: a letter is about 0.65 of the font's size wide."""
+        return wrap(text, int((self._width - left) / (0.65 * points * DPI / 72)))

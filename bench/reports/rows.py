@@ -1,0 +1,116 @@
+"""Measured cells in words and rows, as every table and figure shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from leakbench.data.split import task_attributes
+from leakbench.experiments.cell import Cell
+from leakbench.experiments.defense_labels import defense_level, defense_name
+from leakbench.experiments.descriptions import auxiliary_name, dataset_name, text_of
+from leakbench.experiments.suite import Planned
+from leakbench.records.measured import Measured
+
+MISSING = "–"
+
+
+Row = tuple[str, ...]
+
+
+LAYOUTS: Mapping[str, tuple[str, ...]] = {
+    "table1": ("data set", "property"),
+    "table2": ("main task", "property", "B"),
+    "table3": ("data set", "D_aux", "property"),
+    "budget": ("main task", "property", "budget"),
+    "defense": ("property", "B", "defense", "level"),
+    "exact": ("main task", "m", "B"),
+    "membership": ("main task", "m", "B"),
+}
+"""Leading columns of each layout; settings that vary within a table are put before them."""
+
+
+def leading_values(measured: Measured, name: str, columns: Sequence[str]) -> Row:
+    """Return what stands in the leading columns for a cell and one of its properties."""
+    cell, swept = measured.planned.cell, measured.planned.swept
+    values: dict[str, Callable[[], str]] = {
+        "data set": lambda: dataset_name(cell),
+        "D_aux": lambda: auxiliary_name(cell),
+        "auxiliary_dataset": lambda: auxiliary_name(cell),
+        "main task": lambda: task_name(measured),
+        "property": lambda: name + ("†" if is_implied(measured, name) else ""),
+        "m": lambda: text_of(cell.model_parameters.get("hidden", MISSING)),
+        "B": lambda: str(cell.batch_size),
+        "defense": lambda: defense_name(cell),
+        "level": lambda: defense_level(cell) or MISSING,
+        "defense_parameters": lambda: defense_level(cell) or MISSING,
+    }
+
+    def value(column: str) -> str:
+        if column in values:
+            return values[column]()
+        if column in Cell.model_fields:
+            return text_of(getattr(cell, column))
+        return text_of(swept[column]) if column in swept else MISSING
+
+    return tuple(value(column) for column in columns)
+
+
+def settings_text(measured: Measured, columns: Sequence[str]) -> str:
+    """Return what would stand in leading columns, none of them the property's, as `column = …`."""
+    return text_of(dict(zip(columns, leading_values(measured, "", columns), strict=True)))
+
+
+def varying_settings(planned: Sequence[Planned], leading: Sequence[str]) -> list[str]:
+    """Return the settings, besides the leading columns, that differ between cells of a table."""
+    cells = [each.cell for each in planned]
+    shown = {
+        "data set": {"dataset"},
+        "D_aux": {"auxiliary_dataset"},
+        "main task": {"main_task"},
+        "B": {"batch_size"},
+        "defense": {"defense"},
+        "level": {"defense_parameters"},
+    }
+    ignored = {"attack", "attack_parameters", "grant", "properties"}
+    ignored |= set().union(*(shown.get(column, set()) for column in leading))
+    names = {"dataset_parameters": dataset_name, "auxiliary_dataset_parameters": auxiliary_name}
+
+    def whose(field: str, cell: Cell) -> str:
+        # What a data set has of its own, such as its main task, the settings name. Where no column
+        # names the data set, that goes for its parameters alone.
+        name = names.get(field, dataset_name if "data set" in leading else None)
+        return name(cell) if name else ""
+
+    def value(field: str, cell: Cell) -> object:
+        if field == "model_parameters" and "m" in leading:
+            return {key: of for key, of in cell.model_parameters.items() if key != "hidden"}
+        own = field == "auxiliary_dataset_parameters" and not cell.auxiliary_dataset
+        return cell.dataset_parameters if own else getattr(cell, field)
+
+    def varies(field: str) -> bool:
+        found = {(whose(field, cell), text_of(value(field, cell))) for cell in cells}
+        return len(found) > len({name for name, _ in found})
+
+    swept = dict.fromkeys(name for each in planned for name in each.swept if name not in leading)
+    return [
+        *(f for f in Cell.model_fields if f not in ignored and varies(f)),
+        *(p for p in swept if len({text_of(each.swept.get(p, MISSING)) for each in planned}) > 1),
+    ]
+
+
+def task_name(measured: Measured) -> str:
+    """Return the main task and its number of classes, which for identity only a record knows."""
+    record, task = measured.record, measured.planned.cell.main_task
+    if attributes := task_attributes(task):
+        return f"{task} (K = {2 ** len(attributes)})"
+    return (
+        task
+        if record is None or record.metrics is None
+        else f"{task} (K = {record.metrics.classes})"
+    )
+
+
+def is_implied(measured: Measured, name: str) -> bool:
+    """Whether the main task's own label gives a property away."""
+    record = measured.record
+    return bool(record and record.metrics and record.metrics.properties[name].in_main_task)

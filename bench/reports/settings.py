@@ -1,0 +1,144 @@
+"""The settings under the tables: what was measured, on what, and who knew what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from leakbench.experiments.cell import Cell
+from leakbench.experiments.cell_defense import individuals_in_update
+from leakbench.experiments.defense_labels import defense_text
+from leakbench.experiments.descriptions import dataset_name, text_of
+from leakbench.records.measured import Measured
+from leakbench.reports.rows import MISSING
+
+
+def settings(cells: Sequence[Measured]) -> str:
+    """Return the settings under the tables: number of individuals, models, threat models."""
+    return "\n".join(["## Settings", "", *(f"- {line}" for line in setting_lines(cells))])
+
+
+def setting_lines(cells: Sequence[Measured]) -> list[str]:
+    """Return the settings, one a line."""
+    lines = []
+    planned = [m.planned.cell for m in cells]
+    shown: dict[int, list[str]] = {}
+    for cell in planned:
+        shown.setdefault(cell.individuals, []).append(dataset_name(cell))
+    individuals = ", ".join(
+        f"{n} ({', '.join(dict.fromkeys(names))})" if len(shown) > 1 else str(n)
+        for n, names in shown.items()
+    )
+    sizes = [(individuals_in_update(cell), cell.individuals) for cell in planned]
+    batches = sorted({(size, individuals // size) for size, individuals in sizes})
+    lines.append(
+        f"individuals in each cell: {individuals}, in "
+        f"{', '.join(f'{n} batches of {size}' for size, n in batches)}"
+    )
+    for setup, main_task in _setups(cells).items():
+        lines.append(f"{setup}: {main_task}")
+    lines += _columns(cells)
+    defenses = dict.fromkeys(defense_text(m.planned.cell) for m in cells)
+    lines.append(f"defense: {'; '.join(defenses)}")
+    precisions = sorted({m.planned.cell.precision for m in cells})
+    if precisions != ["float32"]:
+        lines.append(f"attacks' copy of the model computes in {', '.join(precisions)}")
+    fingerprints = sorted(
+        {
+            f"{name} {fingerprint}"
+            for m in cells
+            if m.record is not None and m.record.fingerprint
+            for name, fingerprint in zip(
+                (m.record.cell.dataset, m.record.cell.auxiliary_dataset),
+                m.record.fingerprint.split("+"),
+                strict=False,
+            )
+        }
+    )
+    lines.append(f"fingerprints of the data: {', '.join(fingerprints) or MISSING}")
+    measured = [m.record for m in cells if m.record and m.record.versions]
+    versions = {", ".join(f"{k} {v}" for k, v in r.versions.items()) for r in measured}
+    devices = sorted({r.device for r in measured})
+    lines.append(f"measured on {', '.join(devices) or MISSING} with {'; '.join(sorted(versions))}")
+    return lines
+
+
+def _columns(cells: Sequence[Measured]) -> list[str]:
+    """Return a line for each column; one for each of its forms where groups change it."""
+    forms: dict[str, dict[str, list[Measured]]] = {}
+    for m in cells:
+        parameters = text_of(m.planned.cell.attack_parameters | _swept_values(m, cells))
+        forms.setdefault(m.planned.column, {}).setdefault(parameters, []).append(m)
+    lines = []
+    for column, by_parameters in forms.items():
+        for parameters, alike in by_parameters.items():
+            knows = next((m.record.knowledge for m in alike if m.record and m.record.knowledge), ())
+            groups = "”, “".join(dict.fromkeys(m.planned.group for m in alike))
+            where = f" in “{groups}”" if len(by_parameters) > 1 else ""
+            lines.append(
+                f"{column} (`{alike[0].planned.cell.attack}`){where}: knows "
+                f"{', '.join(knows) or MISSING}; {parameters or 'no parameters'}"
+            )
+    return lines
+
+
+def _swept_values(measured: Measured, cells: Sequence[Measured]) -> dict[str, str]:
+    """Return the parameters that a column sweeps in its group, each with all of its values."""
+    planned = measured.planned
+    alike = [
+        m.planned
+        for m in cells
+        if (m.planned.group, m.planned.column) == (planned.group, planned.column)
+    ]
+    found = {}
+    for name in planned.swept:
+        values = dict.fromkeys(
+            text_of(each.cell.attack_parameters[name])
+            for each in alike
+            if name in each.cell.attack_parameters
+        )
+        if values:
+            found[name] = " or ".join(values)
+    return found
+
+
+def _auxiliary(cell: Cell) -> str:
+    """Return what becomes of the identities set aside for D_aux, and who is in it."""
+    limit = cell.auxiliary_individuals
+    few = f" (at most {limit} individuals)" if limit else ""
+    if not cell.auxiliary_dataset:
+        return f"in D_aux{few}"
+    source = _with_parameters(cell.auxiliary_dataset, cell.auxiliary_dataset_parameters)
+    return f"set aside, since D_aux is {source}{few}"
+
+
+def _with_parameters(dataset: str, parameters: Mapping[str, Any]) -> str:
+    return f"{dataset} ({text_of(parameters)})" if parameters else dataset
+
+
+def _setups(cells: Sequence[Measured]) -> dict[str, str]:
+    """Return a sentence for each setup and its main task's accuracy."""
+    found: dict[str, str] = {}
+    for m in cells:
+        cell = m.planned.cell
+        sentence = (
+            f"{_with_parameters(cell.dataset, cell.dataset_parameters)}, {cell.image_size} px, "
+            f"main task {cell.main_task}; {cell.model} ({text_of(cell.model_parameters)}) split "
+            f"after {cell.split}; {cell.rounds} rounds of SGD over {cell.clients} clients (batch "
+            f"{cell.client_batch}, η = {cell.learning_rate:g}); of all identities "
+            f"{100 * cell.auxiliary_share:.0f} % are {_auxiliary(cell)}, "
+            f"{100 * cell.victim_share:.0f} % victims; "
+            f"f_p {cell.property_model}; "
+            f"clients in {cell.mode} mode; seed {cell.seed}"
+        )
+        if m.record is not None and m.record.metrics is not None:
+            task = m.record.metrics.main_task
+            found[sentence] = (
+                f"main-task accuracy {100 * task['accuracy']:.1f} % "
+                f"(most frequent class {100 * task['most_frequent_class']:.1f} %)"
+            )
+            if cell.auxiliary_dataset and not task["labelled_auxiliary"]:
+                found[sentence] += "; D_aux has no labels of the main task"
+        else:
+            found.setdefault(sentence, "main-task accuracy not measured yet")
+    return found

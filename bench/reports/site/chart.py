@@ -1,0 +1,170 @@
+"""Charts of leakage against utility, as coordinates that a template draws."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from leakbench.experiments.defense_labels import defense_level
+from leakbench.reports.rows import MISSING
+from leakbench.reports.site.defended import Defended
+
+WIDTH, HEIGHT = 340, 240
+LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 40
+"""Margins, in the units of the chart, which scales with the page."""
+
+MARGINS: Mapping[str, int] = {
+    "width": WIDTH,
+    "height": HEIGHT,
+    "left": LEFT,
+    "right": RIGHT,
+    "top": TOP,
+    "bottom": BOTTOM,
+}
+"""The same for the template."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A level of the defense at a batch size.
+
+    Attributes:
+        x, y: where it stands.
+        low, high: the ends of its interval, in y.
+        series: the number of its batch size, which has a colour and a shape.
+        words: what it is.
+    """
+
+    x: float
+    y: float
+    low: float
+    high: float
+    series: int
+    words: str
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A labelled place on an axis."""
+
+    at: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Leakage against utility for one property.
+
+    Attributes:
+        name: the property.
+        marks: the levels.
+        xs, ys: ticks of the axes.
+        zero: where no lead is, in y.
+    """
+
+    name: str
+    marks: tuple[Mark, ...]
+    xs: tuple[Tick, ...]
+    ys: tuple[Tick, ...]
+    zero: float
+
+
+@dataclass(frozen=True)
+class _Point:
+    lost: float
+    lead: float
+    low: float
+    high: float
+    of: Defended
+
+
+def batch_sizes(rows: Sequence[Defended]) -> list[int]:
+    """Return the batch sizes among rows that can be drawn, ascending."""
+    return sorted({point.of.record.cell.batch_size for point in _strongest(rows)})
+
+
+def charts(rows: Sequence[Defended]) -> list[Chart]:
+    """Return a chart for each property: the strongest attack's lead above blind, over utility lost.
+
+    The axes are the same in all of them.
+    """
+    points = _strongest(rows)
+    if not points:
+        return []
+    sizes = batch_sizes(rows)
+    across = _Axis([p.lost for p in points], LEFT, WIDTH - RIGHT)
+    up = _Axis([end for p in points for end in (p.low, p.high)], HEIGHT - BOTTOM, TOP)
+    found = []
+    for name in dict.fromkeys(p.of.name for p in points):
+        marks = [
+            Mark(
+                x=across.at(p.lost),
+                y=up.at(p.lead),
+                low=up.at(p.low),
+                high=up.at(p.high),
+                series=sizes.index(p.of.record.cell.batch_size),
+                words=_words(p),
+            )
+            for p in points
+            if p.of.name == name
+        ]
+        found.append(Chart(name, tuple(marks), across.ticks(), up.ticks(), up.at(0.0)))
+    return found
+
+
+def _words(point: _Point) -> str:
+    cell = point.of.record.cell
+    return (
+        f"B = {cell.batch_size}, {defense_level(cell) or MISSING}: lead {point.lead:.1f} "
+        f"[{point.low:.1f}, {point.high:.1f}], utility lost {point.lost:.1f}"
+    )
+
+
+def _strongest(rows: Sequence[Defended]) -> list[_Point]:
+    """Return in each place, level and property the attack that leads most."""
+    best: dict[tuple[str, str], _Point] = {}
+    for row in rows:
+        lead, lost = row.lead, row.price.utility_lost if row.price else None
+        if lead is None or lost is None or lost.value is None or lead.value is None:
+            continue
+        assert lead.low is not None and lead.high is not None
+        point = _Point(100 * lost.value, 100 * lead.value, 100 * lead.low, 100 * lead.high, row)
+        place = row.record.cell.model_dump_json(exclude={"attack", "attack_parameters", "grant"})
+        if (place, row.name) not in best or best[place, row.name].lead < point.lead:
+            best[place, row.name] = point
+    return list(best.values())
+
+
+class _Axis:
+    """A linear axis over values and zero, with ticks at round numbers."""
+
+    def __init__(self, values: Sequence[float], start: float, end: float) -> None:
+        self._start, self._end = start, end
+        least, most = min(0.0, *values), max(0.0, *values)
+        self._step = _round_step((most - least) / 5)
+        self._low = math.floor(least / self._step) * self._step
+        self._high = max(math.ceil(most / self._step) * self._step, self._low + self._step)
+
+    def at(self, value: float) -> float:
+        """Return where a value stands."""
+        share = (value - self._low) / (self._high - self._low)
+        return round(self._start + share * (self._end - self._start), 1)
+
+    def ticks(self) -> tuple[Tick, ...]:
+        """Return the ticks, from the least."""
+        count = round((self._high - self._low) / self._step)
+        values = [self._low + number * self._step for number in range(count + 1)]
+        return tuple(Tick(self.at(value), f"{value:g}") for value in values)
+
+
+def _round_step(rough: float) -> float:
+    """Return the next of 1, 2, 5, 10, … above a number.
+
+    >>> _round_step(0.3), _round_step(7.0)
+    (0.5, 10.0)
+    """
+    if rough <= 0:
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(rough))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)

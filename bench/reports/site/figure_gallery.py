@@ -1,0 +1,106 @@
+"""The figures that were drawn from a run, and may be published."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from leakbench.reports.site.view import slug, told_apart
+
+KINDS: Mapping[str, str] = {
+    "budget": "Accuracy against the budget of gradient evaluations",
+    "defense": "Accuracy, and utility, against a defense's level",
+    "tradeoff": "Leakage against utility of all defenses",
+    "phase": "Share of individuals found exactly, over batch size and hidden units",
+    "ablation": "Accuracy against λ by batch size",
+    "features": "Victims' deep features before and after training, by property (t-SNE)",
+    "reconstructions": "What attacks reconstruct of the first victim batch",
+}
+"""Kind of figure, see `leakbench figure` → what it shows."""
+
+OF_PIXELS = "reconstructions"
+"""The kind that shows individuals."""
+
+
+@dataclass(frozen=True)
+class FigureView:
+    """A figure of the site.
+
+    Attributes:
+        source: the file it is copied from.
+        path: of its file, in the site's folder.
+        identifier: its name in the page's address.
+        words: what it shows.
+        suite: the suite it was drawn of.
+        width, height: in pixels.
+    """
+
+    source: Path
+    path: str
+    identifier: str
+    words: str
+    suite: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The figures to publish, and name of a file → why it is left out."""
+
+    figures: tuple[FigureView, ...]
+    left_out: Mapping[str, str]
+
+
+def gallery(folder: Path, suites: Iterable[str], reconstructions: bool) -> Gallery:
+    """Return the figures of suites in a folder, such as `fig5-tradeoff-B1.png`.
+
+    Other pictures are left out, for nobody can tell what they show. So are reconstructions, which
+    may show real individuals, unless they are asked for.
+
+    Args:
+        suites: names of suites.
+        reconstructions: whether to take these too.
+    """
+    named = "|".join(re.escape(name) for name in sorted(suites, key=len, reverse=True))
+    pattern = re.compile(rf"({named})-({'|'.join(KINDS)})(-.*)?")
+    found: list[tuple[Path, re.Match[str], tuple[int, int]]] = []
+    left_out: dict[str, str] = {}
+    for path in sorted(folder.glob("*.png")):
+        match = pattern.fullmatch(path.stem)
+        size = _size(path)
+        if match is None:
+            left_out[path.name] = "it is no figure of a suite; name its suite with --suite"
+        elif match[2] == OF_PIXELS and not reconstructions:
+            left_out[path.name] = (
+                "it may show real individuals; pass --reconstructions if it shows none"
+            )
+        elif size is None:
+            left_out[path.name] = "it is no PNG that can be read"
+        else:
+            found.append((path, match, size))
+    names = told_apart([slug(path.stem) for path, _, _ in found])
+    figures = [
+        FigureView(path, f"figures/{name}.png", name, _words(match), match[1], *size)
+        for name, (path, match, size) in zip(names, found, strict=True)
+    ]
+    return Gallery(tuple(figures), left_out)
+
+
+def _words(match: re.Match[str]) -> str:
+    which = (match[3] or "").strip("-").replace("-", " ")
+    return f"{KINDS[match[2]]}{f' ({which})' if which else ''}"
+
+
+def _size(path: Path) -> tuple[int, int] | None:
+    """Return the width and height of a PNG; None where it is none."""
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            image.verify()
+            return image.size
+    except (OSError, UnidentifiedImageError, SyntaxError, Image.DecompressionBombError):
+        return None

@@ -1,0 +1,127 @@
+"""The leaderboard, and a page for each other suite that lays out records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from leakbench.records.folder import RecordFolder
+from leakbench.reports.leaderboard import COST_AID, LaidOut
+from leakbench.reports.settings import setting_lines
+from leakbench.reports.site.figure_gallery import FigureView
+from leakbench.reports.site.suite_tables import suite_tables
+from leakbench.reports.site.view import Page, TableView, marked_up, plain_table, slug, told_apart
+from leakbench.reports.suite_report import reading_lines
+from leakbench.reports.summaries import COST, costs, references, threat_models
+from leakbench.threat.glossary import ADVERSARY, glossary
+
+MARKED = (
+    "**★** marks the best attack of a row, only where its interval lies above those of all other "
+    "attacks of the row and above the blind control's. Controls, in grey, do not compete; attacks "
+    "of one row need not have the same threat model."
+)
+
+
+@dataclass(frozen=True)
+class SuiteView:
+    """What a page says of a suite.
+
+    Attributes:
+        name, title: the suite's.
+        tables: one a group.
+        costs: what its cells took.
+        settings: one a line.
+        figures: that were drawn of it.
+    """
+
+    name: str
+    title: str
+    tables: Sequence[TableView]
+    costs: TableView
+    settings: Sequence[Markup]
+    figures: Sequence[FigureView]
+
+
+@dataclass(frozen=True)
+class TablesView:
+    """What a page says of one or more suites.
+
+    Attributes:
+        suites: each with its tables.
+        reading: how to read them.
+        adversary: what all attacks have in common.
+        threats: who knew what.
+        words: kind of knowledge → what it is.
+        papers: title and publication of attacks.
+        cost_aid: how to read what cells took.
+    """
+
+    suites: Sequence[SuiteView]
+    reading: Sequence[Markup]
+    adversary: str
+    threats: TableView
+    words: Mapping[str, str]
+    papers: Sequence[tuple[str, str]]
+    cost_aid: str
+
+
+def leaderboard_pages(
+    found: Sequence[LaidOut],
+    leading: Sequence[LaidOut],
+    folder: RecordFolder,
+    figures: Sequence[FigureView],
+) -> list[Page]:
+    """Return the first page and one for each suite that it does not show.
+
+    Args:
+        found: all suites that have records.
+        leading: those among them that the first page shows.
+        figures: of all suites.
+    """
+    others = [each for each in found if each not in leading]
+    slugs = told_apart([slug(each.name) for each in others])
+    paths = {each.name: f"suite-{of}.html" for each, of in zip(others, slugs, strict=True)}
+    first = {
+        "view": tables_view(leading, figures) if leading else None,
+        "records": len(folder.records),
+        "remeasured": len(folder.remeasured),
+        "left_out": folder.left_out,
+        "others": [(paths[each.name], each.title) for each in others],
+    }
+    pages = [
+        Page(paths[each.name], "suite.html", each.title, {"view": tables_view([each], figures)})
+        for each in others
+    ]
+    return [Page("index.html", "index.html", "Leaderboard", first), *pages]
+
+
+def tables_view(suites: Sequence[LaidOut], figures: Sequence[FigureView]) -> TablesView:
+    """Return what a page says of suites, at least one."""
+    by_name = {each.name: each.cells for each in suites}
+    every = [m for each in suites for m in each.cells]
+    threats = threat_models(by_name)
+    known = {name.strip() for row in threats.rows for name in row[3].split(",")}
+    return TablesView(
+        suites=[_suite_view(each, figures) for each in suites],
+        reading=[marked_up(line) for line in (*reading_lines(every), MARKED)],
+        adversary=ADVERSARY,
+        threats=plain_table("threats", "Who knew what", threats),
+        words=glossary(known),
+        papers=references(by_name),
+        cost_aid=COST_AID,
+    )
+
+
+def _suite_view(suite: LaidOut, figures: Sequence[FigureView]) -> SuiteView:
+    return SuiteView(
+        name=suite.name,
+        title=suite.title,
+        tables=suite_tables(suite.name, suite.cells),
+        costs=plain_table(
+            f"{slug(suite.name)}-cost", f"Cost: {suite.title}", costs(suite.cells), COST
+        ),
+        settings=[marked_up(line) for line in setting_lines(suite.cells)],
+        figures=[figure for figure in figures if figure.suite == suite.name],
+    )

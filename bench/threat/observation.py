@@ -1,0 +1,92 @@
+"""What really was in a victim batch, and what the adversary sees of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from leakbench.threat.knowledge import Knowledge
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What really was in one victim batch of B individuals; for scoring only.
+
+    Attributes:
+        images: in [0, 1], shape (B, 3, size, size).
+        labels: main-task classes, shape (B,).
+        features: E(X), shape (B, d).
+        properties: property → presence, shape (B,) each.
+        identities: who is shown, shape (B,).
+    """
+
+    images: Tensor
+    labels: Tensor
+    features: Tensor
+    properties: Mapping[str, Tensor]
+    identities: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the adversary sees of one victim batch; a field it was not granted is None.
+
+    Attributes:
+        batch_size: number of individuals B.
+        seed: for the attack's own randomness.
+        update: parameter name → gradient of the mean cross-entropy over the batch, or what the
+            clients' defense made of it.
+        labels: main-task classes in ascending order, shape (B,): which individual has which label
+            is not known.
+        statistics: BatchNorm layer → mean and variance of its input over the batch, shape
+            (channels,) each.
+        outputs: deployed model → its output for each individual, shape (B, K) each; row i is the
+            i-th individual's.
+        candidates: images of people who may be in the batch, shape (n, 3, size, size).
+        features: true E(X), shape (B, d); for the `oracle` control.
+    """
+
+    batch_size: int
+    seed: int
+    update: Mapping[str, Tensor] | None = None
+    labels: Tensor | None = None
+    statistics: Mapping[str, tuple[Tensor, Tensor]] | None = None
+    outputs: Mapping[str, Tensor] | None = None
+    candidates: Tensor | None = None
+    features: Tensor | None = None
+
+
+def observe(
+    truth: Truth,
+    update: Mapping[str, Tensor],
+    knowledge: Knowledge,
+    seed: int,
+    statistics: Mapping[str, tuple[Tensor, Tensor]] | None = None,
+    outputs: Mapping[str, Tensor] | None = None,
+    candidates: Tensor | None = None,
+) -> Observation:
+    """Return what an adversary with `knowledge` sees of a victim batch, as copies."""
+    known = statistics if Knowledge.STATISTICS in knowledge else None
+    return Observation(
+        batch_size=len(truth),
+        seed=seed,
+        update={name: value.clone() for name, value in update.items()}
+        if Knowledge.UPDATE in knowledge
+        else None,
+        labels=truth.labels.sort().values.clone() if Knowledge.LABELS in knowledge else None,
+        statistics=None
+        if known is None
+        else {layer: (mean.clone(), variance.clone()) for layer, (mean, variance) in known.items()},
+        outputs=None
+        if outputs is None or Knowledge.OUTPUTS not in knowledge
+        else {name: output.clone() for name, output in outputs.items()},
+        candidates=None
+        if candidates is None or Knowledge.CANDIDATES not in knowledge
+        else candidates.clone(),
+        features=truth.features.clone() if Knowledge.FEATURES in knowledge else None,
+    )

@@ -1,0 +1,243 @@
+"""f_p with kind and regularisation chosen, for each property, by cross-validation inside D_aux."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from leakbench.base.errors import UsageError
+
+
+class Candidate(NamedTuple):
+    """A kind of network and its regularisation: `hidden` units (0: linear) and weight decay."""
+
+    hidden: int
+    weight_decay: float
+
+
+CANDIDATES = (
+    Candidate(0, 0.1),
+    Candidate(0, 10.0),
+    Candidate(128, 1.0),
+    Candidate(128, 3.0),
+)
+FOLDS = 3
+EPOCHS = 10
+BATCH = 128
+LEARNING_RATE = 3e-3
+DROPOUT = 0.5
+
+
+@dataclass(frozen=True)
+class ValidatedPropertyModel:
+    """The mean of networks trained on a fold's complement each, of a kind chosen per property.
+
+    Features are clamped to the range that D_aux shows, beyond which nothing was learnt, and
+    standardised.
+
+    Attributes:
+        properties: the names of P properties.
+        mean, scale, low, high: of the auxiliary features, shape (d,).
+        networks: candidate → one network for each fold, (n, d) to logits (n, P).
+        chosen: each property's candidate, shape (P,).
+        slope, intercept: of the logits' calibration, shape (P,).
+    """
+
+    properties: tuple[str, ...]
+    mean: Tensor
+    scale: Tensor
+    low: Tensor
+    high: Tensor
+    networks: Mapping[int, Sequence[nn.Module]]
+    chosen: Tensor
+    slope: Tensor
+    intercept: Tensor
+
+    def __call__(self, features: Tensor) -> dict[str, Tensor]:
+        """Return each property's probability for features of shape (n, d), shape (n,) each."""
+        inputs = (features.clamp(self.low, self.high) - self.mean) / self.scale
+        logits = features.new_zeros(len(features), len(self.properties))
+        for candidate, networks in self.networks.items():
+            mean = torch.stack([network(inputs) for network in networks]).mean(0)
+            logits = torch.where(self.chosen == candidate, mean, logits)
+        scores = (self.slope * logits + self.intercept).sigmoid()
+        return dict(zip(self.properties, scores.unbind(-1), strict=True))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what `from_tensors` takes."""
+        held = {name: getattr(self, name) for name in HELD}
+        for candidate, networks in self.networks.items():
+            for fold, network in enumerate(networks):
+                for name, value in network.state_dict().items():
+                    held[f"{candidate}/{fold}/{name}"] = value
+        return held
+
+    @classmethod
+    def from_tensors(
+        cls, properties: tuple[str, ...], tensors: Mapping[str, Tensor], device: torch.device
+    ) -> ValidatedPropertyModel:
+        """Return the property model that `tensors` describe, on `device`."""
+        held = {name: tensors[name].to(device) for name in HELD}
+        networks: dict[int, list[nn.Module]] = {}
+        for candidate in sorted(set(tensors["chosen"].tolist())):
+            networks[candidate] = []
+            for fold in range(FOLDS):
+                network = _network(len(held["mean"]), len(properties), CANDIDATES[candidate])
+                prefix = f"{candidate}/{fold}/"
+                network.load_state_dict(
+                    {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+                )
+                networks[candidate].append(network.to(device).eval().requires_grad_(False))
+        return cls(properties=properties, networks=networks, **held)
+
+
+HELD = ("mean", "scale", "low", "high", "chosen", "slope", "intercept")
+"""Fields that are tensors."""
+
+
+def fit_validated(
+    features: Tensor,
+    mirrored: Tensor,
+    properties: Mapping[str, Tensor],
+    identities: NDArray[np.int64],
+    seed: int,
+) -> ValidatedPropertyModel:
+    """Train f_p on D_aux, on the CPU: the same numbers whatever the server's device.
+
+    Every candidate is trained on the complement of each fold of people, and calibrated by its
+    logits on the people of the fold (Platt scaling). A property gets the one whose calibrated
+    cross-entropy there is the lowest. Classes weigh the same throughout, so that ½ is the
+    threshold of balanced accuracy, however frequent a property is among the victims.
+
+    Args:
+        features: of D_aux's images, shape (n, d).
+        mirrored: of the same images mirrored, on which networks are trained too; shape (n, d).
+        properties: property → presence, shape (n,) each; both classes must be there.
+        identities: who is shown, shape (n,).
+
+    Raises:
+        UsageError: D_aux shows fewer people than there are folds.
+    """
+    fold = _folds(identities, seed)
+    present = torch.stack(list(properties.values()), 1).cpu()
+    both = torch.cat([features, mirrored]).cpu()
+    mean, scale = both.mean(0), both.std(0, unbiased=False).clamp_min(1e-6)
+    inputs = (both - mean) / scale
+    networks, calibrations, losses = [], [], []
+    for candidate in CANDIDATES:
+        of_folds, logits = _cross_validated(candidate, inputs, present, fold, seed)
+        slope, intercept = _calibration(logits, present)
+        networks.append(of_folds)
+        calibrations.append(torch.stack([slope, intercept]))
+        losses.append(_balanced_loss(slope * logits + intercept, present))
+    chosen = torch.stack(losses).argmin(0)
+    slope, intercept = torch.stack(calibrations)[chosen, :, torch.arange(len(chosen))].T
+    return ValidatedPropertyModel(
+        properties=tuple(properties),
+        mean=mean,
+        scale=scale,
+        low=both.amin(0),
+        high=both.amax(0),
+        networks={number: networks[number] for number in set(chosen.tolist())},
+        chosen=chosen,
+        slope=slope,
+        intercept=intercept,
+    )
+
+
+def _folds(identities: NDArray[np.int64], seed: int) -> Tensor:
+    """Return the fold of every row, shape (n,): all images of a person are in one."""
+    people, person = np.unique(identities, return_inverse=True)
+    if len(people) < FOLDS:
+        raise UsageError(
+            f"D_aux shows {len(people)} identities, fewer than the {FOLDS} folds that choose f_p; "
+            f"raise `auxiliary_share` or use property_model=logistic"
+        )
+    order = np.random.default_rng(seed).permutation(len(people))
+    return torch.from_numpy(order[person] % FOLDS)
+
+
+def _cross_validated(
+    candidate: Candidate, inputs: Tensor, present: Tensor, fold: Tensor, seed: int
+) -> tuple[list[nn.Module], Tensor]:
+    """Return a network for each fold, and everybody's logits by the one not trained on them.
+
+    Args:
+        inputs: originals, then mirrored, shape (2n, d).
+        present: shape (n, P).
+        fold: shape (n,).
+    """
+    logits = torch.zeros(present.shape)
+    networks = []
+    for number in range(FOLDS):
+        network = _trained(candidate, inputs, present, fold != number, seed + number)
+        held_out = fold == number
+        logits[held_out] = network(inputs[: len(fold)][held_out])
+        networks.append(network)
+    return networks, logits
+
+
+def _trained(
+    candidate: Candidate, inputs: Tensor, present: Tensor, chosen: Tensor, seed: int
+) -> nn.Module:
+    """Return a network trained on the chosen individuals and their mirror images."""
+    rows = chosen.repeat(2).nonzero().flatten()
+    share = present[chosen].float().mean(0).clamp(1e-3, 1 - 1e-3)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = _network(inputs.shape[1], present.shape[1], candidate)
+        optimiser = torch.optim.AdamW(
+            network.parameters(), LEARNING_RATE, weight_decay=candidate.weight_decay
+        )
+        steps = EPOCHS * -(-len(rows) // BATCH)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+        for _ in range(EPOCHS):
+            for batch in torch.split(rows[torch.randperm(len(rows))], BATCH):
+                truth = present[batch % len(present)].float()
+                weight = truth / (2 * share) + (1 - truth) / (2 * (1 - share))
+                loss = functional.binary_cross_entropy_with_logits(
+                    network(inputs[batch]), truth, weight
+                )
+                optimiser.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimiser.step()
+                schedule.step()
+    return network.eval().requires_grad_(False)
+
+
+def _network(width: int, properties: int, candidate: Candidate) -> nn.Module:
+    if not candidate.hidden:
+        return nn.Linear(width, properties)
+    return nn.Sequential(
+        nn.Linear(width, candidate.hidden),
+        nn.ReLU(),
+        nn.Dropout(DROPOUT),
+        nn.Linear(candidate.hidden, properties),
+    )
+
+
+def _balanced_loss(logits: Tensor, present: Tensor) -> Tensor:
+    """Return the mean over both classes of their mean cross-entropy, shape (P,)."""
+    loss = functional.binary_cross_entropy_with_logits(logits, present.float(), reduction="none")
+    return sum(  # type: ignore[return-value]
+        (loss * of_class).sum(0) / of_class.sum(0) / 2 for of_class in (present, ~present)
+    )
+
+
+def _calibration(logits: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+    """Return slope and intercept of each property's logits, shape (P,) each (Platt 1999)."""
+    from sklearn.linear_model import LogisticRegression
+
+    fits = [
+        LogisticRegression(class_weight="balanced").fit(column[:, None].numpy(), truth.numpy())
+        for column, truth in zip(logits.T, present.T, strict=True)
+    ]
+    slopes = [float(fit.coef_[0, 0]) for fit in fits]
+    return torch.tensor(slopes), torch.tensor([float(fit.intercept_[0]) for fit in fits])

@@ -1,0 +1,122 @@
+"""The threat model as types: what the adversary knows, sees and answers, and what it never sees.
+
+The harness builds a `Truth` for every victim batch and derives from it an `Observation` that holds
+only what the cell's `Knowledge` grants. An attack receives `Server` and `Observation`s and returns
+`Inference`s; no signature on its side mentions `Truth`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from leakbench.base.choices import Compiling, Mode, Precision
+from leakbench.federation.shared_model import SharedModel
+from leakbench.threat.knowledge import Knowledge
+
+if TYPE_CHECKING:
+    from leakbench.federation.defense import Defense
+
+
+@dataclass(frozen=True)
+class Auxiliary:
+    """D_aux: images of individuals who are neither victims nor in any client's data.
+
+    Attributes:
+        images: in [0, 1], shape (n, 3, size, size).
+        labels: main-task classes, shape (n,); −1 where the main task is identity, or where D_aux
+            comes from a data set that lacks the main task's attributes.
+        properties: property → presence, shape (n,) each.
+        identities: who is shown, shape (n,); equal numbers mean the same person or object.
+    """
+
+    images: Tensor
+    labels: Tensor
+    properties: Mapping[str, Tensor]
+    identities: Tensor
+
+    def draw(self, labels: Tensor | None, count: int, generator: torch.Generator) -> Tensor:
+        """Return rows of random individuals, none twice while there are others, shape (count,).
+
+        Args:
+            labels: draw for each of these somebody who has it, shape (count,), or anybody where
+                nobody has; None for anybody.
+            generator: a CPU generator.
+        """
+        order = torch.randperm(len(self.labels), generator=generator)
+        if labels is None:
+            rounds = -(-count // len(order))
+            return order.repeat(rounds)[:count].to(self.labels.device)
+        shuffled = self.labels.cpu()[order]
+        taken: list[int] = []
+        for label in labels.tolist():
+            fitting = order[shuffled == label].tolist() or order.tolist()
+            taken.append(next((row for row in fitting if row not in taken), fitting[0]))
+        return torch.tensor(taken, device=self.labels.device)
+
+
+PropertyModel = Callable[[Tensor], dict[str, Tensor]]
+"""f_p: deep features, shape (n, d), to each property's probability, shape (n,) each."""
+
+
+@dataclass(frozen=True)
+class FeatureSpace:
+    """D_aux seen through the attacked shared model.
+
+    Attributes:
+        features: E(images of D_aux), shape (n, d).
+        property_model: f_p, trained on `features` and the properties of D_aux.
+    """
+
+    features: Tensor
+    property_model: PropertyModel
+
+
+@dataclass(frozen=True)
+class Server:
+    """What the honest-but-curious server holds before any update arrives.
+
+    Attributes:
+        classes: number K of main-task classes.
+        image_shape: (channels, height, width) of the model's input.
+        properties: the properties it wants to infer.
+        mode: how clients run the model for their update; `train` normalises by the batch.
+        model: the shared model in the attacked round, if granted.
+        auxiliary: D_aux, if granted.
+        feature_space: D_aux through the model, if both are granted.
+        learning_rate: η, which the server sets.
+        defense: the clients', if granted; to whom it is not, updates look like gradients.
+        compiling: whether an attack shall compile its steps; no knowledge, but the server's means.
+        precision: in which an attack shall let the model compute; likewise.
+    """
+
+    classes: int
+    image_shape: tuple[int, int, int]
+    properties: tuple[str, ...]
+    mode: Mode = "eval"
+    model: SharedModel | None = None
+    auxiliary: Auxiliary | None = None
+    feature_space: FeatureSpace | None = None
+    learning_rate: float = 0.1
+    defense: Defense | None = None
+    compiling: Compiling = "auto"
+    precision: Precision = "float32"
+
+
+def granted(server: Server, knowledge: Knowledge, mode: Mode = "eval") -> Server:
+    """Return the part of the server's knowledge that is granted; the clients' mode is public."""
+    return Server(
+        classes=server.classes,
+        image_shape=server.image_shape,
+        properties=server.properties,
+        mode=mode,
+        model=server.model if Knowledge.MODEL in knowledge else None,
+        auxiliary=server.auxiliary if Knowledge.AUXILIARY in knowledge else None,
+        feature_space=server.feature_space
+        if Knowledge.MODEL | Knowledge.AUXILIARY in knowledge
+        else None,
+    )

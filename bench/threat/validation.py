@@ -1,0 +1,113 @@
+"""Refusal of answers that are none: a plugin's mistakes must not become numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from leakbench.base.errors import UsageError
+from leakbench.threat.attack import Inference
+from leakbench.threat.observation import Observation
+from leakbench.threat.server import Server
+
+
+def check_inferences(
+    name: str,
+    inferences: Sequence[Inference],
+    observations: Sequence[Observation],
+    server: Server,
+) -> None:
+    """Refuse answers of the wrong number, shape or range.
+
+    Raises:
+        UsageError: names the attack, the field and what is wrong with it.
+    """
+    if len(inferences) != len(observations):
+        raise UsageError(
+            f"attack {name!r} returned {len(inferences)} inferences for {len(observations)} "
+            f"observations; `infer` must return one for each"
+        )
+    for inference, observation in zip(inferences, observations, strict=True):
+        if not isinstance(inference, Inference):
+            raise UsageError(f"attack {name!r} returned {inference!r}, not an `Inference`")
+        _check_scores(name, inference, observation, server)
+        if inference.features is not None:
+            space = server.feature_space
+            width = inference.features.shape[-1] if space is None else space.features.shape[1]
+            _check_tensor(name, "features", inference.features, (observation.batch_size, width))
+        if inference.images is not None:
+            shape = (observation.batch_size, *server.image_shape)
+            _check_tensor(name, "images", inference.images, shape)
+            if inference.features is None and observation.batch_size > 1:
+                raise UsageError(
+                    f"attack {name!r} returned images but no features to tell individuals apart "
+                    f"by; return the images' features too"
+                )
+        if inference.certified is not None:
+            _check_tensor(name, "certified", inference.certified, (observation.batch_size,))
+            if inference.certified.dtype != torch.bool or inference.features is None:
+                raise UsageError(
+                    f"attack {name!r} returned `certified` without features, or not as booleans; "
+                    f"return one boolean for each row of `features`"
+                )
+        if inference.membership is not None:
+            if observation.candidates is None:
+                raise UsageError(
+                    f"attack {name!r} returned `membership`, but no candidates were shown; need "
+                    f"`Knowledge.CANDIDATES`"
+                )
+            candidates = len(observation.candidates)
+            _check_tensor(name, "membership", inference.membership, (candidates,))
+        if inference.labels is not None:
+            _check_labels(name, inference.labels, observation.batch_size, server.classes)
+
+
+def _check_scores(
+    name: str, inference: Inference, observation: Observation, server: Server
+) -> None:
+    for wanted in server.properties:
+        if wanted not in inference.scores:
+            raise UsageError(
+                f"attack {name!r} returned no scores for property {wanted!r}; return one "
+                f"probability for each individual"
+            )
+        scores = inference.scores[wanted]
+        _check_tensor(name, f"scores[{wanted!r}]", scores, (observation.batch_size,))
+        if bool(((scores < 0) | (scores > 1)).any()):
+            raise UsageError(
+                f"attack {name!r} returned scores[{wanted!r}] outside [0, 1]; return probabilities"
+            )
+        told_apart = inference.features is not None or observation.outputs is not None
+        if not told_apart and bool((scores != scores[0]).any()):
+            raise UsageError(
+                f"attack {name!r} returned different scores[{wanted!r}] within a batch but no "
+                f"features to tell individuals apart by; return features, or one score for all"
+            )
+
+
+def _check_labels(name: str, labels: Tensor, size: int, classes: int) -> None:
+    _check_tensor(name, "labels", labels, (size,))
+    if labels.is_floating_point() or bool(((labels < 0) | (labels >= classes)).any()):
+        raise UsageError(
+            f"attack {name!r} returned labels that are no classes; return integers from 0 to "
+            f"{classes - 1}"
+        )
+
+
+def _check_tensor(name: str, field: str, value: object, shape: tuple[int, ...]) -> None:
+    if not isinstance(value, Tensor):
+        raise UsageError(
+            f"attack {name!r} returned {field} as {type(value).__name__}; return a tensor"
+        )
+    if tuple(value.shape) != shape:
+        raise UsageError(
+            f"attack {name!r} returned {field} of shape {tuple(value.shape)}, expected {shape}; "
+            f"see `Inference`"
+        )
+    if not bool(torch.isfinite(value).all()):
+        raise UsageError(
+            f"attack {name!r} returned NaN or infinity in {field}; report `diverged` and return "
+            f"the last finite answer"
+        )

@@ -1,0 +1,1 @@
+"""How individuals of `synthetic` are drawn."""
