@@ -11,7 +11,7 @@ from leakbench.attacks.linear_layers.head import Head, head_of
 from leakbench.attacks.linear_layers.label_recovery import class_mean_features, recover_labels
 from leakbench.base.errors import UsageError
 from leakbench.base.registry import register_attack
-from leakbench.threat.attack import Attack, Inference, Progress
+from leakbench.threat.attack import Attack, AttackResult, Progress
 from leakbench.threat.knowledge import Knowledge
 from leakbench.threat.observation import Observation
 from leakbench.threat.server import Server
@@ -41,7 +41,7 @@ class ClassMeans(Attack):
     labels: Literal["ilrg", "known"] = "ilrg"
 
     @property
-    def needs(self) -> Knowledge:
+    def required_knowledge(self) -> Knowledge:
         """The model and the update, D_aux for f_p, and the labels if they are to be known."""
         base = Knowledge.MODEL | Knowledge.UPDATE | Knowledge.AUXILIARY
         return base | Knowledge.LABELS if self.labels == "known" else base
@@ -60,7 +60,7 @@ class ClassMeans(Attack):
 
     def infer(
         self, server: Server, observations: Sequence[Observation], progress: Progress
-    ) -> list[Inference]:
+    ) -> list[AttackResult]:
         """Read labels and class means off each update."""
         assert server.model is not None
         head = head_of(server.model, self.name)
@@ -69,7 +69,7 @@ class ClassMeans(Attack):
         progress(1.0)
         return answers
 
-    def _answer(self, server: Server, head: Head, observation: Observation) -> Inference:
+    def _answer(self, server: Server, head: Head, observation: Observation) -> AttackResult:
         update, size = observation.update, observation.batch_size
         assert server.model is not None and server.feature_space is not None
         assert update is not None
@@ -84,4 +84,4 @@ class ClassMeans(Attack):
         means = class_mean_features(gradient[:, :-1], gradient[:, -1])
         features = means.to(labels.device)[labels].to(server.feature_space.features)
         scores = server.feature_space.property_model(features)
-        return Inference(scores=scores, features=features, labels=labels)
+        return AttackResult(scores=scores, features=features, labels=labels)

@@ -21,7 +21,7 @@ from leakbench.attacks.linear_layers.independent_components import (
     whitened,
 )
 from leakbench.base.registry import register_attack
-from leakbench.threat.attack import Attack, Inference, Progress, part_of
+from leakbench.threat.attack import Attack, AttackResult, Progress, part_of
 from leakbench.threat.knowledge import Knowledge
 from leakbench.threat.observation import Observation
 from leakbench.threat.server import Server
@@ -34,9 +34,9 @@ class CocktailParty(Attack):
 
     See `linear_layers.independent_components`. That features are sparse, of one sign and
     independent is all that is supposed: neither labels nor what the layer would make of a feature
-    are used. Independent components have neither sign nor length: here each gets the sign that makes it
-    mostly positive, and the mean length of D_aux's features. The defaults of the loss are the
-    published ones for features; the learning rate is thirty times the published one, which gets
+    are used. Independent components have neither sign nor length: here each gets the sign that
+    makes it mostly positive, and the mean length of D_aux's features. The defaults of the loss are
+    the published ones for features; the learning rate is thirty times the published one, which gets
     as far in a twelfth of the iterations.
 
     Attributes:
@@ -67,7 +67,7 @@ class CocktailParty(Attack):
     sparsity: Annotated[float, Field(ge=0)] = 5.0
 
     @property
-    def needs(self) -> Knowledge:
+    def required_knowledge(self) -> Knowledge:
         """The model and the update, and D_aux for f_p and the length of features."""
         return Knowledge.MODEL | Knowledge.UPDATE | Knowledge.AUXILIARY
 
@@ -88,7 +88,7 @@ class CocktailParty(Attack):
 
     def infer(
         self, server: Server, observations: Sequence[Observation], progress: Progress
-    ) -> list[Inference]:
+    ) -> list[AttackResult]:
         """Separate each batch by itself.
 
         Side by side they would round otherwise, and where rows of U are orthogonal the loss has a
@@ -119,7 +119,7 @@ def _mixtures(head: Head, observation: Observation) -> Mixtures | None:
     return whitened(gradient, observation.batch_size, precision_of(head, observation.update))
 
 
-def _answer(server: Server, observation: Observation, separated: Tensor | None) -> Inference:
+def _answer(server: Server, observation: Observation, separated: Tensor | None) -> AttackResult:
     """Return components as features, and individuals of D_aux for those that are missing."""
     assert server.feature_space is not None
     others = server.feature_space.features
@@ -129,7 +129,7 @@ def _answer(server: Server, observation: Observation, separated: Tensor | None) 
     missing = observation.batch_size - len(features)
     if missing:
         features = torch.cat([features, stand_ins(server, observation, missing)])
-    return Inference(scores=server.feature_space.property_model(features), features=features)
+    return AttackResult(scores=server.feature_space.property_model(features), features=features)
 
 
 def upright(components: Tensor, length: float) -> Tensor:

@@ -87,10 +87,10 @@ class GradInversion(GradientMatching):
         return self.seeds
 
     @property
-    def needs(self) -> Knowledge:
+    def required_knowledge(self) -> Knowledge:
         """Exact BatchNorm statistics are knowledge of their own."""
         exact = self.batch_norm == "exact"
-        return super().needs | (Knowledge.STATISTICS if exact else Knowledge.NOTHING)
+        return super().required_knowledge | (Knowledge.STATISTICS if exact else Knowledge.NOTHING)
 
     def method(self, server: Server) -> Method:
         """Return the algorithm of the paper."""

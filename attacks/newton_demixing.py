@@ -22,7 +22,8 @@ class NewtonDemixing(DemixingAttack):
     Who has [h, 1] in the row space of the first layer's gradient, and makes an error in its column
     space, is in the batch: m − B equations for B − 1 unknowns, see
     `linear_layers.demixing.newton`. With an output layer alone m is K − 1, so up to about K / 2
-    individuals are found, of whatever label; of more the gradient does not tell enough for each alone, and gradient matching answers.
+    individuals are found, of whatever label; of more the gradient does not tell enough for each
+    alone, and gradient matching answers.
     """
 
     title = "Newton demixing"

@@ -14,7 +14,7 @@ from leakbench.attacks.linear_layers.demixing_attack import refuse_batch_statist
 from leakbench.attacks.linear_layers.head import Head, head_of
 from leakbench.base.registry import register_attack
 from leakbench.federation.shared_model import deep_features
-from leakbench.threat.attack import Attack, Inference, Progress
+from leakbench.threat.attack import Attack, AttackResult, Progress
 from leakbench.threat.knowledge import Knowledge
 from leakbench.threat.observation import Observation
 from leakbench.threat.server import Server
@@ -39,32 +39,32 @@ class RowSpace(Attack):
     note = "it is shown candidates, half of whom are in the batch, and names the nearest B of them"
 
     @property
-    def needs(self) -> Knowledge:
+    def required_knowledge(self) -> Knowledge:
         """The update, the model to see candidates through, D_aux for f_p, and candidates."""
         return Knowledge.MODEL | Knowledge.UPDATE | Knowledge.AUXILIARY | Knowledge.CANDIDATES
 
     def infer(
         self, server: Server, observations: Sequence[Observation], progress: Progress
-    ) -> list[Inference]:
+    ) -> list[AttackResult]:
         """Return each candidate's distance from its batch's row space."""
         assert server.model is not None and server.feature_space is not None
         refuse_batch_statistics(server, self.name)
         head = head_of(server.model, self.name)
-        inferences = []
+        results = []
         for number, observation in enumerate(observations):
             assert observation.update is not None and observation.candidates is not None
             features = deep_features(server.model, observation.candidates)
             outside = distances(head, observation.update, observation.batch_size, features)
             nearest = features[outside.argsort(stable=True)[: observation.batch_size]]
-            inferences.append(
-                Inference(
+            results.append(
+                AttackResult(
                     scores=server.feature_space.property_model(nearest),
                     features=nearest,
                     membership=-outside,
                 )
             )
             progress((number + 1) / len(observations))
-        return inferences
+        return results
 
 
 def distances(

@@ -16,7 +16,7 @@ from leakbench.attacks.linear_layers.head import Head, head_of
 from leakbench.attacks.linear_layers.sparse_columns import Separation, SparseColumns
 from leakbench.base.errors import UsageError
 from leakbench.base.registry import register_attack
-from leakbench.threat.attack import Attack, Inference, Progress, part_of
+from leakbench.threat.attack import Attack, AttackResult, Progress, part_of
 from leakbench.threat.knowledge import Knowledge
 from leakbench.threat.observation import Observation
 from leakbench.threat.server import Server
@@ -30,8 +30,9 @@ class Spear(Attack):
     Rows of the layer's gradient are drawn until those of each individual are among them that it
     does not activate, see `linear_layers.sparse_columns`: that takes about 2ᴮ draws, which the
     paper affords up to B = 25 on a GPU. Labels are not used. A batch whose features
-    activate exactly the units that its columns say is certified. With two classes and one hidden layer it finds fewer:
-    differences of columns vanish wherever two individuals do the same, and are as sparse.
+    activate exactly the units that its columns say is certified. With two classes and one hidden
+    layer it finds fewer: differences of columns vanish wherever two individuals do the same, and
+    are as sparse.
 
     Attributes:
         samples: draws of each victim batch, at most.
@@ -55,7 +56,7 @@ class Spear(Attack):
     samples_at_once: Annotated[int, Field(gt=0)] = 4096
 
     @property
-    def needs(self) -> Knowledge:
+    def required_knowledge(self) -> Knowledge:
         """The model and the update, and D_aux for f_p and for whom is not found."""
         return Knowledge.MODEL | Knowledge.UPDATE | Knowledge.AUXILIARY
 
@@ -77,7 +78,7 @@ class Spear(Attack):
 
     def infer(
         self, server: Server, observations: Sequence[Observation], progress: Progress
-    ) -> list[Inference]:
+    ) -> list[AttackResult]:
         """Search each batch by itself."""
         assert server.model is not None
         refuse_batch_statistics(server, self.name)
@@ -92,7 +93,7 @@ class Spear(Attack):
 
     def _answer(
         self, server: Server, head: Head, observation: Observation, progress: Progress
-    ) -> Inference:
+    ) -> AttackResult:
         assert server.feature_space is not None and observation.update is not None
         if not bool(head.first.gradient(observation.update).isfinite().all()):
             return without_update(server, observation)
@@ -106,7 +107,7 @@ class Spear(Attack):
             features = torch.cat([features, stand_ins(server, observation, missing)])
         # Fewer columns than individuals may be those of mixtures, which activate what all do.
         exact = batch is not None and batch.exact and not missing
-        return Inference(
+        return AttackResult(
             scores=server.feature_space.property_model(features),
             features=features,
             certified=torch.full((size,), exact, device=features.device),

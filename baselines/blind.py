@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 from leakbench.base.registry import register_attack
-from leakbench.threat.attack import Attack, Inference, Progress
+from leakbench.threat.attack import Attack, AttackResult, Progress
 from leakbench.threat.knowledge import Knowledge
 from leakbench.threat.observation import Observation
 from leakbench.threat.server import Server
@@ -36,23 +36,23 @@ class Blind(Attack):
     labels: Literal["known", "ignored"] = "known"
 
     @property
-    def needs(self) -> Knowledge:
+    def required_knowledge(self) -> Knowledge:
         """D_aux, the model to see it through, and the labels if they are to be known."""
         base = Knowledge.MODEL | Knowledge.AUXILIARY
         return base | Knowledge.LABELS if self.labels == "known" else base
 
     def infer(
         self, server: Server, observations: Sequence[Observation], progress: Progress
-    ) -> list[Inference]:
+    ) -> list[AttackResult]:
         """Return B random auxiliary features for each batch, and what f_p reads off them."""
         assert server.auxiliary is not None and server.feature_space is not None
         space = server.feature_space
         progress(1.0)
-        inferences = []
+        results = []
         for observation in observations:
             generator = torch.Generator().manual_seed(observation.seed)
             labels = observation.labels if self.labels == "known" else None
             rows = server.auxiliary.draw(labels, observation.batch_size, generator)
             features = space.features[rows]
-            inferences.append(Inference(scores=space.property_model(features), features=features))
-        return inferences
+            results.append(AttackResult(scores=space.property_model(features), features=features))
+        return results

@@ -22,7 +22,7 @@ from leakbench.baselines.hybrid_capturing.training import (
     train_reader,
     train_regularised,
 )
-from leakbench.threat.attack import Attack, Inference, Progress, part_of
+from leakbench.threat.attack import Attack, AttackResult, Progress, part_of
 from leakbench.threat.knowledge import Knowledge
 from leakbench.threat.observation import Observation
 from leakbench.threat.server import Auxiliary, Server
@@ -81,7 +81,7 @@ class HonestButCurious(Attack):
     beta_x: Annotated[float, Field(ge=0)] = 2.0
 
     @property
-    def needs(self) -> Knowledge:
+    def required_knowledge(self) -> Knowledge:
         """D_aux, and the outputs of what it deploys."""
         return Knowledge.AUXILIARY | Knowledge.OUTPUTS
 
@@ -111,14 +111,14 @@ class HonestButCurious(Attack):
 
     def infer(
         self, server: Server, observations: Sequence[Observation], progress: Progress
-    ) -> list[Inference]:
+    ) -> list[AttackResult]:
         """Read each property off its own model's outputs, individual by individual."""
         readers = {name: self._weights(server, name, lambda _: None) for name in server.properties}
-        inferences = []
+        results = []
         for observation in observations:
             assert observation.outputs is not None
-            inferences.append(
-                Inference(
+            results.append(
+                AttackResult(
                     scores={
                         name: self._read(server, weights, observation.outputs[name])
                         for name, weights in readers.items()
@@ -126,7 +126,7 @@ class HonestButCurious(Attack):
                 )
             )
         progress(1.0)
-        return inferences
+        return results
 
     def _read(self, server: Server, weights: Mapping[str, Tensor], outputs: Tensor) -> Tensor:
         """Return the probability of presence, shape (B,), from outputs (B, K)."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from leakbench.base.registry import register_attack
-from leakbench.threat.attack import Attack, Inference, Progress
+from leakbench.threat.attack import Attack, AttackResult, Progress
 from leakbench.threat.knowledge import Knowledge
 from leakbench.threat.observation import Observation
 from leakbench.threat.server import Server
@@ -25,19 +25,19 @@ class Oracle(Attack):
     control = True
 
     @property
-    def needs(self) -> Knowledge:
+    def required_knowledge(self) -> Knowledge:
         """The true features, and D_aux to train f_p."""
         return Knowledge.MODEL | Knowledge.AUXILIARY | Knowledge.FEATURES
 
     def infer(
         self, server: Server, observations: Sequence[Observation], progress: Progress
-    ) -> list[Inference]:
+    ) -> list[AttackResult]:
         """Return what f_p reads off the true features."""
         assert server.feature_space is not None
         progress(1.0)
-        inferences = []
+        results = []
         for observation in observations:
             assert observation.features is not None
             scores = server.feature_space.property_model(observation.features)
-            inferences.append(Inference(scores=scores, features=observation.features))
-        return inferences
+            results.append(AttackResult(scores=scores, features=observation.features))
+        return results

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from leakbench.base.registry import register_attack
-from leakbench.threat.attack import Attack, Inference, Progress
+from leakbench.threat.attack import Attack, AttackResult, Progress
 from leakbench.threat.knowledge import Knowledge
 from leakbench.threat.observation import Observation
 from leakbench.threat.server import Server
@@ -26,18 +26,20 @@ class Prior(Attack):
     control = True
 
     @property
-    def needs(self) -> Knowledge:
+    def required_knowledge(self) -> Knowledge:
         """D_aux."""
         return Knowledge.AUXILIARY
 
     def infer(
         self, server: Server, observations: Sequence[Observation], progress: Progress
-    ) -> list[Inference]:
+    ) -> list[AttackResult]:
         """Return the shares of the properties in D_aux."""
         assert server.auxiliary is not None
         progress(1.0)
         shares = {name: p.float().mean() for name, p in server.auxiliary.properties.items()}
         return [
-            Inference(scores={name: share.repeat(o.batch_size) for name, share in shares.items()})
+            AttackResult(
+                scores={name: share.repeat(o.batch_size) for name, share in shares.items()}
+            )
             for o in observations
         ]

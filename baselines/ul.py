@@ -18,7 +18,7 @@ from leakbench.base.registry import register_attack
 from leakbench.base.seeds import generator_for, seed_for
 from leakbench.federation.batch_norm import in_mode
 from leakbench.federation.client import Client, Compute, gradient
-from leakbench.threat.attack import Attack, Inference, Progress, part_of
+from leakbench.threat.attack import Attack, AttackResult, Progress, part_of
 from leakbench.threat.knowledge import Knowledge
 from leakbench.threat.observation import Observation
 from leakbench.threat.server import Server
@@ -62,7 +62,7 @@ class UnintendedLeakage(Attack):
         "given to each of its members"
     )
 
-    adapts: ClassVar = Knowledge.DEFENSE
+    optional_knowledge: ClassVar = Knowledge.DEFENSE
     example_parameters: ClassVar = {"batches": 20}
 
     batches: Annotated[int, Field(ge=2)] = 1_000
@@ -74,7 +74,7 @@ class UnintendedLeakage(Attack):
     )
 
     @property
-    def needs(self) -> Knowledge:
+    def required_knowledge(self) -> Knowledge:
         """The model, the update and D_aux."""
         return Knowledge.MODEL | Knowledge.UPDATE | Knowledge.AUXILIARY
 
@@ -84,7 +84,7 @@ class UnintendedLeakage(Attack):
 
     def infer(
         self, server: Server, observations: Sequence[Observation], progress: Progress
-    ) -> list[Inference]:
+    ) -> list[AttackResult]:
         """Give each member of a batch the forests' probabilities for the batch.
 
         Raises:
@@ -109,7 +109,7 @@ class UnintendedLeakage(Attack):
             scores[name][alike] = probability(rows)
         progress(1.0)
         return [
-            Inference(
+            AttackResult(
                 scores={
                     name: torch.full((observation.batch_size,), float(of_batches[number]))
                     for name, of_batches in scores.items()

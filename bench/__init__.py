@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from leakbench.auditing.audit import audit as audit
     from leakbench.auditing.defending import FederatedTraining as FederatedTraining
-    from leakbench.auditing.labelled_images import People as People
+    from leakbench.auditing.labelled_images import LabelledImages as LabelledImages
     from leakbench.auditing.report import Report as Report
     from leakbench.base.errors import UsageError as UsageError
     from leakbench.base.registry import register_attack as register_attack
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from leakbench.federation.shared_model import SharedModel as SharedModel
     from leakbench.records.data_frame import results as results
     from leakbench.threat.attack import Attack as Attack
-    from leakbench.threat.attack import Inference as Inference
+    from leakbench.threat.attack import AttackResult as AttackResult
     from leakbench.threat.attack import Progress as Progress
     from leakbench.threat.knowledge import Knowledge as Knowledge
     from leakbench.threat.observation import Observation as Observation
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 _HOME = {
     "audit": "auditing.audit",
     "FederatedTraining": "auditing.defending",
-    "People": "auditing.labelled_images",
+    "LabelledImages": "auditing.labelled_images",
     "Report": "auditing.report",
     "UsageError": "base.errors",
     "register_attack": "base.registry",
@@ -64,7 +64,7 @@ _HOME = {
     "SharedModel": "federation.shared_model",
     "results": "records.data_frame",
     "Attack": "threat.attack",
-    "Inference": "threat.attack",
+    "AttackResult": "threat.attack",
     "Progress": "threat.attack",
     "Knowledge": "threat.knowledge",
     "Observation": "threat.observation",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from leakbench.auditing.audit import People, audit
+from leakbench.auditing.audit import LabelledImages, audit
 from leakbench.auditing.report import Report
 
 SIZE = 8
@@ -35,12 +35,12 @@ def net(classes: int = 4) -> Net:
     return Net(classes)
 
 
-def people(count: int, seed: int = 0) -> People:
+def people(count: int, seed: int = 0) -> LabelledImages:
     """Noise, brighter where the property `bright` is present; `coin` shows nowhere."""
     draw = torch.Generator().manual_seed(seed)
     bright = torch.arange(count) % 2 == 0
     images = 0.5 * torch.rand(count, 3, SIZE, SIZE, generator=draw)
-    return People(
+    return LabelledImages(
         images=images + 0.4 * bright[:, None, None, None],
         labels=torch.randint(4, (count,), generator=draw),
         properties={
@@ -50,7 +50,7 @@ def people(count: int, seed: int = 0) -> People:
     )
 
 
-def gradients(model: nn.Module, of: People, size: int) -> dict[str, dict[str, Tensor]]:
+def gradients(model: nn.Module, of: LabelledImages, size: int) -> dict[str, dict[str, Tensor]]:
     """What clients of so many individuals each would send."""
     return {
         f"client {number}": gradient(model, of, range(start, start + size))
@@ -58,14 +58,14 @@ def gradients(model: nn.Module, of: People, size: int) -> dict[str, dict[str, Te
     }
 
 
-def gradient(model: nn.Module, of: People, rows: Sequence[int]) -> dict[str, Tensor]:
+def gradient(model: nn.Module, of: LabelledImages, rows: Sequence[int]) -> dict[str, Tensor]:
     assert of.labels is not None
     loss = functional.cross_entropy(model(of.images[list(rows)]), of.labels[list(rows)])
     names, parameters = zip(*model.named_parameters(), strict=True)
     return dict(zip(names, torch.autograd.grad(loss, parameters), strict=True))
 
 
-def in_batches(of: People, size: int) -> People:
+def in_batches(of: LabelledImages, size: int) -> LabelledImages:
     """The truth of `gradients`."""
     return replace(of, updates=[f"client {row // size}" for row in range(len(of))])
 

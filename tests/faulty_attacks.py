@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from leakbench.threat.attack import Attack, Inference
+from leakbench.threat.attack import Attack, AttackResult
 from leakbench.threat.knowledge import Knowledge
 
 NEEDS = Knowledge.MODEL | Knowledge.UPDATE | Knowledge.AUXILIARY
@@ -31,7 +31,7 @@ class Sound(Attack):
     shift: float = 0.0
 
     @property
-    def needs(self):
+    def required_knowledge(self):
         return NEEDS
 
     def infer(self, server, observations, progress):
@@ -46,7 +46,7 @@ class Sound(Attack):
 def drawn(server, observation, generator):
     rows = server.auxiliary.draw(None, observation.batch_size, generator)
     features = server.feature_space.features[rows]
-    return Inference(scores=server.feature_space.property_model(features), features=features)
+    return AttackResult(scores=server.feature_space.property_model(features), features=features)
 
 
 def with_scores(answer, change):
@@ -65,7 +65,7 @@ class CanBeChanged(Attack):
     reference = "none"
 
     @property
-    def needs(self):
+    def required_knowledge(self):
         return NEEDS
 
     infer = Sound.infer
@@ -132,7 +132,7 @@ class NoKnowledge(Sound):
     """Needs a word."""
 
     @property
-    def needs(self):
+    def required_knowledge(self):
         return "update"
 
 
@@ -141,7 +141,7 @@ class Clairvoyant(Sound):
     """Sees the truth."""
 
     @property
-    def needs(self):
+    def required_knowledge(self):
         return NEEDS | Knowledge.FEATURES
 
 
@@ -299,7 +299,7 @@ class Curious(Sound):
             observation.labels, observation.batch_size, torch.Generator().manual_seed(1)
         )
         features = server.feature_space.features[rows]
-        return Inference(scores=server.feature_space.property_model(features), features=features)
+        return AttackResult(scores=server.feature_space.property_model(features), features=features)
 
 
 @dataclass(frozen=True, kw_only=True)

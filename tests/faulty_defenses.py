@@ -185,7 +185,7 @@ class Exploding(Sound):
 class Overtrusting(Sound):
     """Believes twice."""
 
-    def trust(self, update, individuals):
+    def reliability(self, update, individuals):
         return {name: torch.full_like(value, 2.0) for name, value in update.items()}
 
 
@@ -193,7 +193,7 @@ class Overtrusting(Sound):
 class Misshapen(Sound):
     """Has a factor of another shape."""
 
-    def trust(self, update, individuals):
+    def reliability(self, update, individuals):
         return {name: torch.ones(3) for name in update}
 
 

@@ -18,7 +18,7 @@ from leakbench.attacks.linear_layers.head import Head, head_of
 from leakbench.federation.client import Client, client_update, gradient
 from leakbench.federation.defense import Defense
 from leakbench.federation.shared_model import ACTIVATIONS, SharedModel
-from leakbench.threat.attack import Attack, Inference
+from leakbench.threat.attack import Attack, AttackResult
 from leakbench.threat.observation import Observation
 from leakbench.threat.server import Auxiliary, FeatureSpace, Server
 
@@ -122,10 +122,10 @@ def seen(batch: Planted, update: dict[str, Tensor] | None = None, seed: int = 0)
     )
 
 
-def answer(attack: Attack, batch: Planted, update: dict[str, Tensor] | None = None) -> Inference:
+def answer(attack: Attack, batch: Planted, update: dict[str, Tensor] | None = None) -> AttackResult:
     """An attack's answer for one batch."""
-    (inference,) = attack.infer(server_of(batch), [seen(batch, update)], lambda share: None)
-    return inference
+    (result,) = attack.infer(server_of(batch), [seen(batch, update)], lambda share: None)
+    return result
 
 
 def effort(

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from leakbench.attacks.feature import FeatureReconstruction
-from leakbench.experiments.suite import Planned
+from leakbench.experiments.suite import SuiteEntry
 from leakbench.metrics.estimates import Estimate
 from leakbench.records.record import Cost, DefenseMetrics, Record
 from leakbench.records.store import Store
-from records import planned, record_of
+from records import record_of, suite_entries
 
 DEFENDED = """
 title = "Defended"
@@ -59,7 +59,7 @@ def estimate(value: float, half: float = 0.03) -> Estimate:
     return Estimate(value=value, low=max(0.0, value - half), high=min(1.0, value + half))
 
 
-def done(cell: Planned, value: float | None = None, **fields: Any) -> Record:
+def done(cell: SuiteEntry, value: float | None = None, **fields: Any) -> Record:
     """Return a cell's record: its properties differ by a hundredth each.
 
     Args:
@@ -72,7 +72,7 @@ def done(cell: Planned, value: float | None = None, **fields: Any) -> Record:
     if cell.cell.defense != "none":
         lost = estimate(0.1)
         metrics["defense"] = DefenseMetrics(
-            relative_error=estimate(0.5), utility=estimate(0.6), utility_lost=lost
+            distortion=estimate(0.5), utility=estimate(0.6), utility_lost=lost
         )
     shared = {"accuracy": 0.7, "most_frequent_class": 0.5, "labelled_auxiliary": 1.0}
     record = record_of(cell, shares, main_task=shared, classes=8, **metrics)
@@ -86,7 +86,7 @@ def done(cell: Planned, value: float | None = None, **fields: Any) -> Record:
     return record.model_copy(update=told | fields)
 
 
-def failed(cell: Planned, error: str) -> Record:
+def failed(cell: SuiteEntry, error: str) -> Record:
     """Return the record of a cell that failed."""
     return Record(
         key=cell.key,
@@ -97,7 +97,7 @@ def failed(cell: Planned, error: str) -> Record:
     )
 
 
-def version_of(cell: Planned) -> int:
+def version_of(cell: SuiteEntry) -> int:
     """Return the version of the cell's attack that the cell's key was made with."""
     return next(version for version in range(100) if cell.cell.key(version) == cell.key)
 
@@ -120,7 +120,7 @@ def write_run(out: Path, records: Iterable[Record]) -> Path:
 def whole_run(folder: Path) -> tuple[Path, Path]:
     """Write all cells of the suite `quick` and of one of defenses; return run and suite file."""
     suite = defended_suite(folder)
-    cells = [*planned("quick"), *planned(str(suite))]
+    cells = [*suite_entries("quick"), *suite_entries(str(suite))]
     return write_run(folder / "run", map(done, cells)), suite
 
 
@@ -137,7 +137,7 @@ def hostile_run(folder: Path) -> tuple[Path, Path]:
     `Hostile` must have taken the place of `feature`.
     """
     suite = defended_suite(folder)
-    cells = [*planned("quick"), *planned(str(suite))]
+    cells = [*suite_entries("quick"), *suite_entries(str(suite))]
     (feature, *_) = (cell for cell in cells if cell.cell.attack == "feature")
     changed = feature.cell.model_copy(
         update={

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from leakbench.experiments.overrides import override
-from leakbench.experiments.suite import Planned, expand, load_suite
+from leakbench.experiments.suite import SuiteEntry, expand, load_suite
 from leakbench.metrics.estimates import Estimate
 from leakbench.records.measured import Measured
 from leakbench.records.record import Cost, Metrics, PropertyMetrics, Record
 from leakbench.reports.suite_report import main_tables
 
 
-def planned(suite: str, *settings: str, only: Sequence[str] = ()) -> list[Planned]:
+def suite_entries(suite: str, *settings: str, only: Sequence[str] = ()) -> list[SuiteEntry]:
     """Return the cells of a suite's file with these settings."""
     name, content = load_suite(suite)
     return expand(name, override(content, settings), only)
@@ -31,7 +31,7 @@ def all_alike(estimate: Estimate) -> PropertyMetrics:
     )
 
 
-def record_of(planned: Planned, properties: Mapping[str, Estimate], **fields: Any) -> Record:
+def record_of(entry: SuiteEntry, properties: Mapping[str, Estimate], **fields: Any) -> Record:
     """Return a cell's record with these estimates.
 
     Args:
@@ -40,20 +40,20 @@ def record_of(planned: Planned, properties: Mapping[str, Estimate], **fields: An
     unknown = {"feature_cosine": None, "exact": None, "label_accuracy": None, "diverged": 0.0}
     of_properties = {name: all_alike(estimate) for name, estimate in properties.items()}
     return Record(
-        key=planned.key,
-        cell=planned.cell,
+        key=entry.key,
+        cell=entry.cell,
         attack_version=1,
         status="done",
         metrics=Metrics(properties=of_properties, **unknown | fields),
     )
 
 
-def measured(planned: Planned, seconds: float = 10.0) -> Record:
+def measured(entry: SuiteEntry, seconds: float = 10.0) -> Record:
     """Return a record by which half of everything was right, after some seconds."""
     half = Estimate(value=0.5, low=0.4, high=0.6)
     shared = {"accuracy": 0.5, "most_frequent_class": 0.5}
-    of_properties = dict.fromkeys(planned.cell.properties, half)
-    found = record_of(planned, of_properties, main_task=shared, classes=2)
+    of_properties = dict.fromkeys(entry.cell.properties, half)
+    found = record_of(entry, of_properties, main_task=shared, classes=2)
     return found.model_copy(update={"cost": Cost(seconds=seconds, steps=1, peak_memory_mib=1)})
 
 

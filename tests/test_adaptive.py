@@ -23,7 +23,7 @@ from leakbench.attacks.matching.distance import (
     layerwise_norm,
     squared_error,
     squared_error_at_best_scale,
-    trusted,
+    weighted,
 )
 from leakbench.attacks.matching.dummy_gradients import layers_with_rules, weights_of
 from leakbench.attacks.matching.factors import Factors
@@ -68,7 +68,7 @@ class Kept(Defense):
         largest = value.abs().flatten().topk(max(1, round(self.fraction * value.numel()))).values
         return value * (value.abs() >= largest[-1])
 
-    def trust(self, update: Update, individuals: int) -> Mapping[str, Tensor]:
+    def reliability(self, update: Update, individuals: int) -> Mapping[str, Tensor]:
         return {name: (value != 0).to(value.dtype) for name, value in update.items()}
 
 
@@ -125,7 +125,7 @@ class Aggregated(Defense):
     def clients(self) -> int:
         return self.of
 
-    def of_one_client(self) -> Defense | None:
+    def client_part(self) -> Defense | None:
         return self.own
 
     def protect(self, compute: Compute) -> Compute:
@@ -178,7 +178,7 @@ def test_a_tensor_of_which_nothing_is_believed_drops_out(
     a, b = ({n: draw(2, 3, 4, seed=10 * s + i) for i, n in enumerate(names)} for s in (1, 2))
     hidden = {names[1]: torch.zeros(2, 1, 1), names[2]: torch.zeros(2, 3, 4)}
     rest = [names[0], names[3]]
-    found = distance(trusted(a, hidden), trusted(b, hidden))
+    found = distance(weighted(a, hidden), weighted(b, hidden))
     alone = distance({n: a[n] for n in rest}, {n: b[n] for n in rest})
     torch.testing.assert_close(found, alone)
     assert not torch.allclose(found, distance(a, b))
@@ -187,7 +187,7 @@ def test_a_tensor_of_which_nothing_is_believed_drops_out(
 def test_of_a_tensor_half_believed_the_masked_entries_drop_out() -> None:
     a, b = {"w": draw(2, 6, seed=1)}, {"w": draw(2, 6, seed=2)}
     mask = torch.tensor([[1.0, 1, 1, 0, 0, 0], [0, 1, 0, 1, 0, 1]]).double()
-    found = cosine_distance(trusted(a, {"w": mask}), trusted(b, {"w": mask}))
+    found = cosine_distance(weighted(a, {"w": mask}), weighted(b, {"w": mask}))
     for run in range(2):
         chosen = mask[run].bool()
         expected = 1 - functional.cosine_similarity(a["w"][run][chosen], b["w"][run][chosen], dim=0)
@@ -196,11 +196,11 @@ def test_of_a_tensor_half_believed_the_masked_entries_drop_out() -> None:
 
 @pytest.mark.parametrize("shape", [(2, 1, 1), (2, 5, 7), (2, 1, 7)])
 def test_factored_gradients_are_believed_like_their_product(shape: tuple[int, ...]) -> None:
-    factors, trust = Factors(draw(2, 3, 5), draw(2, 3, 7, seed=1)), draw(*shape, seed=2)
-    found = trusted({"w": factors}, {"w": trust})["w"]
+    factors, reliability = Factors(draw(2, 3, 5), draw(2, 3, 7, seed=1)), draw(*shape, seed=2)
+    found = weighted({"w": factors}, {"w": reliability})["w"]
     assert isinstance(found, Factors) == (shape == (2, 1, 1))
     product = found.product() if isinstance(found, Factors) else found
-    torch.testing.assert_close(product, factors.product() * trust)
+    torch.testing.assert_close(product, factors.product() * reliability)
 
 
 # What is simulated
@@ -363,7 +363,7 @@ def test_a_composed_defense_takes_the_steps_of_its_part() -> None:
 # Where it is mostly noise
 
 
-def noisy(sigma: float, trust: dict[str, Tensor] | None = None) -> Victim:
+def noisy(sigma: float, reliability: dict[str, Tensor] | None = None) -> Victim:
     """A signal of energy 2,000 in 2,000 entries, in two tensors, with noise of variance σ²."""
     signal = {"a": torch.ones(40, 30), "b": -torch.ones(800)}
     noise = torch.Generator().manual_seed(0)
@@ -371,8 +371,10 @@ def noisy(sigma: float, trust: dict[str, Tensor] | None = None) -> Victim:
         name: value + sigma * torch.randn(value.shape, generator=noise)
         for name, value in signal.items()
     }
-    known = GaussianNoise(sigma=sigma).trust(update, 1) if trust is None else trust
-    return Victim(update, None, 1, 0, trust=known)
+    known = (
+        GaussianNoise(sigma=sigma).reliability(update, 1) if reliability is None else reliability
+    )
+    return Victim(update, None, 1, 0, reliability=known)
 
 
 @pytest.mark.parametrize("sigma", [0.5, 1.0, 5.0, 50.0])
@@ -390,23 +392,25 @@ def test_half_of_the_energy_divides_clear_updates_from_noisy_ones(
 
 def test_withheld_entries_are_no_noise_and_drop_out() -> None:
     update = {"w": torch.tensor([[0.0, 3.0], [0.0, -4.0]]), "b": torch.zeros(2)}
-    victim = Victim(update, None, 1, 0, trust=dict(Kept(0.5).trust(update, 1)))
+    victim = Victim(update, None, 1, 0, reliability=dict(Kept(0.5).reliability(update, 1)))
     assert noise_variance(victim) == {"w": 0.0, "b": 0.0}
     assert not mostly_noise(victim)
-    assert masked(victim).trust["w"].tolist() == [[0, 1], [0, 1]]
-    assert masked(victim).trust["b"].tolist() == [0, 0]
-    half = replace(victim, trust={name: t.clamp_min(0.5) for name, t in victim.trust.items()})
-    assert masked(half).trust["w"].tolist() == [[0.5, 1], [0.5, 1]]
+    assert masked(victim).reliability["w"].tolist() == [[0, 1], [0, 1]]
+    assert masked(victim).reliability["b"].tolist() == [0, 0]
+    half = replace(
+        victim, reliability={name: t.clamp_min(0.5) for name, t in victim.reliability.items()}
+    )
+    assert masked(half).reliability["w"].tolist() == [[0.5, 1], [0.5, 1]]
 
 
 def test_under_noise_the_distance_is_the_negative_log_likelihood_at_the_best_scale() -> None:
     """Of a tensor without noise the weight is large, but finite."""
     victim = noisy(2.0)
     dummy = {n: 7 * value + draw(*value.shape).float() for n, value in victim.update.items()}
-    trust = {name: factor[None] for name, factor in weighed(victim).trust.items()}
-    target = trusted({name: value[None] for name, value in victim.update.items()}, trust)
+    reliability = {name: factor[None] for name, factor in weighed(victim).reliability.items()}
+    target = weighted({name: value[None] for name, value in victim.update.items()}, reliability)
     found = squared_error_at_best_scale(
-        trusted({n: v[None] for n, v in dummy.items()}, trust), target
+        weighted({n: v[None] for n, v in dummy.items()}, reliability), target
     )
 
     def minus_log_likelihood(scale: float) -> float:
@@ -418,7 +422,7 @@ def test_under_noise_the_distance_is_the_negative_log_likelihood_at_the_best_sca
 
     assert found[0] == pytest.approx(minimize_scalar(minus_log_likelihood).fun, rel=1e-3)
     half = noisy(2.0, {"a": torch.full((1, 1), 0.1)})
-    ratio = weighed(half).trust["b"] / weighed(half).trust["a"]
+    ratio = weighed(half).reliability["b"] / weighed(half).reliability["a"]
     assert float(ratio) == pytest.approx(1e3, rel=1e-3)
 
 

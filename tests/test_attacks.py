@@ -100,7 +100,7 @@ def test_dlg_is_stated_as_in_its_paper() -> None:
     attack = DeepLeakage()
     method = attack.method(server_of(small_model()))
     assert attack.labels == "joint"
-    assert Knowledge.LABELS not in attack.needs
+    assert Knowledge.LABELS not in attack.required_knowledge
     assert method.optimiser == LBFGS(learning_rate=1.0, history=100)
     assert method.prior is None
     assert method.projected == 0
@@ -120,7 +120,7 @@ def test_idlg_reads_the_label_and_matches_with_it() -> None:
     attack = ImprovedDeepLeakage(budget=2)
     assert attack.labels == "idlg"
     assert attack.method(server_of(small_model())).optimiser == LBFGS()
-    assert Knowledge.LABELS not in attack.needs
+    assert Knowledge.LABELS not in attack.required_knowledge
     assert ImprovedDeepLeakage.largest_batch == 1
 
 
@@ -192,8 +192,8 @@ def test_gradinversion_matches_the_statistics_it_is_granted_and_no_others() -> N
     exact, approximate, none = (
         GradInversion(batch_norm=choice) for choice in ("exact", "approximate", "none")
     )
-    assert Knowledge.STATISTICS in exact.needs
-    assert Knowledge.STATISTICS not in approximate.needs
+    assert Knowledge.STATISTICS in exact.required_knowledge
+    assert Knowledge.STATISTICS not in approximate.required_knowledge
     assert exact.statistics(model, observation) == observation.statistics
     assert exact.statistics(model, observation).keys() == running_statistics(model).keys()
     for layer, (mean, variance) in approximate.statistics(model, observation).items():
@@ -277,20 +277,20 @@ def test_the_mode_of_a_cell_changes_its_update_and_its_key(small_setup: Setup) -
     }
     cells = [Cell.model_validate({**fields, "mode": mode}) for mode in ("eval", "train")]
     assert cells[0].key(1) != cells[1].key(1)
-    prepared = prepare(cells[0].setup, None, "cpu", lambda message: None)
-    weights = {n: t.clone() for n, t in prepared.server.model.state_dict().items()}  # type: ignore[union-attr]
-    records = [measure(cell, prepared, lambda share: None) for cell in cells]
+    context = prepare(cells[0].setup, None, "cpu", lambda message: None)
+    weights = {n: t.clone() for n, t in context.server.model.state_dict().items()}  # type: ignore[union-attr]
+    records = [measure(cell, context, lambda share: None) for cell in cells]
     cosines = [r.metrics.feature_cosine.value for r in records]  # type: ignore[union-attr]
     assert cosines[0] != cosines[1]
-    for name, tensor in prepared.server.model.state_dict().items():  # type: ignore[union-attr]
+    for name, tensor in context.server.model.state_dict().items():  # type: ignore[union-attr]
         assert torch.equal(tensor, weights[name]), name
 
 
 def test_properties_are_read_off_images_where_that_is_chosen(small_setup: Setup) -> None:
-    prepared = prepare(small_setup, None, "cpu", lambda message: None)
-    server = replace(prepared.server, mode="eval")
+    context = prepare(small_setup, None, "cpu", lambda message: None)
+    server = replace(context.server, mode="eval")
     assert server.model is not None
-    images = prepared.server.auxiliary.images[:1]  # type: ignore[union-attr]
+    images = context.server.auxiliary.images[:1]  # type: ignore[union-attr]
     update = client_update(server.model, images, torch.tensor([0]))
     observation = Observation(1, seed=0, update=update, labels=torch.tensor([0]))
     by_features, by_images = (
@@ -316,10 +316,10 @@ def test_the_image_classifier_learns_glasses_from_d_aux() -> None:
         model_parameters={"width": 4},
         rounds=0,
     )
-    prepared = prepare(setup, None, "cpu", lambda message: None)
-    rows = prepared.split.victims
-    scores = image_property_model(prepared.server)(to_images(prepared.individuals.images[rows]))
-    truth = torch.from_numpy(prepared.individuals.attribute("glasses")[rows])
+    context = prepare(setup, None, "cpu", lambda message: None)
+    rows = context.split.victims
+    scores = image_property_model(context.server)(to_images(context.individuals.images[rows]))
+    truth = torch.from_numpy(context.individuals.attribute("glasses")[rows])
     said = scores["glasses"] > 0.5
     sensitivity, specificity = said[truth].float().mean(), (~said[~truth]).float().mean()
     assert (sensitivity + specificity) / 2 > 0.8

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 import leakbench
 from auditing import audited, gradient, gradients, in_batches, net, people
 from leakbench.auditing import attacking, defending
-from leakbench.auditing.audit import FederatedTraining, People
+from leakbench.auditing.audit import FederatedTraining, LabelledImages
 from leakbench.auditing.findings import findings, verdict
 from leakbench.auditing.report import AttackReport, Report
 from leakbench.base.errors import UsageError
@@ -95,7 +95,9 @@ def test_an_attack_that_does_not_fit_says_so_and_the_others_go_on(with_truth: Re
     refused = by_name(with_truth.attacks)["newton_demixing"]
     assert "needs smooth activations" in refused.refused
     assert refused.metrics is None
-    assert any(caution.startswith("Newton demixing was not run") for caution in with_truth.cautions)
+    assert any(
+        caution.startswith("Newton demixing was not run") for caution in with_truth.limitations
+    )
 
 
 def test_only_the_oracle_knows_features(with_truth: Report) -> None:
@@ -163,8 +165,8 @@ def test_a_truth_of_some_updates_is_scored_on_those() -> None:
     report = audited(model, gradients(model, VICTIMS, 4), truth=some, batch_size=4)
     assert [update.truth_known for update in report.updates] == [True, True, *[False] * 4]
     assert report.attacks[-1].certified == 24
-    assert any("2 of 6 updates whose truth is known" in each for each in report.cautions)
-    assert "16 individuals of the truth are in no update, and count nowhere." in report.cautions
+    assert any("2 of 6 updates whose truth is known" in each for each in report.limitations)
+    assert "16 individuals of the truth are in no update, and count nowhere." in report.limitations
 
 
 def test_batches_of_several_sizes_are_scored_together() -> None:
@@ -195,7 +197,7 @@ def test_an_update_that_is_not_its_truths_is_noticed() -> None:
     }
     report = audited(model, doubled, truth=in_batches(VICTIMS, 4))
     assert report.updates[0].mismatch == pytest.approx(3.0, rel=1e-3)
-    assert "its sum instead of its mean" in report.cautions[0]
+    assert "its sum instead of its mean" in report.limitations[0]
 
 
 def test_local_steps_are_recognised_as_what_they_are() -> None:
@@ -336,7 +338,7 @@ def test_the_usual_defenses_are_at_levels_of_the_gradient() -> None:
     noise = next(defense for defense in report.defenses if defense.name == "gaussian")
     assert noise.change is not None and noise.change.value is not None
     assert 0.5 < noise.change.value < 2
-    assert "Further local steps are tried with learning rate 0.1." in report.cautions
+    assert "Further local steps are tried with learning rate 0.1." in report.limitations
     assert "secure_aggregation" not in names
 
 
@@ -429,7 +431,7 @@ def test_one_batch_gives_no_interval_and_stops_nothing() -> None:
     assert "(no interval)" in report.findings[0]
     assert "which could be chance" in report.findings[0]
     assert [each.verdict[:9] for each in report.defenses] == ["undecided"] * 2
-    assert any("no interval is given" in caution for caution in report.cautions)
+    assert any("no interval is given" in caution for caution in report.limitations)
 
 
 def test_a_defense_under_which_no_attack_can_be_run_says_so(
@@ -446,7 +448,7 @@ def test_a_defense_under_which_no_attack_can_be_run_says_so(
     tables = [{"name": "gaussian", "sigma": 1.0}]
     report = audited(net(), None, truth=people(8, seed=2), batch_size=4, defenses=tables)
     assert report.defenses[1].refused == "no attack could be run: it does not fit"
-    assert "gaussian (sigma = 1.0) was not tried: no attack could" in " ".join(report.cautions)
+    assert "gaussian (sigma = 1.0) was not tried: no attack could" in " ".join(report.limitations)
 
 
 def test_a_verdict_names_attacks_that_could_not_be_run(with_truth: Report) -> None:
@@ -461,7 +463,7 @@ def test_a_label_that_gives_a_property_away_is_pointed_out() -> None:
     implied = replace(aux, labels=aux.properties["bright"].long())
     report = audited(net(), None, auxiliary=implied, truth=VICTIMS, batch_size=4)
     assert any(
-        each.startswith("The main task's label alone gives bright") for each in report.cautions
+        each.startswith("The main task's label alone gives bright") for each in report.limitations
     )
 
 
@@ -470,7 +472,7 @@ def test_a_class_of_one_person_gives_no_property_away() -> None:
     alone = replace(aux, labels=torch.arange(120) % 2, identities=torch.arange(120) % 4)
     alone = replace(alone, labels=alone.identities)
     report = audited(net(), None, auxiliary=alone, truth=VICTIMS, batch_size=4)
-    assert not any("label alone gives" in each for each in report.cautions)
+    assert not any("label alone gives" in each for each in report.limitations)
 
 
 def test_the_best_of_several_attacks_is_said_to_be_chosen() -> None:
@@ -483,7 +485,7 @@ def test_dropout_is_pointed_out() -> None:
     model = net()
     model.head.insert(3, torch.nn.Dropout(0.5))
     report = audited(model, None, truth=people(8, seed=2), batch_size=4)
-    assert "The model has dropout, which is off here." in report.cautions
+    assert "The model has dropout, which is off here." in report.limitations
 
 
 def test_batch_normalisation_by_the_batch_is_simulated() -> None:
@@ -527,7 +529,7 @@ def test_what_cannot_be_audited_is_left_out_and_the_rest_goes_on() -> None:
         "tensor 'head.3.bias' of update 'client 1' holds NaN",
         "update 'client 2' does not fit the model",
     ):
-        assert any(caution.startswith(f"Left out: {said}") for caution in report.cautions)
+        assert any(caution.startswith(f"Left out: {said}") for caution in report.limitations)
         assert any(line.startswith(f"left out: {said}") for line in told)
 
 
@@ -699,7 +701,7 @@ class Net(nn.Module):
 """
 
 
-def write_folder(folder: Path, of: People) -> None:
+def write_folder(folder: Path, of: LabelledImages) -> None:
     """Images and a CSV file."""
     folder.mkdir()
     assert of.labels is not None

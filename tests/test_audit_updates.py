@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from auditing import Net, audited, gradient, gradients, in_batches, net, people
 from leakbench.auditing.model_splitting import own_model
-from leakbench.auditing.updates import Captured, Sending, as_gradient, read_updates
+from leakbench.auditing.updates import Captured, UpdateFormat, as_gradient, read_updates
 from leakbench.base.errors import UsageError
 
 Tensors = dict[str, Tensor]
@@ -25,7 +25,7 @@ def sent(tensors: Tensors, model: Net | None = None, **sending: Any) -> dict[str
     """An update as the harness has it, by the user's names."""
     whole = model or net()
     cut = own_model(whole, "features", people(3).images)
-    update = as_gradient(Captured("mine", tensors, Sending(**sending)), cut, whole)
+    update = as_gradient(Captured("mine", tensors, UpdateFormat(**sending)), cut, whole)
     return {cut.names[name]: value for name, value in update.items()}
 
 
@@ -154,27 +154,27 @@ def test_a_header_says_what_is_true_of_one_update(tmp_path: Path) -> None:
     tensors = gradient(net(), people(4), range(4))
     save_file(tensors, tmp_path / "a.safetensors", {"batch_size": "4", "kind": "difference"})
     save_file(tensors, tmp_path / "b.safetensors", {"of": "whatever"})
-    first, second = read_updates(tmp_path, Sending(batch_size=2))
+    first, second = read_updates(tmp_path, UpdateFormat(batch_size=2))
     assert (first.name, first.sending.batch_size, first.sending.kind) == ("a", 4, "difference")
-    assert (second.name, second.sending) == ("b", Sending(batch_size=2))
+    assert (second.name, second.sending) == ("b", UpdateFormat(batch_size=2))
     save_file(tensors, tmp_path / "a.safetensors", {"batch_size": "many"})
     with pytest.raises(UsageError, match=r"the header of update .*a.safetensors: batch_size: "):
-        read_updates(tmp_path, Sending())
+        read_updates(tmp_path, UpdateFormat())
 
 
 def test_files_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     tensors = gradient(net(), people(4), range(4))
     for number in (10, 2, 1):
         save_file(tensors, tmp_path / f"client-{number}.safetensors")
-    read = read_updates(tmp_path, Sending())
+    read = read_updates(tmp_path, UpdateFormat())
     assert [each.name for each in read] == ["client-1", "client-2", "client-10"]
 
 
 def test_files_that_are_none_are_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"updates .*nowhere not found"):
-        read_updates(tmp_path / "nowhere", Sending())
+        read_updates(tmp_path / "nowhere", UpdateFormat())
     with pytest.raises(UsageError, match=r"it holds no \*.safetensors file"):
-        read_updates(tmp_path, Sending())
+        read_updates(tmp_path, UpdateFormat())
     (tmp_path / "a.safetensors").write_bytes(b"\x80\x04pickle")
     with pytest.raises(UsageError, match=r"a.safetensors is no safetensors file"):
-        read_updates(tmp_path, Sending())
+        read_updates(tmp_path, UpdateFormat())

@@ -15,9 +15,9 @@ from leakbench.base.registry import DATASETS
 from leakbench.data.dataset import DataSet, Individuals
 from leakbench.datasets.synthetic import Synthetic
 from leakbench.evaluation.auxiliary import at_most, foreign_labels
-from leakbench.evaluation.preparation import Prepared, check_available, prepare
+from leakbench.evaluation.preparation import EvaluationContext, check_available, prepare
 from leakbench.experiments.cell import Cell, Setup
-from leakbench.experiments.suite import Planned, expand, load_suite
+from leakbench.experiments.suite import SuiteEntry, expand, load_suite
 from leakbench.records.measured import Measured
 from leakbench.records.store import Store
 from leakbench.reports.rows import LAYOUTS, varying_settings
@@ -52,12 +52,12 @@ def portraits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(DATASETS._plugins, "portraits", Portraits)
 
 
-def prepared(setup: Setup, **fields: object) -> Prepared:
+def context(setup: Setup, **fields: object) -> EvaluationContext:
     changed = Setup.model_validate(setup.model_dump() | fields)
     return prepare(changed, None, "cpu", lambda message: None)
 
 
-def auxiliary(found: Prepared) -> Auxiliary:
+def auxiliary(found: EvaluationContext) -> Auxiliary:
     assert found.server.auxiliary is not None
     return found.server.auxiliary
 
@@ -68,9 +68,9 @@ def rows(images: torch.Tensor) -> set[bytes]:
 
 def test_keys_of_published_cells_are_what_they_were() -> None:
     store = Store(RESULTS / "records")
-    planned = expand(*load_suite("table2"))
-    assert planned
-    assert all(store.read(each.key) is not None for each in planned)
+    entry = expand(*load_suite("table2"))
+    assert entry
+    assert all(store.read(each.key) is not None for each in entry)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_a_key_holds_what_departs_from_earlier_cells(
 
 
 def test_d_aux_is_the_other_data_set_whole(small_setup: Setup) -> None:
-    own, crossed = prepared(small_setup), prepared(small_setup, auxiliary_dataset="portraits")
+    own, crossed = context(small_setup), context(small_setup, auxiliary_dataset="portraits")
     other = Portraits().load(None, 32)
     found = auxiliary(crossed)
     assert rows(found.images) == rows(torch.from_numpy(np.array(other.images)) / 255)
@@ -99,7 +99,7 @@ def test_d_aux_is_the_other_data_set_whole(small_setup: Setup) -> None:
 
 
 def test_another_d_aux_changes_neither_the_shared_model_nor_the_victims(small_setup: Setup) -> None:
-    own, crossed = prepared(small_setup), prepared(small_setup, auxiliary_dataset="portraits")
+    own, crossed = context(small_setup), context(small_setup, auxiliary_dataset="portraits")
     assert np.array_equal(own.split.victims, crossed.split.victims)
     assert own.server.model is not None
     assert crossed.server.model is not None
@@ -109,10 +109,10 @@ def test_another_d_aux_changes_neither_the_shared_model_nor_the_victims(small_se
 
 
 def test_a_set_without_the_main_task_has_no_labels(small_setup: Setup) -> None:
-    crossed = prepared(small_setup, auxiliary_dataset="portraits")
+    crossed = context(small_setup, auxiliary_dataset="portraits")
     assert (auxiliary(crossed).labels == -1).all()
     assert crossed.main_task["labelled_auxiliary"] == 0
-    assert prepared(small_setup).main_task["labelled_auxiliary"] == 1
+    assert context(small_setup).main_task["labelled_auxiliary"] == 1
 
 
 def test_labels_are_the_main_task_s_where_the_set_has_its_attributes() -> None:
@@ -124,7 +124,7 @@ def test_labels_are_the_main_task_s_where_the_set_has_its_attributes() -> None:
 
 
 def test_without_labels_anybody_is_drawn_and_nobody_twice(small_setup: Setup) -> None:
-    found = auxiliary(prepared(small_setup, auxiliary_dataset="portraits"))
+    found = auxiliary(context(small_setup, auxiliary_dataset="portraits"))
     drawn = [
         found.draw(torch.tensor([0, 0, 1, 7]), 4, torch.Generator().manual_seed(seed)).tolist()
         for seed in range(8)
@@ -144,7 +144,7 @@ def test_more_than_d_aux_holds_are_drawn_again(labels: list[int] | None) -> None
 
 def test_nobody_of_the_same_data_set_is_on_both_sides(small_setup: Setup) -> None:
     parameters = {"individuals": 600}
-    found = prepared(
+    found = context(
         small_setup, auxiliary_dataset="synthetic", auxiliary_dataset_parameters=parameters
     )
     taken = np.concatenate([*found.split.clients, found.split.victims])
@@ -159,10 +159,10 @@ def test_a_data_set_all_of_whose_people_are_taken_is_an_error(small_setup: Setup
     taken = next(
         seed
         for seed in range(20)
-        if 0 not in prepared(small_setup, seed=seed, rounds=0).split.auxiliary
+        if 0 not in context(small_setup, seed=seed, rounds=0).split.auxiliary
     )
     with pytest.raises(UsageError, match="everybody in synthetic is a client or a victim"):
-        prepared(
+        context(
             small_setup,
             seed=taken,
             rounds=0,
@@ -173,7 +173,7 @@ def test_a_data_set_all_of_whose_people_are_taken_is_an_error(small_setup: Setup
 
 def test_a_missing_property_is_an_error_that_names_set_and_property(small_setup: Setup) -> None:
     with pytest.raises(UsageError, match=r"portraits, which has no property 'smile'.*gender"):
-        prepared(small_setup, auxiliary_dataset="portraits", properties=("gender", "smile"))
+        context(small_setup, auxiliary_dataset="portraits", properties=("gender", "smile"))
 
 
 def test_parameters_without_a_data_set_are_an_error(small_setup: Setup) -> None:
@@ -261,28 +261,28 @@ def test_parameters_are_those_of_the_other_data_set_only(tmp_path: Path) -> None
         SUITE.replace('auxiliary_dataset = "synthetic"\n', "")
         + 'sweep = { auxiliary_dataset = ["synthetic", ""] }\n'
     )
-    cells = [planned.cell for planned in expand(*load_suite(str(path)))]
+    cells = [entry.cell for entry in expand(*load_suite(str(path)))]
     given = {cell.auxiliary_dataset: cell.auxiliary_dataset_parameters for cell in cells}
     assert given["synthetic"]["seed"] == 3
     assert given[""] == {}
 
 
 def test_a_set_that_is_both_the_victims_own_and_another_has_its_parameters_once() -> None:
-    planned = expand(*load_suite("table3"))
-    assert len({str(each.cell.auxiliary_dataset_parameters) for each in planned}) == 3
-    assert varying_settings(planned, LAYOUTS["table3"]) == []
+    entry = expand(*load_suite("table3"))
+    assert len({str(each.cell.auxiliary_dataset_parameters) for each in entry}) == 3
+    assert varying_settings(entry, LAYOUTS["table3"]) == []
 
 
 def test_it_is_said_that_another_set_may_show_victims() -> None:
     cells = [Measured(each, None) for each in expand(*load_suite("table3"))]
-    crossed = [m for m in cells if m.planned.cell.auxiliary_dataset]
-    own = [m for m in cells if not m.planned.cell.auxiliary_dataset]
+    crossed = [m for m in cells if m.entry.cell.auxiliary_dataset]
+    own = [m for m in cells if not m.entry.cell.auxiliary_dataset]
     assert "that set may show some of the victims" in reading_aid(crossed)
     assert "that set may show some of the victims" not in reading_aid(own)
 
 
 def measured(cell: Cell) -> Measured:
-    return Measured(Planned(cell, "0", "Table 3", "table3", "Blind", 1.0), None)
+    return Measured(SuiteEntry(cell, "0", "Table 3", "table3", "Blind", 1.0), None)
 
 
 def test_settings_name_the_limit(small_setup: Setup) -> None:

@@ -72,7 +72,7 @@ def test_a_plugin_that_does_not_is_code_1_and_each_fault_one_sentence(
     assert (code, err) == (1, "")
     assert re.search(
         r"^- attack 'rows' returned scores\['gender'\] of shape \(2,\), expected \(1,\); see "
-        r"`Inference` \[answers for one individual\]$",
+        r"`AttackResult` \[answers for one individual\]$",
         out,
         re.M,
     )

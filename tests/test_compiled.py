@@ -120,7 +120,9 @@ def test_behind_a_known_defense_it_finds_the_same_compiled_or_not() -> None:
     """With a mask of each victim's own."""
     of = case(FeatureReconstruction(budget=STEPS), small(SmallCNN(width=4)))
     victims = [
-        replace(v, trust={n: (g.abs() > g.abs().median()).double() for n, g in v.update.items()})
+        replace(
+            v, reliability={n: (g.abs() > g.abs().median()).double() for n, g in v.update.items()}
+        )
         for v in of.victims
     ]
     on, off = (

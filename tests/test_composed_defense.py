@@ -90,15 +90,15 @@ def test_parameters_are_filled_in_and_build_the_same_again() -> None:
 
 
 def test_a_client_s_part_is_all_but_the_aggregation() -> None:
-    assert composed(SPARSE, SUM).of_one_client() == composed(SPARSE)
-    assert composed(SUM).of_one_client() is None
+    assert composed(SPARSE, SUM).client_part() == composed(SPARSE)
+    assert composed(SUM).client_part() is None
 
 
 def test_trust_is_the_product_of_its_parts() -> None:
     update = {"w": torch.tensor([0.0, 3.0, 1.0, 0.0])}
     noise = {"name": "gaussian", "sigma": 1.0}
     # Two of four entries were sent: their energy is 10, of which noise is 2.
-    found = composed(noise, SPARSE | {"choice": "random"}).trust(update, 1)["w"]
+    found = composed(noise, SPARSE | {"choice": "random"}).reliability(update, 1)["w"]
     torch.testing.assert_close(found, torch.tensor([0.0, 0.8, 0.8, 0.0]))
 
 
@@ -115,7 +115,7 @@ def shares(order: list[dict[str, Any]], individuals: int) -> tuple[float, float]
     name = "classifier.0.weight"
     noise = (received[name] - signal[name]).square().sum()
     expected = 1 - noise / received[name].square().sum()
-    return made.trust(received, individuals)[name].item(), expected.item()
+    return made.reliability(received, individuals)[name].item(), expected.item()
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_noise_of_several_steps_adds_up() -> None:
     made = composed(private, {"name": "local_steps", "epochs": 2, "batch": 2})
     update = {"w": torch.full((100,), 0.05)}
     # Eight individuals in pairs, twice over: 8 steps, each with noise of 0.02 · 1 / 2.
-    assert made.trust(update, 8)["w"].item() == pytest.approx(1 - 8 * 0.01**2 / 0.05**2)
+    assert made.reliability(update, 8)["w"].item() == pytest.approx(1 - 8 * 0.01**2 / 0.05**2)
 
 
 def test_surrogates_follow_one_another() -> None:

@@ -18,11 +18,11 @@ from leakbench.conformance.datasets import DATASET_CHECKS, DatasetTrial
 from leakbench.conformance.defended import checks_under_defenses
 from leakbench.conformance.defenses import DEFENSE_CHECKS, DefenseTrial
 from leakbench.conformance.models import MODEL_CHECKS, ModelTrial
-from leakbench.evaluation.preparation import Prepared, prepare
+from leakbench.evaluation.preparation import EvaluationContext, prepare
 from leakbench.experiments.cell import Setup
-from leakbench.threat.attack import Inference
+from leakbench.threat.attack import AttackResult
 from leakbench.threat.observation import Observation
-from leakbench.threat.validation import check_inferences
+from leakbench.threat.validation import check_results
 
 ON_EVERY_DEVICE = pytest.mark.parametrize(
     "device",
@@ -106,11 +106,11 @@ def test_every_defense_says_with_which_parameters_it_can_be_tried() -> None:
 
 
 @pytest.fixture(scope="module")
-def prepared(small_setup: Setup) -> Prepared:
+def context(small_setup: Setup) -> EvaluationContext:
     return prepare(small_setup, None, "cpu", lambda message: None)
 
 
-GOOD = Inference(scores={"gender": torch.full((2,), 0.3), "glasses": torch.full((2,), 0.7)})
+GOOD = AttackResult(scores={"gender": torch.full((2,), 0.3), "glasses": torch.full((2,), 0.7)})
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ GOOD = Inference(scores={"gender": torch.full((2,), 0.3), "glasses": torch.full(
         ([replace(GOOD, labels=torch.zeros(1))], "labels of shape"),
         ([replace(GOOD, labels=torch.zeros(2))], "labels that are no classes"),
         ([replace(GOOD, labels=torch.tensor([0, 99]))], "labels that are no classes"),
-        ([None], "returned None, not an `Inference`"),
+        ([None], "returned None, not an `AttackResult`"),
         ([replace(GOOD, scores={**GOOD.scores, "gender": [0.5, 0.5]})], "as list; return a tensor"),
         (
             [replace(GOOD, scores={**GOOD.scores, "gender": torch.tensor([0.1, 0.9])})],
@@ -148,7 +148,7 @@ GOOD = Inference(scores={"gender": torch.full((2,), 0.3), "glasses": torch.full(
     ],
 )
 def test_a_malformed_answer_is_refused(
-    prepared: Prepared, answer: list[Inference], named: str
+    context: EvaluationContext, answer: list[AttackResult], named: str
 ) -> None:
     with pytest.raises(UsageError, match=f"attack 'stub' .*{named}"):
-        check_inferences("stub", answer, [Observation(batch_size=2, seed=0)], prepared.server)
+        check_results("stub", answer, [Observation(batch_size=2, seed=0)], context.server)

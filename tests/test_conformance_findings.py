@@ -54,7 +54,11 @@ OF_ATTACKS: list[Case] = [
         faulty_attacks.WrongPreset,
         "preset 'paper' that cannot be: .*has no parameter 'speed'",
     ),
-    ("declares what a server can know", faulty_attacks.NoKnowledge, "declares needs = 'update'"),
+    (
+        "declares what a server can know",
+        faulty_attacks.NoKnowledge,
+        "declares required_knowledge = 'update'",
+    ),
     ("declares what a server can know", faulty_attacks.Clairvoyant, "true features, which no serv"),
     ("says what it costs", faulty_attacks.Priceless, "its work is nan at B = 1; return"),
     ("answers for one individual", faulty_attacks.TooManyRows, r"of shape \(2,\), expected \(1,\)"),

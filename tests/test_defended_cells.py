@@ -13,11 +13,11 @@ import torch
 
 from clients import flat
 from leakbench.evaluation.measuring import infer, victim_batches
-from leakbench.evaluation.preparation import Prepared, prepare
+from leakbench.evaluation.preparation import EvaluationContext, prepare
 from leakbench.experiments.cell import Cell, Setup
 from leakbench.experiments.cell_defense import individuals_in_update
 from leakbench.records.record import DefenseMetrics, Metrics
-from leakbench.threat.attack import Attack, Inference, Progress
+from leakbench.threat.attack import Attack, AttackResult, Progress
 from leakbench.threat.knowledge import Knowledge
 from leakbench.threat.observation import Observation
 from leakbench.threat.server import Server
@@ -56,7 +56,7 @@ def test_an_undefended_cell_through_the_defense_path_is_the_plain_one_bit_for_bi
     )
     assert found == plain
     assert price is not None
-    assert price.relative_error.value == 0
+    assert price.distortion.value == 0
     assert price.utility.value == pytest.approx(plain.main_task["accuracy"])
     assert price.utility_lost.value == 0
     assert price.epsilon is None
@@ -72,36 +72,36 @@ class Watching(Attack):
     seen: list[Observation] = field(default_factory=list)
 
     @property
-    def needs(self) -> Knowledge:
+    def required_knowledge(self) -> Knowledge:
         return Knowledge.UPDATE
 
     def infer(
         self, server: Server, observations: Sequence[Observation], progress: Progress
-    ) -> list[Inference]:
+    ) -> list[AttackResult]:
         self.seen.extend(observations)
         scores = {name: torch.tensor(0.5) for name in server.properties}
         return [
-            Inference(scores={name: half.repeat(o.batch_size) for name, half in scores.items()})
+            AttackResult(scores={name: half.repeat(o.batch_size) for name, half in scores.items()})
             for o in observations
         ]
 
 
-def observed(prepared: Prepared, **fields: Any) -> list[Observation]:
+def observed(context: EvaluationContext, **fields: Any) -> list[Observation]:
     cell = Cell.model_validate(
-        prepared.setup.model_dump() | {"attack": "watching", "individuals": 16, **fields}
+        context.setup.model_dump() | {"attack": "watching", "individuals": 16, **fields}
     )
-    truths = victim_batches(prepared, individuals_in_update(cell), cell.individuals)
+    truths = victim_batches(context, individuals_in_update(cell), cell.individuals)
     watching = Watching()
-    infer(watching, truths, cell, prepared, lambda share: None)
+    infer(watching, truths, cell, context, lambda share: None)
     return watching.seen
 
 
 def test_a_server_sees_several_clients_batches_as_one(small_setup: Setup) -> None:
-    prepared = prepare(small_setup, None, "cpu", lambda message: None)
+    context = prepare(small_setup, None, "cpu", lambda message: None)
     together = observed(
-        prepared, batch_size=2, defense="secure_aggregation", defense_parameters={"of": 4}
+        context, batch_size=2, defense="secure_aggregation", defense_parameters={"of": 4}
     )
-    plain = observed(prepared, batch_size=8)
+    plain = observed(context, batch_size=8)
     assert [o.batch_size for o in together] == [8, 8]
     for aggregated, whole in zip(together, plain, strict=True):
         assert aggregated.update is not None
@@ -118,7 +118,7 @@ def test_individuals_of_clients_aggregated_securely_are_scored_together(small_se
     assert four == metrics_of(small_setup, "oracle", batch_size=8)[0]
     assert four != metrics_of(small_setup, "oracle", batch_size=2)[0]
     assert price is not None
-    assert price.relative_error.value == pytest.approx(0, abs=1e-5)
+    assert price.distortion.value == pytest.approx(0, abs=1e-5)
     assert price.utility.value == pytest.approx(four.main_task["accuracy"])
 
 
@@ -126,13 +126,13 @@ def test_the_change_of_noise_is_its_norm_beside_the_gradient_s(small_setup: Setu
     _, price = metrics_of(
         small_setup, "oracle", defense="gaussian", defense_parameters={"sigma": 0.01}
     )
-    prepared = prepare(small_setup, None, "cpu", lambda message: None)
+    context = prepare(small_setup, None, "cpu", lambda message: None)
     updates = [
-        flat(dict(o.update)) for o in observed(prepared, batch_size=2) if o.update is not None
+        flat(dict(o.update)) for o in observed(context, batch_size=2) if o.update is not None
     ]
     ratios = [0.01 * len(update) ** 0.5 / update.norm().item() for update in updates]
     assert price is not None
-    assert price.relative_error.value == pytest.approx(sum(ratios) / len(ratios), rel=0.02)
+    assert price.distortion.value == pytest.approx(sum(ratios) / len(ratios), rel=0.02)
 
 
 def test_utility_is_of_a_model_that_was_trained_under_the_defense(small_setup: Setup) -> None:
@@ -150,7 +150,7 @@ def test_utility_is_of_a_model_that_was_trained_under_the_defense(small_setup: S
     assert price.utility_lost.low is not None
     assert price.utility_lost.high is not None
     assert price.utility_lost.low < lost < price.utility_lost.high
-    assert price.relative_error.value == pytest.approx(1)
+    assert price.distortion.value == pytest.approx(1)
 
 
 def test_a_private_training_has_its_epsilon(small_setup: Setup) -> None:
@@ -159,8 +159,8 @@ def test_a_private_training_has_its_epsilon(small_setup: Setup) -> None:
     )
     private = {"defense": "dp_sgd", "defense_parameters": {"clip": 1.0, "noise": 1.0}}
     _, price = metrics_of(small_setup, "oracle", **private)
-    prepared = prepare(small_setup, None, "cpu", lambda message: None)
-    smallest = min(len(rows) for rows in prepared.split.clients)
+    context = prepare(small_setup, None, "cpu", lambda message: None)
+    smallest = min(len(rows) for rows in context.split.clients)
     accountant = accountants.RDPAccountant()
     for _ in range(small_setup.rounds):
         accountant.step(noise_multiplier=1.0, sample_rate=small_setup.client_batch / smallest)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from leakbench.base.errors import UsageError
 from leakbench.base.registry import DEFENSES
-from leakbench.experiments.suite import Planned
+from leakbench.experiments.suite import SuiteEntry
 from leakbench.federation.defenses.none import NoDefense
 from leakbench.metrics.estimates import Estimate
 from leakbench.records.measured import Measured
@@ -22,7 +22,7 @@ from leakbench.records.record import DefenseMetrics, Record
 from leakbench.records.store import Store
 from leakbench.reports.figures import ablation, defense, tradeoff
 from leakbench.reports.figures.features import Embedded, feature_figure, rounds_drawn
-from records import planned, record_of
+from records import record_of, suite_entries
 
 HEAD = """
 title = "Small"
@@ -100,38 +100,38 @@ def suite(tmp_path: Path) -> str:
     return str(path)
 
 
-def sigma_of(planned: Planned) -> float:
-    sigma: float = planned.cell.defense_parameters.get("sigma", 0.0)
+def sigma_of(entry: SuiteEntry) -> float:
+    sigma: float = entry.cell.defense_parameters.get("sigma", 0.0)
     return sigma
 
 
-def accuracy(planned: Planned) -> float:
+def accuracy(entry: SuiteEntry) -> float:
     """80 % undefended, 100·σ less, which costs the adaptive attack half; 5 less at B = 8."""
-    cell = planned.cell
+    cell = entry.cell
     fewer = 0.05 * (cell.batch_size == 8)
     if cell.attack == "blind":
         return 0.55 + fewer
     if cell.attack == "oracle":
         return 0.9
-    if "lam" in planned.swept:
-        return 0.7 + 0.1 * float(planned.swept["lam"]) - fewer
-    return 0.8 - sigma_of(planned) * (0.5 if "defense" in cell.grant else 1) - fewer
+    if "lam" in entry.swept:
+        return 0.7 + 0.1 * float(entry.swept["lam"]) - fewer
+    return 0.8 - sigma_of(entry) * (0.5 if "defense" in cell.grant else 1) - fewer
 
 
 def around(value: float, reach: float = 0.02) -> Estimate:
     return Estimate(value=value, low=value - reach, high=value + reach)
 
 
-def record(planned: Planned) -> Record:
-    cell, sigma = planned.cell, sigma_of(planned)
+def record(entry: SuiteEntry) -> Record:
+    cell, sigma = entry.cell, sigma_of(entry)
     price = DefenseMetrics(
-        relative_error=around(30 * sigma),
+        distortion=around(30 * sigma),
         utility=around(UNDEFENDED - sigma),
         utility_lost=around(sigma),
     )
     return record_of(
-        planned,
-        dict.fromkeys(cell.properties, around(accuracy(planned))),
+        entry,
+        dict.fromkeys(cell.properties, around(accuracy(entry))),
         feature_cosine=around(0.95, 0.01),
         main_task={"accuracy": UNDEFENDED, "most_frequent_class": FREQUENT},
         defense=None if cell.defense == "none" else price,
@@ -139,7 +139,7 @@ def record(planned: Planned) -> Record:
     )
 
 
-def measured(cells: Sequence[Planned]) -> list[Measured]:
+def measured(cells: Sequence[SuiteEntry]) -> list[Measured]:
     return [Measured(cell, record(cell)) for cell in cells]
 
 
@@ -167,12 +167,12 @@ def heights(ax: Axes) -> dict[str, list[list[float]]]:
 
 
 def test_a_defense_figure_is_drawn_for_each_parameter_with_several_levels(suite: str) -> None:
-    found = defense.figures(measured(planned(suite)))
+    found = defense.figures(measured(suite_entries(suite)))
     assert list(found) == ["defense-gaussian-sigma-gender", "defense-gaussian-sigma-glasses"]
 
 
 def test_accuracy_stands_over_levels_none_and_0_apart(suite: str) -> None:
-    figure = drawn(defense.figures(measured(planned(suite))), "defense-gaussian-sigma-gender")
+    figure = drawn(defense.figures(measured(suite_entries(suite))), "defense-gaussian-sigma-gender")
     at_1, at_8 = figure.axes[:2]
     assert [ax.get_title() for ax in (at_1, at_8)] == ["B = 1", "B = 8"]
     assert heights(at_1)["Proposed"] == [[80], [80], [79, 70]]
@@ -185,13 +185,13 @@ def test_accuracy_stands_over_levels_none_and_0_apart(suite: str) -> None:
 
 
 def test_what_stands_alone_does_not_hide_another(suite: str) -> None:
-    figure = drawn(defense.figures(measured(planned(suite))), "defense-gaussian-sigma-gender")
+    figure = drawn(defense.figures(measured(suite_entries(suite))), "defense-gaussian-sigma-gender")
     found = lines(figure.axes[0])
     assert found["Proposed"][0][0][0] != found["Adaptive"][0][0][0]
 
 
 def test_utility_and_change_stand_below_the_same_levels(suite: str) -> None:
-    figure = drawn(defense.figures(measured(planned(suite))), "defense-gaussian-sigma-gender")
+    figure = drawn(defense.figures(measured(suite_entries(suite))), "defense-gaussian-sigma-gender")
     above, below = figure.axes[0], figure.axes[2]
     assert above.get_xlim() == below.get_xlim()
     assert heights(below)["utility"] == [[60], [60], [59, 50]]
@@ -202,17 +202,15 @@ def test_utility_and_change_stand_below_the_same_levels(suite: str) -> None:
 
 
 def test_none_stands_at_the_end_that_changes_least(suite: str) -> None:
-    def inverse(each: Planned) -> Record:
+    def inverse(each: SuiteEntry) -> Record:
         made = record(each)
         if made.metrics is None or made.metrics.defense is None:
             return made
-        price = made.metrics.defense.model_copy(
-            update={"relative_error": around(1 - sigma_of(each))}
-        )
+        price = made.metrics.defense.model_copy(update={"distortion": around(1 - sigma_of(each))})
         metrics = made.metrics.model_copy(update={"defense": price})
         return made.model_copy(update={"metrics": metrics})
 
-    cells = planned(suite, only=["attack=feature"])
+    cells = suite_entries(suite, only=["attack=feature"])
     figures = defense.figures([Measured(each, inverse(each)) for each in cells])
     below = drawn(figures, "defense-gaussian-sigma-gender").axes[2]
     assert [label.get_text() for label in below.get_xticklabels()][-1] == "none\n0"
@@ -222,7 +220,9 @@ def test_other_parameters_have_panels_of_their_own(tmp_path: Path) -> None:
     path = tmp_path / "small.toml"
     swept = GROUPS.replace("batch_size = [1, 8]", "batch_size = [1, 8]\nseed = [0, 1]")
     path.write_text(HEAD + swept)
-    figure = drawn(defense.figures(measured(planned(str(path)))), "defense-gaussian-sigma-gender")
+    figure = drawn(
+        defense.figures(measured(suite_entries(str(path)))), "defense-gaussian-sigma-gender"
+    )
     titles = [ax.get_title() for ax in figure.axes if ax.get_title()]
     assert titles == [
         *("seed = 0, B = 1", "seed = 1, B = 1", "seed = 0, B = 8", "seed = 1, B = 8"),
@@ -230,8 +230,8 @@ def test_other_parameters_have_panels_of_their_own(tmp_path: Path) -> None:
 
 
 def test_a_level_that_is_not_measured_is_left_out(suite: str) -> None:
-    cells = measured(planned(suite))
-    cells = [Measured(m.planned, None) if sigma_of(m.planned) == 0.01 else m for m in cells]
+    cells = measured(suite_entries(suite))
+    cells = [Measured(m.entry, None) if sigma_of(m.entry) == 0.01 else m for m in cells]
     figure = drawn(defense.figures(cells), "defense-gaussian-sigma-gender")
     assert heights(figure.axes[0])["Proposed"] == [[80], [80], [70]]
 
@@ -246,7 +246,7 @@ def test_only_levels_that_are_numbers_are_drawn_over(
     monkeypatch.setitem(DEFENSES._plugins, "gaussian", Steps)
     text = HEAD + GROUPS.replace('"gaussian", sigma = 0.01 }', '"gaussian" }')
     Path(suite).write_text(text.replace("sigma = 0.1 },", "sigma = 10 },"))
-    cells = planned(suite, only=["attack=blind"])
+    cells = suite_entries(suite, only=["attack=blind"])
     assert {p.cell.defense_parameters.get("sigma") for p in cells} == {None, 0, 10, 0.1}
     found = defense.figures([Measured(p, None) for p in cells])
     assert list(found) == ["defense-gaussian-sigma-gender", "defense-gaussian-sigma-glasses"]
@@ -255,19 +255,19 @@ def test_only_levels_that_are_numbers_are_drawn_over(
 def test_figures_of_two_groups_do_not_take_each_other_s_name(suite: str) -> None:
     noise = GROUPS[: GROUPS.index('[[group]]\ntitle = "Others"')]
     Path(suite).write_text(HEAD + noise + noise.replace("Noise", "Again"))
-    found = defense.figures(measured(planned(suite)))
+    found = defense.figures(measured(suite_entries(suite)))
     stems = [f"defense-gaussian-sigma-{name}" for name in ("gender", "glasses")]
     assert list(found) == [*stems, *(f"{stem}-2" for stem in stems)]
 
 
 def test_defenses_without_a_record_are_not_drawn(suite: str) -> None:
-    found = defense.figures([Measured(each, None) for each in planned(suite)])
+    found = defense.figures([Measured(each, None) for each in suite_entries(suite)])
     assert set(found.values()) == {None}
     assert len(found) == 2
 
 
 def test_the_strongest_attack_is_set_against_the_utility_lost(suite: str) -> None:
-    found = tradeoff.figures(measured(planned(suite)))
+    found = tradeoff.figures(measured(suite_entries(suite)))
     assert list(found) == ["tradeoff-B1", "tradeoff-B8"]
     figure = drawn(found, "tradeoff-B8")
     assert [ax.get_title() for ax in figure.axes] == ["gender", "glasses"]
@@ -293,16 +293,14 @@ def test_an_interval_of_leakage_joins_those_of_attack_and_control() -> None:
 
 
 def test_the_ends_of_a_defense_are_told_by_the_numbers_that_differ(suite: str) -> None:
-    figure = drawn(tradeoff.figures(measured(planned(suite))), "tradeoff-B1")
+    figure = drawn(tradeoff.figures(measured(suite_entries(suite))), "tradeoff-B1")
     assert [text.get_text() for text in figure.axes[0].texts] == ["0", "0.1"]
 
 
 def test_only_attacks_on_all_defenses_are_compared(suite: str) -> None:
-    cells = measured(planned(suite))
+    cells = measured(suite_entries(suite))
     without = [
-        m
-        for m in cells
-        if not (m.planned.column == "Adaptive" and m.planned.cell.defense == "laplace")
+        m for m in cells if not (m.entry.column == "Adaptive" and m.entry.cell.defense == "laplace")
     ]
     figure = drawn(tradeoff.figures(without), "tradeoff-B8")
     assert heights(figure.axes[0])["gaussian"] == [[15, 14, 5]]
@@ -311,12 +309,12 @@ def test_only_attacks_on_all_defenses_are_compared(suite: str) -> None:
 
 
 def test_there_is_no_leakage_without_the_control(suite: str) -> None:
-    cells = measured(planned(suite, only=["attack=feature,adaptive,oracle"]))
+    cells = measured(suite_entries(suite, only=["attack=feature,adaptive,oracle"]))
     assert tradeoff.figures(cells) == {}
 
 
 def test_accuracy_and_cosine_stand_over_lambda_by_batch_size(suite: str) -> None:
-    figure = drawn(ablation.figures(measured(planned(suite))), "ablation")
+    figure = drawn(ablation.figures(measured(suite_entries(suite))), "ablation")
     assert [ax.get_title() for ax in figure.axes[:3]] == ["gender", "glasses", "feature cosine"]
     found = heights(figure.axes[0])
     assert found["B = 1"] == [[70], [71, 80]]
@@ -331,14 +329,14 @@ def test_accuracy_and_cosine_stand_over_lambda_by_batch_size(suite: str) -> None
 
 def test_an_ablation_without_a_number_is_not_drawn(suite: str) -> None:
     cells = [
-        m if m.planned.cell.attack in {"blind", "oracle"} else Measured(m.planned, None)
-        for m in measured(planned(suite))
+        m if m.entry.cell.attack in {"blind", "oracle"} else Measured(m.entry, None)
+        for m in measured(suite_entries(suite))
     ]
     assert ablation.figures(cells) == {"ablation": None}
 
 
 def test_controls_of_a_batch_size_have_its_colour(suite: str) -> None:
-    figure = drawn(ablation.figures(measured(planned(suite))), "ablation")
+    figure = drawn(ablation.figures(measured(suite_entries(suite))), "ablation")
     colours = {line.get_label(): line.get_color() for line in figure.axes[0].lines}
     assert colours["Blind, B = 8"] == colours["B = 8"] != colours["B = 1"]
     assert colours["Oracle"] not in (colours["B = 1"], colours["B = 8"])
@@ -353,7 +351,7 @@ FIGURES: dict[str, Callable[[list[Measured]], Mapping[str, Figure | None]]] = {
 
 @pytest.mark.parametrize("kind", FIGURES)
 def test_nothing_that_is_written_overlaps(suite: str, kind: str) -> None:
-    for name, figure in FIGURES[kind](measured(planned(suite))).items():
+    for name, figure in FIGURES[kind](measured(suite_entries(suite))).items():
         assert figure is not None
         figure.canvas.draw()
         (legend,) = figure.legends
@@ -382,7 +380,7 @@ def test_the_command_draws_png_and_svg_from_records(
     run: Run, suite: str, tmp_path: Path, kind: str, names: list[str]
 ) -> None:
     out = tmp_path / "out"
-    for cell in planned(suite):
+    for cell in suite_entries(suite):
         Store(out / "records").write(record(cell))
     code, printed, err = run("figure", kind, suite, "--out", str(out))
     assert (code, err) == (0, "")
@@ -421,7 +419,7 @@ def test_a_mistake_is_one_sentence_and_code_2(
 
 
 def test_features_are_drawn_before_and_after_training(suite: str) -> None:
-    (cell, *_) = (each.cell for each in planned(suite))
+    (cell, *_) = (each.cell for each in suite_entries(suite))
     assert rounds_drawn(cell) == (0, 3)
     with pytest.raises(UsageError, match="trains for 0 rounds"):
         rounds_drawn(cell.model_copy(update={"rounds": 0}))
@@ -431,7 +429,7 @@ def test_a_panel_of_features_has_a_point_for_each_individual_by_property(suite: 
     places = np.arange(12, dtype=np.float32).reshape(6, 2)
     present = {"gender": np.array([True, False, False, True, False, False])}
     rounds = [Embedded(n, places, present, {"gender": around(0.7)}) for n in (0, 3)]
-    figure = feature_figure(planned(suite)[0].cell, rounds)
+    figure = feature_figure(suite_entries(suite)[0].cell, rounds)
     figure.canvas.draw()
     assert [ax.get_ylabel() for ax in figure.axes] == ["round 0", "round 3"]
     assert figure.axes[1].get_title() == "gender: 70.0 [68.0, 72.0]"

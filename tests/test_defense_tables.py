@@ -13,14 +13,14 @@ from leakbench.base.errors import UsageError
 from leakbench.base.registry import DEFENSES
 from leakbench.experiments.defense_labels import defense_level, defense_name, defense_text
 from leakbench.experiments.descriptions import describe
-from leakbench.experiments.suite import Planned
+from leakbench.experiments.suite import SuiteEntry
 from leakbench.federation.defenses.none import NoDefense
 from leakbench.metrics.estimates import Estimate
 from leakbench.records.measured import Measured
 from leakbench.records.record import DefenseMetrics, Record
 from leakbench.reports.settings import settings
 from leakbench.reports.suite_report import reading_aid
-from records import planned, record_of, table_rows
+from records import record_of, suite_entries, table_rows
 
 SUITE = """
 title = "Small"
@@ -68,12 +68,12 @@ def suite(tmp_path: Path) -> str:
     return str(path)
 
 
-def defenses(cells: Sequence[Planned]) -> list[str]:
+def defenses(cells: Sequence[SuiteEntry]) -> list[str]:
     return list(dict.fromkeys(defense_text(each.cell) for each in cells))
 
 
 def test_a_sweep_takes_defenses_with_their_parameters(suite: str) -> None:
-    cells = planned(suite)
+    cells = suite_entries(suite)
     assert len(cells) == 2 * 5 * 3
     assert defenses(cells) == [
         "none",
@@ -91,18 +91,18 @@ def test_a_defense_in_a_table_gives_the_cell_of_its_name_and_parameters(
     spelt = SUITE[:start] + 'defense = ["gaussian"]\ndefense_parameters = [{ sigma = 0.01 }]\n'
     path = tmp_path / "spelt.toml"
     path.write_text(spelt)
-    of_table = planned(suite, only=["defense_parameters={'sigma': 0.01}"])
-    assert [each.key for each in planned(str(path))] == [each.key for each in of_table]
+    of_table = suite_entries(suite, only=["defense_parameters={'sigma': 0.01}"])
+    assert [each.key for each in suite_entries(str(path))] == [each.key for each in of_table]
 
 
 def test_a_defense_without_a_name_is_refused(suite: str) -> None:
     Path(suite).write_text(SUITE.replace('{ name = "none" }', "{ sigma = 0.1 }"))
     with pytest.raises(UsageError, match=r"suite small: .*'defense' names none; write \{ name = "):
-        planned(suite)
+        suite_entries(suite)
 
 
 def test_a_setting_changes_the_parameter_of_the_defenses_that_have_it(suite: str) -> None:
-    assert defenses(planned(suite, "defense.sigma=3")) == [
+    assert defenses(suite_entries(suite, "defense.sigma=3")) == [
         "none",
         "gaussian (sigma = 3.0)",
         "laplace (sigma = 3.0)",
@@ -117,17 +117,17 @@ def test_a_setting_changes_a_defense_that_is_not_swept(suite: str) -> None:
         in_group = where.startswith("layout")
         added = f"cell.{table}" if in_group else table
         Path(suite).write_text(text.replace(where, where + added))
-        assert defenses(planned(suite)) == ["gaussian (sigma = 1.0)"]
-        assert defenses(planned(suite, "defense.sigma=3")) == ["gaussian (sigma = 3.0)"]
+        assert defenses(suite_entries(suite)) == ["gaussian (sigma = 1.0)"]
+        assert defenses(suite_entries(suite, "defense.sigma=3")) == ["gaussian (sigma = 3.0)"]
 
 
 def test_a_setting_that_no_defense_has_lists_those_that_they_have(suite: str) -> None:
     with pytest.raises(UsageError, match=r"--set defense\.sgima: no defense .*; there is .*sigma"):
-        planned(suite, "defense.sgima=3")
+        suite_entries(suite, "defense.sgima=3")
 
 
 def test_a_setting_takes_the_place_of_the_swept_defenses(suite: str) -> None:
-    changed = planned(suite, "defense=gaussian", "defense.sigma=3")
+    changed = suite_entries(suite, "defense=gaussian", "defense.sigma=3")
     assert defenses(changed) == ["gaussian (sigma = 3.0)"]
 
 
@@ -142,10 +142,10 @@ def test_a_defense_in_words_leaves_defaults_out_where_something_else_is_given(
         scope: str = "tensor"
 
     monkeypatch.setitem(DEFENSES._plugins, "sparse", Sparse)
-    (cell, *_) = (p.cell for p in planned(suite, "defense=sparse", "defense.choice=random"))
+    (cell, *_) = (p.cell for p in suite_entries(suite, "defense=sparse", "defense.choice=random"))
     assert defense_text(cell) == "sparse (choice = random)"
     assert (defense_name(cell), defense_level(cell)) == ("sparse", "choice = random")
-    (cell, *_) = (p.cell for p in planned(suite, "defense=sparse"))
+    (cell, *_) = (p.cell for p in suite_entries(suite, "defense=sparse"))
     assert defense_text(cell) == "sparse (fraction = 0.5)"
 
 
@@ -153,18 +153,18 @@ UNDEFENDED = 0.523
 ESTIMATE = Estimate(value=0.6, low=0.5, high=0.7)
 
 
-def record(planned: Planned) -> Record:
-    cell = planned.cell
+def record(entry: SuiteEntry) -> Record:
+    cell = entry.cell
     sigma = cell.defense_parameters.get("sigma", 0.0)
     price = DefenseMetrics(
-        relative_error=Estimate(value=10 * sigma, low=0, high=1),
+        distortion=Estimate(value=10 * sigma, low=0, high=1),
         utility=Estimate(value=UNDEFENDED - sigma, low=0, high=1),
         utility_lost=Estimate(value=sigma, low=sigma - 0.01, high=sigma + 0.02),
         epsilon=7.891 if cell.defense == "laplace" else None,
         delta=0.00123 if cell.defense == "laplace" else None,
     )
     return record_of(
-        planned,
+        entry,
         dict.fromkeys(cell.properties, ESTIMATE),
         main_task={"accuracy": UNDEFENDED, "most_frequent_class": 0.3},
         defense=None if cell.defense == "none" else price,
@@ -173,7 +173,7 @@ def record(planned: Planned) -> Record:
 
 
 def test_a_table_of_defenses_says_what_each_costs(suite: str) -> None:
-    heading, _, *body = table_rows([Measured(p, record(p)) for p in planned(suite)])
+    heading, _, *body = table_rows([Measured(p, record(p)) for p in suite_entries(suite)])
     assert heading == [
         *("property", "B", "defense", "level", "Proposed", "Proposed, adaptive", "Prior"),
         *("utility (lost), %", "‖change‖/‖g‖", "ε"),
@@ -193,34 +193,36 @@ def test_a_table_of_defenses_says_what_each_costs(suite: str) -> None:
 
 
 def test_a_table_without_epsilon_has_no_column_for_it(suite: str) -> None:
-    cells = planned(suite, only=["defense=none,gaussian"])
+    cells = suite_entries(suite, only=["defense=none,gaussian"])
     assert table_rows([Measured(p, record(p)) for p in cells])[0][-1] == "‖change‖/‖g‖"
 
 
 def test_prices_that_are_not_measured_are_missing(suite: str) -> None:
-    heading, _, *body = table_rows([Measured(p, None) for p in planned(suite)])
+    heading, _, *body = table_rows([Measured(p, None) for p in suite_entries(suite)])
     assert heading[-2:] == ["utility (lost), %", "‖change‖/‖g‖"]
     assert {tuple(row[-2:]) for row in body} == {("–", "–")}
 
 
 def test_other_layouts_tell_defenses_apart_and_have_no_prices(suite: str) -> None:
     Path(suite).write_text(SUITE.replace('layout = "defense"', 'layout = "table2"'))
-    heading, _, *body = table_rows([Measured(p, record(p)) for p in planned(suite)])
+    heading, _, *body = table_rows([Measured(p, record(p)) for p in suite_entries(suite)])
     assert heading[:2] == ["defense", "defense_parameters"]
     assert heading[-1] == "Prior"
     assert body[2][1] == "sigma = 0.01"
 
 
 def test_the_reading_aid_explains_prices_where_there_are_any(suite: str) -> None:
-    aid = reading_aid([Measured(p, record(p)) for p in planned(suite)])
+    aid = reading_aid([Measured(p, record(p)) for p in suite_entries(suite)])
     assert "**Utility**: main-task accuracy" in aid
     assert "at δ = 0.0012, as if" in aid
-    unpriced = reading_aid([Measured(p, record(p)) for p in planned(suite, only=["defense=none"])])
+    unpriced = reading_aid(
+        [Measured(p, record(p)) for p in suite_entries(suite, only=["defense=none"])]
+    )
     assert "δ" not in unpriced
 
 
 def test_settings_and_failures_name_the_defense(suite: str) -> None:
-    cells = planned(suite, only=["defense=none,gaussian"])
+    cells = suite_entries(suite, only=["defense=none,gaussian"])
     lines = settings([Measured(p, None) for p in cells]).splitlines()
     assert "- defense: none; gaussian (sigma = 0.01); gaussian (sigma = 0.1)" in lines
     said: list[Any] = [describe(p) for p in cells if p.cell.batch_size == 8]

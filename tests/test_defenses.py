@@ -255,9 +255,9 @@ def test_what_was_withheld_at_random_is_not_believed_and_what_is_not_among_the_l
 ):
     update = {"w": torch.tensor([[0.0, 2.0], [-1e-9, 0.0]])}
     for choice, zero in (("random", 0.0), ("largest", SMALL)):
-        trust = defense("sparsify", fraction=0.5, choice=choice).trust(update, 1)["w"]
-        torch.testing.assert_close(trust, torch.tensor([[zero, 1], [1, zero]]))
-    assert defense("sparsify", fraction=1.0).trust(update, 1) == {}
+        reliability = defense("sparsify", fraction=0.5, choice=choice).reliability(update, 1)["w"]
+        torch.testing.assert_close(reliability, torch.tensor([[zero, 1], [1, zero]]))
+    assert defense("sparsify", fraction=1.0).reliability(update, 1) == {}
 
 
 def test_one_bit_is_the_sign_times_the_mean_magnitude() -> None:
@@ -314,7 +314,7 @@ def test_rounding_is_believed_as_far_as_it_is_signal(bits: int, error: float) ->
     quantise = defense("quantise", bits=bits)
     received = quantise.protect(sums_to(value))(client(1))
     share = value.square().sum() / received["w"].square().sum()
-    assert quantise.trust(received, 1)["w"].item() == pytest.approx(share.item(), abs=error)
+    assert quantise.reliability(received, 1)["w"].item() == pytest.approx(share.item(), abs=error)
 
 
 def test_of_coarse_rounding_little_is_believed_but_something() -> None:
@@ -324,7 +324,7 @@ def test_of_coarse_rounding_little_is_believed_but_something() -> None:
     received = quantise.protect(sums_to(value))(client(1))
     share = (value.square().sum() / received["w"].square().sum()).item()
     assert share < 0.2
-    assert 0 < quantise.trust(received, 1)["w"].item() <= share
+    assert 0 < quantise.reliability(received, 1)["w"].item() <= share
 
 
 def test_soteria_zeroes_the_columns_of_the_least_sensitive_features_alone() -> None:
@@ -370,9 +370,9 @@ def test_probes_estimate_the_norms_without_bias() -> None:
 
 def test_soteria_believes_the_columns_that_were_sent() -> None:
     update = sent(client(3), "soteria", fraction=0.5)
-    trust = defense("soteria", fraction=0.5).trust(update, 3)
-    assert list(trust) == ["classifier.0.weight"]
-    believed = trust["classifier.0.weight"]
+    reliability = defense("soteria", fraction=0.5).reliability(update, 3)
+    assert list(reliability) == ["classifier.0.weight"]
+    believed = reliability["classifier.0.weight"]
     assert believed.shape == (1, 64)
     assert torch.equal(believed[0] == 0, (update["classifier.0.weight"] == 0).all(0))
     assert int((believed == 0).sum()) >= 32
@@ -453,7 +453,7 @@ def test_clients_aggregated_securely_give_the_gradient_of_one_larger_batch() -> 
     update = sent(client(8), "secure_aggregation", of=4)
     assert_close(update, gradient(client(8)))
     assert defense("secure_aggregation", of=4).clients == 4
-    assert defense("secure_aggregation", of=4).of_one_client() is None
+    assert defense("secure_aggregation", of=4).client_part() is None
 
 
 def test_clients_aggregated_securely_are_computed_apart_and_one_after_another() -> None:

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from leakbench.base.errors import UsageError
 from leakbench.evaluation.scoring import _deployed_accuracy
-from leakbench.threat.attack import Inference
+from leakbench.threat.attack import AttackResult
 from leakbench.threat.deployment import serve
 from leakbench.threat.knowledge import Knowledge
-from leakbench.threat.observation import Observation, Truth, observe
+from leakbench.threat.observation import GroundTruth, Observation, observe
 from leakbench.threat.server import Server
-from leakbench.threat.validation import check_inferences
+from leakbench.threat.validation import check_results
 
 SERVER = Server(classes=3, image_shape=(3, 4, 4), properties=("gender",))
 
@@ -80,8 +80,8 @@ def test_outputs_that_are_not_finite_are_refused() -> None:
         served(Broken(), [torch.rand(1, 3, 4, 4)])
 
 
-def truth(size: int = 2) -> Truth:
-    return Truth(
+def truth(size: int = 2) -> GroundTruth:
+    return GroundTruth(
         images=torch.rand(size, 3, 4, 4),
         labels=torch.arange(size) % 3,
         features=torch.rand(size, 4),
@@ -100,11 +100,11 @@ def test_outputs_are_seen_where_they_are_granted_only() -> None:
 
 
 def test_individuals_may_be_told_apart_by_outputs_but_not_without() -> None:
-    answer = [Inference(scores={"gender": torch.tensor([0.1, 0.9])})]
+    answer = [AttackResult(scores={"gender": torch.tensor([0.1, 0.9])})]
     seen = Observation(batch_size=2, seed=0, outputs={"m": torch.rand(2, 3)})
-    check_inferences("stub", answer, [seen], SERVER)
+    check_results("stub", answer, [seen], SERVER)
     with pytest.raises(UsageError, match="no features to tell individuals apart"):
-        check_inferences("stub", answer, [replace(seen, outputs=None)], SERVER)
+        check_results("stub", answer, [replace(seen, outputs=None)], SERVER)
 
 
 def test_the_accuracy_of_a_deployed_model_is_the_share_of_classes_it_names() -> None:

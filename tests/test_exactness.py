@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from leakbench.experiments.suite import Planned
+from leakbench.experiments.suite import SuiteEntry
 from leakbench.metrics.estimates import Estimate
 from leakbench.records.measured import Measured
 from leakbench.records.record import Certificates, Cost, Record
 from leakbench.reports.details import details
 from leakbench.reports.figures import phase
 from leakbench.reports.suite_report import main_tables
-from records import planned, record_of, table_rows
+from records import record_of, suite_entries, table_rows
 
 SUITE = """
 title = "Small"
@@ -52,13 +52,13 @@ def suite(tmp_path: Path) -> Path:
 ATTACK = ["attack=mask_demixing"]
 
 
-def record(planned: Planned) -> Record:
+def record(entry: SuiteEntry) -> Record:
     """Exact for all but B = 32 at 64 units, of whom half are."""
-    hard = planned.cell.batch_size == 32 and planned.cell.model_parameters["hidden"] == 64
+    hard = entry.cell.batch_size == 32 and entry.cell.model_parameters["hidden"] == 64
     share = 0.5 if hard else 1.0
     estimate = Estimate(value=share, low=share - 0.1, high=share)
     found = record_of(
-        planned,
+        entry,
         {"gender": estimate},
         feature_cosine=estimate,
         exact=estimate,
@@ -69,14 +69,14 @@ def record(planned: Planned) -> Record:
     return found.model_copy(update={"cost": Cost(seconds=8.0, steps=0, peak_memory_mib=1)})
 
 
-def measured(cells: Sequence[Planned]) -> list[Measured]:
+def measured(cells: Sequence[SuiteEntry]) -> list[Measured]:
     return [Measured(cell, record(cell)) for cell in cells]
 
 
 def test_the_table_has_a_row_a_cell_and_says_what_is_exact_and_how_long_it_took(
     suite: Path,
 ) -> None:
-    rows = table_rows(measured(planned(str(suite), only=ATTACK)))
+    rows = table_rows(measured(suite_entries(str(suite), only=ATTACK)))
     assert rows[0] == ["main task", "m", "B", "Mask demixing"]
     assert rows[2] == ["hat (K = 2)", "64", "8", "100.0 [90.0, 100.0], certified 100.0, 2 s"]
     assert rows[3] == ["", "", "32", "50.0 [40.0, 50.0], certified 25.0 (2 falsely), 8 s"]
@@ -84,12 +84,12 @@ def test_the_table_has_a_row_a_cell_and_says_what_is_exact_and_how_long_it_took(
 
 
 def test_cells_without_a_record_are_missing(suite: Path) -> None:
-    text = main_tables([Measured(p, None) for p in planned(str(suite), only=ATTACK)])
+    text = main_tables([Measured(p, None) for p in suite_entries(str(suite), only=ATTACK)])
     assert text.count("–") == 8
 
 
 def test_details_count_false_certificates(suite: Path) -> None:
-    text = details(measured(planned(str(suite), only=ATTACK)))
+    text = details(measured(suite_entries(str(suite), only=ATTACK)))
     assert "certified, % (false)" in text
     assert "100.0 (0)" in text
     assert "25.0 (2)" in text
@@ -102,7 +102,7 @@ def texts(figure: Figure, panel: int) -> list[str]:
 def test_the_phase_figure_has_a_panel_a_main_task_with_shares_above_seconds(
     suite: Path,
 ) -> None:
-    *others, last = planned(str(suite), only=ATTACK)
+    *others, last = suite_entries(str(suite), only=ATTACK)
     found = phase.figures([*measured(others), Measured(last, None)])
     assert list(found) == ["phase-1"]
     figure = found["phase-1"]
@@ -119,7 +119,7 @@ def test_the_phase_figure_has_a_panel_a_main_task_with_shares_above_seconds(
 
 def test_what_else_differs_has_panels_of_its_own(suite: Path) -> None:
     suite.write_text(SUITE.replace('["hat", "hat+dark_hair"]', '["hat"]\nseed = [0, 1]'))
-    found = phase.figures(measured(planned(str(suite))))
+    found = phase.figures(measured(suite_entries(str(suite))))
     figure = found["phase-1"]
     assert figure is not None
     titles = [ax.get_title() for ax in figure.axes[:2]]
@@ -128,17 +128,17 @@ def test_what_else_differs_has_panels_of_its_own(suite: Path) -> None:
 
 def test_another_parameter_of_the_model_is_a_column(suite: Path) -> None:
     suite.write_text(SUITE.replace("{ hidden = 128 }", "{ hidden = 128, width = 8 }"))
-    assert "model_parameters" in table_rows(measured(planned(str(suite))))[0]
+    assert "model_parameters" in table_rows(measured(suite_entries(str(suite))))[0]
 
 
 def test_a_control_has_no_phases(suite: Path) -> None:
-    every = planned(str(suite))
+    every = suite_entries(str(suite))
     assert {p.cell.attack for p in every} == {"mask_demixing", "blind"}
     assert list(phase.figures(measured(every))) == ["phase-1"]
 
 
 def test_nothing_is_drawn_of_one_number_of_units_or_without_records(suite: Path) -> None:
-    cells = planned(str(suite), only=ATTACK)
+    cells = suite_entries(str(suite), only=ATTACK)
     one = [p for p in cells if p.cell.model_parameters["hidden"] == 64]
     assert phase.figures(measured(one)) == {}
     assert phase.figures([Measured(p, None) for p in cells]) == {"phase-1": None}

@@ -32,8 +32,7 @@ import os, signal, time
 from dataclasses import dataclass
 from pathlib import Path
 import torch
-from leakbench.base.registry import register_attack
-from leakbench.threat.server import Attack, Inference, Knowledge
+from leakbench import Attack, AttackResult, Knowledge, register_attack
 
 @register_attack("perilous")
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +40,7 @@ class Perilous(Attack):
     title = "Perilous"
     reference = "none"
     peril: str = "dies"
-    needs = Knowledge.AUXILIARY
+    required_knowledge = Knowledge.AUXILIARY
 
     def infer(self, server, observations, progress):
         mark = Path(os.environ["LEAKBENCH_CACHE"]) / f"{self.peril}.mark"
@@ -54,7 +53,7 @@ class Perilous(Attack):
         if self.peril == "sleeps":
             time.sleep(600)
         half = torch.full((1,), 0.5)
-        return [Inference(scores={p: half for p in server.properties}) for _ in observations]
+        return [AttackResult(scores={p: half for p in server.properties}) for _ in observations]
 """
 
 

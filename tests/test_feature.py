@@ -153,8 +153,8 @@ def b1_cell(**fields: object) -> Cell:
 
 
 def measured(cell: Cell) -> Record:
-    prepared = prepare(cell.setup, None, "cpu", lambda message: None)
-    return measure(cell, prepared, lambda share: None)
+    context = prepare(cell.setup, None, "cpu", lambda message: None)
+    return measure(cell, context, lambda share: None)
 
 
 @pytest.mark.slow
@@ -162,22 +162,27 @@ def test_a_single_individual_is_recovered_so_that_f_p_sees_what_the_oracle_sees(
     """Labels are read off the update, which at B = 1 is exact: none are granted."""
     attack = FeatureReconstruction(labels="idlg")
     cell = b1_cell(attack_parameters=parameters_of(attack), grant=("model", "update", "auxiliary"))
-    prepared = prepare(cell.setup, None, "cpu", lambda message: None)
-    truths = victim_batches(prepared, 1, cell.individuals)
-    model, space = prepared.server.model, prepared.server.feature_space
+    context = prepare(cell.setup, None, "cpu", lambda message: None)
+    truths = victim_batches(context, 1, cell.individuals)
+    model, space = context.server.model, context.server.feature_space
     assert model is not None
     assert space is not None
     observations = [
-        observe(truth, client_update(model, truth.images, truth.labels), attack.needs, number)
+        observe(
+            truth,
+            client_update(model, truth.images, truth.labels),
+            attack.required_knowledge,
+            number,
+        )
         for number, truth in enumerate(truths)
     ]
-    inferences = attack.infer(prepared.server, observations, lambda share: None)
-    assert [i.labels for i in inferences] == [t.labels for t in truths]
-    found = torch.cat([i.features for i in inferences if i.features is not None])
+    results = attack.infer(context.server, observations, lambda share: None)
+    assert [i.labels for i in results] == [t.labels for t in truths]
+    found = torch.cat([i.features for i in results if i.features is not None])
     true = torch.cat([truth.features for truth in truths])
     assert functional.cosine_similarity(found, true).mean() >= 0.99
     for name, seen in space.property_model(true).items():
-        inferred = torch.cat([i.scores[name] for i in inferences])
+        inferred = torch.cat([i.scores[name] for i in results])
         assert (inferred - seen).abs().mean() < 0.1
 
 

@@ -19,9 +19,9 @@ import leakbench.cli.main
 from leakbench.attacks.feature import FeatureReconstruction
 from leakbench.base.errors import UsageError
 from leakbench.evaluation.measuring import victim_batches
-from leakbench.evaluation.preparation import Prepared, prepare
+from leakbench.evaluation.preparation import EvaluationContext, prepare
 from leakbench.experiments.cell import Cell
-from leakbench.experiments.suite import Planned
+from leakbench.experiments.suite import SuiteEntry
 from leakbench.federation.shared_model import deep_features
 from leakbench.metrics.estimates import Estimate
 from leakbench.records.measured import Measured
@@ -36,10 +36,10 @@ from leakbench.reports.reconstructions import (
     reconstruction_figure,
     refuse_real_individuals,
 )
-from leakbench.threat.attack import Inference
+from leakbench.threat.attack import AttackResult
 from leakbench.threat.observation import Observation
 from leakbench.threat.server import Server
-from records import planned, record_of
+from records import record_of, suite_entries
 
 CHECKOUT = Path(leakbench.__file__).resolve().parent.parent
 
@@ -91,28 +91,28 @@ def suite(tmp_path: Path) -> str:
     return str(path)
 
 
-Accuracy = Callable[[Planned, str], Estimate]
+Accuracy = Callable[[SuiteEntry, str], Estimate]
 """What a hand-made record says of a property."""
 
 
-def growing(planned: Planned, name: str) -> Estimate:
+def growing(entry: SuiteEntry, name: str) -> Estimate:
     """60 % for controls; 50 % plus 10 for each tenfold budget for attacks, ± 5; glasses 2 more."""
-    budget = planned.cell.attack_parameters.get("budget")
+    budget = entry.cell.attack_parameters.get("budget")
     value = 0.6 if budget is None else 0.4 + 0.1 * float(np.log10(budget))
     value += 0.02 * (name == "glasses")
     return Estimate(value=value, low=value - 0.05, high=value + 0.05)
 
 
-def record(planned: Planned, accuracy: Accuracy) -> Record:
+def record(entry: SuiteEntry, accuracy: Accuracy) -> Record:
     return record_of(
-        planned,
-        {name: accuracy(planned, name) for name in planned.cell.properties},
+        entry,
+        {name: accuracy(entry, name) for name in entry.cell.properties},
         main_task={"accuracy": 0.5, "most_frequent_class": 0.3},
         classes=4,
     )
 
 
-def measured(cells: Sequence[Planned], accuracy: Accuracy = growing) -> list[Measured]:
+def measured(cells: Sequence[SuiteEntry], accuracy: Accuracy = growing) -> list[Measured]:
     return [Measured(cell, record(cell, accuracy)) for cell in cells]
 
 
@@ -131,7 +131,7 @@ def lines(figure: Figure, panel: int) -> dict[str, tuple[list[float], list[float
 
 
 def test_a_budget_figure_has_a_panel_a_property_and_a_line_an_attack(suite: str) -> None:
-    figure = only_figure(measured(planned(suite)))
+    figure = only_figure(measured(suite_entries(suite)))
     assert [ax.get_title() for ax in figure.axes] == ["gender", "glasses"]
     assert {ax.get_xscale() for ax in figure.axes} == {"log"}
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["10", "100", "1k"]
@@ -143,14 +143,14 @@ def test_a_budget_figure_has_a_panel_a_property_and_a_line_an_attack(suite: str)
 
 
 def test_controls_are_horizontal_lines_that_differ(suite: str) -> None:
-    figure = only_figure(measured(planned(suite)))
+    figure = only_figure(measured(suite_entries(suite)))
     assert lines(figure, 0)["Blind"] == ([0, 1], [60, 60])
     styles = {line.get_label(): line.get_linestyle() for line in figure.axes[0].lines}
     assert len({styles["Blind"], styles["Oracle"], styles["Proposed"]}) == 3
 
 
 def test_a_band_shows_an_attack_s_interval(suite: str) -> None:
-    (band, *_) = only_figure(measured(planned(suite))).axes[0].collections
+    (band, *_) = only_figure(measured(suite_entries(suite))).axes[0].collections
     corners = band.get_paths()[0].vertices
     for budget, value in ((10, 50), (100, 60), (1000, 70)):
         heights = corners[np.isclose(corners[:, 0], budget)][:, 1]
@@ -158,20 +158,20 @@ def test_a_band_shows_an_attack_s_interval(suite: str) -> None:
 
 
 def test_every_interval_lies_within_the_axes(suite: str) -> None:
-    low, high = only_figure(measured(planned(suite))).axes[0].get_ylim()
+    low, high = only_figure(measured(suite_entries(suite))).axes[0].get_ylim()
     assert low < 45
     assert high > 77
 
 
 def test_attacks_have_colours_of_their_own(suite: str) -> None:
-    figure = only_figure(measured(planned(suite)))
+    figure = only_figure(measured(suite_entries(suite)))
     colours = [to_hex(line.get_color()) for line in figure.axes[0].lines[:2]]
     assert len(set(colours)) == 2
     assert colours == [to_hex(line.get_color()) for line in figure.axes[1].lines[:2]]
 
 
 def test_nothing_that_is_written_overlaps(suite: str) -> None:
-    figure = only_figure(measured(planned(suite)))
+    figure = only_figure(measured(suite_entries(suite)))
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == [
         *("Proposed", "Soft", "Blind", "Oracle"),
@@ -187,19 +187,19 @@ def test_nothing_that_is_written_overlaps(suite: str) -> None:
 
 
 def test_an_attack_whose_budget_is_fixed_is_a_line_across(suite: str) -> None:
-    figure = only_figure(measured(planned(suite, "attack.soft.budget=100")))
+    figure = only_figure(measured(suite_entries(suite, "attack.soft.budget=100")))
     assert lines(figure, 0)["Soft"] == ([0, 1], [60, 60])
     assert lines(figure, 0)["Proposed"][0] == [10, 100, 1000]
 
 
 def test_a_line_breaks_where_a_cell_has_no_number(suite: str) -> None:
-    def undefined_at_100(planned: Planned, name: str) -> Estimate:
-        if planned.cell.attack_parameters.get("budget") == 100:
+    def undefined_at_100(entry: SuiteEntry, name: str) -> Estimate:
+        if entry.cell.attack_parameters.get("budget") == 100:
             return Estimate(value=None, low=None, high=None)
-        return growing(planned, name)
+        return growing(entry, name)
 
-    cells = measured(planned(suite), undefined_at_100)
-    cells = [Measured(m.planned, None) if m.planned.cell.attack == "oracle" else m for m in cells]
+    cells = measured(suite_entries(suite), undefined_at_100)
+    cells = [Measured(m.entry, None) if m.entry.cell.attack == "oracle" else m for m in cells]
     found = lines(only_figure(cells), 0)
     budgets, values = found["Proposed"]
     assert budgets == [10, 100, 1000]
@@ -208,18 +208,18 @@ def test_a_line_breaks_where_a_cell_has_no_number(suite: str) -> None:
 
 
 def test_settings_that_a_group_sweeps_besides_have_panels_of_their_own(suite: str) -> None:
-    figure = only_figure(measured(planned(suite, "batch_size=1,4", "properties=gender")))
+    figure = only_figure(measured(suite_entries(suite, "batch_size=1,4", "properties=gender")))
     assert [ax.get_title() for ax in figure.axes] == ["gender\nB = 1", "gender\nB = 4"]
 
 
 def test_a_single_budget_can_be_drawn(suite: str) -> None:
-    figure = only_figure(measured(planned(suite, "attack.budget=100")))
+    figure = only_figure(measured(suite_entries(suite, "attack.budget=100")))
     assert lines(figure, 0)["Proposed"] == ([100], [60])
 
 
 def test_all_metrics_are_told_apart_by_what_was_swept(suite: str) -> None:
-    cells = [m for m in measured(planned(suite)) if m.planned.layout == "budget"]
-    cells = [Measured(m.planned, with_cost(m.record)) for m in cells]
+    cells = [m for m in measured(suite_entries(suite)) if m.entry.layout == "budget"]
+    cells = [Measured(m.entry, with_cost(m.record)) for m in cells]
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")]
         for line in details(cells).partition("## All")[0].splitlines()
@@ -245,7 +245,9 @@ def with_cost(record: Record | None) -> Record:
 
 
 def test_groups_without_a_record_are_not_drawn(suite: str) -> None:
-    assert budget_figures([Measured(cell, None) for cell in planned(suite)]) == {"budget": None}
+    assert budget_figures([Measured(cell, None) for cell in suite_entries(suite)]) == {
+        "budget": None
+    }
 
 
 Run = Callable[..., tuple[int, str, str]]
@@ -259,7 +261,7 @@ def is_svg(path: Path) -> bool:
     return ElementTree.fromstring(path.read_text()).tag == "{http://www.w3.org/2000/svg}svg"
 
 
-def write_records(folder: Path, cells: Sequence[Planned]) -> None:
+def write_records(folder: Path, cells: Sequence[SuiteEntry]) -> None:
     store = Store(folder / "records")
     for cell in cells:
         store.write(record(cell, growing))
@@ -267,7 +269,7 @@ def write_records(folder: Path, cells: Sequence[Planned]) -> None:
 
 def test_the_command_draws_the_records_that_exist(run: Run, suite: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    write_records(out, planned(suite))
+    write_records(out, suite_entries(suite))
     code, printed, err = run("figure", "budget", suite, "--out", str(out))
     png, svg = (out / "figures" / f"small-budget.{ending}" for ending in ("png", "svg"))
     assert (code, err) == (0, "")
@@ -283,7 +285,7 @@ def test_several_groups_are_numbered(run: Run, suite: str, tmp_path: Path) -> No
     out = tmp_path / "out"
     group = SUITE[SUITE.index('[[group]]\ntitle = "By budget"') :]
     Path(suite).write_text(SUITE + group.replace("By budget", "Again"))
-    write_records(out, planned(suite))
+    write_records(out, suite_entries(suite))
     assert run("figure", "budget", suite, "--out", str(out))[0] == 0
     names = ["small-budget-1.png", "small-budget-2.png"]
     assert sorted(path.name for path in (out / "figures").glob("*.png")) == names
@@ -315,11 +317,11 @@ def test_a_mistake_is_one_sentence_and_code_2(
 
 def test_a_suite_without_a_table_2_has_no_reconstructions(suite: str) -> None:
     with pytest.raises(UsageError, match='layout = "table2", and there is none'):
-        chosen_cells([cell for cell in planned(suite) if cell.layout == "budget"])
+        chosen_cells([cell for cell in suite_entries(suite) if cell.layout == "budget"])
 
 
 def test_reconstructions_are_of_the_first_setting_at_each_batch_size(suite: str) -> None:
-    found = chosen_cells(planned(suite, "attack.lam=0.0,1.0"))
+    found = chosen_cells(suite_entries(suite, "attack.lam=0.0,1.0"))
     assert {(p.cell.batch_size, p.cell.seed, p.swept["lam"]) for p in found} == {
         (1, 0, 0.0),
         (4, 0, 0.0),
@@ -328,10 +330,10 @@ def test_reconstructions_are_of_the_first_setting_at_each_batch_size(suite: str)
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+def context(tmp_path_factory: pytest.TempPathFactory) -> EvaluationContext:
     path = tmp_path_factory.mktemp("suite") / "small.toml"
     path.write_text(SUITE)
-    return prepare(planned(str(path))[0].cell.setup, None, "cpu", lambda message: None)
+    return prepare(suite_entries(str(path))[0].cell.setup, None, "cpu", lambda message: None)
 
 
 Answers = Mapping[int, Tensor]
@@ -339,9 +341,9 @@ Answers = Mapping[int, Tensor]
 
 
 @pytest.fixture
-def answers(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> Answers:
+def answers(context: EvaluationContext, monkeypatch: pytest.MonkeyPatch) -> Answers:
     """Let `feature` answer with the true images, a little darker, in reversed order."""
-    true = {size: victim_batches(prepared, size, size)[0].images for size in (1, 4, 12)}
+    true = {size: victim_batches(context, size, size)[0].images for size in (1, 4, 12)}
     darker = {size: images * 0.9 for size, images in true.items()}
 
     def infer(
@@ -349,12 +351,12 @@ def answers(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> Answers:
         server: Server,
         observations: Sequence[Observation],
         progress: Callable[[float], None],
-    ) -> list[Inference]:
+    ) -> list[AttackResult]:
         (observation,) = observations
         images = darker[observation.batch_size].flip(0)
         assert server.model is not None
         return [
-            Inference(
+            AttackResult(
                 scores={name: torch.full((len(images),), 0.5) for name in server.properties},
                 features=deep_features(server.model, images),
                 images=images,
@@ -367,10 +369,10 @@ def answers(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> Answers:
 
 
 def test_a_reconstruction_stands_below_the_individual_to_whom_it_is_matched(
-    suite: str, prepared: Prepared, answers: Answers
+    suite: str, context: EvaluationContext, answers: Answers
 ) -> None:
     said: list[str] = []
-    true, blocks = reconstruct(chosen_cells(planned(suite)), prepared, said.append)
+    true, blocks = reconstruct(chosen_cells(suite_entries(suite)), context, said.append)
     assert [block.title for block in blocks] == [
         "Proposed, 4 gradient evaluations a batch",
         "Soft, 5 gradient evaluations a batch",
@@ -384,16 +386,16 @@ def test_a_reconstruction_stands_below_the_individual_to_whom_it_is_matched(
             torch.testing.assert_close(images, true[:size] * 0.9)
 
 
-def test_controls_are_not_drawn(suite: str, prepared: Prepared) -> None:
-    cells = [p for p in chosen_cells(planned(suite)) if p.cell.attack in {"oracle", "blind"}]
+def test_controls_are_not_drawn(suite: str, context: EvaluationContext) -> None:
+    cells = [p for p in chosen_cells(suite_entries(suite)) if p.cell.attack in {"oracle", "blind"}]
     with pytest.raises(UsageError, match="none of the chosen attacks reconstructs images"):
-        reconstruct(cells, prepared, lambda message: None)
+        reconstruct(cells, context, lambda message: None)
 
 
 def test_images_are_drawn_pixel_by_pixel_and_clamped(suite: str) -> None:
     image = torch.tensor([-0.5, 0.0, 0.5, 1.7]).view(1, 2, 2).expand(3, 2, 2)
     block = Block("Any", {1: image[None]})
-    figure = reconstruction_figure("Title", planned(suite)[0], image[None], [block])
+    figure = reconstruction_figure("Title", suite_entries(suite)[0], image[None], [block])
     assert len(figure.images) == 2
     for drawn in figure.images:
         pixels = drawn.get_array()
@@ -422,7 +424,7 @@ def test_the_command_draws_reconstructions_of_an_embedded_data_set_anywhere(
 
 
 def real(suite: str) -> Cell:
-    return planned(suite, "dataset=celeba")[0].cell
+    return suite_entries(suite, "dataset=celeba")[0].cell
 
 
 @pytest.mark.parametrize("folder", [".", "results/runs/figures", "not/there/yet"])

@@ -27,9 +27,9 @@ from leakbench.baselines.hybrid_capturing.networks import (
 )
 from leakbench.baselines.hybrid_capturing.training import Examples
 from leakbench.data.images import to_images
-from leakbench.evaluation.preparation import Prepared, prepare
+from leakbench.evaluation.preparation import EvaluationContext, prepare
 from leakbench.experiments.cell import Setup
-from leakbench.experiments.suite import Planned
+from leakbench.experiments.suite import SuiteEntry
 from leakbench.federation.shared_model import Normalise
 from leakbench.records.measured import Measured
 from leakbench.records.record import Record
@@ -40,7 +40,7 @@ FORMS = ("parametrised", "regularised", "honest")
 
 
 @pytest.fixture(scope="module")
-def prepared(small_setup: Setup) -> Prepared:
+def context(small_setup: Setup) -> EvaluationContext:
     return prepare(small_setup, None, "cpu", lambda message: None)
 
 
@@ -55,8 +55,8 @@ def quick(form: str) -> HonestButCurious:
     return made
 
 
-def server(prepared: Prepared) -> Server:
-    return granted(prepared.server, HonestButCurious().needs)
+def server(context: EvaluationContext) -> Server:
+    return granted(context.server, HonestButCurious().required_knowledge)
 
 
 def measured(
@@ -147,9 +147,9 @@ def test_networks_are_those_of_the_paper_at_64_px() -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_trained_models_are_found_in_the_cache(
-    form: str, prepared: Prepared, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+    form: str, context: EvaluationContext, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    attack, holds = quick(form), server(prepared)
+    attack, holds = quick(form), server(context)
     images = torch.rand(3, 3, 32, 32)
     first = {n: m(images) for n, m in attack.deploy(holds, lambda share: None).items()}
     monkeypatch.setattr(
@@ -163,39 +163,39 @@ def test_trained_models_are_found_in_the_cache(
         changed.deploy(holds, lambda share: None)
 
 
-def test_a_training_s_randomness_is_its_own(prepared: Prepared, own_cache: Path) -> None:
+def test_a_training_s_randomness_is_its_own(context: EvaluationContext, own_cache: Path) -> None:
     before = torch.random.get_rng_state()
-    models = quick("parametrised").deploy(server(prepared), lambda share: None)
+    models = quick("parametrised").deploy(server(context), lambda share: None)
     assert torch.equal(torch.random.get_rng_state(), before)
     for file in own_cache.rglob("*.safetensors"):
         file.unlink()
     torch.manual_seed(1)
-    again = quick("parametrised").deploy(server(prepared), lambda share: None)
+    again = quick("parametrised").deploy(server(context), lambda share: None)
     weights = [list(m["gender"].state_dict().values()) for m in (models, again)]
     assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
 
 
 def test_honest_models_are_the_same_for_every_property_and_others_are_not(
-    prepared: Prepared,
+    context: EvaluationContext,
 ) -> None:
     images = torch.rand(3, 3, 32, 32)
     for form in FORMS:
-        models = quick(form).deploy(server(prepared), lambda share: None)
+        models = quick(form).deploy(server(context), lambda share: None)
         same = torch.equal(models["gender"](images), models["glasses"](images))
         assert same == (form == "honest")
 
 
 @pytest.mark.parametrize("outputs", ["logits", "probabilities"])
-def test_what_is_handed_out_is_what_is_asked_for(outputs: str, prepared: Prepared) -> None:
+def test_what_is_handed_out_is_what_is_asked_for(outputs: str, context: EvaluationContext) -> None:
     attack = replace(quick("honest"), outputs=outputs)
-    found = attack.deploy(server(prepared), lambda share: None)["gender"](torch.rand(3, 3, 32, 32))
+    found = attack.deploy(server(context), lambda share: None)["gender"](torch.rand(3, 3, 32, 32))
     sums = found.sum(1)
     assert torch.allclose(sums, torch.ones(3), atol=1e-5) == (outputs == "probabilities")
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_training_sees_d_aux_alone_and_steps_leave_out_who_validates(
-    form: str, prepared: Prepared, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+    form: str, context: EvaluationContext, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained: list[Tensor] = []
     keep_best = hcn_training._keep_best
@@ -206,20 +206,20 @@ def test_training_sees_d_aux_alone_and_steps_leave_out_who_validates(
             assert not bool(data.held_out[rows].any())
             step(rows)
 
-        people = prepared.server.auxiliary.identities
+        people = context.server.auxiliary.identities
         assert set(people[data.held_out].tolist()).isdisjoint(people[~data.held_out].tolist())
         known = {image.tobytes() for image in data.images.numpy()}
-        victims = to_images(prepared.individuals.images[prepared.split.victims]).numpy()
+        victims = to_images(context.individuals.images[context.split.victims]).numpy()
         assert not any(image.tobytes() in known for image in victims)
         keep_best(network, epochs, watched, value, data, seed, progress)
 
     monkeypatch.setattr(hcn_training, "_keep_best", spy)
-    quick(form).deploy(server(prepared), lambda share: None)
+    quick(form).deploy(server(context), lambda share: None)
     assert trained
 
 
-def test_the_best_epoch_s_weights_are_kept(prepared: Prepared) -> None:
-    auxiliary = prepared.server.auxiliary
+def test_the_best_epoch_s_weights_are_kept(context: EvaluationContext) -> None:
+    auxiliary = context.server.auxiliary
     assert auxiliary is not None
     data = Examples.of(auxiliary, auxiliary.properties["gender"], 8)
     network = torch.nn.Linear(1, 1)
@@ -256,8 +256,8 @@ def test_the_record_and_the_report_say_whose_accuracy_it_is(small_setup: Setup) 
         for batch_size in (1, 4):
             fields = {"batch_size": batch_size, "individuals": 8, "parameters": small}
             record = measured(small_setup, None, form, **fields)
-            planned = Planned(record.cell, record.key, "T", "table2", column, 1.0)
-            cells.append(Measured(planned, record))
+            entry = SuiteEntry(record.cell, record.key, "T", "table2", column, 1.0)
+            cells.append(Measured(entry, record))
     deployed = [m.record.metrics.deployed for m in cells if m.record and m.record.metrics]
     assert deployed[0] == deployed[1]
     assert deployed[0] is not None

@@ -25,18 +25,18 @@ import leakbench.cli.main
 import leakbench.metrics.image_metrics
 from leakbench.base.errors import UsageError
 from leakbench.evaluation.measuring import victim_batches
-from leakbench.evaluation.preparation import Prepared, prepare
+from leakbench.evaluation.preparation import EvaluationContext, prepare
 from leakbench.evaluation.scoring import score
 from leakbench.experiments.cell import Cell, Setup
-from leakbench.experiments.suite import Planned
+from leakbench.experiments.suite import SuiteEntry
 from leakbench.metrics.image_metrics import lpips, lpips_network, psnr, ssim
 from leakbench.metrics.lpips_weights import SHAPES, find_lpips_weights, read_convolutions
 from leakbench.records.measured import Measured
 from leakbench.records.record import Cost, Record
 from leakbench.reports.details import details
-from leakbench.threat.attack import Inference
-from leakbench.threat.observation import Observation, Truth
-from leakbench.threat.validation import check_inferences
+from leakbench.threat.attack import AttackResult
+from leakbench.threat.observation import GroundTruth, Observation
+from leakbench.threat.validation import check_results
 
 SUITE = """
 title = "Small"
@@ -359,7 +359,7 @@ def test_a_wrong_path_ends_a_run_before_any_work(
 
 
 @pytest.fixture(scope="module")
-def prepared(small_setup: Setup) -> Prepared:
+def context(small_setup: Setup) -> EvaluationContext:
     return prepare(small_setup, None, "cpu", lambda message: None)
 
 
@@ -369,16 +369,16 @@ def cell(small_setup: Setup) -> Cell:
 
 
 @pytest.fixture(scope="module")
-def truths(prepared: Prepared, cell: Cell) -> list[Truth]:
-    return victim_batches(prepared, cell.batch_size, cell.individuals)
+def truths(context: EvaluationContext, cell: Cell) -> list[GroundTruth]:
+    return victim_batches(context, cell.batch_size, cell.individuals)
 
 
-def answers(truths: Sequence[Truth], error: float = 0.0) -> list[Inference]:
+def answers(truths: Sequence[GroundTruth], error: float = 0.0) -> list[AttackResult]:
     """The truth as an attack's answer, images off by an error that differs between individuals."""
     size = len(truths[0])
     errors = error * torch.arange(1, size + 1).view(size, 1, 1, 1)
     return [
-        Inference(
+        AttackResult(
             scores={name: present.float() for name, present in truth.properties.items()},
             features=truth.features,
             # Towards the middle, so that clamping takes nothing off the error.
@@ -389,9 +389,9 @@ def answers(truths: Sequence[Truth], error: float = 0.0) -> list[Inference]:
 
 
 def test_images_that_are_the_true_ones_are_perfect(
-    truths: list[Truth], cell: Cell, prepared: Prepared, weights: Path
+    truths: list[GroundTruth], cell: Cell, context: EvaluationContext, weights: Path
 ) -> None:
-    images = score(truths, answers(truths), cell, prepared, weights).images
+    images = score(truths, answers(truths), cell, context, weights).images
     assert images is not None
     assert images.lpips is not None
     assert images.psnr.value == 100
@@ -401,9 +401,9 @@ def test_images_that_are_the_true_ones_are_perfect(
 
 
 def test_the_record_holds_the_mean_of_the_individuals_own_values(
-    truths: list[Truth], cell: Cell, prepared: Prepared
+    truths: list[GroundTruth], cell: Cell, context: EvaluationContext
 ) -> None:
-    found = score(truths, answers(truths, 0.04), cell, prepared).images
+    found = score(truths, answers(truths, 0.04), cell, context).images
     assert found is not None
     # Errors of 0.04, 0.08, 0.12 and 0.16: two are below 0.1, which is 20 dB.
     expected = np.mean([-20 * np.log10(0.04 * i) for i in (1, 2, 3, 4)])
@@ -415,25 +415,25 @@ def test_the_record_holds_the_mean_of_the_individuals_own_values(
 
 
 def test_images_are_matched_by_features_never_by_pixels(
-    truths: list[Truth], cell: Cell, prepared: Prepared, weights: Path
+    truths: list[GroundTruth], cell: Cell, context: EvaluationContext, weights: Path
 ) -> None:
-    inferences = answers(truths, 0.01)
+    results = answers(truths, 0.01)
     swap = torch.tensor([1, 0, 3, 2])
 
-    def swapped(features: bool) -> list[Inference]:
+    def swapped(features: bool) -> list[AttackResult]:
         return [
             replace(
-                inference,
-                images=inference.images[swap],  # type: ignore[index]
-                features=inference.features[swap] if features else inference.features,  # type: ignore[index]
-                scores={name: s[swap] for name, s in inference.scores.items()},
+                result,
+                images=result.images[swap],  # type: ignore[index]
+                features=result.features[swap] if features else result.features,  # type: ignore[index]
+                scores={name: s[swap] for name, s in result.scores.items()},
             )
-            for inference in inferences
+            for result in results
         ]
 
-    straight = score(truths, inferences, cell, prepared, weights)
-    assert score(truths, swapped(features=True), cell, prepared, weights) == straight
-    misled = score(truths, swapped(features=False), cell, prepared, weights)
+    straight = score(truths, results, cell, context, weights)
+    assert score(truths, swapped(features=True), cell, context, weights) == straight
+    misled = score(truths, swapped(features=False), cell, context, weights)
     assert straight.images is not None
     assert misled.images is not None
     assert straight.images.psnr.value is not None
@@ -442,14 +442,14 @@ def test_images_are_matched_by_features_never_by_pixels(
 
 
 def test_pixels_outside_of_the_range_are_clamped(
-    truths: list[Truth], cell: Cell, prepared: Prepared, weights: Path
+    truths: list[GroundTruth], cell: Cell, context: EvaluationContext, weights: Path
 ) -> None:
     black_and_white = [replace(truth, images=truth.images.round()) for truth in truths]
     beyond = [
-        replace(inference, images=5 * (truth.images - 0.5))
-        for inference, truth in zip(answers(truths), black_and_white, strict=True)
+        replace(result, images=5 * (truth.images - 0.5))
+        for result, truth in zip(answers(truths), black_and_white, strict=True)
     ]
-    images = score(black_and_white, beyond, cell, prepared, weights).images
+    images = score(black_and_white, beyond, cell, context, weights).images
     assert images is not None
     assert images.lpips is not None
     assert images.psnr.value == 100
@@ -457,24 +457,30 @@ def test_pixels_outside_of_the_range_are_clamped(
 
 
 def test_an_attack_without_images_has_no_image_metrics(
-    truths: list[Truth], cell: Cell, prepared: Prepared, weights: Path
+    truths: list[GroundTruth], cell: Cell, context: EvaluationContext, weights: Path
 ) -> None:
-    without = [replace(inference, images=None) for inference in answers(truths)]
-    assert score(truths, without, cell, prepared, weights).images is None
+    without = [replace(result, images=None) for result in answers(truths)]
+    assert score(truths, without, cell, context, weights).images is None
 
 
-def test_images_need_features_to_be_matched_by(truths: list[Truth], prepared: Prepared) -> None:
+def test_images_need_features_to_be_matched_by(
+    truths: list[GroundTruth], context: EvaluationContext
+) -> None:
     answer = replace(
         answers(truths)[0],
         scores={name: torch.full((4,), 0.5) for name in truths[0].properties},
         features=None,
     )
     with pytest.raises(UsageError, match=r"attack 'stub' returned images but no features"):
-        check_inferences("stub", [answer], [Observation(batch_size=4, seed=0)], prepared.server)
+        check_results("stub", [answer], [Observation(batch_size=4, seed=0)], context.server)
 
 
 def reconstruction_table(
-    truths: list[Truth], cell: Cell, prepared: Prepared, answer: list[Inference], file: Path | None
+    truths: list[GroundTruth],
+    cell: Cell,
+    context: EvaluationContext,
+    answer: list[AttackResult],
+    file: Path | None,
 ) -> tuple[dict[str, str], str]:
     """The row of a record in the report's table, by column, and the report."""
     record = Record(
@@ -482,21 +488,23 @@ def reconstruction_table(
         cell=cell,
         attack_version=1,
         status="done",
-        metrics=score(truths, answer, cell, prepared, file),
+        metrics=score(truths, answer, cell, context, file),
         cost=Cost(seconds=1, steps=1, peak_memory_mib=1),
     )
     assert Record.model_validate_json(record.model_dump_json()) == record
-    planned = Planned(cell=cell, key="0", group="Table 2", layout="table2", column="Stub", work=1.0)
-    report = details([Measured(planned, record)])
+    entry = SuiteEntry(
+        cell=cell, key="0", group="Table 2", layout="table2", column="Stub", work=1.0
+    )
+    report = details([Measured(entry, record)])
     columns, _, row = (line for line in report.split("##")[1].splitlines() if line[:1] == "|")
     split = ([part.strip() for part in line.strip("|").split("|")] for line in (columns, row))
     return dict(zip(*split, strict=True)), report
 
 
 def test_the_report_shows_the_metrics_of_images(
-    truths: list[Truth], cell: Cell, prepared: Prepared, weights: Path
+    truths: list[GroundTruth], cell: Cell, context: EvaluationContext, weights: Path
 ) -> None:
-    row, report = reconstruction_table(truths, cell, prepared, answers(truths, 0.1), weights)
+    row, report = reconstruction_table(truths, cell, context, answers(truths, 0.1), weights)
     assert re.fullmatch(r"13\.1 \[13\.1, 13\.1\]", row["PSNR, dB"])
     for column in ("SSIM", "LPIPS"):
         assert re.fullmatch(r"0\.\d{3} \[0\.\d{3}, 0\.\d{3}\]", row[column])
@@ -505,9 +513,9 @@ def test_the_report_shows_the_metrics_of_images(
 
 
 def test_the_report_says_how_to_get_lpips_where_weights_were_missing(
-    truths: list[Truth], cell: Cell, prepared: Prepared
+    truths: list[GroundTruth], cell: Cell, context: EvaluationContext
 ) -> None:
-    row, report = reconstruction_table(truths, cell, prepared, answers(truths), None)
+    row, report = reconstruction_table(truths, cell, context, answers(truths), None)
     assert row["LPIPS"] == "no weights"
     assert row["PSNR, dB"] == "100.0 [100.0, 100.0]"
     after = report.split("no weights", 2)[2]
@@ -515,25 +523,24 @@ def test_the_report_says_how_to_get_lpips_where_weights_were_missing(
 
 
 def test_the_report_leaves_the_columns_empty_where_there_are_no_images(
-    truths: list[Truth], cell: Cell, prepared: Prepared
+    truths: list[GroundTruth], cell: Cell, context: EvaluationContext
 ) -> None:
-    without = [replace(inference, images=None) for inference in answers(truths)]
-    row, report = reconstruction_table(truths, cell, prepared, without, None)
+    without = [replace(result, images=None) for result in answers(truths)]
+    row, report = reconstruction_table(truths, cell, context, without, None)
     assert {row[c] for c in ("PSNR, dB", "SSIM", "LPIPS", "≥ 20 dB, %")} == {"–"}
     assert "no weights" not in report
 
 
 IMITATION = """
 from dataclasses import dataclass
-from leakbench.base.registry import register_attack
-from leakbench.threat.server import Attack, Inference, Knowledge
+from leakbench import Attack, AttackResult, Knowledge, register_attack
 
 @register_attack("imitation")
 @dataclass(frozen=True, kw_only=True)
 class Imitation(Attack):
     title = "Imitation"
     reference = "none"
-    needs = Knowledge.MODEL | Knowledge.AUXILIARY
+    required_knowledge = Knowledge.MODEL | Knowledge.AUXILIARY
 
     def infer(self, server, observations, progress):
         space, found = server.feature_space, []
@@ -541,7 +548,7 @@ class Imitation(Attack):
             features = space.features[: o.batch_size]
             images = server.auxiliary.images[: o.batch_size]
             scores = space.property_model(features)
-            found.append(Inference(scores=scores, features=features, images=images))
+            found.append(AttackResult(scores=scores, features=features, images=images))
         return found
 """
 

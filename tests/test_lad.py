@@ -181,7 +181,7 @@ def test_a_set_in_the_format_is_measured_end_to_end(tmp_path: Path) -> None:
         individuals=16,
         grant=("model", "update", "auxiliary", "labels", "features"),
     )
-    prepared = prepare(cell.setup, tmp_path, "cpu", lambda message: None)
-    metrics = measure(cell, prepared, lambda share: None).metrics
+    context = prepare(cell.setup, tmp_path, "cpu", lambda message: None)
+    metrics = measure(cell, context, lambda share: None).metrics
     assert metrics is not None
     assert metrics.properties["wheel"].balanced_accuracy.value == 1

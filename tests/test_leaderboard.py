@@ -14,11 +14,11 @@ from leakbench.records.store import Store
 from leakbench.records.verified import Remeasured, content_hash, write
 from leakbench.reports.leaderboard import laid_out, leaderboard, leading_suites
 from leakbench.reports.publishing import publish
-from leakbench.reports.tables import Entry, best_column
+from leakbench.reports.tables import TableValue, best_column
 from leakbench.threat.glossary import KNOWLEDGE
 from leakbench.threat.knowledge import Knowledge
 from publishing import HOSTILE, defended_suite, done, estimate, failed, version_of, write_run
-from records import measured, planned
+from records import measured, suite_entries
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -29,8 +29,8 @@ def published(out: Path) -> str:
 
 
 def best(**values: tuple[float, float]) -> str | None:
-    entries = {name: Entry("", estimate(*value)) for name, value in values.items()}
-    return best_column(entries, frozenset({"blind", "oracle"}), {"blind"})
+    values = {name: TableValue("", estimate(*value)) for name, value in values.items()}
+    return best_column(values, frozenset({"blind", "oracle"}), {"blind"})
 
 
 def test_the_best_attack_is_one_whose_interval_lies_above_all_others() -> None:
@@ -53,7 +53,7 @@ def test_one_attack_alone_is_not_the_best() -> None:
 def test_the_leaderboard_has_tables_threat_models_costs_settings_and_versions(
     tmp_path: Path,
 ) -> None:
-    text = published(write_run(tmp_path, map(done, planned("quick"))))
+    text = published(write_run(tmp_path, map(done, suite_entries("quick"))))
     assert "Made by `leakbench publish` from the 30 records beside it." in text
     for heading in ("How to read", "Threat models", "Cost", "Settings"):
         assert f"\n## {heading}\n" in text
@@ -72,7 +72,7 @@ def test_every_kind_of_knowledge_has_its_words() -> None:
 
 
 def test_texts_of_records_are_no_html_link_or_image_in_the_leaderboard(tmp_path: Path) -> None:
-    first, *others = planned("quick")
+    first, *others = suite_entries("quick")
     hostile = failed(first, f"{HOSTILE}\n\n# Heading of the record's own")
     text = published(write_run(tmp_path, [hostile, *map(done, others)]))
     assert "evil.example" in text
@@ -84,7 +84,7 @@ def test_texts_of_records_are_no_html_link_or_image_in_the_leaderboard(tmp_path:
 def test_records_that_cannot_be_shown_are_named_and_the_rest_goes_on(
     tmp_path: Path, run: Run
 ) -> None:
-    cells = planned("quick")
+    cells = suite_entries("quick")
     out = write_run(tmp_path / "out", map(done, cells))
     edited, torn, renamed, odd = (Store(out / "records").path(c.key) for c in cells[:4])
     content = json.loads(edited.read_text())
@@ -129,7 +129,7 @@ def test_records_that_cannot_be_shown_are_named_and_the_rest_goes_on(
 def test_a_record_with_what_cannot_be_is_left_out(
     change: Callable[[dict], object], why: str, tmp_path: Path
 ) -> None:
-    first, second = planned("quick")[:2]
+    first, second = suite_entries("quick")[:2]
     out = write_run(tmp_path, [done(first), done(second)])
     path = Store(out / "records").path(first.key)
     content = json.loads(path.read_text())
@@ -165,7 +165,7 @@ def test_a_folder_of_broken_records_alone_is_one_sentence(tmp_path: Path, run: R
 
 def test_records_of_the_users_suite_are_laid_out_by_it(tmp_path: Path, run: Run) -> None:
     suite = defended_suite(tmp_path)
-    out = write_run(tmp_path / "out", map(done, planned(str(suite))))
+    out = write_run(tmp_path / "out", map(done, suite_entries(str(suite))))
     code, *_ = run("publish", "--out", str(out))
     assert code == 0
     assert "--suite FILE.toml" in (out / "leaderboard.md").read_text()
@@ -180,7 +180,7 @@ def test_records_of_the_users_suite_are_laid_out_by_it(tmp_path: Path, run: Run)
 def test_a_suite_of_the_users_may_have_the_name_of_one_of_ours(tmp_path: Path) -> None:
     suite = tmp_path / "table1.toml"
     suite.write_text(defended_suite(tmp_path).read_text())
-    out = write_run(tmp_path / "out", map(done, planned(str(suite))))
+    out = write_run(tmp_path / "out", map(done, suite_entries(str(suite))))
     (found,) = laid_out(read_records(out), [str(suite)])
     assert (found.name, found.title) == ("table1", "Defended")
 
@@ -188,7 +188,7 @@ def test_a_suite_of_the_users_may_have_the_name_of_one_of_ours(tmp_path: Path) -
 def test_a_record_of_another_version_of_its_attack_is_shown_but_stands_in_no_table(
     tmp_path: Path,
 ) -> None:
-    cell = planned("quick", only=["attack=feature"])[0]
+    cell = suite_entries("quick", only=["attack=feature"])[0]
     old = cell.cell.key(version_of(cell) - 1)
     record = done(cell).model_copy(update={"key": old, "attack_version": version_of(cell) - 1})
     folder = read_records(write_run(tmp_path, [record]))
@@ -197,16 +197,16 @@ def test_a_record_of_another_version_of_its_attack_is_shown_but_stands_in_no_tab
 
 
 def test_the_leaderboard_says_which_records_were_measured_again(tmp_path: Path) -> None:
-    cells = list({cell.key: cell for cell in planned("quick")}.values())[:3]
+    cells = list({cell.key: cell for cell in suite_entries("quick")}.values())[:3]
     store = Store(tmp_path / "records")
     for cell in cells:
         version = {"attack_version": version_of(cell)}
         store.write(measured(cell).model_copy(update=version))
-    entries = {}
+    values = {}
     for cell, agrees in zip(cells[:2], (True, False), strict=True):
         record = store.read(cell.key)
         assert record is not None
-        entries[cell.key] = Remeasured(
+        values[cell.key] = Remeasured(
             content=content_hash(record),
             when="2020-01-01T00:00:00+00:00",
             rule="equal",
@@ -214,7 +214,7 @@ def test_the_leaderboard_says_which_records_were_measured_again(tmp_path: Path) 
             device="cpu",
             versions={},
         )
-    write(tmp_path, entries)
+    write(tmp_path, values)
     written = publish(tmp_path, None, [], pixels=False)
     text = written.leaderboard.read_text()
     assert "found to agree, 1 of the 3 records behind these tables" in text

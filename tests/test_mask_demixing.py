@@ -41,7 +41,7 @@ from leakbench.federation.defenses.secure_aggregation import SecureAggregation
 from leakbench.federation.defenses.sparsify import Sparsification
 from leakbench.federation.models.small_cnn import SmallCNN
 from leakbench.federation.shared_model import SharedModel
-from leakbench.threat.attack import Inference
+from leakbench.threat.attack import AttackResult
 from leakbench.threat.server import Server
 from measuring import measured
 from planting import Planted, best_cosines, effort, found_in, planted
@@ -402,18 +402,18 @@ def test_a_batch_is_found_alike_beside_others_of_other_sizes() -> None:
 
 
 def test_its_labels_of_d_aux_may_be_unknown(small_setup: Setup) -> None:
-    prepared = prepare(small_setup, None, "cpu", lambda message: None)
-    assert prepared.server.auxiliary is not None
+    context = prepare(small_setup, None, "cpu", lambda message: None)
+    assert context.server.auxiliary is not None
     unknown = replace(
-        prepared.server.auxiliary, labels=torch.full_like(prepared.server.auxiliary.labels, -1)
+        context.server.auxiliary, labels=torch.full_like(context.server.auxiliary.labels, -1)
     )
     cell = Cell.model_validate(
         small_setup.model_dump() | {"attack": "mask_demixing", "batch_size": 4, "individuals": 8}
     )
-    without = replace(prepared, server=replace(prepared.server, auxiliary=unknown))
+    without = replace(context, server=replace(context.server, auxiliary=unknown))
     truths = victim_batches(without, 4, 8)
     answers = infer(MaskDemixing(), truths, cell, without, lambda share: None)
-    assert all(bool(i.certified is not None and i.certified.all()) for i in answers.inferences)
+    assert all(bool(i.certified is not None and i.certified.all()) for i in answers.results)
 
 
 def test_batch_statistics_are_refused(small_setup: Setup) -> None:
@@ -441,7 +441,7 @@ def test_the_certain_come_first_and_dummies_are_not_certified() -> None:
         certified=torch.tensor([True]),
         length=torch.ones(1),
     )
-    dummies = Inference(
+    dummies = AttackResult(
         scores={}, features=torch.eye(3), labels=torch.tensor([0, 0, 2]), loss=0.5, steps=7
     )
     answer = _answer(found, dummies, lambda features: {}, server_of(planted(1).model))

@@ -11,28 +11,30 @@ import torch
 from leakbench.attacks.row_space import distances
 from leakbench.base.errors import UsageError
 from leakbench.evaluation.measuring import victim_batches
-from leakbench.evaluation.preparation import Prepared, prepare
+from leakbench.evaluation.preparation import EvaluationContext, prepare
 from leakbench.experiments.cell import Setup
-from leakbench.metrics.estimates import Estimate, found_at
+from leakbench.metrics.estimates import Estimate, tpr_at_fpr
 from leakbench.records.measured import Measured
 from leakbench.records.record import Membership
 from leakbench.reports.suite_report import reading_aid
-from leakbench.threat.attack import Inference
+from leakbench.threat.attack import AttackResult
 from leakbench.threat.candidates import candidates_of
 from leakbench.threat.observation import Observation
-from leakbench.threat.validation import check_inferences
+from leakbench.threat.validation import check_results
 from measuring import measured
 from planting import planted
-from records import planned, record_of, table_rows
+from records import record_of, suite_entries, table_rows
 
 
 @pytest.fixture(scope="module")
-def prepared(small_setup: Setup) -> Prepared:
+def context(small_setup: Setup) -> EvaluationContext:
     return prepare(small_setup, None, "cpu", lambda message: None)
 
 
-def test_candidates_are_the_batch_and_as_many_others_in_random_order(prepared: Prepared) -> None:
-    truths = victim_batches(prepared, 4, 16)
+def test_candidates_are_the_batch_and_as_many_others_in_random_order(
+    context: EvaluationContext,
+) -> None:
+    truths = victim_batches(context, 4, 16)
     found = candidates_of(truths, 1, torch.Generator().manual_seed(0))
     assert found.members.sum() == 4
     assert len(found.images) == 8
@@ -44,9 +46,9 @@ def test_candidates_are_the_batch_and_as_many_others_in_random_order(prepared: P
     assert torch.equal(found.images, again.images)
 
 
-def test_of_too_few_others_a_sentence_says_so(prepared: Prepared) -> None:
+def test_of_too_few_others_a_sentence_says_so(context: EvaluationContext) -> None:
     with pytest.raises(UsageError, match="there are 0; raise individuals, or lower batch_size"):
-        candidates_of(victim_batches(prepared, 4, 4), 0, torch.Generator())
+        candidates_of(victim_batches(context, 4, 4), 0, torch.Generator())
 
 
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
@@ -76,7 +78,7 @@ def test_the_row_space_tells_everybody_on_the_synthetic_set(
     assert record.metrics is not None
     assert record.metrics.membership is not None
     assert record.metrics.membership.auc.value == 1
-    assert record.metrics.membership.found.value == 1
+    assert record.metrics.membership.true_positive_rate.value == 1
     assert record.metrics.exact is not None
     assert record.metrics.exact.value == 1
     assert "candidates" in record.knowledge
@@ -95,7 +97,7 @@ def test_real_faces_are_told_from_others(data_root: Path) -> None:
                       grant=("model", "update", "auxiliary", "candidates"))  # fmt: skip
     assert record.metrics is not None
     assert record.metrics.membership is not None
-    assert record.metrics.membership.found.value == 1
+    assert record.metrics.membership.true_positive_rate.value == 1
 
 
 def test_without_the_grant_it_is_refused(small_setup: Setup) -> None:
@@ -107,20 +109,20 @@ def test_found_at_a_rate_takes_ties_together_or_not_at_all() -> None:
     scores = np.array([2.0, 1.0, 1.0, 0.0])
     present = np.array([True, True, False, False])
     once = np.ones((1, 4))
-    assert found_at(0.01)(scores, present, once).tolist() == [0.5]
-    assert found_at(0.5)(scores, present, once).tolist() == [1.0]
-    assert found_at(0.01)(np.zeros(4), present, once).tolist() == [0.0]
-    assert np.isnan(found_at(0.01)(scores, np.ones(4, dtype=bool), once)).all()
+    assert tpr_at_fpr(0.01)(scores, present, once).tolist() == [0.5]
+    assert tpr_at_fpr(0.5)(scores, present, once).tolist() == [1.0]
+    assert tpr_at_fpr(0.01)(np.zeros(4), present, once).tolist() == [0.0]
+    assert np.isnan(tpr_at_fpr(0.01)(scores, np.ones(4, dtype=bool), once)).all()
 
 
-def test_membership_without_candidates_is_refused(prepared: Prepared) -> None:
+def test_membership_without_candidates_is_refused(context: EvaluationContext) -> None:
     scores = {"gender": torch.full((2,), 0.3), "glasses": torch.full((2,), 0.7)}
-    answer = Inference(scores=scores, membership=torch.zeros(4))
+    answer = AttackResult(scores=scores, membership=torch.zeros(4))
     shown = Observation(batch_size=2, seed=0, candidates=torch.zeros(3, 3, 32, 32))
     with pytest.raises(UsageError, match=r"need `Knowledge\.CANDIDATES`"):
-        check_inferences("stub", [answer], [Observation(batch_size=2, seed=0)], prepared.server)
+        check_results("stub", [answer], [Observation(batch_size=2, seed=0)], context.server)
     with pytest.raises(UsageError, match=r"membership of shape \(4,\), expected \(3,\)"):
-        check_inferences("stub", [answer], [shown], prepared.server)
+        check_results("stub", [answer], [shown], context.server)
 
 
 SUITE = """
@@ -150,12 +152,12 @@ def test_the_table_shows_auc_and_members_found(tmp_path: Path) -> None:
     path.write_text(SUITE)
     half, all_ = (Estimate(value=v, low=v, high=v) for v in (0.5, 1.0))
     cells = []
-    for each in planned(str(path)):
-        told = Membership(auc=all_, found=half) if each.cell.attack == "row_space" else None
+    for each in suite_entries(str(path)):
+        told = Membership(auc=all_, true_positive_rate=half)
         record = record_of(
             each,
             {"gender": all_},
-            membership=told,
+            membership=told if each.cell.attack == "row_space" else None,
             main_task={"accuracy": 0.5, "most_frequent_class": 0.5},
             classes=2,
         )

@@ -10,31 +10,31 @@ import pandas as pd
 import pytest
 
 from leakbench.base.errors import UsageError
-from leakbench.experiments.suite import Planned
+from leakbench.experiments.suite import SuiteEntry
 from leakbench.metrics.estimates import Estimate
 from leakbench.records.data_frame import results, write_results
 from leakbench.records.merge import merge
 from leakbench.records.record import Record
 from leakbench.records.store import Store
 from leakbench.sweep.shard import Shard
-from records import planned, record_of
+from records import record_of, suite_entries
 
 HALF = Estimate(value=0.5, low=0.4, high=0.6)
 MORE = Estimate(value=0.7, low=0.6, high=0.8)
 
 
 @pytest.fixture(scope="module")
-def cells() -> list[Planned]:
-    return planned("quick")
+def cells() -> list[SuiteEntry]:
+    return suite_entries("quick")
 
 
-def record(cell: Planned, estimate: Estimate = HALF) -> Record:
+def record(cell: SuiteEntry, estimate: Estimate = HALF) -> Record:
     properties = dict.fromkeys(cell.cell.properties, estimate)
     shared = {"accuracy": 0.5, "most_frequent_class": 0.5}
     return record_of(cell, properties, main_task=shared, classes=2)
 
 
-def failed(cell: Planned) -> Record:
+def failed(cell: SuiteEntry) -> Record:
     return Record(
         key=cell.key, cell=cell.cell, attack_version=0, status="failed", error="out of luck"
     )
@@ -46,7 +46,7 @@ def run_folder(path: Path, records: list[Record]) -> Path:
     return path
 
 
-def test_records_of_several_folders_come_into_one(tmp_path: Path, cells: list[Planned]) -> None:
+def test_records_of_several_folders_come_into_one(tmp_path: Path, cells: list[SuiteEntry]) -> None:
     first = run_folder(tmp_path / "1", [record(cells[0]), record(cells[1])])
     second = run_folder(tmp_path / "2", [record(cells[1]), record(cells[2])])
     out = run_folder(tmp_path / "out", [record(cells[0])])
@@ -58,7 +58,7 @@ def test_records_of_several_folders_come_into_one(tmp_path: Path, cells: list[Pl
     assert (again.taken, again.had) == (0, 3)
 
 
-def test_when_a_record_was_measured_is_kept(tmp_path: Path, cells: list[Planned]) -> None:
+def test_when_a_record_was_measured_is_kept(tmp_path: Path, cells: list[SuiteEntry]) -> None:
     first = run_folder(tmp_path / "1", [])
     stamped = record(cells[0])
     Store(first / "records").write(stamped, finished="2020-01-01T00:00:00+00:00")
@@ -69,7 +69,7 @@ def test_when_a_record_was_measured_is_kept(tmp_path: Path, cells: list[Planned]
 
 
 def test_records_that_differ_are_named_and_nothing_is_written(
-    tmp_path: Path, cells: list[Planned]
+    tmp_path: Path, cells: list[SuiteEntry]
 ) -> None:
     first = run_folder(tmp_path / "1", [record(cells[0]), record(cells[1])])
     second = run_folder(tmp_path / "2", [record(cells[1], MORE)])
@@ -82,7 +82,7 @@ def test_records_that_differ_are_named_and_nothing_is_written(
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_a_failed_record_yields(
-    tmp_path: Path, cells: list[Planned], order: tuple[int, int]
+    tmp_path: Path, cells: list[SuiteEntry], order: tuple[int, int]
 ) -> None:
     folders = [
         run_folder(tmp_path / "1", [failed(cells[0])]),
@@ -94,7 +94,7 @@ def test_a_failed_record_yields(
     assert kept.status == "done"
 
 
-def test_what_holds_no_record_is_told_and_left(tmp_path: Path, cells: list[Planned]) -> None:
+def test_what_holds_no_record_is_told_and_left(tmp_path: Path, cells: list[SuiteEntry]) -> None:
     first = run_folder(tmp_path / "1", [record(cells[0])])
     broken = first / "records" / "broken.json"
     broken.write_text("{")
@@ -105,7 +105,7 @@ def test_what_holds_no_record_is_told_and_left(tmp_path: Path, cells: list[Plann
         merge([tmp_path / "nowhere"], tmp_path / "out")
 
 
-def test_shards_are_a_partition_of_about_equal_work(cells: list[Planned]) -> None:
+def test_shards_are_a_partition_of_about_equal_work(cells: list[SuiteEntry]) -> None:
     unique = list({cell.key: cell for cell in cells}.values())
     parts = [Shard(i, 3).of(unique) for i in (1, 2, 3)]
     keys = [cell.key for part in parts for cell in part]
@@ -122,23 +122,23 @@ def test_what_is_no_shard_is_refused(text: str) -> None:
 
 
 def test_an_unreadable_record_is_set_aside_and_nothing_is_lost(
-    tmp_path: Path, cells: list[Planned]
+    tmp_path: Path, cells: list[SuiteEntry]
 ) -> None:
     store = Store(tmp_path)
     store.write(record(cells[0]))
     whole = store.path(cells[0].key).read_text()
-    assert store.set_aside(cells[0].key) is None
-    assert store.set_aside("nothing") is None
+    assert store.quarantine(cells[0].key) is None
+    assert store.quarantine("nothing") is None
     for number, cut in enumerate((whole[:40], "")):
         store.path(cells[0].key).write_text(cut)
-        aside = store.set_aside(cells[0].key)
+        aside = store.quarantine(cells[0].key)
         assert aside is not None
         assert aside.read_text() == cut
         assert not store.path(cells[0].key).exists()
         assert len(list(tmp_path.glob("*.unreadable*"))) == number + 1
 
 
-def test_results_are_a_row_a_cell_and_property(tmp_path: Path, cells: list[Planned]) -> None:
+def test_results_are_a_row_a_cell_and_property(tmp_path: Path, cells: list[SuiteEntry]) -> None:
     run_folder(tmp_path, [record(cells[0]), record(cells[1], MORE), failed(cells[2])])
     frame = results(tmp_path)
     assert len(frame) == 2 * len(cells[0].cell.properties) + 1
@@ -149,7 +149,7 @@ def test_results_are_a_row_a_cell_and_property(tmp_path: Path, cells: list[Plann
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
-def test_results_are_exported(tmp_path: Path, cells: list[Planned], ending: str) -> None:
+def test_results_are_exported(tmp_path: Path, cells: list[SuiteEntry], ending: str) -> None:
     run_folder(tmp_path, [record(cells[0])])
     path = tmp_path / f"table.{ending}"
     assert write_results(tmp_path, path) == len(cells[0].cell.properties)
@@ -245,7 +245,7 @@ sweep = { batch_size = [1, 4] }
 
 @pytest.mark.slow
 def test_fifty_thousand_records_are_a_table_in_ten_seconds(
-    tmp_path: Path, cells: list[Planned]
+    tmp_path: Path, cells: list[SuiteEntry]
 ) -> None:
     """In seconds of the processor, which other processes do not make longer."""
     (tmp_path / "records").mkdir()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from leakbench.evaluation.preparation import data_fingerprint
-from leakbench.experiments.suite import Planned
+from leakbench.experiments.suite import SuiteEntry
 from leakbench.records.record import Record
 from leakbench.records.store import Store
 from leakbench.sweep.events import SharedDone
@@ -16,19 +16,19 @@ from leakbench.sweep.pending import sort_out
 from leakbench.sweep.plan import plan, plan_text
 from leakbench.sweep.rates import Rates, work_of
 from leakbench.sweep.steps import Prepare, steps_of
-from records import measured, planned
+from records import measured, suite_entries
 
 
 @pytest.fixture(scope="module")
-def quick() -> list[Planned]:
-    return list({cell.key: cell for cell in planned("quick")}.values())
+def quick() -> list[SuiteEntry]:
+    return list({cell.key: cell for cell in suite_entries("quick")}.values())
 
 
 @pytest.mark.parametrize(
     ("redo", "chosen"),
     [("never", {0}), ("failed", {0, 1}), ("stale", {0, 1, 2}), ("all", {0, 1, 2, 3})],
 )
-def test_redo(tmp_path: Path, quick: list[Planned], redo: str, chosen: set[int]) -> None:
+def test_redo(tmp_path: Path, quick: list[SuiteEntry], redo: str, chosen: set[int]) -> None:
     """Of four cells one has no record, one failed, the data of one are not what they were."""
     store = Store(tmp_path)
     current = data_fingerprint(quick[3].cell.setup, None)
@@ -37,11 +37,11 @@ def test_redo(tmp_path: Path, quick: list[Planned], redo: str, chosen: set[int])
     store.write(measured(quick[2]).model_copy(update={"fingerprint": "of old"}))
     store.write(measured(quick[3]).model_copy(update={"fingerprint": current}))
     found = sort_out(quick[:4], store, None, False, redo)  # type: ignore[arg-type]
-    assert {quick.index(each.planned) for each in found.pending} == chosen
+    assert {quick.index(each.entry) for each in found.pending} == chosen
     assert len(found.kept) == 4 - len(chosen)
 
 
-def test_seconds_are_learnt_from_the_most_alike(quick: list[Planned]) -> None:
+def test_seconds_are_learnt_from_the_most_alike(quick: list[SuiteEntry]) -> None:
     attacks = [cell for cell in quick if cell.cell.attack == "feature"]
     alike, bigger = attacks[0], next(c for c in attacks if c.cell.batch_size == 8)
     steps = {step.name: step for step in steps_of(quick)}
@@ -53,7 +53,7 @@ def test_seconds_are_learnt_from_the_most_alike(quick: list[Planned]) -> None:
     assert Rates([measured(alike)], "cuda").learnt_from == 0
 
 
-def test_trainings_are_learnt_from_the_log(tmp_path: Path, quick: list[Planned]) -> None:
+def test_trainings_are_learnt_from_the_log(tmp_path: Path, quick: list[SuiteEntry]) -> None:
     log = RunLog(tmp_path / "log.jsonl")
     log.happened(SharedDone("a model", "1", 30.0, 100.0, ("models/a/round-000300",)))
     log.happened(SharedDone("another, from the cache", "1", 0.1, 100.0, ()))
@@ -62,7 +62,7 @@ def test_trainings_are_learnt_from_the_log(tmp_path: Path, quick: list[Planned])
     assert rates.seconds(prepare) == pytest.approx(0.3 * prepare.work)
 
 
-def test_a_plan_counts_cells_and_what_they_share(tmp_path: Path, quick: list[Planned]) -> None:
+def test_a_plan_counts_cells_and_what_they_share(tmp_path: Path, quick: list[SuiteEntry]) -> None:
     store = Store(tmp_path)
     store.write(measured(quick[0]))
     store.write(Record(key=quick[1].key, cell=quick[1].cell, attack_version=1, status="failed"))

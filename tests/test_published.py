@@ -27,14 +27,14 @@ def test_something_is_published() -> None:
 def test_a_published_table_is_its_records_and_nothing_else(suite: str) -> None:
     name, content = load_suite(suite)
     store = Store(RESULTS / "records")
-    cells = [Measured(planned, store.read(planned.key)) for planned in expand(name, content)]
+    cells = [Measured(entry, store.read(entry.key)) for entry in expand(name, content)]
     if all(m.record is None for m in cells):
         pytest.skip(f"{suite} was published by earlier versions of its attacks; publish it again")
-    missing = [m.planned.key for m in cells if m.record is None and not m.planned.optional]
+    missing = [m.entry.key for m in cells if m.record is None and not m.entry.optional]
     assert not missing, f"{len(missing)} cells of {suite} have no record in results/records"
     for m in cells:
         if m.record:
-            assert m.record.cell.model_dump_json() == m.planned.cell.model_dump_json()
+            assert m.record.cell.model_dump_json() == m.entry.cell.model_dump_json()
     assert {m.record.status for m in cells if m.record} <= {"done", "diverged"}
     reading = (RESULTS / f"{suite}.reading.md").read_text(encoding="utf-8")
     made = markdown(content.title, cells, f"leakbench run {suite}", reading)
@@ -56,9 +56,9 @@ def test_every_attack_of_a_published_table_had_the_same_budget(suite: str) -> No
     if all(ATTACKS.get(each.cell.attack).control for each in expand(name, content)):
         pytest.skip(f"{suite} measures controls only")
     by_group: dict[tuple[str, object], set[object]] = {}
-    for planned in expand(name, content):
-        if "budget" in planned.cell.attack_parameters:
-            group = (planned.group, planned.swept.get("budget"))
-            by_group.setdefault(group, set()).add(planned.cell.attack_parameters["budget"])
+    for entry in expand(name, content):
+        if "budget" in entry.cell.attack_parameters:
+            group = (entry.group, entry.swept.get("budget"))
+            by_group.setdefault(group, set()).add(entry.cell.attack_parameters["budget"])
     assert by_group
     assert all(len(budgets) == 1 for budgets in by_group.values()), by_group

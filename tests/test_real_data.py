@@ -37,8 +37,8 @@ def measured(data_root: Path, attack: str, **fields: object) -> Metrics:
             **fields,
         }
     )
-    prepared = prepare(cell.setup, data_root, "cpu", lambda message: None)
-    metrics = measure(cell, prepared, lambda share: None).metrics
+    context = prepare(cell.setup, data_root, "cpu", lambda message: None)
+    metrics = measure(cell, context, lambda share: None).metrics
     assert metrics is not None
     return metrics
 

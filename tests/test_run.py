@@ -82,8 +82,7 @@ FAULTY = """
 from collections.abc import Sequence
 from dataclasses import dataclass
 import torch
-from leakbench.base.registry import register_attack
-from leakbench.threat.server import Attack, Inference, Knowledge
+from leakbench import Attack, AttackResult, Knowledge, register_attack
 
 @register_attack("faulty")
 @dataclass(frozen=True, kw_only=True)
@@ -91,14 +90,14 @@ class Faulty(Attack):
     title = "Faulty"
     reference = "none"
     fault: str = "nan"
-    needs = Knowledge.AUXILIARY
+    required_knowledge = Knowledge.AUXILIARY
 
     def infer(self, server, observations, progress):
         if self.fault == "crash":
             raise RuntimeError("the plugin's own mistake")
         size = 1 if self.fault == "nan" else 7
         value = torch.full((size,), torch.nan if self.fault == "nan" else 0.5)
-        return [Inference(scores={p: value for p in server.properties}) for _ in observations]
+        return [AttackResult(scores={p: value for p in server.properties}) for _ in observations]
 """
 
 

@@ -21,7 +21,7 @@ from PIL import Image
 import leakbench.reports.site.folder
 from leakbench.attacks.feature import FeatureReconstruction
 from leakbench.base.registry import ATTACKS
-from leakbench.experiments.suite import Planned
+from leakbench.experiments.suite import SuiteEntry
 from leakbench.records.folder import read_records
 from leakbench.records.record import Record
 from leakbench.reports.publishing import publish
@@ -38,7 +38,7 @@ from publishing import (
     whole_run,
     write_run,
 )
-from records import planned
+from records import suite_entries
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -161,7 +161,7 @@ def test_a_defenses_page_has_leakage_against_utility(site: Path) -> None:
 
 
 def records_of(
-    cells: list[Planned], values: dict[str, float], knows: dict[str, str]
+    cells: list[SuiteEntry], values: dict[str, float], knows: dict[str, str]
 ) -> list[Record]:
     """Return records with accuracies by attack, and what each knows besides the model."""
     return [
@@ -171,7 +171,7 @@ def records_of(
 
 
 def test_a_lead_is_over_the_control_of_the_same_place_and_beside_no_defense(tmp_path: Path) -> None:
-    cells = planned(str(defended_suite(tmp_path)))
+    cells = suite_entries(str(defended_suite(tmp_path)))
     knows = {"feature": "labels", "ig": "", "blind": "labels"}
     records = records_of(cells, {"feature": 0.8, "ig": 0.7, "blind": 0.5}, knows)
     lower = [
@@ -195,7 +195,7 @@ def test_a_lead_is_over_the_control_of_the_same_place_and_beside_no_defense(tmp_
 def test_an_attack_that_knows_labels_is_not_compared_with_a_control_that_does_not(
     tmp_path: Path,
 ) -> None:
-    cells = planned(str(defended_suite(tmp_path)))
+    cells = suite_entries(str(defended_suite(tmp_path)))
     values = {"feature": 0.8, "ig": 0.7, "blind": 0.5}
     knows = {"feature": "labels", "ig": "", "blind": ""}
     rows = defended("gaussian", records_of(cells, values, knows))
@@ -233,7 +233,7 @@ def test_texts_of_records_and_plugins_stay_texts(hostile: Path) -> None:
 
 
 def test_what_else_lies_in_the_sites_folder_stays(tmp_path: Path) -> None:
-    out = write_run(tmp_path / "out", map(done, planned("quick")))
+    out = write_run(tmp_path / "out", map(done, suite_entries("quick")))
     folder = tmp_path / "site"
     publish(out, folder, [], False)
     (folder / "CNAME").write_text("mine")
@@ -251,7 +251,7 @@ def test_what_else_lies_in_the_sites_folder_stays(tmp_path: Path) -> None:
 def test_a_site_that_was_written_in_part_is_written_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = write_run(tmp_path / "out", map(done, planned("quick")))
+    out = write_run(tmp_path / "out", map(done, suite_entries("quick")))
     with monkeypatch.context() as broken:
         whole, written = leakbench.reports.site.folder._write, []
 
@@ -272,7 +272,7 @@ def test_a_site_that_was_written_in_part_is_written_again(
 def test_a_folder_that_holds_something_else_is_refused(
     marker: str | None, tmp_path: Path, run: Run
 ) -> None:
-    out = write_run(tmp_path / "out", map(done, planned("quick")[:1]))
+    out = write_run(tmp_path / "out", map(done, suite_entries("quick")[:1]))
     folder = tmp_path / "home"
     folder.mkdir()
     (folder / "index.html").write_text("mine")
@@ -287,7 +287,7 @@ def test_a_folder_that_holds_something_else_is_refused(
 
 
 def test_a_site_that_would_be_a_file_is_refused(tmp_path: Path, run: Run) -> None:
-    out = write_run(tmp_path / "out", map(done, planned("quick")[:1]))
+    out = write_run(tmp_path / "out", map(done, suite_entries("quick")[:1]))
     code, _, said = run("publish", "--out", str(out), "--site", str(out / "records" / "x" / ".."))
     assert code == 2
     (tmp_path / "file").write_text("mine")
@@ -298,7 +298,7 @@ def test_a_site_that_would_be_a_file_is_refused(tmp_path: Path, run: Run) -> Non
 
 
 def test_figures_are_taken_but_none_that_may_show_somebody(tmp_path: Path, run: Run) -> None:
-    out = write_run(tmp_path / "out", map(done, planned("quick")))
+    out = write_run(tmp_path / "out", map(done, suite_entries("quick")))
     figures = out / "figures"
     figures.mkdir()
     picture = Image.fromarray(np.zeros((20, 30, 3), np.uint8))
@@ -319,7 +319,7 @@ def test_figures_are_taken_but_none_that_may_show_somebody(tmp_path: Path, run: 
 
 
 def test_the_same_records_give_the_same_site(tmp_path: Path) -> None:
-    out = write_run(tmp_path / "out", map(done, planned("quick")))
+    out = write_run(tmp_path / "out", map(done, suite_entries("quick")))
     contents = []
     for name in ("first", "second"):
         folder = tmp_path / name

@@ -22,12 +22,12 @@ from leakbench.federation.defenses.quantise import Quantisation
 from leakbench.federation.defenses.sparsify import Sparsification
 from leakbench.federation.shared_model import SharedModel
 from leakbench.metrics.matching import match_individuals
-from leakbench.threat.attack import Inference
+from leakbench.threat.attack import AttackResult
 from measuring import measured
 from planting import Planted, answer, planted, seen, server_of
 
 
-def _cosines(found: Inference, batch: Planted) -> Tensor:
+def _cosines(found: AttackResult, batch: Planted) -> Tensor:
     """Of each answer with whom it is matched to."""
     assert found.features is not None
     order, cosines = match_individuals(found.features, batch.features)

@@ -22,7 +22,7 @@ from leakbench.experiments.cell import Cell
 from leakbench.experiments.descriptions import describe
 from leakbench.experiments.overrides import override
 from leakbench.experiments.plugin_catalogue import description
-from leakbench.experiments.suite import Planned, Suite, expand, load_suite, suite_names
+from leakbench.experiments.suite import Suite, SuiteEntry, expand, load_suite, suite_names
 from leakbench.records.measured import Measured
 from leakbench.reports.rows import LAYOUTS, varying_settings
 from leakbench.reports.settings import settings
@@ -94,11 +94,11 @@ def small(write: Any) -> Suite:
 
 
 def cells(suite: Suite, *settings: str, only: Sequence[str] = ()) -> list[Cell]:
-    return [planned.cell for planned in expand("small", override(suite, settings), only)]
+    return [entry.cell for entry in expand("small", override(suite, settings), only)]
 
 
-def keys(planned: list[Planned]) -> list[str]:
-    return [p.key for p in planned]
+def keys(entry: list[SuiteEntry]) -> list[str]:
+    return [p.key for p in entry]
 
 
 def fits_its_data(cell: Cell) -> bool:
@@ -111,9 +111,9 @@ def fits_its_data(cell: Cell) -> bool:
 @pytest.mark.parametrize("name", suite_names())
 def test_our_suites_expand_on_the_embedded_default(name: str) -> None:
     found, suite = load_suite(name)
-    planned = expand(found, override(suite, ["dataset=synthetic"]))
+    entry = expand(found, override(suite, ["dataset=synthetic"]))
     assert found == name
-    assert {p.cell.dataset for p in planned} == {"synthetic"}
+    assert {p.cell.dataset for p in entry} == {"synthetic"}
 
 
 def test_the_quick_suite_asks_only_for_attributes_that_its_data_have() -> None:
@@ -245,12 +245,12 @@ def test_a_wrong_value_is_named(write: Any, text: str, message: str) -> None:
 
 def test_cells_are_every_combination_in_the_order_of_the_file(small: Suite) -> None:
     small.group[0].sweep = {"batch_size": [1, 8], "seed": [0, 1]}
-    planned = expand("small", small)
-    found = [(p.cell.batch_size, p.cell.seed, p.column) for p in planned]
+    entry = expand("small", small)
+    found = [(p.cell.batch_size, p.cell.seed, p.column) for p in entry]
     columns = ("Proposed", "Joint", "Prior", "Oracle")
     assert found == [(b, s, column) for b in (1, 8) for s in (0, 1) for column in columns]
-    assert {p.group for p in planned} == {"By batch size"}
-    assert len(set(keys(planned))) == len(planned)
+    assert {p.group for p in entry} == {"By batch size"}
+    assert len(set(keys(entry))) == len(entry)
 
 
 def test_a_group_s_cell_fields_take_the_place_of_the_suite_s(write: Any) -> None:
@@ -511,18 +511,18 @@ def presets(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_each_data_set_has_of_its_own_makes_no_column(write: Any) -> None:
     birds = SECOND_GROUP.replace("vehicles", "birds").replace("wheel", "beak")
     birds = birds.replace('main_task = "cargo"', 'main_task = "crest", individuals = 64')
-    planned = expand(*load_suite(write(TITLE + CELL + COLUMNS + SECOND_GROUP + birds)))
-    assert {p.cell.individuals for p in planned} == {256, 64}
-    assert varying_settings(planned, LAYOUTS["table1"]) == []
-    assert "individuals" in varying_settings(planned, LAYOUTS["table2"])
+    entry = expand(*load_suite(write(TITLE + CELL + COLUMNS + SECOND_GROUP + birds)))
+    assert {p.cell.individuals for p in entry} == {256, 64}
+    assert varying_settings(entry, LAYOUTS["table1"]) == []
+    assert "individuals" in varying_settings(entry, LAYOUTS["table2"])
 
 
-def of_group(suite: Suite, title: str, *settings: str) -> list[Planned]:
+def of_group(suite: Suite, title: str, *settings: str) -> list[SuiteEntry]:
     return [p for p in expand("small", override(suite, settings)) if p.group == title]
 
 
-def parameters(planned: Sequence[Planned], name: str) -> list[tuple[str, Any]]:
-    return [(p.column, p.cell.attack_parameters.get(name)) for p in planned]
+def parameters(entry: Sequence[SuiteEntry], name: str) -> list[tuple[str, Any]]:
+    return [(p.column, p.cell.attack_parameters.get(name)) for p in entry]
 
 
 def test_a_group_without_columns_has_those_of_the_suite(write: Any) -> None:
@@ -821,11 +821,11 @@ def test_a_key_changes_with_the_attack_s_version(
 
 
 def test_a_key_survives_writing_and_reading_of_the_cell(small: Suite) -> None:
-    for planned in expand("small", small):
-        read = Cell.model_validate_json(planned.cell.model_dump_json())
-        assert read == planned.cell
-        assert re.fullmatch("[0-9a-f]{24}", planned.key)
-        assert read.key(1) == planned.cell.key(1)
+    for entry in expand("small", small):
+        read = Cell.model_validate_json(entry.cell.model_dump_json())
+        assert read == entry.cell
+        assert re.fullmatch("[0-9a-f]{24}", entry.key)
+        assert read.key(1) == entry.cell.key(1)
 
 
 def test_a_digest_is_the_same_on_every_machine() -> None:
@@ -898,14 +898,14 @@ preset = "paper"
 
 def test_attacks_terms_stand_under_their_table(write: Any) -> None:
     found = expand(*load_suite(write(SMALL)))
-    shown = main_tables([Measured(planned, None) for planned in found])
+    shown = main_tables([Measured(entry, None) for entry in found])
     budget = next(p.cell.attack_parameters["budget"] for p in found if p.cell.attack == "feature")
     assert f"Attacks have {budget} gradient evaluations a victim batch; labels known" in shown
 
 
 def test_terms_that_not_every_attack_has_name_those_that_have_them(write: Any) -> None:
     found = expand(*load_suite(write(SMALL + "\n[attack.ul]\n")))
-    shown = main_tables([Measured(planned, None) for planned in found])
+    shown = main_tables([Measured(entry, None) for entry in found])
     budget = next(p.cell.attack_parameters["budget"] for p in found if p.cell.attack == "feature")
     assert f"Attacks have {budget} (Proposed, Joint) gradient evaluations a victim batch" in shown
 
@@ -913,5 +913,5 @@ def test_terms_that_not_every_attack_has_name_those_that_have_them(write: Any) -
 def test_a_note_stands_under_the_tables_of_its_attack_alone(write: Any) -> None:
     note = "**UL**: decides whether a batch contains the property"
     for text, present in ((SMALL, False), (SMALL + "\n[attack.ul]\n", True)):
-        cells = [Measured(planned, None) for planned in expand(*load_suite(write(text)))]
+        cells = [Measured(entry, None) for entry in expand(*load_suite(write(text)))]
         assert (note in reading_aid(cells)) == present

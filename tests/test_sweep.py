@@ -10,19 +10,19 @@ from pathlib import Path
 import pytest
 
 from leakbench.base.errors import UsageError
-from leakbench.experiments.suite import Planned
+from leakbench.experiments.suite import SuiteEntry
 from leakbench.records.record import Record
 from leakbench.records.store import Store
 from leakbench.sweep.events import Again, CellDone, Event, Failed, SharedDone, State
 from leakbench.sweep.executor import Answered, Begun, Lost, Problem, Report, Told
 from leakbench.sweep.steps import Measure, Prepare, Step, TrainUnder, steps_of
 from leakbench.sweep.sweep import Limits, Outcome, Sweep
-from records import measured, planned
+from records import measured, suite_entries
 
 
 @pytest.fixture(scope="module")
-def quick() -> list[Planned]:
-    return list({cell.key: cell for cell in planned("quick")}.values())
+def quick() -> list[SuiteEntry]:
+    return list({cell.key: cell for cell in suite_entries("quick")}.values())
 
 
 class Scripted:
@@ -69,7 +69,7 @@ class Scripted:
 
 
 def well(step: Step, attempt: int) -> Report:
-    found = None if step.planned is None else measured(step.planned)
+    found = None if step.entry is None else measured(step.entry)
     return Answered(step.name, found)
 
 
@@ -85,7 +85,7 @@ class Notes:
 
 
 def swept(
-    folder: Path, cells: Sequence[Planned], executor: Scripted, limits: Limits | None = None
+    folder: Path, cells: Sequence[SuiteEntry], executor: Scripted, limits: Limits | None = None
 ) -> tuple[Outcome, list[Event]]:
     notes = Notes()
     outcome = Sweep(
@@ -95,7 +95,7 @@ def swept(
     return outcome, notes.events
 
 
-def test_shared_work_is_one_step_however_many_cells_need_it(quick: list[Planned]) -> None:
+def test_shared_work_is_one_step_however_many_cells_need_it(quick: list[SuiteEntry]) -> None:
     steps = steps_of(quick)
     setups = {cell.cell.setup.model_dump_json() for cell in quick}
     assert sum(isinstance(step.task, Prepare) for step in steps) == len(setups)
@@ -103,7 +103,7 @@ def test_shared_work_is_one_step_however_many_cells_need_it(quick: list[Planned]
 
 
 def test_each_defense_is_trained_under_once() -> None:
-    cells = list({cell.key: cell for cell in planned("fig5")}.values())
+    cells = list({cell.key: cell for cell in suite_entries("fig5")}.values())
     steps = steps_of(cells)
     trained = [step.task for step in steps if isinstance(step.task, TrainUnder)]
     told = [(task.defense, json.dumps(task.parameters, default=str)) for task in trained]
@@ -111,12 +111,12 @@ def test_each_defense_is_trained_under_once() -> None:
     # What clients do by themselves: several clients' mean costs nothing.
     assert {task.defense for task in trained}.isdisjoint({"none", "secure_aggregation"})
     for step in steps:
-        if step.planned is not None and step.planned.cell.defense == "gaussian":
+        if step.entry is not None and step.entry.cell.defense == "gaussian":
             assert len(step.needs) == 2
 
 
 def test_what_is_needed_comes_first_and_all_is_written(
-    tmp_path: Path, quick: list[Planned]
+    tmp_path: Path, quick: list[SuiteEntry]
 ) -> None:
     executor = Scripted(well)
     outcome, _ = swept(tmp_path, quick, executor)
@@ -125,20 +125,20 @@ def test_what_is_needed_comes_first_and_all_is_written(
     assert len(order) == len(executor.submitted)
     for step in steps_of(quick):
         assert all(order[need] < order[step.name] for need in step.needs)
-        if step.planned is not None:
+        if step.entry is not None:
             assert Store(tmp_path).read(step.name) is not None
 
 
 def test_shared_work_is_forgotten_when_no_cell_needs_it(
-    tmp_path: Path, quick: list[Planned]
+    tmp_path: Path, quick: list[SuiteEntry]
 ) -> None:
     executor = Scripted(well)
     swept(tmp_path, quick, executor)
-    shared = [step.name for step in steps_of(quick) if step.planned is None]
+    shared = [step.name for step in steps_of(quick) if step.entry is None]
     assert sorted(executor.forgotten) == sorted(shared)
 
 
-def test_the_same_training_is_not_done_by_two_at_once(quick: list[Planned]) -> None:
+def test_the_same_training_is_not_done_by_two_at_once(quick: list[SuiteEntry]) -> None:
     cell = quick[0].cell
     more = cell.model_copy(update={"properties": ("gender",)})
     other = replace(quick[0], cell=more, key=more.key(1))
@@ -147,7 +147,7 @@ def test_the_same_training_is_not_done_by_two_at_once(quick: list[Planned]) -> N
 
 
 def test_a_death_costs_an_attempt_and_the_last_one_the_cell(
-    tmp_path: Path, quick: list[Planned]
+    tmp_path: Path, quick: list[SuiteEntry]
 ) -> None:
     mortal, frail = quick[0].key, quick[1].key
 
@@ -159,7 +159,7 @@ def test_a_death_costs_an_attempt_and_the_last_one_the_cell(
     executor = Scripted(answer)
     outcome, events = swept(tmp_path, quick, executor, Limits(retries=2))
     assert (executor.submitted.count(mortal), executor.submitted.count(frail)) == (3, 2)
-    assert [failure.planned.key for failure in outcome.failures] == [mortal]
+    assert [failure.entry.key for failure in outcome.failures] == [mortal]
     assert outcome.failures[0].message == "its worker was killed by SIGKILL (3 attempts)"
     assert sum(isinstance(event, Again) for event in events) == 3
     failed = Store(tmp_path).read(mortal)
@@ -167,7 +167,7 @@ def test_a_death_costs_an_attempt_and_the_last_one_the_cell(
     assert outcome.measured == len(quick) - 1
 
 
-def test_a_mistake_of_the_code_is_not_tried_again(tmp_path: Path, quick: list[Planned]) -> None:
+def test_a_mistake_of_the_code_is_not_tried_again(tmp_path: Path, quick: list[SuiteEntry]) -> None:
     def answer(step: Step, attempt: int) -> Report:
         if step.name == quick[0].key:
             return Answered(step.name, problem=Problem("KeyError: 'a'", details="Traceback …"))
@@ -181,12 +181,12 @@ def test_a_mistake_of_the_code_is_not_tried_again(tmp_path: Path, quick: list[Pl
     assert (failed.key, failed.details) == (quick[0].key, "Traceback …")
 
 
-def test_a_failure_takes_no_place_of_a_measurement(tmp_path: Path, quick: list[Planned]) -> None:
+def test_a_failure_takes_no_place_of_a_measurement(tmp_path: Path, quick: list[SuiteEntry]) -> None:
     store = Store(tmp_path)
     store.write(measured(quick[0]))
     stamps = {quick[0].key: store.stamp(quick[0].key)}
     executor = Scripted(
-        lambda s, n: well(s, n) if s.planned is None else Answered(s.name, problem=Problem("no"))
+        lambda s, n: well(s, n) if s.entry is None else Answered(s.name, problem=Problem("no"))
     )
     sweep = Sweep(steps_of(quick[:1]), stamps, store, executor, Notes(), "cpu", Limits())
     assert len(sweep.run().failures) == 1
@@ -195,7 +195,7 @@ def test_a_failure_takes_no_place_of_a_measurement(tmp_path: Path, quick: list[P
 
 
 def test_shared_work_that_fails_takes_only_its_own_cells(
-    tmp_path: Path, quick: list[Planned]
+    tmp_path: Path, quick: list[SuiteEntry]
 ) -> None:
     setup = quick[0].cell.setup
 
@@ -206,11 +206,11 @@ def test_shared_work_that_fails_takes_only_its_own_cells(
 
     outcome, _ = swept(tmp_path, quick, Scripted(answer))
     lost = {cell.key for cell in quick if cell.cell.setup == setup}
-    assert {failure.planned.key for failure in outcome.failures} == lost
+    assert {failure.entry.key for failure in outcome.failures} == lost
     assert outcome.measured == len(quick) - len(lost)
 
 
-def test_what_ends_all_ends_all(tmp_path: Path, quick: list[Planned]) -> None:
+def test_what_ends_all_ends_all(tmp_path: Path, quick: list[SuiteEntry]) -> None:
     executor = Scripted(
         lambda step, n: Answered(step.name, problem=Problem("disk full", usage=True, ends=True))
     )
@@ -220,17 +220,17 @@ def test_what_ends_all_ends_all(tmp_path: Path, quick: list[Planned]) -> None:
     assert len(executor.submitted) <= 2
 
 
-def test_too_long_is_no_death(tmp_path: Path, quick: list[Planned]) -> None:
+def test_too_long_is_no_death(tmp_path: Path, quick: list[SuiteEntry]) -> None:
     slow = quick[0].key
     executor = Scripted(lambda step, n: None if step.name == slow else well(step, n))
     outcome, _ = swept(tmp_path, quick[:3], executor, Limits(seconds=0.0))
     assert executor.killed.count(slow) == 1
-    messages = [f.message for f in outcome.failures if f.planned.key == slow]
+    messages = [f.message for f in outcome.failures if f.entry.key == slow]
     assert messages == ["it took longer than 0 min; give it less to do, or raise --time-limit"]
 
 
 def test_a_cell_that_has_a_record_by_now_is_not_measured(
-    tmp_path: Path, quick: list[Planned]
+    tmp_path: Path, quick: list[SuiteEntry]
 ) -> None:
     """Another run has written it after this run had chosen its cells."""
     Store(tmp_path).write(measured(quick[0]))
@@ -241,7 +241,9 @@ def test_a_cell_that_has_a_record_by_now_is_not_measured(
     assert outcome.failures == []
 
 
-def test_a_cell_that_failed_in_another_run_has_failed(tmp_path: Path, quick: list[Planned]) -> None:
+def test_a_cell_that_failed_in_another_run_has_failed(
+    tmp_path: Path, quick: list[SuiteEntry]
+) -> None:
     cell = quick[0]
     Store(tmp_path).write(
         Record(key=cell.key, cell=cell.cell, attack_version=1, status="failed", error="no luck")
@@ -251,7 +253,7 @@ def test_a_cell_that_failed_in_another_run_has_failed(tmp_path: Path, quick: lis
 
 
 def test_a_torn_record_that_another_run_sets_aside_is_measured(
-    tmp_path: Path, quick: list[Planned]
+    tmp_path: Path, quick: list[SuiteEntry]
 ) -> None:
     stamps = {quick[0].key: (1, 2, 3)}
     steps, executor = steps_of(quick), Scripted(well)
@@ -260,18 +262,20 @@ def test_a_torn_record_that_another_run_sets_aside_is_measured(
 
 
 def test_the_log_has_work_and_the_weights_are_of_the_plan_alone(
-    tmp_path: Path, quick: list[Planned]
+    tmp_path: Path, quick: list[SuiteEntry]
 ) -> None:
     """Else each run would learn from what the last one had guessed."""
     steps = [replace(step, weight=7.0) for step in steps_of(quick)]
     notes = Notes()
     Sweep(steps, {}, Store(tmp_path), Scripted(well), notes, "cpu", Limits()).run()
-    works = {step.work for step in steps if step.planned is None}
+    works = {step.work for step in steps if step.entry is None}
     assert {e.work for e in notes.events if isinstance(e, SharedDone)} == works
 
 
-def test_answers_that_came_with_a_full_disk_are_kept(tmp_path: Path, quick: list[Planned]) -> None:
-    cells = [step for step in steps_of(quick) if step.planned is not None]
+def test_answers_that_came_with_a_full_disk_are_kept(
+    tmp_path: Path, quick: list[SuiteEntry]
+) -> None:
+    cells = [step for step in steps_of(quick) if step.entry is not None]
 
     def answer(step: Step, attempt: int) -> Report:
         if step.name == cells[0].name:
@@ -287,7 +291,7 @@ def test_answers_that_came_with_a_full_disk_are_kept(tmp_path: Path, quick: list
 
 
 def test_a_worker_that_tells_after_its_step_is_not_listened_to(
-    tmp_path: Path, quick: list[Planned]
+    tmp_path: Path, quick: list[SuiteEntry]
 ) -> None:
     class Talkative(Scripted):
         def reports(self) -> Sequence[Report]:

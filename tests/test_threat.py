@@ -19,17 +19,17 @@ from leakbench.base.plugins import build
 from leakbench.base.registry import ATTACKS
 from leakbench.data.images import to_images
 from leakbench.evaluation.measuring import measure, victim_batches
-from leakbench.evaluation.preparation import Prepared, prepare
+from leakbench.evaluation.preparation import EvaluationContext, prepare
 from leakbench.experiments.cell import Cell, Setup
 from leakbench.federation.client import Client, client_update
 from leakbench.threat.attack import Attack, check_batch_size, check_grant
 from leakbench.threat.knowledge import Knowledge
-from leakbench.threat.observation import Truth, observe
+from leakbench.threat.observation import GroundTruth, observe
 from leakbench.threat.server import Server, granted
 
 
 @pytest.fixture(scope="module")
-def prepared(small_setup: Setup) -> Prepared:
+def context(small_setup: Setup) -> EvaluationContext:
     return prepare(small_setup, None, "cpu", lambda message: None)
 
 
@@ -68,11 +68,11 @@ def has_rows(flat: Tensor, wanted: set[bytes], length: int) -> bool:
     return any(row.tobytes() in wanted for row in rows)
 
 
-def seen_with(prepared: Prepared, truth: Truth, knowledge: Knowledge) -> list[object]:
-    model = prepared.server.model
+def seen_with(context: EvaluationContext, truth: GroundTruth, knowledge: Knowledge) -> list[object]:
+    model = context.server.model
     assert model is not None
     update = client_update(model, truth.images, truth.labels)
-    server = granted(prepared.server, knowledge)
+    server = granted(context.server, knowledge)
     return list(reachable([server, observe(truth, update, knowledge, seed=1)]))
 
 
@@ -86,10 +86,12 @@ def all_grants() -> list[Knowledge]:
 
 
 @pytest.mark.parametrize("knowledge", all_grants(), ids=lambda k: "+".join(k.names()) or "nothing")
-def test_no_ungranted_truth_can_be_reached(prepared: Prepared, knowledge: Knowledge) -> None:
-    truth = victim_batches(prepared, batch_size=8, individuals=8)[0]
-    seen = seen_with(prepared, truth, knowledge)
-    assert not any(isinstance(found, Truth | Prepared) for found in seen)
+def test_no_ungranted_truth_can_be_reached(
+    context: EvaluationContext, knowledge: Knowledge
+) -> None:
+    truth = victim_batches(context, batch_size=8, individuals=8)[0]
+    seen = seen_with(context, truth, knowledge)
+    assert not any(isinstance(found, GroundTruth | EvaluationContext) for found in seen)
     assert not holds(seen, truth.images)
     assert holds(seen, truth.features) == (Knowledge.FEATURES in knowledge)
     int_tensors = [t for t in seen if isinstance(t, Tensor) and t.shape == truth.labels.shape]
@@ -98,16 +100,16 @@ def test_no_ungranted_truth_can_be_reached(prepared: Prepared, knowledge: Knowle
     for present in truth.properties.values():
         assert not any(isinstance(t, Tensor) and t is present for t in seen)
         assert not any(t.dtype == torch.bool for t in int_tensors)
-    models = [found for found in seen if found is prepared.server.model]
+    models = [found for found in seen if found is context.server.model]
     assert bool(models) == (Knowledge.MODEL in knowledge)
-    auxiliary = [found for found in seen if found is prepared.server.auxiliary]
+    auxiliary = [found for found in seen if found is context.server.auxiliary]
     assert bool(auxiliary) == (Knowledge.AUXILIARY in knowledge)
-    space = [found for found in seen if found is prepared.server.feature_space]
+    space = [found for found in seen if found is context.server.feature_space]
     assert bool(space) == (Knowledge.MODEL | Knowledge.AUXILIARY in knowledge)
 
 
 def test_the_harness_hands_over_what_an_attack_declares_not_all_that_is_granted(
-    prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+    context: EvaluationContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[object] = []
     prior = ATTACKS.get("prior")
@@ -119,13 +121,13 @@ def test_the_harness_hands_over_what_an_attack_declares_not_all_that_is_granted(
 
     monkeypatch.setattr(prior, "infer", spy)
     cell = Cell(
-        **prepared.setup.model_dump(),
+        **context.setup.model_dump(),
         attack="prior",
         batch_size=2,
         individuals=4,
         grant=("model", "update", "auxiliary", "labels", "features"),
     )
-    measure(cell, prepared, lambda share: None)
+    measure(cell, context, lambda share: None)
     server, first, _ = seen
     assert isinstance(server, Server)
     assert server.model is None
@@ -137,7 +139,7 @@ def test_the_harness_hands_over_what_an_attack_declares_not_all_that_is_granted(
 @pytest.mark.parametrize("known", [False, True])
 @pytest.mark.parametrize("name", ["feature", "ul", "blind"])
 def test_of_a_defense_only_who_adapts_sees_what_it_is_and_nobody_what_was_drawn(
-    prepared: Prepared, monkeypatch: pytest.MonkeyPatch, name: str, known: bool
+    context: EvaluationContext, monkeypatch: pytest.MonkeyPatch, name: str, known: bool
 ) -> None:
     seen: list[Any] = []
     plugin = ATTACKS.get(name)
@@ -150,7 +152,7 @@ def test_of_a_defense_only_who_adapts_sees_what_it_is_and_nobody_what_was_drawn(
     monkeypatch.setattr(plugin, "infer", spy)
     short = {"feature": {"budget": 2}, "ul": {"batches": 10}, "blind": {}}[name]
     cell = Cell(
-        **prepared.setup.model_dump(),
+        **context.setup.model_dump(),
         attack=name,
         attack_parameters=short,
         batch_size=2,
@@ -159,36 +161,38 @@ def test_of_a_defense_only_who_adapts_sees_what_it_is_and_nobody_what_was_drawn(
         defense_parameters={"sigma": 0.01},
         grant=("model", "update", "auxiliary", "labels", *(["defense"] if known else [])),
     )
-    record = measure(cell, prepared, lambda share: None)
+    record = measure(cell, context, lambda share: None)
     server, observations = seen
-    adapts = known and name != "blind"
-    assert (server.defense is not None) == adapts
-    assert ("defense" in record.knowledge) == adapts
+    optional_knowledge = known and name != "blind"
+    assert (server.defense is not None) == optional_knowledge
+    assert ("defense" in record.knowledge) == optional_knowledge
     everything = list(reachable([server, *observations]))
     assert not any(isinstance(found, torch.Generator | Client) for found in everything)
-    model = prepared.server.model
+    model = context.server.model
     assert model is not None
-    for truth in victim_batches(prepared, 2, 4):
+    for truth in victim_batches(context, 2, 4):
         for plain in client_update(model, truth.images, truth.labels).values():
             alike = (t for t in everything if isinstance(t, Tensor) and t.shape == plain.shape)
             assert not any(torch.equal(t, plain) for t in alike)
 
 
 @pytest.mark.parametrize("name", ["feature", "ig", "ul"])
-def test_to_know_that_there_is_no_defense_changes_nothing(prepared: Prepared, name: str) -> None:
+def test_to_know_that_there_is_no_defense_changes_nothing(
+    context: EvaluationContext, name: str
+) -> None:
     short = {"batches": 10} if name == "ul" else {"budget": 4}
     known = ("model", "update", "auxiliary", "labels")
     static, adaptive = (
         measure(
             Cell(
-                **prepared.setup.model_dump(),
+                **context.setup.model_dump(),
                 attack=name,
                 attack_parameters=short,
                 batch_size=2,
                 individuals=8,
                 grant=grant,
             ),
-            prepared,
+            context,
             lambda share: None,
         )
         for grant in (known, (*known, "defense"))
@@ -196,40 +200,42 @@ def test_to_know_that_there_is_no_defense_changes_nothing(prepared: Prepared, na
     assert static.metrics == adaptive.metrics
 
 
-def test_victims_are_different_people_as_long_as_there_are_others(prepared: Prepared) -> None:
-    who = prepared.individuals.identities[prepared.split.victims]
+def test_victims_are_different_people_as_long_as_there_are_others(
+    context: EvaluationContext,
+) -> None:
+    who = context.individuals.identities[context.split.victims]
     people = len(np.unique(who))
-    truths = victim_batches(prepared, 1, people)
+    truths = victim_batches(context, 1, people)
     shown = torch.stack([truth.images[0] for truth in truths])
-    pool = to_images(prepared.individuals.images[prepared.split.victims])
+    pool = to_images(context.individuals.images[context.split.victims])
     rows = [int((pool == image).flatten(1).all(1).nonzero()[0]) for image in shown]
     assert len(set(who[rows])) == people
 
 
-def test_the_search_does_find_what_is_there(prepared: Prepared) -> None:
-    truth = victim_batches(prepared, batch_size=8, individuals=8)[0]
+def test_the_search_does_find_what_is_there(context: EvaluationContext) -> None:
+    truth = victim_batches(context, batch_size=8, individuals=8)[0]
     assert holds(list(reachable([{"hidden": [truth]}])), truth.images)
-    assert holds(list(reachable([prepared.individuals.images])), truth.images)
+    assert holds(list(reachable([context.individuals.images])), truth.images)
     part_of_a_larger_storage = torch.cat([torch.zeros(3, 32, 32)[None], truth.images])[:1]
     assert holds([part_of_a_larger_storage], truth.images)
 
 
-def test_labels_are_granted_as_a_multiset(prepared: Prepared) -> None:
-    for truth in victim_batches(prepared, batch_size=8, individuals=32):
+def test_labels_are_granted_as_a_multiset(context: EvaluationContext) -> None:
+    for truth in victim_batches(context, batch_size=8, individuals=32):
         labels = observe(truth, {}, Knowledge.LABELS, seed=0).labels
         assert labels is not None
         assert torch.equal(labels, truth.labels.sort().values)
 
 
-def test_nobody_in_d_aux_is_a_victim_or_a_client(prepared: Prepared) -> None:
-    split, who = prepared.split, prepared.individuals.identities
+def test_nobody_in_d_aux_is_a_victim_or_a_client(context: EvaluationContext) -> None:
+    split, who = context.split, context.individuals.identities
     auxiliary = set(who[split.auxiliary])
     assert auxiliary.isdisjoint(who[split.victims])
     assert auxiliary.isdisjoint(who[np.concatenate(split.clients)])
 
 
-def test_victims_are_the_same_at_every_batch_size(prepared: Prepared) -> None:
-    single, eight = (victim_batches(prepared, size, individuals=32) for size in (1, 8))
+def test_victims_are_the_same_at_every_batch_size(context: EvaluationContext) -> None:
+    single, eight = (victim_batches(context, size, individuals=32) for size in (1, 8))
     for part in ("images", "labels", "features"):
         one = torch.cat([getattr(truth, part) for truth in single])
         assert torch.equal(one, torch.cat([getattr(truth, part) for truth in eight]))
@@ -240,19 +246,19 @@ def test_victims_are_the_same_at_every_batch_size(prepared: Prepared) -> None:
     [(100, 100, "batch size 100"), (1, 1000, "1000 individuals")],
 )
 def test_too_few_victims_are_refused(
-    prepared: Prepared, batch_size: int, individuals: int, named: str
+    context: EvaluationContext, batch_size: int, individuals: int, named: str
 ) -> None:
     with pytest.raises(UsageError, match=named):
-        victim_batches(prepared, batch_size, individuals)
+        victim_batches(context, batch_size, individuals)
 
 
 @pytest.mark.parametrize("name", ATTACKS.names())
 def test_an_attack_is_refused_without_each_thing_it_needs(name: str) -> None:
     attack: Attack = build(ATTACKS, name, {})
-    check_grant(attack, attack.needs)
-    for kind in attack.needs:
+    check_grant(attack, attack.required_knowledge)
+    for kind in attack.required_knowledge:
         with pytest.raises(UsageError, match=f"'{name}' needs to know {kind.names()[0]}"):
-            check_grant(attack, attack.needs & ~kind)
+            check_grant(attack, attack.required_knowledge & ~kind)
 
 
 def test_a_batch_beyond_an_attack_s_limit_is_refused() -> None:
@@ -267,9 +273,10 @@ def test_no_signature_on_the_attack_s_side_mentions_a_truth() -> None:
         for name in ATTACKS.names()
         for member, method in inspect.getmembers(ATTACKS.get(name), inspect.isfunction)
         # What dataclasses generate takes the fields, whose types the module may not name.
-        if method.__module__.startswith(("leakbench.attacks.", "leakbench.baselines.")) and member != "__init__"
+        if method.__module__.startswith(("leakbench.attacks.", "leakbench.baselines."))
+        and member != "__init__"
     ]
     assert methods
     names = {"Server": Server}
     for method in methods:
-        assert Truth not in get_type_hints(method, localns=names).values()
+        assert GroundTruth not in get_type_hints(method, localns=names).values()

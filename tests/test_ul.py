@@ -19,11 +19,11 @@ from leakbench.base.registry import ATTACKS
 from leakbench.baselines import ul
 from leakbench.baselines.ul import UnintendedLeakage, update_features
 from leakbench.evaluation.measuring import victim_batches
-from leakbench.evaluation.preparation import Prepared, prepare
+from leakbench.evaluation.preparation import EvaluationContext, prepare
 from leakbench.experiments.cell import Setup
 from leakbench.federation.client import client_update
 from leakbench.federation.defenses.noise import GaussianNoise
-from leakbench.threat.attack import Inference
+from leakbench.threat.attack import AttackResult
 from leakbench.threat.knowledge import Knowledge
 from leakbench.threat.observation import Observation, observe
 from leakbench.threat.server import granted
@@ -31,22 +31,26 @@ from measuring import measured
 
 
 @pytest.fixture(scope="module")
-def prepared(small_setup: Setup) -> Prepared:
+def context(small_setup: Setup) -> EvaluationContext:
     return prepare(small_setup, None, "cpu", lambda message: None)
 
 
-def observations(prepared: Prepared, batch_size: int, number: int) -> list[Observation]:
-    assert prepared.server.model is not None
-    needs = UnintendedLeakage().needs
+def observations(context: EvaluationContext, batch_size: int, number: int) -> list[Observation]:
+    assert context.server.model is not None
+    needs = UnintendedLeakage().required_knowledge
     return [
-        observe(t, client_update(prepared.server.model, t.images, t.labels), needs, seed)
-        for seed, t in enumerate(victim_batches(prepared, batch_size, batch_size * number))
+        observe(t, client_update(context.server.model, t.images, t.labels), needs, seed)
+        for seed, t in enumerate(victim_batches(context, batch_size, batch_size * number))
     ]
 
 
-def answers(prepared: Prepared, seen: list[Observation], batches: int = 20) -> list[Inference]:
+def answers(
+    context: EvaluationContext, seen: list[Observation], batches: int = 20
+) -> list[AttackResult]:
     attack = UnintendedLeakage(batches=batches)
-    return attack.infer(granted(prepared.server, attack.needs), seen, lambda share: None)
+    return attack.infer(
+        granted(context.server, attack.required_knowledge), seen, lambda share: None
+    )
 
 
 def test_features_are_the_largest_magnitudes_of_kernels_and_small_matrices_whole() -> None:
@@ -115,30 +119,30 @@ def test_nobody_is_seen_twice_at_b_1_however_rare_the_property() -> None:
     assert len(rows) == len(set(rows)) == 20
 
 
-def test_all_members_of_a_batch_get_the_batch_s_answer(prepared: Prepared) -> None:
-    found = answers(prepared, observations(prepared, 4, 5))
-    for inference in found:
-        assert inference.features is None
-        for scores in inference.scores.values():
+def test_all_members_of_a_batch_get_the_batch_s_answer(context: EvaluationContext) -> None:
+    found = answers(context, observations(context, 4, 5))
+    for result in found:
+        assert result.features is None
+        for scores in result.scores.values():
             assert scores.shape == (4,)
             assert len(scores.unique()) == 1
-    assert len({float(inference.scores["gender"][0]) for inference in found}) > 1
+    assert len({float(result.scores["gender"][0]) for result in found}) > 1
 
 
-def test_an_answer_depends_on_its_update_alone(prepared: Prepared) -> None:
+def test_an_answer_depends_on_its_update_alone(context: EvaluationContext) -> None:
     """Neither on the other observations, nor on their order, number or batch size, nor on seeds."""
-    seen = observations(prepared, 1, 6)
-    whole = answers(prepared, seen)
+    seen = observations(context, 1, 6)
+    whole = answers(context, seen)
     for part in ([5], [3, 1], [5, 4, 3, 2, 1, 0]):
-        for number, inference in zip(part, answers(prepared, [seen[i] for i in part]), strict=True):
-            assert inference.scores == whole[number].scores
-    mixed = answers(prepared, [*observations(prepared, 4, 2), *seen])
+        for number, result in zip(part, answers(context, [seen[i] for i in part]), strict=True):
+            assert result.scores == whole[number].scores
+    mixed = answers(context, [*observations(context, 4, 2), *seen])
     assert [m.scores for m in mixed[2:]] == [w.scores for w in whole]
 
 
 @pytest.mark.parametrize("known", [False, True])
 def test_who_knows_the_defense_trains_on_updates_that_it_lets_pass(
-    prepared: Prepared, known: bool, monkeypatch: pytest.MonkeyPatch
+    context: EvaluationContext, known: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     simulated: list[Mapping[str, Tensor]] = []
 
@@ -147,8 +151,10 @@ def test_who_knows_the_defense_trains_on_updates_that_it_lets_pass(
         return update_features(update)
 
     attack, noise = UnintendedLeakage(batches=10), GaussianNoise(sigma=100.0)
-    seen = observations(prepared, 2, 2)
-    server = replace(granted(prepared.server, attack.needs), defense=noise if known else None)
+    seen = observations(context, 2, 2)
+    server = replace(
+        granted(context.server, attack.required_knowledge), defense=noise if known else None
+    )
     monkeypatch.setattr(ul, "update_features", spy)
     attack.infer(server, seen, lambda share: None)
     trained_on = simulated[len(seen) :]
@@ -160,10 +166,10 @@ def test_who_knows_the_defense_trains_on_updates_that_it_lets_pass(
 
 def test_random_labels_are_drawn_where_the_main_task_is_identity(small_setup: Setup) -> None:
     setup = small_setup.model_copy(update={"main_task": "identity"})
-    prepared = prepare(setup, None, "cpu", lambda message: None)
-    assert prepared.server.auxiliary is not None
-    assert bool((prepared.server.auxiliary.labels == -1).all())
-    assert len(answers(prepared, observations(prepared, 2, 2))) == 2
+    context = prepare(setup, None, "cpu", lambda message: None)
+    assert context.server.auxiliary is not None
+    assert bool((context.server.auxiliary.labels == -1).all())
+    assert len(answers(context, observations(context, 2, 2))) == 2
 
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
@@ -171,7 +177,7 @@ def test_the_server_simulates_in_the_clients_mode(
     small_setup: Setup, mode: Mode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     setup = small_setup.model_copy(update={"model_parameters": {"width": 4, "batch_norm": True}})
-    prepared = prepare(setup, None, "cpu", lambda message: None)
+    context = prepare(setup, None, "cpu", lambda message: None)
     trained: list[bool] = []
 
     def spy(model: torch.nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -181,13 +187,13 @@ def test_the_server_simulates_in_the_clients_mode(
 
     monkeypatch.setattr("leakbench.federation.client.client_update", spy)
     attack = UnintendedLeakage(batches=4)
-    server = granted(prepared.server, attack.needs, mode)
-    attack.infer(server, observations(prepared, 2, 1), lambda share: None)
+    server = granted(context.server, attack.required_knowledge, mode)
+    attack.infer(server, observations(context, 2, 1), lambda share: None)
     assert trained == [mode == "train"] * 8
 
 
 def test_it_needs_no_labels() -> None:
-    assert Knowledge.LABELS not in UnintendedLeakage().needs
+    assert Knowledge.LABELS not in UnintendedLeakage().required_knowledge
 
 
 @pytest.mark.parametrize("parameters", [{"shares": []}, {"shares": [0.0]}, {"batches": 1}])

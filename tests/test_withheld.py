@@ -84,8 +84,8 @@ def test_without_the_bias_nothing_is_completed() -> None:
 def test_a_noisy_update_withholds_nothing() -> None:
     batch = planted(4)
     update = batch.changed(GaussianNoise(sigma=0.1))
-    trust = GaussianNoise(sigma=0.1).trust(update, 4)
-    assert not withheld_of(batch.head.first, update, trust).any()
+    reliability = GaussianNoise(sigma=0.1).reliability(update, 4)
+    assert not withheld_of(batch.head.first, update, reliability).any()
 
 
 def test_of_random_entries_a_column_without_any_is_a_feature_that_nobody_has() -> None:
@@ -94,7 +94,7 @@ def test_of_random_entries_a_column_without_any_is_a_feature_that_nobody_has() -
     assert nobody_has.any()
     defense = Sparsification(fraction=0.5, choice="random")
     update = batch.changed(defense)
-    withheld = withheld_of(batch.head.first, update, defense.trust(update, 2))
+    withheld = withheld_of(batch.head.first, update, defense.reliability(update, 2))
     assert not withheld[:, :-1][:, nobody_has].any()
     assert 0.4 < withheld[:, :-1][:, ~nobody_has].double().mean() < 0.8
 
@@ -113,11 +113,11 @@ def test_features_are_predicted_from_others_and_known_ones_are_themselves() -> N
 
 def found_behind(batch: Planted, defense: Defense, known: bool) -> Demixed:
     update, size = batch.changed(defense), len(batch.labels)
-    trust = defense.trust(update, size) if known else {}
+    reliability = defense.reliability(update, size) if known else {}
     demix = demix_masks if len(batch.head.layers) == 2 else demix_smooth
     (found,) = demix(
         batch.head,
-        [Batch(update, size, 0, trust)],
+        [Batch(update, size, 0, reliability)],
         (batch.auxiliary, batch.auxiliary_labels),
         effort(200, rounds=4),
         lambda share: None,
@@ -142,10 +142,10 @@ def test_withheld_columns_are_predicted_and_nobody_is_certified() -> None:
     name = batch.head.first.names[0]
     withheld = torch.arange(batch.features.shape[1]) % 2 == 0
     update[name] = update[name].masked_fill(withheld, 0.0)
-    trust = {name: (~withheld).float()[None]}
+    reliability = {name: (~withheld).float()[None]}
     (found,) = demix_masks(
         batch.head,
-        [Batch(update, 4, 0, trust)],
+        [Batch(update, 4, 0, reliability)],
         (batch.auxiliary, batch.auxiliary_labels),
         effort(200, rounds=4),
         lambda share: None,
@@ -162,7 +162,7 @@ def test_withheld_columns_are_predicted_and_nobody_is_certified() -> None:
 def test_behind_soteria_who_knows_it_has_features_that_the_static_attack_has_not(
     small_setup: Setup,
 ) -> None:
-    prepared = prepare(small_setup, None, "cpu", lambda message: None)
+    context = prepare(small_setup, None, "cpu", lambda message: None)
     parameters = parameters_of(build(ATTACKS, "mask_demixing", {"budget": 1}))
     defense = Soteria(fraction=0.5)
     fields = {
@@ -177,7 +177,7 @@ def test_behind_soteria_who_knows_it_has_features_that_the_static_attack_has_not
     cosines = []
     for granted in (grant, (*grant, "defense")):
         cell = Cell.model_validate(small_setup.model_dump() | fields | {"grant": granted})
-        metrics = measure(cell, prepared, lambda share: None).metrics
+        metrics = measure(cell, context, lambda share: None).metrics
         assert metrics is not None
         assert metrics.certificates is not None
         assert metrics.certificates.false == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from leakbench.threat.attack import Inference
+from leakbench.threat.attack import AttackResult
 from leakbench.threat.observation import Observation
 from leakbench.threat.server import Server
 
@@ -26,9 +26,9 @@ def stand_ins(server: Server, observation: Observation, count: int) -> Tensor:
     return server.feature_space.features[server.auxiliary.draw(None, count, generator)]
 
 
-def without_update(server: Server, observation: Observation) -> Inference:
+def without_update(server: Server, observation: Observation) -> AttackResult:
     """Return what is answered where the update says nothing, such as one that is not finite."""
     assert server.feature_space is not None
     features = stand_ins(server, observation, observation.batch_size)
     scores = server.feature_space.property_model(features)
-    return Inference(scores=scores, features=features, diverged=True)
+    return AttackResult(scores=scores, features=features, diverged=True)

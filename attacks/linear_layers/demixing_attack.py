@@ -22,7 +22,7 @@ from leakbench.base.errors import UsageError
 from leakbench.federation.batch_norm import batch_norm_layers
 from leakbench.federation.defense import Defense
 from leakbench.metrics.matching import match_individuals
-from leakbench.threat.attack import Inference, Progress, part_of
+from leakbench.threat.attack import AttackResult, Progress, part_of
 from leakbench.threat.observation import Observation
 from leakbench.threat.server import PropertyModel, Server
 
@@ -82,7 +82,7 @@ class DemixingAttack(FeatureReconstruction):
 
     def infer(
         self, server: Server, observations: Sequence[Observation], progress: Progress
-    ) -> list[Inference]:
+    ) -> list[AttackResult]:
         """Demix each batch; match gradients of those that are not found whole."""
         assert server.model is not None and server.auxiliary is not None
         assert server.feature_space is not None
@@ -122,8 +122,8 @@ def _is_finite(observation: Observation) -> bool:
 def _batch(observation: Observation, defense: Defense | None) -> Batch:
     update, size = observation.update, observation.batch_size
     assert update is not None
-    trust = {} if defense is None else defense.trust(dict(update), size)
-    return Batch(update, size, observation.seed, trust)
+    reliability = {} if defense is None else defense.reliability(dict(update), size)
+    return Batch(update, size, observation.seed, reliability)
 
 
 def refuse_batch_statistics(server: Server, attack: str) -> None:
@@ -141,8 +141,8 @@ def refuse_batch_statistics(server: Server, attack: str) -> None:
 
 
 def _answer(
-    found: Demixed, matched: Inference | None, read: PropertyModel, server: Server
-) -> Inference:
+    found: Demixed, matched: AttackResult | None, read: PropertyModel, server: Server
+) -> AttackResult:
     """Return what is certain, and of who was matched besides those who are not the certain ones.
 
     Args:
@@ -158,7 +158,7 @@ def _answer(
         features = torch.cat([features, matched.features[others]])
         labels = torch.cat([labels, matched.labels[others]])
         certified = torch.cat([certified, certified.new_zeros(len(others))])
-    return Inference(
+    return AttackResult(
         scores=read(features),
         features=features,
         labels=labels,

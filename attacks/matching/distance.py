@@ -142,24 +142,24 @@ def _inner_product(a: Tensor | Factors, b: Tensor | Measured) -> Tensor:
     return product
 
 
-def trusted(gradients: Mapping[str, Any], trust: Mapping[str, Tensor]) -> dict[str, Any]:
+def weighted(gradients: Mapping[str, Any], reliability: Mapping[str, Tensor]) -> dict[str, Any]:
     """Return gradients times how far each entry is to be believed.
 
     Args:
-        trust: parameter name → factors that broadcast to the gradients, shape (R, ...).
+        reliability: parameter name → factors that broadcast to the gradients, shape (R, ...).
 
-    >>> trusted({"w": torch.ones(1, 2), "b": torch.ones(1, 1)}, {"w": torch.tensor([[0.0, 0.5]])})
+    >>> weighted({"w": torch.ones(1, 2), "b": torch.ones(1, 1)}, {"w": torch.tensor([[0.0, 0.5]])})
     {'w': tensor([[0.0000, 0.5000]]), 'b': tensor([[1.]])}
     """
-    return {n: _times(g, trust[n]) if n in trust else g for n, g in gradients.items()}
+    return {n: _times(g, reliability[n]) if n in reliability else g for n, g in gradients.items()}
 
 
-def _times(gradients: Tensor | Factors, trust: Tensor) -> Tensor | Factors:
+def _times(gradients: Tensor | Factors, reliability: Tensor) -> Tensor | Factors:
     if not isinstance(gradients, Factors):
-        return gradients * trust
-    if trust[0].numel() == 1:
-        return gradients.scaled(trust)
-    return gradients.product() * trust
+        return gradients * reliability
+    if reliability[0].numel() == 1:
+        return gradients.scaled(reliability)
+    return gradients.product() * reliability
 
 
 def squared_norm(a: Tensor | Factors | Measured) -> Tensor:

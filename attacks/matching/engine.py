@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from leakbench.attacks.matching.compiled import compiled, worth_compiling
-from leakbench.attacks.matching.distance import FactoredGradients, squared_norm, trusted
+from leakbench.attacks.matching.distance import FactoredGradients, squared_norm, weighted
 from leakbench.attacks.matching.dummy_gradients import (
     Weights,
     dummy_gradients,
@@ -203,7 +203,7 @@ class _Step:
                 logits.softmax(2) if runs.labels is None else runs.labels,
             )
             target = runs.measured() if method.factors else runs.target
-            loss = distance = method.distance(trusted(gradients, runs.trust), target)
+            loss = distance = method.distance(weighted(gradients, runs.reliability), target)
             if method.prior is not None:
                 done = runs.since / runs.length
                 loss = loss + method.prior(
@@ -307,9 +307,12 @@ class _Search:
         numbers = torch.arange(len(of_run), device=self.device)
         known = [victim.labels for victim in of_run if victim.labels is not None]
         zeros = torch.zeros(len(of_run), device=self.device)
-        trust = {name: torch.stack([v.trust[name] for v in of_run]) for name in of_run[0].trust}
+        reliability = {
+            name: torch.stack([v.reliability[name] for v in of_run])
+            for name in of_run[0].reliability
+        }
         target = {name: _stacked([v.update[name] for v in of_run]) for name in of_run[0].update}
-        target = trusted(target, trust)
+        target = weighted(target, reliability)
         norms = {n: squared_norm(g) for n, g in target.items()} if self.method.factors else {}
         return Runs(
             number=numbers,
@@ -323,7 +326,7 @@ class _Search:
                 )
                 for layer in of_run[0].statistics
             },
-            trust=trust,
+            reliability=reliability,
             shares=self._shares(),
             image_shape=self.image_shape,
             labels=torch.stack(known) if known else None,
@@ -373,7 +376,7 @@ class _Search:
             # The large parts, an L-BFGS history above all, are of no use any more.
             empty: dict[str, Any] = {
                 name: {}
-                for name in ("target", "target_norms", "target_statistics", "trust", "state")
+                for name in ("target", "target_norms", "target_statistics", "reliability", "state")
             }
             finished = replace(self.runs, **empty)
             self.ended.append(finished.where(ended))

@@ -24,7 +24,7 @@ from leakbench.attacks.matching.posterior import (
 from leakbench.attacks.matching.simulation import simulation_of
 from leakbench.federation.batch_norm import in_mode
 from leakbench.federation.shared_model import SharedModel, deep_features
-from leakbench.threat.attack import Attack, Inference, Progress
+from leakbench.threat.attack import Attack, AttackResult, Progress
 from leakbench.threat.knowledge import Knowledge
 from leakbench.threat.observation import Observation
 from leakbench.threat.property_models.image import image_property_model
@@ -50,7 +50,7 @@ class GradientMatching(Attack):
             f_n(x̃), or `images` by a classifier trained on the images of D_aux.
     """
 
-    adapts: ClassVar = Knowledge.DEFENSE
+    optional_knowledge: ClassVar = Knowledge.DEFENSE
     example_parameters: ClassVar = {"budget": 8}
 
     budget: Annotated[int, Field(gt=0)] = 400
@@ -72,7 +72,7 @@ class GradientMatching(Attack):
         return self.budget // self.runs
 
     @property
-    def needs(self) -> Knowledge:
+    def required_knowledge(self) -> Knowledge:
         """The model, the update and D_aux; labels too if they are to be known."""
         base = Knowledge.MODEL | Knowledge.UPDATE | Knowledge.AUXILIARY
         return base | Knowledge.LABELS if self.labels == "known" else base
@@ -95,7 +95,7 @@ class GradientMatching(Attack):
 
     def infer(
         self, server: Server, observations: Sequence[Observation], progress: Progress
-    ) -> list[Inference]:
+    ) -> list[AttackResult]:
         """Reconstruct each batch's images and read the properties off them."""
         assert server.model is not None
         expected = self._expected_predictions(server)
@@ -115,9 +115,9 @@ class GradientMatching(Attack):
             batch_size=observation.batch_size,
             seed=observation.seed,
             statistics=self.statistics(server.model, observation),
-            trust={}
+            reliability={}
             if server.defense is None
-            else server.defense.trust(dict(observation.update), observation.batch_size),
+            else server.defense.reliability(dict(observation.update), observation.batch_size),
         )
 
     def _found_behind(
@@ -197,10 +197,10 @@ class GradientMatching(Attack):
         server: Server,
         found: Reconstruction,
         read: Callable[[Tensor, Tensor], dict[str, Tensor]],
-    ) -> Inference:
+    ) -> AttackResult:
         assert server.model is not None
         features = deep_features(server.model, found.images)
-        return Inference(
+        return AttackResult(
             scores=read(found.images, features),
             features=features,
             images=found.images,

@@ -64,9 +64,9 @@ class Victim:
         batch_size: B.
         seed: of its runs.
         statistics: BatchNorm layer → mean and variance, for a prior that matches them.
-        trust: parameter name → factors that broadcast to the parameter's shape, by which the update
-            and the dummies' gradients are multiplied before they are compared; what is left out is
-            taken as it is.
+        reliability: parameter name → factors that broadcast to the parameter's shape, by which the
+            update and the dummies' gradients are multiplied before they are compared; what is left
+            out is taken as it is.
     """
 
     update: Mapping[str, Tensor]
@@ -74,7 +74,7 @@ class Victim:
     batch_size: int
     seed: int
     statistics: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    trust: Mapping[str, Tensor] = field(default_factory=dict)
+    reliability: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 Start = Callable[[Victim, torch.Generator], Tensor]

@@ -33,7 +33,7 @@ def noise_variance(victim: Victim) -> dict[str, float]:
     found = {}
     for name, value in victim.update.items():
         known = _known(victim, name)
-        noise = ((1 - victim.trust.get(name, torch.ones(()))) * value.square())[known]
+        noise = ((1 - victim.reliability.get(name, torch.ones(()))) * value.square())[known]
         found[name] = float(noise.mean()) if len(noise) else 0.0
     return found
 
@@ -49,23 +49,23 @@ def weighed(victim: Victim) -> Victim:
     variance = noise_variance(victim)
     # Of a tensor without noise among others with it; the weight must stay finite.
     least = EXACT * max(variance.values())
-    trust = {
+    reliability = {
         name: known / (2 * max(variance[name], least)) ** 0.5
-        for name, known in masked(victim).trust.items()
+        for name, known in masked(victim).reliability.items()
     }
-    return replace(victim, trust=trust)
+    return replace(victim, reliability=reliability)
 
 
 def masked(victim: Victim) -> Victim:
     """Return the victim with a trust of 1 in all entries but those that were withheld."""
-    trust = {}
+    reliability = {}
     for name, value in victim.update.items():
-        factor = victim.trust.get(name)
+        factor = victim.reliability.get(name)
         if factor is None or factor.numel() == 1:
-            trust[name] = _known(victim, name).any().to(value.dtype).reshape([1] * value.ndim)
+            reliability[name] = _known(victim, name).any().to(value.dtype).reshape([1] * value.ndim)
         else:
-            trust[name] = torch.where(_known(victim, name), 1.0, factor).to(value.dtype)
-    return replace(victim, trust=trust)
+            reliability[name] = torch.where(_known(victim, name), 1.0, factor).to(value.dtype)
+    return replace(victim, reliability=reliability)
 
 
 def posterior(method: Method, prior: Callable[[Tensor], Tensor]) -> Method:
@@ -126,13 +126,13 @@ def image_prior(images: Tensor) -> Callable[[Tensor], Tensor]:
 
 def _known(victim: Victim, name: str) -> Tensor:
     """Return which entries of a tensor were not withheld, in its shape."""
-    value, trust = victim.update[name], victim.trust.get(name)
-    if trust is None:
+    value, reliability = victim.update[name], victim.reliability.get(name)
+    if reliability is None:
         return torch.ones_like(value, dtype=torch.bool)
-    if trust.numel() == 1:
+    if reliability.numel() == 1:
         # A factor of the whole tensor tells of noise, unless nothing of it was sent.
         return (value != 0).any().expand_as(value)
-    return (trust == 1).expand_as(value) | (value != 0)
+    return (reliability == 1).expand_as(value) | (value != 0)
 
 
 COMPONENTS = 64

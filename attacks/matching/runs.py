@@ -24,7 +24,7 @@ class Runs:
         victim: which victim it belongs to.
         target, target_statistics, labels: the victim's; no labels where they are sought.
         target_norms: ‖target‖² by parameter, for distances that take it, else empty.
-        trust: the victim's; the target is multiplied by it already.
+        reliability: the victim's; the target is multiplied by it already.
         shares: which dummies are each client's, in its order, if a defense is simulated; shape
             (R, clients, B / clients).
         variables: images, channels innermost, and label logits, flat, shape (R, n); see `joined`.
@@ -42,7 +42,7 @@ class Runs:
     target: Gradients
     target_norms: Mapping[str, Tensor]
     target_statistics: Statistics
-    trust: Mapping[str, Tensor]
+    reliability: Mapping[str, Tensor]
     shares: Tensor | None
     labels: Tensor | None
     variables: Tensor

@@ -169,7 +169,7 @@ def simulation_of(
         model: as clients run it, see `leakbench.federation.batch_norm.in_mode`.
         individuals: behind one update.
     """
-    own = defense.of_one_client()
+    own = defense.client_part()
     each = individuals // defense.clients
     epochs = ((each,),) if own is None else own.local_epochs(each)
     probe = {name: parameter.detach()[None] for name, parameter in model.named_parameters()}

@@ -25,11 +25,11 @@ from leakbench.experiments.cell_knowledge import knowledge_of
 from leakbench.metrics import estimates as metrics
 from leakbench.metrics.estimates import Estimate
 from leakbench.records.record import Metrics
-from leakbench.threat.attack import Attack, Inference, Progress, check_batch_size, check_grant
+from leakbench.threat.attack import Attack, AttackResult, Progress, check_batch_size, check_grant
 from leakbench.threat.knowledge import Knowledge
-from leakbench.threat.observation import Observation, Truth
+from leakbench.threat.observation import GroundTruth, Observation
 from leakbench.threat.server import granted
-from leakbench.threat.validation import check_inferences
+from leakbench.threat.validation import check_results
 
 FEWEST = 5
 """Batches, and people where somebody is shown twice, from which on an interval is believed."""
@@ -45,7 +45,7 @@ class Attacked:
     Attributes:
         attack: with its parameters.
         knowledge: what it was told.
-        inferences: one for each batch, None for controls on batches whose truth is not known; none
+        results: one for each batch, None for controls on batches whose truth is not known; none
             at all where the attack was refused.
         refused: why it could not run; empty if it could.
         seconds: that it took.
@@ -56,7 +56,7 @@ class Attacked:
 
     attack: Attack
     knowledge: Knowledge
-    inferences: tuple[Inference | None, ...] = ()
+    results: tuple[AttackResult | None, ...] = ()
     refused: str = ""
     seconds: float = 0.0
     metrics: Metrics | None = None
@@ -101,14 +101,14 @@ def attack_all(
         try:
             done[name] = _attacked(case, attack, batches, compiling)
         except UsageError as error:
-            done[name] = Attacked(attack, attack.needs, refused=str(error))
+            done[name] = Attacked(attack, attack.required_knowledge, refused=str(error))
     blind = done.get("blind")
     if blind is None or blind.refused:
         return done
     return {
         name: each
         if each.refused or each.attack.control
-        else replace(each, lead=_leads(case, batches, each.inferences, blind.inferences))
+        else replace(each, lead=_leads(case, batches, each.results, blind.results))
         for name, each in done.items()
     }
 
@@ -121,8 +121,8 @@ def _attacked(
     Raises:
         UsageError: it cannot run on one of them.
     """
-    inferences: list[Inference | None] = [None] * len(batches)
-    seconds, changes, knowledge = 0.0, [0.0] * len(batches), attack.needs
+    results: list[AttackResult | None] = [None] * len(batches)
+    seconds, changes, knowledge = 0.0, [0.0] * len(batches), attack.required_knowledge
     for rows in _alike(batches):
         some = [batches[row] for row in rows]
         if attack.control and some[0].truth is None:
@@ -137,24 +137,24 @@ def _attacked(
         else:
             truths = [batch.truth for batch in some if batch.truth is not None]
             sent = [batch.update for batch in some if batch.update is not None]
-            answers = infer(attack, truths, cell, case.prepared, _silent, compiling, sent or None)
-            found, took, errors = answers.inferences, answers.seconds, answers.changes
-        for row, inference in zip(rows, found, strict=True):
-            inferences[row] = inference
+            answers = infer(attack, truths, cell, case.context, _silent, compiling, sent or None)
+            found, took, errors = answers.results, answers.seconds, answers.changes
+        for row, result in zip(rows, found, strict=True):
+            results[row] = result
         for row, error in zip(rows, errors, strict=False):
             changes[row] = error
         seconds += took
     scored = None
-    truths, of_known = _known(batches, inferences)
+    truths, of_known = _known(batches, results)
     if truths:
         cell = _cell(case, attack, batches[0], sum(map(len, truths)))
-        scored = score(truths, of_known, cell, case.prepared)
+        scored = score(truths, of_known, cell, case.context)
         if not enough_for_intervals(truths):
             scored = without_intervals(scored)
     return Attacked(
         attack=attack,
         knowledge=knowledge,
-        inferences=tuple(inferences),
+        results=tuple(results),
         seconds=seconds,
         metrics=scored,
         changes=tuple(changes) if any(b.defense["name"] != "none" for b in batches) else (),
@@ -178,12 +178,12 @@ def _cell(case: Case, attack: Attack, batch: Batch, individuals: int) -> Cell:
         grant.append("labels")
     if batch.defense["name"] != "none":
         grant.append("defense")
-    if attack.control and Knowledge.FEATURES in attack.needs:
+    if attack.control and Knowledge.FEATURES in attack.required_knowledge:
         grant.append("features")  # The oracle's, which is no server's.
     parameters = {key: value for key, value in batch.defense.items() if key != "name"}
     return Cell.model_validate(
         {
-            **case.prepared.setup.model_dump(),
+            **case.context.setup.model_dump(),
             "learning_rate": batch.learning_rate,
             "attack": attack.name,
             "attack_parameters": parameters_of(attack),
@@ -200,7 +200,7 @@ def _cell(case: Case, attack: Attack, batch: Batch, individuals: int) -> Cell:
 
 def _of_unknown(
     case: Case, attack: Attack, cell: Cell, batches: Sequence[Batch], compiling: Compiling
-) -> tuple[list[Inference], float]:
+) -> tuple[list[AttackResult], float]:
     """Show an attack updates of which nobody knows the truth; return its answers and seconds.
 
     Raises:
@@ -214,7 +214,7 @@ def _of_unknown(
             f"truth is not given; give it, or choose parameters that need less"
         )
     server = replace(
-        granted(case.prepared.server, knowledge, cell.mode),
+        granted(case.context.server, knowledge, cell.mode),
         learning_rate=cell.learning_rate,
         defense=defense_of(cell) if Knowledge.DEFENSE in knowledge else None,
         compiling=compiling,
@@ -229,31 +229,31 @@ def _of_unknown(
         for number, batch in enumerate(batches)
     ]
     started = time.perf_counter()
-    inferences = attack.infer(server, observations, _silent)
-    check_inferences(attack.name, inferences, observations, server)
-    return inferences, time.perf_counter() - started
+    results = attack.infer(server, observations, _silent)
+    check_results(attack.name, results, observations, server)
+    return results, time.perf_counter() - started
 
 
 _silent: Progress = lambda _share: None  # noqa: E731
 
 
 def _known(
-    batches: Sequence[Batch], inferences: Sequence[Inference | None]
-) -> tuple[list[Truth], list[Inference]]:
+    batches: Sequence[Batch], results: Sequence[AttackResult | None]
+) -> tuple[list[GroundTruth], list[AttackResult]]:
     """Return the truths that are known, and the answers for them."""
     pairs = [
-        (batch.truth, inference)
-        for batch, inference in zip(batches, inferences, strict=True)
-        if batch.truth is not None and inference is not None
+        (batch.truth, result)
+        for batch, result in zip(batches, results, strict=True)
+        if batch.truth is not None and result is not None
     ]
-    return [truth for truth, _ in pairs], [inference for _, inference in pairs]
+    return [truth for truth, _ in pairs], [result for _, result in pairs]
 
 
 def _leads(
     case: Case,
     batches: Sequence[Batch],
-    mine: Sequence[Inference | None],
-    blind: Sequence[Inference | None],
+    mine: Sequence[AttackResult | None],
+    blind: Sequence[AttackResult | None],
 ) -> dict[str, Estimate]:
     """Return by how much an attack's balanced accuracy is above the blind control's.
 
@@ -267,7 +267,7 @@ def _leads(
     seed = seed_for("bootstrap", case.threat.seed) % 2**32
     orders = [match_all(truths, answers)[0] for answers in (of_mine, of_blind)]
     found = {}
-    for name in case.prepared.server.properties:
+    for name in case.context.server.properties:
         present = torch.cat([truth.properties[name] for truth in truths]).numpy()
         scores = [
             ordered_scores(answers, order, name)
@@ -287,7 +287,7 @@ def _leads(
     return found if enough_for_intervals(truths) else without_intervals(found)
 
 
-def enough_for_intervals(truths: Sequence[Truth]) -> bool:
+def enough_for_intervals(truths: Sequence[GroundTruth]) -> bool:
     """Whether what the bootstrap resamples is enough that its intervals can be believed."""
     return all(len(set(groups.tolist())) >= FEWEST for groups in groupings_of(truths))
 

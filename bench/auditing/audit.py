@@ -19,22 +19,22 @@ from leakbench.auditing.attacking import attack_all, default_attacks, with_contr
 from leakbench.auditing.case import Case, ThreatModel, case_of, defense_from
 from leakbench.auditing.defending import FederatedTraining, Training, default_defenses, defend_all
 from leakbench.auditing.labelled_images import (
-    People,
+    LabelledImages,
+    check_disjoint_identities,
     check_images,
     check_people,
     check_property,
-    check_strangers,
     check_varies,
     read_people,
 )
 from leakbench.auditing.model_splitting import PixelScale, own_model
 from leakbench.auditing.report import Report, report_of
-from leakbench.auditing.updates import Kind, Sending, read_updates
+from leakbench.auditing.updates import Kind, UpdateFormat, read_updates
 from leakbench.base.choices import Mode, PropertyModelKind
 from leakbench.base.errors import UsageError
 from leakbench.base.plugins import sentence
 
-__all__ = ["FederatedTraining", "People", "Report", "audit"]
+__all__ = ["FederatedTraining", "LabelledImages", "Report", "audit"]
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
@@ -46,10 +46,10 @@ def audit(
     model: nn.Module | ExportedProgram,
     split: str,
     updates: Mapping[str, Mapping[str, Tensor]] | Path | str | Sequence[Path] | None,
-    auxiliary: People | Path | str,
+    auxiliary: LabelledImages | Path | str,
     properties: Sequence[str],
     *,
-    truth: People | Path | str | None = None,
+    truth: LabelledImages | Path | str | None = None,
     kind: Kind = "gradient",
     batch_size: int | None = None,
     learning_rate: float | None = None,
@@ -88,7 +88,7 @@ def audit(
         properties: what is to be inferred of each individual.
         truth: who was in which batch.
         kind: what the updates' tensors are, see `leakbench.auditing.updates.Kind`.
-        batch_size, learning_rate, local_steps, local_batch: see `auditing.updates.Sending`.
+        batch_size, learning_rate, local_steps, local_batch: see `auditing.updates.UpdateFormat`.
         mode, labels_known, defense, property_model, seed: see `auditing.case.ThreatModel`.
         attacks: names, with parameters if it is a mapping; None for those that fit the head.
         budget: gradient evaluations a batch, for attacks that are not given with parameters.
@@ -107,7 +107,7 @@ def audit(
         UsageError: what is given does not fit together; one sentence says what, and the way out.
     """
     sending = _checked(
-        Sending,
+        UpdateFormat,
         kind=kind,
         batch_size=batch_size,
         learning_rate=learning_rate,
@@ -142,7 +142,7 @@ def audit(
     aux = check_people(aux, "D_aux", properties, cut.classes)
     if own_truth is not None:
         own_truth = check_people(own_truth, "the truth", properties, cut.classes)
-        check_strangers(aux, own_truth, "D_aux")
+        check_disjoint_identities(aux, own_truth, "D_aux")
         if own_truth.images.shape[1:] != aux.images.shape[1:]:
             raise UsageError(
                 f"images of the truth have shape {tuple(own_truth.images.shape[1:])}, those of "
@@ -171,7 +171,7 @@ def audit(
 
 
 def _inferable(
-    properties: Sequence[str], aux: People, truth: People | None
+    properties: Sequence[str], aux: LabelledImages, truth: LabelledImages | None
 ) -> tuple[list[str], list[str]]:
     """Return the properties that can be inferred, and why the others cannot.
 
@@ -205,8 +205,8 @@ def _attacks(
     return with_controls({name: fitting.get(name, {}) for name in attacks}, case)
 
 
-def _people(given: People | Path | str, size: int | None, what: str) -> People:
-    people = given if isinstance(given, People) else read_people(Path(given), size, what)
+def _people(given: LabelledImages | Path | str, size: int | None, what: str) -> LabelledImages:
+    people = given if isinstance(given, LabelledImages) else read_people(Path(given), size, what)
     return check_images(people, what)
 
 
@@ -217,7 +217,9 @@ def _check_device(name: str) -> None:
         raise UsageError(f"device {name!r} is not available here; give cpu, cuda or mps") from error
 
 
-def _scale(mean: Sequence[float], deviation: Sequence[float], people: People) -> PixelScale | None:
+def _scale(
+    mean: Sequence[float], deviation: Sequence[float], people: LabelledImages
+) -> PixelScale | None:
     if not mean and not deviation:
         return None
     channels = people.images.shape[1]

@@ -11,12 +11,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from leakbench.auditing.labelled_images import People, name_of
+from leakbench.auditing.labelled_images import LabelledImages, name_of
 from leakbench.auditing.model_loading import Model
 from leakbench.auditing.model_splitting import OwnModel
 from leakbench.auditing.updates import (
     Captured,
-    Sending,
+    UpdateFormat,
     as_gradient,
     defense_parameters_of,
     with_size,
@@ -28,14 +28,14 @@ from leakbench.base.registry import DEFENSES
 from leakbench.base.seeds import generator_for
 from leakbench.data.dataset import Individuals
 from leakbench.data.split import IDENTITY_TASK, Split
-from leakbench.evaluation.defense_cost import relative_error
-from leakbench.evaluation.preparation import Prepared, feature_space
+from leakbench.evaluation.defense_cost import distortion
+from leakbench.evaluation.preparation import EvaluationContext, feature_space
 from leakbench.experiments.cell import Setup
 from leakbench.federation.batch_norm import in_mode
 from leakbench.federation.client import Client, Update, gradient
 from leakbench.federation.defense import Defense
 from leakbench.federation.shared_model import deep_features, main_task_hits
-from leakbench.threat.observation import Truth
+from leakbench.threat.observation import GroundTruth
 from leakbench.threat.server import Auxiliary, Server
 
 FOLDS = 3
@@ -85,7 +85,7 @@ class Batch:
     update: Update | None
     defense: Mapping[str, Any]
     learning_rate: float
-    truth: Truth | None = None
+    truth: GroundTruth | None = None
     people: tuple[str, ...] = ()
     mismatch: float | None = None
 
@@ -95,14 +95,14 @@ class Case:
     """What is audited.
 
     Attributes:
-        prepared: the server, and all that the harness needs besides.
+        context: the server, and all that the harness needs besides.
         threat: what the server knows.
         batches: of clients.
         unplaced: individuals of the truth who are in no batch.
         left_out: what is not audited and why, a sentence each.
     """
 
-    prepared: Prepared
+    context: EvaluationContext
     threat: ThreatModel
     batches: tuple[Batch, ...]
     unplaced: int = 0
@@ -111,7 +111,7 @@ class Case:
     @property
     def model(self) -> OwnModel:
         """The user's model, cut."""
-        model = self.prepared.server.model
+        model = self.context.server.model
         assert isinstance(model, OwnModel)
         return model
 
@@ -125,10 +125,10 @@ def case_of(
     model: OwnModel,
     whole: Model,
     captured: Sequence[Captured],
-    auxiliary: People,
-    truth: People | None,
+    auxiliary: LabelledImages,
+    truth: LabelledImages | None,
     properties: Sequence[str],
-    sending: Sending,
+    sending: UpdateFormat,
     threat: ThreatModel,
     device: str,
 ) -> Case:
@@ -170,7 +170,7 @@ def case_of(
     individuals = _individuals([b.truth for b in batches if b.truth is not None], properties)
     labels = [b.truth.labels for b in batches if b.truth is not None]
     known = torch.cat(labels) if labels else torch.zeros(0, dtype=torch.long)
-    prepared = Prepared(
+    context = EvaluationContext(
         setup=_setup(properties, auxiliary, threat),
         individuals=individuals,
         split=Split(
@@ -182,15 +182,15 @@ def case_of(
         fingerprint="",
         device=device,
     )
-    if prepared.hits.numel():
-        prepared.main_task["accuracy"] = prepared.hits.float().mean().item()
+    if context.hits.numel():
+        context.main_task["accuracy"] = context.hits.float().mean().item()
     placed = sum(map(len, rows.values()))
     unplaced = 0 if truth is None else len(truth) - placed
-    return Case(prepared, threat, tuple(batches), unplaced, tuple(left_out))
+    return Case(context, threat, tuple(batches), unplaced, tuple(left_out))
 
 
 def _rows_of_batches(
-    captured: Sequence[Captured], truth: People | None, sending: Sending
+    captured: Sequence[Captured], truth: LabelledImages | None, sending: UpdateFormat
 ) -> dict[str, list[int]]:
     """Return the truth's rows of each batch, by the update's name.
 
@@ -222,7 +222,7 @@ def _rows_of_batches(
     return rows
 
 
-def _in_order(individuals: int, sending: Sending) -> dict[str, list[int]]:
+def _in_order(individuals: int, sending: UpdateFormat) -> dict[str, list[int]]:
     if sending.batch_size is None:
         raise UsageError(
             "the batch size is not known: no update was captured, and the truth has no column "
@@ -244,7 +244,7 @@ def _captured_batch(
     captured: Captured,
     model: OwnModel,
     whole: Model,
-    people: People | None,
+    people: LabelledImages | None,
     rows: list[int] | None,
     threat: ThreatModel,
     device: str,
@@ -271,8 +271,8 @@ def _own_batch(
     name: str,
     rows: list[int],
     model: OwnModel,
-    people: People,
-    sending: Sending,
+    people: LabelledImages,
+    sending: UpdateFormat,
     threat: ThreatModel,
     device: str,
 ) -> Batch:
@@ -288,7 +288,7 @@ def _own_batch(
 
 
 def _defense_with_steps(
-    sending: Sending, size: int, name: str, threat: ThreatModel
+    sending: UpdateFormat, size: int, name: str, threat: ThreatModel
 ) -> Mapping[str, Any]:
     """Return what the harness calls the defense: the clients' own, and their local steps."""
     steps = defense_parameters_of(sending, size, name)
@@ -327,11 +327,11 @@ def defense_from(table: Mapping[str, Any]) -> Defense:
     return defense
 
 
-def _truth(model: OwnModel, people: People, rows: list[int], device: str) -> Truth:
+def _truth(model: OwnModel, people: LabelledImages, rows: list[int], device: str) -> GroundTruth:
     assert people.labels is not None
     images = people.images[rows].to(device)
     identities = people.identities
-    return Truth(
+    return GroundTruth(
         images=images,
         labels=people.labels[rows].to(device),
         features=deep_features(model, images),
@@ -353,12 +353,12 @@ def _mismatch(batch: Batch, model: OwnModel, threat: ThreatModel) -> float | Non
         learning_rate=batch.learning_rate,
         generator=generator_for("mismatch"),
     )
-    return relative_error(batch.update, defense_from(batch.defense).protect(gradient)(client))
+    return distortion(batch.update, defense_from(batch.defense).protect(gradient)(client))
 
 
 def _server(
     model: OwnModel,
-    people: People,
+    people: LabelledImages,
     properties: Sequence[str],
     threat: ThreatModel,
     device: str,
@@ -389,7 +389,7 @@ def _server(
     )
 
 
-def _setup(properties: Sequence[str], people: People, threat: ThreatModel) -> Setup:
+def _setup(properties: Sequence[str], people: LabelledImages, threat: ThreatModel) -> Setup:
     """Return the part of a cell that an audit's cells share."""
     return Setup(
         dataset="own",
@@ -403,7 +403,7 @@ def _setup(properties: Sequence[str], people: People, threat: ThreatModel) -> Se
     )
 
 
-def _individuals(truths: Sequence[Truth], properties: Sequence[str]) -> Individuals:
+def _individuals(truths: Sequence[GroundTruth], properties: Sequence[str]) -> Individuals:
     """Return the victims' properties as the harness asks for them; images it does not ask for."""
 
     def column(values: list[Tensor]) -> Tensor:

@@ -24,7 +24,7 @@ from leakbench.federation.shared_model import main_task_hits
 from leakbench.federation.training import ClientData, train
 from leakbench.metrics import estimates as metrics
 from leakbench.metrics.estimates import Estimate
-from leakbench.threat.observation import Truth
+from leakbench.threat.observation import GroundTruth
 
 Table = Mapping[str, Any]
 """A defense's name and parameters."""
@@ -206,8 +206,8 @@ AGGREGATED = 4
 """Clients whose updates are aggregated by default."""
 
 
-def _one(truth: Truth, row: int) -> Truth:
-    return Truth(
+def _one(truth: GroundTruth, row: int) -> GroundTruth:
+    return GroundTruth(
         images=truth.images[row : row + 1],
         labels=truth.labels[row : row + 1],
         features=truth.features[row : row + 1],
@@ -216,7 +216,7 @@ def _one(truth: Truth, row: int) -> Truth:
     )
 
 
-def _gradient(case: Case, truth: Truth) -> Update:
+def _gradient(case: Case, truth: GroundTruth) -> Update:
     model = in_mode(case.model, case.threat.mode)
     return gradient(Client(model, truth.images, truth.labels, 0.1, generator_for("level")))
 
@@ -303,7 +303,7 @@ def _trained_under(
         if any(batch.defense != own for batch in case.known):
             raise UsageError("clients do not all compute their updates alike")
         table = on_top(own, table)
-    return None if dict(table) == NONE else defense_from(table).of_one_client()
+    return None if dict(table) == NONE else defense_from(table).client_part()
 
 
 def _untrained(where: str, error: Exception) -> str:
@@ -377,7 +377,7 @@ def _sent_together(batches: Sequence[Batch], table: Table, clients: int) -> tupl
 
 def _joined(batches: Sequence[Batch], table: Table) -> Batch:
     truths = [batch.truth for batch in batches if batch.truth is not None]
-    truth = Truth(
+    truth = GroundTruth(
         images=torch.cat([truth.images for truth in truths]),
         labels=torch.cat([truth.labels for truth in truths]),
         features=torch.cat([truth.features for truth in truths]),

@@ -201,7 +201,7 @@ def defense_text(defense: DefenseReport) -> str:
     return f"{defense.name} ({words})" if words else defense.name
 
 
-def cautions(
+def limitations(
     case: Case,
     updates: Sequence[AuditedUpdate],
     attacks: Sequence[AttackReport],
@@ -278,7 +278,7 @@ def _implied(case: Case) -> list[str]:
 
     A class of one person says nothing of others in it.
     """
-    auxiliary = case.prepared.server.auxiliary
+    auxiliary = case.context.server.auxiliary
     assert auxiliary is not None
     classes = [auxiliary.labels == label for label in set(auxiliary.labels.tolist()) if label >= 0]
     classes = [c for c in classes if len(set(auxiliary.identities[c].tolist())) > 1]

@@ -10,7 +10,12 @@ from typing import Any
 import typer
 
 from leakbench.auditing.audit import FederatedTraining, audit
-from leakbench.auditing.labelled_images import People, check_images, check_strangers, read_people
+from leakbench.auditing.labelled_images import (
+    LabelledImages,
+    check_disjoint_identities,
+    check_images,
+    read_people,
+)
 from leakbench.auditing.model_loading import load_model
 from leakbench.base.devices import chosen_device
 from leakbench.base.errors import UsageError
@@ -93,7 +98,11 @@ def defense_of_text(text: str) -> dict[str, Any]:
 
 
 def _training(
-    path: Path, truth: People | None, size: int | None, rounds: int, settings: dict[str, Any]
+    path: Path,
+    truth: LabelledImages | None,
+    size: int | None,
+    rounds: int,
+    settings: dict[str, Any],
 ) -> FederatedTraining:
     people = read_people(path, size, "the training data")
     people = check_images(people, "the training data")
@@ -101,7 +110,7 @@ def _training(
         raise UsageError(f"the training data {path} have no labels; give them a column `label`")
     if truth is None or truth.labels is None:
         raise UsageError("utility is measured on the truth, with labels; give it, or no --training")
-    check_strangers(people, truth, "the training data")
+    check_disjoint_identities(people, truth, "the training data")
     return FederatedTraining(
         images=people.images,
         labels=people.labels,

@@ -23,7 +23,7 @@ PRESENT = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no
 
 
 @dataclass(frozen=True, kw_only=True)
-class People:
+class LabelledImages:
     """Images of individuals, and what is known of them.
 
     Attributes:
@@ -48,7 +48,9 @@ class People:
         return len(self.images)
 
 
-def check_people(people: People, what: str, properties: Sequence[str], classes: int) -> People:
+def check_people(
+    people: LabelledImages, what: str, properties: Sequence[str], classes: int
+) -> LabelledImages:
     """Return people with the wanted properties alone, as booleans, and labels as whole numbers.
 
     Args:
@@ -81,7 +83,7 @@ def check_people(people: People, what: str, properties: Sequence[str], classes: 
     )
 
 
-def check_property(people: People, what: str, name: str) -> None:
+def check_property(people: LabelledImages, what: str, name: str) -> None:
     """Refuse a property that people do not have, or not as 0 or 1 each.
 
     Raises:
@@ -97,7 +99,7 @@ def check_property(people: People, what: str, name: str) -> None:
         raise UsageError(f"property {name!r} of {what} must be 0 or 1 for everybody")
 
 
-def check_varies(people: People, what: str, name: str) -> None:
+def check_varies(people: LabelledImages, what: str, name: str) -> None:
     """Refuse a property that all have, or nobody.
 
     Raises:
@@ -112,7 +114,7 @@ def check_varies(people: People, what: str, name: str) -> None:
         )
 
 
-def _check_shape(people: People, what: str, name: str, column: Tensor) -> None:
+def _check_shape(people: LabelledImages, what: str, name: str, column: Tensor) -> None:
     if tuple(column.shape) != (len(people),):
         raise UsageError(
             f"{name!r} of {what} has shape {tuple(column.shape)}, but there are {len(people)} "
@@ -120,7 +122,7 @@ def _check_shape(people: People, what: str, name: str, column: Tensor) -> None:
         )
 
 
-def check_images(people: People, what: str) -> People:
+def check_images(people: LabelledImages, what: str) -> LabelledImages:
     """Return people with their images in single precision, so that equal ones are found equal.
 
     Raises:
@@ -142,7 +144,7 @@ def check_images(people: People, what: str) -> People:
     return replace(people, images=images.float())
 
 
-def _check_labels(people: People, what: str, classes: int) -> None:
+def _check_labels(people: LabelledImages, what: str, classes: int) -> None:
     assert people.labels is not None
     labels = people.labels
     right = (labels >= 0) & (labels < classes) & (labels == labels.long())
@@ -155,7 +157,7 @@ def _check_labels(people: People, what: str, classes: int) -> None:
         )
 
 
-def check_strangers(people: People, truth: People, what: str) -> None:
+def check_disjoint_identities(people: LabelledImages, truth: LabelledImages, what: str) -> None:
     """Refuse people of whom the truth shows some: no server has the victims' own images.
 
     Args:
@@ -181,12 +183,12 @@ def check_strangers(people: People, truth: People, what: str) -> None:
             )
 
 
-def name_of(people: People, row: int) -> str:
+def name_of(people: LabelledImages, row: int) -> str:
     """Return what to call an individual."""
     return people.names[row] if people.names is not None else f"individual {row + 1}"
 
 
-def read_people(source: Path, size: int | None, what: str) -> People:
+def read_people(source: Path, size: int | None, what: str) -> LabelledImages:
     """Return people from a folder of images with a CSV file, or from a safetensors file.
 
     The CSV file has a line for each image: `file`, and of `label`, `identity` and `update` those
@@ -205,7 +207,7 @@ def read_people(source: Path, size: int | None, what: str) -> People:
     tensors, _ = load_tensors(source, what)
     if "images" not in tensors:
         raise UsageError(f"{what} {source} has no tensor 'images'")
-    return People(
+    return LabelledImages(
         images=tensors.pop("images"),
         labels=tensors.pop("labels", None),
         identities=tensors.pop("identities", None),
@@ -213,7 +215,7 @@ def read_people(source: Path, size: int | None, what: str) -> People:
     )
 
 
-def _of_folder(folder: Path, size: int | None, what: str) -> People:
+def _of_folder(folder: Path, size: int | None, what: str) -> LabelledImages:
     import pandas as pd
 
     tables = sorted(folder.glob("*.csv"))
@@ -235,7 +237,7 @@ def _of_folder(folder: Path, size: int | None, what: str) -> People:
     sizes = {tuple(image.shape[1:]) for image in images}
     if len(sizes) > 1:
         raise UsageError(f"images in {folder} are of different sizes; say image_size")
-    return People(
+    return LabelledImages(
         images=torch.stack(images),
         properties={name: _presence(table, name, tables[0]) for name in table.columns},
         labels=labels,

@@ -18,7 +18,7 @@ from leakbench.base.plugins import parameters_of
 from leakbench.metrics.estimates import Estimate
 from leakbench.metrics.matching import match_individuals
 from leakbench.records.record import Metrics
-from leakbench.threat.attack import Inference
+from leakbench.threat.attack import AttackResult
 
 
 class _Frozen(BaseModel):
@@ -151,7 +151,7 @@ class Report(_Frozen):
 
     Attributes:
         findings: in sentences.
-        cautions: what limits them, in sentences.
+        limitations: what limits them, in sentences.
         threat: what the server knows and how clients compute.
         defenses: on the batches whose truth is known, the undefended update first.
     """
@@ -162,7 +162,7 @@ class Report(_Frozen):
     threat: dict[str, Any]
     auxiliary: AuxiliaryReport
     findings: list[str]
-    cautions: list[str]
+    limitations: list[str]
     attacks: list[AttackReport]
     updates: list[AuditedUpdate]
     defenses: list[DefenseReport]
@@ -190,12 +190,12 @@ def report_of(
     split: str,
 ) -> Report:
     """Put what was found into a report."""
-    from leakbench.auditing.findings import cautions, findings
+    from leakbench.auditing.findings import findings, limitations
 
     updates = [_update(batch, number, attacked) for number, batch in enumerate(case.batches)]
     attacks = [_attack(key, each) for key, each in attacked.items()]
     defenses = [_defense(each) for each in defended]
-    auxiliary = case.prepared.server.auxiliary
+    auxiliary = case.context.server.auxiliary
     assert auxiliary is not None
     return Report(
         leakbench=version("leakbench"),
@@ -208,7 +208,7 @@ def report_of(
             properties={n: float(p.float().mean()) for n, p in auxiliary.properties.items()},
         ),
         findings=findings(updates, attacks, defenses),
-        cautions=cautions(case, updates, attacks, defenses),
+        limitations=limitations(case, updates, attacks, defenses),
         attacks=attacks,
         updates=updates,
         defenses=defenses,
@@ -216,7 +216,7 @@ def report_of(
 
 
 def _model(case: Case, name: str, split: str) -> ModelReport:
-    model, space = case.model, case.prepared.server.feature_space
+    model, space = case.model, case.context.server.feature_space
     assert space is not None
     return ModelReport(
         name=name,
@@ -226,13 +226,13 @@ def _model(case: Case, name: str, split: str) -> ModelReport:
         trained=sum(model.get_parameter(ours).numel() for ours in model.names),
         extractor=[t for ours, t in model.names.items() if ours.startswith("extractor.")],
         head=[t for ours, t in model.names.items() if ours.startswith("classifier.")],
-        accuracy=case.prepared.main_task.get("accuracy"),
+        accuracy=case.context.main_task.get("accuracy"),
     )
 
 
 def _attack(name: str, attacked: Attacked) -> AttackReport:
     attack = attacked.attack
-    answered = [inference for inference in attacked.inferences if inference is not None]
+    answered = [result for result in attacked.results if result is not None]
     claims = [each.certified for each in answered if each.certified is not None]
     return AttackReport(
         name=name,
@@ -274,11 +274,9 @@ def _defense(defended: Defended) -> DefenseReport:
 def _update(batch: Batch, number: int, attacked: Mapping[str, Attacked]) -> AuditedUpdate:
     """Return an update with what every attack says of its individuals; controls say nothing."""
     answers = {
-        name: _answers(batch, inference)
+        name: _answers(batch, result)
         for name, each in attacked.items()
-        if not each.attack.control
-        and each.inferences
-        and (inference := each.inferences[number]) is not None
+        if not each.attack.control and each.results and (result := each.results[number]) is not None
     }
     return AuditedUpdate(
         name=batch.name,
@@ -306,27 +304,27 @@ def _individual(batch: Batch, row: int, answers: dict[str, Answer]) -> Individua
     )
 
 
-def _answers(batch: Batch, inference: Inference) -> list[Answer]:
+def _answers(batch: Batch, result: AttackResult) -> list[Answer]:
     """Return an attack's answers, in the truth's order where it is known."""
     order, cosines = list(range(batch.size)), None
-    if batch.truth is not None and inference.features is not None:
-        rows, found = match_individuals(inference.features, batch.truth.features)
+    if batch.truth is not None and result.features is not None:
+        rows, found = match_individuals(result.features, batch.truth.features)
         order, cosines = rows.tolist(), found.tolist()
     answers = []
     for place, row in enumerate(order):
-        said = {name: float(score[row]) for name, score in inference.scores.items()}
+        said = {name: float(score[row]) for name, score in result.scores.items()}
         right = None
         if batch.truth is not None:
             true = batch.truth.properties
             right = {name: (p >= 0.5) == bool(true[name][place]) for name, p in said.items()}
         # Without features, labels are the batch's and nobody's in particular.
-        told = inference.labels is not None and inference.features is not None
+        told = result.labels is not None and result.features is not None
         answers.append(
             Answer(
                 probabilities=said,
                 right=right,
-                label=int(inference.labels[row]) if told and inference.labels is not None else None,
-                certified=None if inference.certified is None else bool(inference.certified[row]),
+                label=int(result.labels[row]) if told and result.labels is not None else None,
+                certified=None if result.certified is None else bool(result.certified[row]),
                 cosine=None if cosines is None else cosines[place],
             )
         )

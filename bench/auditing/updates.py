@@ -26,7 +26,7 @@ WRAPPERS = ("_module.", "module.")
 """What Opacus and DataParallel put before the names of parameters."""
 
 
-class Sending(BaseModel):
+class UpdateFormat(BaseModel):
     """How clients came to what they sent.
 
     Attributes:
@@ -59,11 +59,11 @@ class Captured:
 
     name: str
     tensors: Mapping[str, Tensor]
-    sending: Sending
+    sending: UpdateFormat
 
 
 def read_updates(
-    given: Mapping[str, Mapping[str, Tensor]] | Path | Sequence[Path], sending: Sending
+    given: Mapping[str, Mapping[str, Tensor]] | Path | Sequence[Path], sending: UpdateFormat
 ) -> list[Captured]:
     """Return the updates of a folder or of files, or those given as tensors by name.
 
@@ -103,10 +103,10 @@ def _naturally(path: Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 
 
-def _noted(file: Path, sending: Sending, notes: Mapping[str, str]) -> Sending:
-    known = {name: value for name, value in notes.items() if name in Sending.model_fields}
+def _noted(file: Path, sending: UpdateFormat, notes: Mapping[str, str]) -> UpdateFormat:
+    known = {name: value for name, value in notes.items() if name in UpdateFormat.model_fields}
     try:
-        return Sending.model_validate({**sending.model_dump(), **known})
+        return UpdateFormat.model_validate({**sending.model_dump(), **known})
     except ValidationError as error:
         raise UsageError(f"the header of update {file}: {sentence(error)}") from None
 
@@ -148,7 +148,7 @@ def as_gradient(captured: Captured, model: OwnModel, whole: Model) -> Update:
     return update
 
 
-def _per_rate(value: Tensor, before: Tensor, sending: Sending) -> Tensor:
+def _per_rate(value: Tensor, before: Tensor, sending: UpdateFormat) -> Tensor:
     if sending.kind == "gradient":
         return value
     moved = value if sending.kind == "difference" else value - before
@@ -187,7 +187,7 @@ def _listed(names: Sequence[str]) -> str:
     return f"{shown} and {len(names) - 3} more tensors" if len(names) > 3 else f"tensor {shown}"
 
 
-def defense_parameters_of(sending: Sending, size: int, name: str) -> dict[str, Any] | None:
+def defense_parameters_of(sending: UpdateFormat, size: int, name: str) -> dict[str, Any] | None:
     """Return the parameters of the defense `local_steps` that a client's steps are; None for one.
 
     Raises:

@@ -47,7 +47,7 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def set_aside(path: Path, ending: str) -> Path | None:
+def quarantine(path: Path, ending: str) -> Path | None:
     """Rename a file that must not stay, so that nothing in it is lost; return where it is now.
 
     Args:

@@ -13,10 +13,10 @@ from leakbench.base.registry import ATTACKS, Registry
 from leakbench.conformance.check import Trial
 from leakbench.conformance.setting import prepared_with
 from leakbench.evaluation.measuring import victim_batches
-from leakbench.evaluation.preparation import Prepared
+from leakbench.evaluation.preparation import EvaluationContext
 from leakbench.federation.batch_norm import batch_statistics
 from leakbench.federation.client import client_update
-from leakbench.threat.attack import Attack, Inference
+from leakbench.threat.attack import Attack, AttackResult
 from leakbench.threat.candidates import candidates_of
 from leakbench.threat.deployment import serve
 from leakbench.threat.knowledge import Knowledge
@@ -44,7 +44,7 @@ class AttackTrial(Trial):
         return self.built  # type: ignore[no-any-return]
 
     @property
-    def prepared(self) -> Prepared:
+    def context(self) -> EvaluationContext:
         """The small setup, changed as the attack needs it."""
         return prepared_with(self.plugin.example_setup, self.device)
 
@@ -60,13 +60,13 @@ class AttackTrial(Trial):
             batch_size: B.
             everything: whether it is shown all that there is, not what it declares to need.
         """
-        prepared, model = self.prepared, self.prepared.server.model
+        context, model = self.context, self.context.server.model
         assert model is not None
-        knowledge = ~Knowledge.NOTHING if everything else self.attack.needs
-        server = prepared.server if everything else granted(prepared.server, knowledge)
-        truths = victim_batches(prepared, batch_size, individuals=2 * batch_size)
+        knowledge = ~Knowledge.NOTHING if everything else self.attack.required_knowledge
+        server = context.server if everything else granted(context.server, knowledge)
+        truths = victim_batches(context, batch_size, individuals=2 * batch_size)
         outputs: Sequence[Mapping[str, Tensor]] = [{} for _ in truths]
-        if Knowledge.OUTPUTS in self.attack.needs:
+        if Knowledge.OUTPUTS in self.attack.required_knowledge:
             images = [truth.images for truth in truths]
             outputs = serve(self.attack, server, images, lambda _: None)
         observations = [
@@ -85,20 +85,20 @@ class AttackTrial(Trial):
         ]
         return server, observations
 
-    def infer(self, server: Server, observations: Sequence[Observation]) -> list[Inference]:
+    def infer(self, server: Server, observations: Sequence[Observation]) -> list[AttackResult]:
         """Return what the attack answers."""
         return self.attack.infer(server, observations, lambda _: None)
 
-    def answers(self) -> list[Inference]:
+    def answers(self) -> list[AttackResult]:
         """Return what it answers to two batches that it is shown anew."""
         return self.infer(*self.shown(self.batch_size))
 
 
 def difference(
-    one: Inference, other: Inference, rtol: float = 1.3e-6, atol: float = 1e-5
+    one: AttackResult, other: AttackResult, rtol: float = 1.3e-6, atol: float = 1e-5
 ) -> str | None:
     """Return the field in which two answers differ by more than rounding, if there is any."""
-    for each in fields(Inference):
+    for each in fields(AttackResult):
         left, right = getattr(one, each.name), getattr(other, each.name)
         if isinstance(left, Mapping) and isinstance(right, Mapping):
             for key in left:

@@ -18,10 +18,10 @@ from leakbench.conformance.global_state import fingerprints, refuse_moved, seede
 from leakbench.evaluation.measuring import measure
 from leakbench.experiments.cell import Cell
 from leakbench.records.record import Record
-from leakbench.threat.attack import Inference
+from leakbench.threat.attack import AttackResult
 from leakbench.threat.knowledge import Knowledge
 from leakbench.threat.observation import Observation
-from leakbench.threat.validation import check_inferences
+from leakbench.threat.validation import check_results
 
 
 def has_a_title_and_a_reference(trial: AttackTrial) -> None:
@@ -49,8 +49,8 @@ def has_presets_that_can_be_built(trial: AttackTrial) -> None:
 
 
 def declares_what_a_server_can_know(trial: AttackTrial) -> None:
-    """`needs` and `adapts` are `Knowledge`; true features are for controls."""
-    for attribute in ("needs", "adapts"):
+    """`needs` and `optional_knowledge` are `Knowledge`; true features are for controls."""
+    for attribute in ("required_knowledge", "optional_knowledge"):
         knowledge = getattr(trial.attack, attribute)
         if not isinstance(knowledge, Knowledge):
             raise FindingError(
@@ -89,7 +89,7 @@ def answers_for_each_of_a_batch(trial: AttackTrial) -> None:
 
 def _check_answers(trial: AttackTrial, batch_size: int) -> None:
     server, observations = trial.shown(batch_size)
-    check_inferences(trial.name, trial.infer(server, observations), observations, server)
+    check_results(trial.name, trial.infer(server, observations), observations, server)
 
 
 def answers_with_plain_tensors(trial: AttackTrial) -> None:
@@ -108,7 +108,7 @@ def answers_with_plain_tensors(trial: AttackTrial) -> None:
                 )
 
 
-def contents_that_are_tensors(answer: Inference) -> list[Tensor]:
+def contents_that_are_tensors(answer: AttackResult) -> list[Tensor]:
     """Return an answer's tensors themselves."""
     alone = (answer.features, answer.images, answer.labels, answer.certified, answer.membership)
     return [each for each in (*answer.scores.values(), *alone) if isinstance(each, Tensor)]
@@ -203,14 +203,15 @@ def uses_only_what_it_declares(trial: AttackTrial) -> None:
         needed,
         generous,
         "makes use of what it does not declare",
-        f"declare it in `needs`, which now says {', '.join(trial.attack.needs.names())}",
+        f"declare it in `required_knowledge`, which now says "
+        f"{', '.join(trial.attack.required_knowledge.names())}",
     )
 
 
 def answers_to_an_update_that_says_nothing(trial: AttackTrial) -> None:
     """Clients may send zeros, or what has overflowed; that is one victim's bad luck, no error."""
     server, observations = trial.shown(trial.batch_size)
-    if Knowledge.UPDATE not in trial.attack.needs:
+    if Knowledge.UPDATE not in trial.attack.required_knowledge:
         raise NotCheckedError("it sees no update")
     for value, what in ((0.0, "zero"), (math.nan, "NaN")):
         spoilt = [_with_update_of(observation, value) for observation in observations]
@@ -227,7 +228,7 @@ def answers_to_an_update_that_says_nothing(trial: AttackTrial) -> None:
                 f"`linear_layers.auxiliary_fallback.without_update(…)`, which says `diverged`"
             ) from error
         try:
-            check_inferences(trial.name, answers, spoilt, server)
+            check_results(trial.name, answers, spoilt, server)
         except UsageError as error:
             raise FindingError(f"for an update that is all {what}, {error}") from None
 
@@ -240,18 +241,18 @@ def _with_update_of(observation: Observation, value: float) -> Observation:
 
 def can_be_measured(trial: AttackTrial) -> None:
     """The harness makes a record of it that can be read again."""
-    prepared = trial.prepared
+    context = trial.context
     cell = Cell.model_validate(
-        prepared.setup.model_dump()
+        context.setup.model_dump()
         | {
             "attack": trial.name,
             "attack_parameters": parameters_of(trial.attack),
             "batch_size": trial.batch_size,
             "individuals": 2 * trial.batch_size,
-            "grant": trial.attack.needs.names(),
+            "grant": trial.attack.required_knowledge.names(),
         }
     )
-    record = measure(cell, prepared, lambda _: None, compiling="off")
+    record = measure(cell, context, lambda _: None, compiling="off")
     text = record.model_dump_json()
     try:
         again = Record.model_validate_json(text).model_dump_json()
@@ -266,8 +267,8 @@ def can_be_measured(trial: AttackTrial) -> None:
 
 def _refuse_different(
     trial: AttackTrial,
-    one: list[Inference],
-    other: list[Inference],
+    one: list[AttackResult],
+    other: list[AttackResult],
     what: str,
     way_out: str,
     rtol: float = 1.3e-6,

@@ -24,11 +24,11 @@ def under(attack: AttackTrial, defense: DefenseTrial, adaptive: bool) -> None:
         FindingError: it does not, or not with as many rows as individuals stand behind an update.
         NotCheckedError: it is not defined for as many.
     """
-    prepared = attack.prepared
-    needs = attack.attack.needs
+    context = attack.context
+    needs = attack.attack.required_knowledge
     granted = needs | Knowledge.DEFENSE if adaptive else needs
     cell = Cell.model_validate(
-        prepared.setup.model_dump()
+        context.setup.model_dump()
         | {
             "attack": attack.name,
             "attack_parameters": parameters_of(attack.attack),
@@ -41,10 +41,10 @@ def under(attack: AttackTrial, defense: DefenseTrial, adaptive: bool) -> None:
     together = individuals_in_update(cell)
     if together > (attack.plugin.largest_batch or together):
         raise NotCheckedError(f"{attack.name} is defined up to B = {attack.plugin.largest_batch}")
-    truths = victim_batches(prepared, together, 2 * together)
+    truths = victim_batches(context, together, 2 * together)
     try:
         # The harness refuses other rows than there are individuals.
-        infer(attack.attack, truths, cell, prepared, lambda _: None, compiling="off")
+        infer(attack.attack, truths, cell, context, lambda _: None, compiling="off")
     except UsageError as error:
         knowing = "knowing it" if adaptive else "not knowing of it"
         raise FindingError(f"under defense {defense.name!r}, {knowing}: {error}") from None
@@ -70,8 +70,8 @@ def checks_of_attackers(trial: DefenseTrial) -> tuple[Check, ...]:
 
 
 def _grants(attack: AttackTrial) -> tuple[bool, ...]:
-    adapts = attack.plugin.adapts
-    knows = isinstance(adapts, Knowledge) and Knowledge.DEFENSE in adapts
+    optional_knowledge = attack.plugin.optional_knowledge
+    knows = isinstance(optional_knowledge, Knowledge) and Knowledge.DEFENSE in optional_knowledge
     return (False, True) if knows else (False,)
 
 

@@ -140,13 +140,13 @@ def leaves_the_client_as_it_was(trial: DefenseTrial) -> None:
 
 def lets_a_model_be_trained(trial: DefenseTrial) -> None:
     """Utility is that of a model trained under what one client does by itself."""
-    own = trial.defense.of_one_client()
+    own = trial.defense.client_part()
     if own is None:
         return
     if own.clients != 1:
         raise FindingError(
             f"{trial} says that one client by itself is {own.clients}; return from "
-            f"`of_one_client` the part that a client does alone, or None"
+            f"`client_part` the part that a client does alone, or None"
         )
     model = trained_under(own, prepared_with({}, trial.device), lambda _: None)
     if not all(bool(weight.isfinite().all()) for weight in model.state_dict().values()):
@@ -157,9 +157,9 @@ def lets_a_model_be_trained(trial: DefenseTrial) -> None:
 
 
 def trusts_entries_by_factors(trial: DefenseTrial) -> None:
-    """`trust` says of entries how far they are to be believed, from 0 to 1."""
+    """`reliability` says of entries how far they are to be believed, from 0 to 1."""
     update = trial.update(trial.client())
-    for name, factor in trial.defense.trust(update, INDIVIDUALS).items():
+    for name, factor in trial.defense.reliability(update, INDIVIDUALS).items():
         fits = name in update and _broadcasts(factor, update[name])
         if not fits or bool(((factor < 0) | (factor > 1) | factor.isnan()).any()):
             raise FindingError(
@@ -215,12 +215,12 @@ def _runs(trial: DefenseTrial) -> Mapping[str, Tensor]:
 
 def protects_victims_of_a_trained_model(trial: DefenseTrial) -> None:
     """On the model that is attacked, and real victims, it sends finite numbers too."""
-    prepared = prepared_with({}, trial.device)
-    assert prepared.server.model is not None
-    truth = victim_batches(prepared, INDIVIDUALS, INDIVIDUALS)[0]
+    context = prepared_with({}, trial.device)
+    assert context.server.model is not None
+    truth = victim_batches(context, INDIVIDUALS, INDIVIDUALS)[0]
     of = replace(
         client(INDIVIDUALS),
-        model=prepared.server.model,
+        model=context.server.model,
         images=truth.images,
         labels=truth.labels,
     )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from leakbench.evaluation.preparation import Prepared, prepare
+from leakbench.evaluation.preparation import EvaluationContext, prepare
 from leakbench.experiments.cell import Setup
 
 SETUP = Setup(
@@ -22,7 +22,7 @@ SETUP = Setup(
 """Prepared in seconds: 8 classes, 80 victims."""
 
 
-def prepared_with(changes: Mapping[str, Any], device: str) -> Prepared:
+def prepared_with(changes: Mapping[str, Any], device: str) -> EvaluationContext:
     """Return the small setup made real, with some of its fields changed.
 
     Raises:
@@ -33,7 +33,7 @@ def prepared_with(changes: Mapping[str, Any], device: str) -> Prepared:
 
 
 @cache
-def _prepared(setup: str, device: str) -> Prepared:
+def _prepared(setup: str, device: str) -> EvaluationContext:
     return prepare(Setup.model_validate_json(setup), None, device, lambda _: None)
 
 

@@ -23,8 +23,8 @@ from leakbench.base.plugins import build
 from leakbench.base.registry import ATTACKS
 from leakbench.base.seeds import generator_for, seed_for
 from leakbench.data.images import to_images
-from leakbench.evaluation.defense_cost import price, relative_error
-from leakbench.evaluation.preparation import Prepared
+from leakbench.evaluation.defense_cost import distortion, price
+from leakbench.evaluation.preparation import EvaluationContext
 from leakbench.evaluation.scoring import score
 from leakbench.experiments.cell import Cell
 from leakbench.experiments.cell_defense import defense_of, individuals_in_update
@@ -35,7 +35,7 @@ from leakbench.federation.shared_model import SharedModel, deep_features
 from leakbench.records.record import Cost, Record
 from leakbench.threat.attack import (
     Attack,
-    Inference,
+    AttackResult,
     Progress,
     check_batch_size,
     check_grant,
@@ -44,14 +44,14 @@ from leakbench.threat.attack import (
 from leakbench.threat.candidates import Candidates, candidates_of
 from leakbench.threat.deployment import serve
 from leakbench.threat.knowledge import Knowledge
-from leakbench.threat.observation import Observation, Truth, observe
+from leakbench.threat.observation import GroundTruth, Observation, observe
 from leakbench.threat.server import granted
-from leakbench.threat.validation import check_inferences
+from leakbench.threat.validation import check_results
 
 
 def measure(
     cell: Cell,
-    prepared: Prepared,
+    context: EvaluationContext,
     progress: Progress,
     lpips_weights: Path | None = None,
     compiling: Compiling = "auto",
@@ -70,12 +70,12 @@ def measure(
     check_grant(attack, Knowledge.parse(cell.grant))
     together = individuals_in_update(cell)
     check_batch_size(attack, together)
-    truths = victim_batches(prepared, together, cell.individuals)
-    if prepared.device.startswith("cuda"):
+    truths = victim_batches(context, together, cell.individuals)
+    if context.device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
-    answers = infer(attack, truths, cell, prepared, progress, compiling)
-    inferences = answers.inferences
-    diverged = [inference.diverged for inference in inferences]
+    answers = infer(attack, truths, cell, context, progress, compiling)
+    results = answers.results
+    diverged = [result.diverged for result in results]
     return Record(
         key=cell.key(attack.version),
         cell=cell,
@@ -84,21 +84,21 @@ def measure(
         knowledge=tuple(knowledge_of(attack, cell).names()),
         metrics=score(
             truths,
-            inferences,
+            results,
             cell,
-            prepared,
+            context,
             lpips_weights,
             answers.outputs,
             answers.candidates,
-            price(defense_of(cell), answers.changes, prepared, say) if answers.changes else None,
+            price(defense_of(cell), answers.changes, context, say) if answers.changes else None,
         ),
         cost=Cost(
             seconds=answers.seconds,
-            steps=float(np.mean([inference.steps for inference in inferences])),
-            restarts=float(np.mean([inference.restarts for inference in inferences])),
-            peak_memory_mib=_peak_memory_mib(prepared.device),
+            steps=float(np.mean([result.steps for result in results])),
+            restarts=float(np.mean([result.restarts for result in results])),
+            peak_memory_mib=_peak_memory_mib(context.device),
         ),
-        fingerprint=prepared.fingerprint,
+        fingerprint=context.fingerprint,
         versions={
             "leakbench": version("leakbench"),
             "python": platform.python_version(),
@@ -106,7 +106,7 @@ def measure(
             "numpy": np.__version__,
             "torchmetrics": version("torchmetrics"),
         },
-        device=prepared.device,
+        device=context.device,
     )
 
 
@@ -115,14 +115,14 @@ class Answers:
     """What an attack answered.
 
     Attributes:
-        inferences: one for each victim batch, checked.
+        results: one for each victim batch, checked.
         outputs: of the models that it deployed, for each victim batch; None where it deploys none.
         candidates: that it was shown, for each victim batch; None where it was shown none.
-        changes: `relative_error` of what was sent of each victim batch; none without a defense.
+        changes: `distortion` of what was sent of each victim batch; none without a defense.
         seconds: that it took, the training of deployed models included.
     """
 
-    inferences: list[Inference]
+    results: list[AttackResult]
     outputs: list[dict[str, Tensor]] | None
     candidates: list[Candidates] | None
     changes: list[float]
@@ -131,9 +131,9 @@ class Answers:
 
 def infer(
     attack: Attack,
-    truths: Sequence[Truth],
+    truths: Sequence[GroundTruth],
     cell: Cell,
-    prepared: Prepared,
+    context: EvaluationContext,
     progress: Progress,
     compiling: Compiling = "auto",
     captured: Sequence[Update] | None = None,
@@ -148,11 +148,11 @@ def infer(
         UsageError: an answer, or a model that it deploys, is malformed.
     """
     knowledge = knowledge_of(attack, cell)
-    assert prepared.server.model is not None
-    model = in_mode(prepared.server.model, cell.mode)
+    assert context.server.model is not None
+    model = in_mode(context.server.model, cell.mode)
     defense = defense_of(cell)
     server = replace(
-        granted(prepared.server, knowledge, cell.mode),
+        granted(context.server, knowledge, cell.mode),
         learning_rate=cell.learning_rate,
         defense=defense if Knowledge.DEFENSE in knowledge else None,
         compiling=compiling,
@@ -185,50 +185,52 @@ def infer(
         )
         sent = compute(client) if captured is None else captured[number]
         if cell.defense != "none":
-            changes.append(relative_error(sent, gradient(client)))
+            changes.append(distortion(sent, gradient(client)))
         of_batch = outputs[number] if outputs else None
         shown = candidates[number].images if candidates else None
         observations.append(
             _observation(truth, number, model, sent, knowledge, cell, of_batch, shown)
         )
     started = time.perf_counter()
-    inferences = attack.infer(server, observations, progress)
+    results = attack.infer(server, observations, progress)
     seconds = time.perf_counter() - started + deployed - deploying
-    check_inferences(attack.name, inferences, observations, server)
-    return Answers(inferences, outputs, candidates, changes, seconds)
+    check_results(attack.name, results, observations, server)
+    return Answers(results, outputs, candidates, changes, seconds)
 
 
-def victim_batches(prepared: Prepared, batch_size: int, individuals: int) -> list[Truth]:
+def victim_batches(
+    context: EvaluationContext, batch_size: int, individuals: int
+) -> list[GroundTruth]:
     """Draw the victims, the same ones at every batch size, in batches.
 
     Raises:
         UsageError: there are fewer victims.
     """
-    victims = prepared.split.victims
+    victims = context.split.victims
     if batch_size > len(victims) or individuals > len(victims):
         raise UsageError(
             f"batch size {batch_size} and {individuals} individuals are asked for, but "
-            f"{prepared.setup.dataset} has {len(victims)} victims; lower them or raise "
+            f"{context.setup.dataset} has {len(victims)} victims; lower them or raise "
             f"`victim_share`"
         )
-    draw = generator_for("victims", prepared.setup.seed)
+    draw = generator_for("victims", context.setup.seed)
     shuffled = victims[torch.randperm(len(victims), generator=draw).numpy()]
     # As many different people as there are: only then a second image of somebody.
-    rows = shuffled[_occurrence(prepared.individuals.identities[shuffled]).argsort(kind="stable")]
+    rows = shuffled[_occurrence(context.individuals.identities[shuffled]).argsort(kind="stable")]
     rows = rows[:individuals]
-    server = prepared.server
+    server = context.server
     assert server.model is not None
     device = next(server.model.parameters()).device
-    images = to_images(prepared.individuals.images[rows], device)
-    labels = torch.from_numpy(prepared.split.labels[rows]).to(device)
+    images = to_images(context.individuals.images[rows], device)
+    labels = torch.from_numpy(context.split.labels[rows]).to(device)
     features = deep_features(server.model, images)
-    identities = torch.from_numpy(np.array(prepared.individuals.identities[rows]))
+    identities = torch.from_numpy(np.array(context.individuals.identities[rows]))
     present = {
-        name: torch.from_numpy(prepared.individuals.attribute(name)[rows])
-        for name in prepared.setup.properties
+        name: torch.from_numpy(context.individuals.attribute(name)[rows])
+        for name in context.setup.properties
     }
     return [
-        Truth(
+        GroundTruth(
             images=images[i : i + batch_size],
             labels=labels[i : i + batch_size],
             features=features[i : i + batch_size],
@@ -254,7 +256,7 @@ def _occurrence(identities: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _observation(
-    truth: Truth,
+    truth: GroundTruth,
     number: int,
     model: SharedModel,
     sent: Mapping[str, Tensor],

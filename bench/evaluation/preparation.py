@@ -50,7 +50,7 @@ from leakbench.threat.server import Auxiliary, FeatureSpace, Server
 
 
 @dataclass(frozen=True)
-class Prepared:
+class EvaluationContext:
     """A setup made real.
 
     Attributes:
@@ -140,7 +140,7 @@ def data_fingerprint(setup: Setup, data_root: Path | None) -> str:
 
 def prepare(
     setup: Setup, data_root: Path | None, device: str, say: Callable[[str], None]
-) -> Prepared:
+) -> EvaluationContext:
     """Do, or find in the cache, all the work that cells of this setup share.
 
     Args:
@@ -174,7 +174,7 @@ def prepare(
     )
     images, labels = labelled_victims(individuals, split, device)
     hits = main_task_hits(model, images, labels)
-    return Prepared(
+    return EvaluationContext(
         setup=setup,
         individuals=individuals,
         split=split,
@@ -201,14 +201,16 @@ def _split(individuals: Individuals, setup: Setup) -> Split:
     )
 
 
-def trained_under(defense: Defense, prepared: Prepared, say: Callable[[str], None]) -> SharedModel:
+def trained_under(
+    defense: Defense, context: EvaluationContext, say: Callable[[str], None]
+) -> SharedModel:
     """Return a model trained as long as the shared one, but under a defense; cached like it.
 
     Args:
         say: told in a few words what is being done.
     """
-    setup, individuals, split = prepared.setup, prepared.individuals, prepared.split
-    return _trained(setup, individuals, split, prepared.device, say, defense.of_one_client())
+    setup, individuals, split = context.setup, context.individuals, context.split
+    return _trained(setup, individuals, split, context.device, say, defense.client_part())
 
 
 def train_under(

@@ -10,7 +10,7 @@ import torch
 
 from leakbench.base.seeds import seed_for
 from leakbench.data.split import task_attributes
-from leakbench.evaluation.preparation import Prepared
+from leakbench.evaluation.preparation import EvaluationContext
 from leakbench.experiments.cell import Cell
 from leakbench.metrics import estimates as metrics
 from leakbench.metrics.image_metrics import RECOGNISABLE, lpips, lpips_network, psnr, ssim
@@ -23,9 +23,9 @@ from leakbench.records.record import (
     Metrics,
     PropertyMetrics,
 )
-from leakbench.threat.attack import Inference
+from leakbench.threat.attack import AttackResult
 from leakbench.threat.candidates import Candidates
-from leakbench.threat.observation import Truth
+from leakbench.threat.observation import GroundTruth
 
 EXACT = 0.99
 """Cosine from which a reconstructed feature counts as the individual's own."""
@@ -34,15 +34,15 @@ CERTIFIED = 0.9999
 """Cosine from which a feature that an attack claims to be exact is so."""
 
 
-FALSE_MEMBERS = 0.01
+FALSE_POSITIVE_RATE = 0.01
 """Share of others who may be taken for members."""
 
 
 def score(
-    truths: Sequence[Truth],
-    inferences: Sequence[Inference],
+    truths: Sequence[GroundTruth],
+    results: Sequence[AttackResult],
     cell: Cell,
-    prepared: Prepared,
+    context: EvaluationContext,
     lpips_weights: Path | None = None,
     outputs: Sequence[Mapping[str, torch.Tensor]] | None = None,
     candidates: Sequence[Candidates] | None = None,
@@ -56,14 +56,14 @@ def score(
         candidates: that the attack was shown, for each batch.
         defense: what the clients' defense changes and costs, if they have one.
     """
-    orders, cosines = match_all(truths, inferences)
+    orders, cosines = match_all(truths, results)
     groupings = groupings_of(truths)
     each_batch = [np.arange(len(truths))]
     seed = seed_for("bootstrap", cell.seed) % 2**32
-    implied = _implied_properties(prepared)
+    implied = _implied_properties(context)
 
     def of_property(name: str) -> PropertyMetrics:
-        scores = ordered_scores(inferences, orders, name)
+        scores = ordered_scores(results, orders, name)
         present = torch.cat([truth.properties[name] for truth in truths]).numpy()
 
         def with_interval(metric: metrics.Metric) -> metrics.Estimate:
@@ -88,25 +88,25 @@ def score(
         properties={name: of_property(name) for name in cell.properties},
         feature_cosine=mean(cosines),
         exact=mean((cosines >= EXACT).astype(np.float64)),
-        certificates=_certificates(inferences, orders, cosines),
-        membership=None if candidates is None else _membership(candidates, inferences, seed),
+        certificates=_certificates(results, orders, cosines),
+        membership=None if candidates is None else _membership(candidates, results, seed),
         images=_image_metrics(
             truths,
-            inferences,
+            results,
             orders,
             lambda values: metrics.estimate_mean(values, groupings, seed),
             lpips_weights,
         ),
-        label_accuracy=_label_accuracy(truths, inferences),
-        diverged=float(np.mean([inference.diverged for inference in inferences])),
-        main_task=prepared.main_task,
+        label_accuracy=_label_accuracy(truths, results),
+        diverged=float(np.mean([result.diverged for result in results])),
+        main_task=context.main_task,
         deployed=None if outputs is None else _deployed_accuracy(truths, outputs),
         defense=defense,
-        classes=prepared.split.classes,
+        classes=context.split.classes,
     )
 
 
-def groupings_of(truths: Sequence[Truth]) -> list[metrics.Groups]:
+def groupings_of(truths: Sequence[GroundTruth]) -> list[metrics.Groups]:
     """Return in which groups individuals are not independent: batches, and images of one person.
 
     The latter only where somebody is shown twice. Batches may be of different sizes.
@@ -118,7 +118,7 @@ def groupings_of(truths: Sequence[Truth]) -> list[metrics.Groups]:
 
 
 def match_all(
-    truths: Sequence[Truth], inferences: Sequence[Inference]
+    truths: Sequence[GroundTruth], results: Sequence[AttackResult]
 ) -> tuple[list[torch.Tensor], np.ndarray]:
     """Return, for each batch, which answer is whose, and all individuals' cosines, shape (n,).
 
@@ -126,18 +126,18 @@ def match_all(
     moot, or has read each answer off one individual's output, whose order is theirs.
     """
     orders, cosines = [], []
-    for truth, inference in zip(truths, inferences, strict=True):
-        if inference.features is None:
+    for truth, result in zip(truths, results, strict=True):
+        if result.features is None:
             orders.append(torch.arange(len(truth)))
             continue
-        order, cosine = match_individuals(inference.features, truth.features)
+        order, cosine = match_individuals(result.features, truth.features)
         orders.append(order)
         cosines.append(cosine)
     return orders, torch.cat(cosines).double().numpy() if cosines else np.empty(0)
 
 
 def ordered_scores(
-    inferences: Sequence[Inference], orders: Sequence[torch.Tensor], name: str
+    results: Sequence[AttackResult], orders: Sequence[torch.Tensor], name: str
 ) -> np.ndarray:
     """Return all individuals' scores of a property in the truth's order, shape (n,).
 
@@ -145,21 +145,20 @@ def ordered_scores(
         orders: as `match_all` returns them.
     """
     ordered = [
-        inference.scores[name].cpu()[order]
-        for inference, order in zip(inferences, orders, strict=True)
+        result.scores[name].cpu()[order] for result, order in zip(results, orders, strict=True)
     ]
     return torch.cat(ordered).double().numpy()
 
 
 def _certificates(
-    inferences: Sequence[Inference], orders: Sequence[torch.Tensor], cosines: np.ndarray
+    results: Sequence[AttackResult], orders: Sequence[torch.Tensor], cosines: np.ndarray
 ) -> Certificates | None:
     """Count claims, and those that are false; None where a batch has none."""
     claims = []
-    for inference, order in zip(inferences, orders, strict=True):
-        if inference.certified is None:
+    for result, order in zip(results, orders, strict=True):
+        if result.certified is None:
             return None
-        claims.append(inference.certified.cpu()[order])
+        claims.append(result.certified.cpu()[order])
     claimed = torch.cat(claims).numpy()
     return Certificates(
         share=float(claimed.mean()), false=int((cosines[claimed] < CERTIFIED).sum())
@@ -167,10 +166,10 @@ def _certificates(
 
 
 def _membership(
-    candidates: Sequence[Candidates], inferences: Sequence[Inference], seed: int
+    candidates: Sequence[Candidates], results: Sequence[AttackResult], seed: int
 ) -> Membership | None:
     """Compare what is said of candidates with the truth; None where nothing is said of a batch."""
-    said = [inference.membership for inference in inferences if inference.membership is not None]
+    said = [result.membership for result in results if result.membership is not None]
     if len(said) < len(candidates):
         return None
     scores = torch.cat([of_batch.cpu() for of_batch in said]).double().numpy()
@@ -184,13 +183,14 @@ def _membership(
         )
 
     return Membership(
-        auc=with_interval(metrics.auc), found=with_interval(metrics.found_at(FALSE_MEMBERS))
+        auc=with_interval(metrics.auc),
+        true_positive_rate=with_interval(metrics.tpr_at_fpr(FALSE_POSITIVE_RATE)),
     )
 
 
 def _image_metrics(
-    truths: Sequence[Truth],
-    inferences: Sequence[Inference],
+    truths: Sequence[GroundTruth],
+    results: Sequence[AttackResult],
     orders: Sequence[torch.Tensor],
     mean: Callable[[np.ndarray], metrics.Estimate],
     lpips_weights: Path | None,
@@ -201,11 +201,11 @@ def _image_metrics(
     """
     network = None
     found: dict[str, list[torch.Tensor]] = {"psnr": [], "ssim": [], "lpips": []}
-    for truth, inference, order in zip(truths, inferences, orders, strict=True):
-        if inference.images is None:
+    for truth, result, order in zip(truths, results, orders, strict=True):
+        if result.images is None:
             return None
         # Attacks without projection leave the pixel range; an image file would not.
-        images = inference.images.detach().cpu().float()[order].clamp(0, 1)
+        images = result.images.detach().cpu().float()[order].clamp(0, 1)
         true = truth.images.cpu()
         found["psnr"].append(psnr(images, true))
         found["ssim"].append(ssim(images, true))
@@ -221,19 +221,19 @@ def _image_metrics(
     )
 
 
-def _implied_properties(prepared: Prepared) -> set[str]:
+def _implied_properties(context: EvaluationContext) -> set[str]:
     """Return the properties that the main task's label gives away by definition."""
-    individuals = prepared.individuals
-    task = [individuals.attribute(name) for name in task_attributes(prepared.setup.main_task)]
+    individuals = context.individuals
+    task = [individuals.attribute(name) for name in task_attributes(context.setup.main_task)]
     return {
         name
-        for name in prepared.setup.properties
+        for name in context.setup.properties
         if any(np.array_equal(individuals.attribute(name), attribute) for attribute in task)
     }
 
 
 def _deployed_accuracy(
-    truths: Sequence[Truth], outputs: Sequence[Mapping[str, torch.Tensor]]
+    truths: Sequence[GroundTruth], outputs: Sequence[Mapping[str, torch.Tensor]]
 ) -> dict[str, float]:
     """Return the share of individuals whose main-task class each deployed model names."""
     labels = torch.cat([truth.labels for truth in truths])
@@ -243,14 +243,14 @@ def _deployed_accuracy(
     }
 
 
-def _label_accuracy(truths: Sequence[Truth], inferences: Sequence[Inference]) -> float | None:
+def _label_accuracy(truths: Sequence[GroundTruth], results: Sequence[AttackResult]) -> float | None:
     """Return the share of the batches' labels that the attack named, each batch as a multiset."""
     shares = []
-    for truth, inference in zip(truths, inferences, strict=True):
-        if inference.labels is None:
+    for truth, result in zip(truths, results, strict=True):
+        if result.labels is None:
             return None
-        size = max(int(truth.labels.max()), int(inference.labels.max())) + 1
+        size = max(int(truth.labels.max()), int(result.labels.max())) + 1
         true = torch.bincount(truth.labels.cpu(), minlength=size)
-        named = torch.bincount(inference.labels.cpu(), minlength=size)
+        named = torch.bincount(result.labels.cpu(), minlength=size)
         shares.append(torch.minimum(true, named).sum().item() / len(truth))
     return float(np.mean(shares))

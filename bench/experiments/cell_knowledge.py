@@ -14,4 +14,4 @@ def knowledge_of(attack: Attack, cell: Cell) -> Knowledge:
 
     Else it could use what the table, which prints this, says it does not know.
     """
-    return attack.needs | (attack.adapts & Knowledge.parse(cell.grant))
+    return attack.required_knowledge | (attack.optional_knowledge & Knowledge.parse(cell.grant))

@@ -7,17 +7,17 @@ from collections.abc import Mapping
 
 from leakbench.experiments.cell import Cell
 from leakbench.experiments.defense_labels import defense_text
-from leakbench.experiments.suite import Planned
+from leakbench.experiments.suite import SuiteEntry
 
 
-def describe(planned: Planned) -> str:
+def describe(entry: SuiteEntry) -> str:
     """Return a cell in a few words."""
-    cell = planned.cell
-    swept = text_of({k: v for k, v in cell.attack_parameters.items() if k in planned.swept})
+    cell = entry.cell
+    swept = text_of({k: v for k, v in cell.attack_parameters.items() if k in entry.swept})
     data = dataset_name(cell)
     if cell.auxiliary_dataset:
         data += f" with D_aux of {auxiliary_name(cell)}"
-    place = f"{planned.column}, {data}, {cell.main_task}, B = {cell.batch_size}"
+    place = f"{entry.column}, {data}, {cell.main_task}, B = {cell.batch_size}"
     if cell.defense != "none":
         place += f", under {defense_text(cell)}"
     return f"{place}, {swept}" if swept else place

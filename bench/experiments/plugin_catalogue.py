@@ -116,7 +116,7 @@ def _row(registry: Registry, name: str, data_root: Path | None) -> list[str]:
         "attack": lambda: [
             plugin.title,
             "yes" if plugin.control else "",
-            " ".join(plugin().needs.names()),
+            " ".join(plugin().required_knowledge.names()),
             plugin.reference,
         ],
         "data set": lambda: [
@@ -154,7 +154,9 @@ def _describe(registry: Registry, name: str) -> str:
     if registry is ATTACKS and plugin.note:
         parts.append(f"Note: {plugin.note}.")
     if registry is ATTACKS:
-        parts.append(f"Needs to know: {', '.join(plugin().needs.names()) or 'nothing'}")
+        parts.append(
+            f"Needs to know: {', '.join(plugin().required_knowledge.names()) or 'nothing'}"
+        )
     if registry is DATASETS and plugin.source:
         parts.append(f"Get {plugin.source}; put it into DIR/{plugin.folder} under --data-root DIR.")
         parts.append(f"Whole: {plugin.size}. Terms: {plugin.terms}.")

@@ -125,7 +125,7 @@ class Suite(BaseModel):
 
 
 @dataclass(frozen=True)
-class Planned:
+class SuiteEntry:
     """A cell of a suite and where it stands: in which group and under which column.
 
     Attributes:
@@ -195,7 +195,7 @@ def _check_group(path: Path, suite: Suite, group: Group) -> None:
         )
 
 
-def expand(name: str, suite: Suite, only: Iterable[str] = ()) -> list[Planned]:
+def expand(name: str, suite: Suite, only: Iterable[str] = ()) -> list[SuiteEntry]:
     """Return the suite's cells in order, each with the parameters of its plugins filled in.
 
     Args:
@@ -208,21 +208,21 @@ def expand(name: str, suite: Suite, only: Iterable[str] = ()) -> list[Planned]:
     filters = [_filter(text) for text in only]
     headings = {c: e.title or ATTACKS.get(e.attack or c).title for c, e in suite.attack.items()}
     headings = _told_apart(headings, suite.attack)
-    planned = []
+    entry = []
     for group in suite.group:
         columns = columns_of(suite, group)
         titles = _told_apart(
             headings | {c: e.title for c, e in group.attack.items() if e.title}, columns
         )
         for fields, swept in _combinations(name, suite.cell | group.cell, group, columns):
-            for column, entry in columns.items():
+            for column, chosen in columns.items():
                 fixed = group.attack[column].parameters if column in group.attack else {}
                 varied = {k: v for k, v in swept.items() if k not in fixed}
-                cell, attack = _cell(name, fields, column, entry, varied)
+                cell, attack = _cell(name, fields, column, chosen, varied)
                 aliases = {"attack": column, "main_task": fields.get("main_task")}
                 if all(_matches(cell, aliases, field, values) for field, values in filters):
-                    planned.append(
-                        Planned(
+                    entry.append(
+                        SuiteEntry(
                             cell=cell,
                             key=cell.key(attack.version),
                             group=group.title,
@@ -233,17 +233,17 @@ def expand(name: str, suite: Suite, only: Iterable[str] = ()) -> list[Planned]:
                             optional=group.optional,
                         )
                     )
-    if not planned:
+    if not entry:
         raise UsageError(f"suite {name}: no cell is left by --only {' --only '.join(only)}")
-    _refuse_two_in_one_place(name, planned)
-    return planned
+    _refuse_two_in_one_place(name, entry)
+    return entry
 
 
-def _refuse_two_in_one_place(name: str, planned: Iterable[Planned]) -> None:
+def _refuse_two_in_one_place(name: str, entry: Iterable[SuiteEntry]) -> None:
     """Refuse a table in which one cell would stand on another."""
     unseen = {"attack", "attack_parameters", "grant", "properties"}
     standing: dict[tuple[str, ...], str] = {}
-    for each in planned:
+    for each in entry:
         row = each.cell.model_dump_json(exclude=unseen)
         for shown in each.cell.properties:
             place = (each.group, each.column, shown, row, str(sorted(each.swept.items())))
@@ -316,18 +316,18 @@ def _taken_apart(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _cell(
-    name: str, fields: dict[str, Any], column: str, entry: Column, swept: Mapping[str, Any]
+    name: str, fields: dict[str, Any], column: str, chosen: Column, swept: Mapping[str, Any]
 ) -> tuple[Cell, Attack]:
-    plugin = entry.attack or column
-    parameters = {**_preset(name, column, entry), **entry.parameters}
-    parameters |= {k: v for k, v in swept.items() if k in known_parameters(column, entry)}
+    plugin = chosen.attack or column
+    parameters = {**_preset(name, column, chosen), **chosen.parameters}
+    parameters |= {k: v for k, v in swept.items() if k in known_parameters(column, chosen)}
     attack: Attack = build(ATTACKS, plugin, parameters)
     complete = {**fields, "attack": plugin, "attack_parameters": parameters_of(attack)}
     if not complete.get("auxiliary_dataset"):
         # A sweep may have the victims' own data set beside another, which has the parameters.
         complete.pop("auxiliary_dataset_parameters", None)
-    if entry.grant is not None:
-        complete["grant"] = entry.grant
+    if chosen.grant is not None:
+        complete["grant"] = chosen.grant
     try:
         cell = Cell.model_validate(complete)
     except ValidationError as error:
@@ -350,23 +350,23 @@ def _cell(
     return Cell.model_validate(complete), attack
 
 
-def _preset(name: str, column: str, entry: Column) -> Mapping[str, Any]:
+def _preset(name: str, column: str, chosen: Column) -> Mapping[str, Any]:
     """Return the parameters of the column's preset; none if it names none."""
-    presets = ATTACKS.get(entry.attack or column).presets
-    if entry.preset is None:
+    presets = ATTACKS.get(chosen.attack or column).presets
+    if chosen.preset is None:
         return {}
-    if entry.preset not in presets:
+    if chosen.preset not in presets:
         raise UsageError(
-            f"suite {name}: attack {entry.attack or column!r} has no preset {entry.preset!r}; it "
+            f"suite {name}: attack {chosen.attack or column!r} has no preset {chosen.preset!r}; it "
             f"has: {', '.join(presets) or 'none'}"
         )
-    preset: Mapping[str, Any] = presets[entry.preset]
+    preset: Mapping[str, Any] = presets[chosen.preset]
     return preset
 
 
-def known_parameters(column: str, entry: Column) -> list[str]:
+def known_parameters(column: str, chosen: Column) -> list[str]:
     """Return the names of the parameters that a column's attack has."""
-    return [field.name for field in dataclasses.fields(ATTACKS.get(entry.attack or column))]
+    return [field.name for field in dataclasses.fields(ATTACKS.get(chosen.attack or column))]
 
 
 def having_parameter(columns: Mapping[str, Column], parameter: str, where: str) -> list[str]:
@@ -375,7 +375,7 @@ def having_parameter(columns: Mapping[str, Column], parameter: str, where: str) 
     Raises:
         UsageError: there is none.
     """
-    known = {column: known_parameters(column, entry) for column, entry in columns.items()}
+    known = {column: known_parameters(column, chosen) for column, chosen in columns.items()}
     having = [column for column in columns if parameter in known[column]]
     if not having:
         every = sorted({p for parameters in known.values() for p in parameters})

@@ -31,7 +31,7 @@ class Defense(ABC):
     """A registered defense. Subclasses are frozen dataclasses: their fields are its parameters.
 
     An adversary that knows the defense (`Knowledge.DEFENSE`) holds this very object: it can run
-    `protect` on individuals of its own, and ask `trust` what an update is worth.
+    `protect` on individuals of its own, and ask `reliability` what an update is worth.
 
     Attributes:
         name: set by the registry.
@@ -58,7 +58,7 @@ class Defense(ABC):
         """How many clients' batches the server sees as one."""
         return 1
 
-    def of_one_client(self) -> Defense | None:
+    def client_part(self) -> Defense | None:
         """Return the part of the defense that a client does by itself; None for none."""
         return self
 
@@ -67,7 +67,7 @@ class Defense(ABC):
         """How often each individual of a client's batch enters a gradient."""
         return 1
 
-    def trust(self, update: Update, individuals: int) -> Mapping[str, Tensor]:  # noqa: ARG002
+    def reliability(self, update: Update, individuals: int) -> Mapping[str, Tensor]:  # noqa: ARG002
         """Return how far entries of a sent update are to be believed, for who knows the defense.
 
         Args:
@@ -81,7 +81,7 @@ class Defense(ABC):
         """
         return {}
 
-    def as_before(self, update: Update, individuals: int) -> tuple[Update, int]:
+    def rescale(self, update: Update, individuals: int) -> tuple[Update, int]:
         """Return the update and the number of individuals by which defenses before this one judge.
 
         Of noise that several updates hold, each their own, more or less is left in what is sent;

@@ -78,14 +78,14 @@ def auc(scores: NDArray[np.float64], present: NDArray[np.bool_], weights: Weight
     return _ratio(pairs, (weights @ present) * (weights @ ~present))
 
 
-def found_at(rate: float) -> Metric:
+def tpr_at_fpr(rate: float) -> Metric:
     """Return the metric: the share of the present found where `rate` of the absent are, at most.
 
     Those with the same score are found together, or not at all.
 
-    >>> found_at(0.5)(np.array([3., 2., 1., 0.]), np.array([1, 0, 1, 0], bool), np.ones((1, 4)))
+    >>> tpr_at_fpr(0.5)(np.array([3., 2., 1., 0.]), np.array([1, 0, 1, 0], bool), np.ones((1, 4)))
     array([1.])
-    >>> found_at(0.01)(np.array([3., 2., 1., 0.]), np.array([1, 0, 1, 0], bool), np.ones((1, 4)))
+    >>> tpr_at_fpr(0.01)(np.array([3., 2., 1., 0.]), np.array([1, 0, 1, 0], bool), np.ones((1, 4)))
     array([0.5])
     """
 

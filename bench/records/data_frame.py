@@ -118,12 +118,12 @@ def _reconstructed(record: Record) -> dict[str, Any]:
         }
     if metrics.membership is not None:
         found |= _interval("membership_auc", metrics.membership.auc)
-        found |= _interval("membership_found", metrics.membership.found)
+        found |= _interval("membership_found", metrics.membership.true_positive_rate)
     if metrics.images is not None:
         for name in ("psnr", "ssim", "lpips"):
             found |= _interval(name, getattr(metrics.images, name))
     if metrics.defense is not None:
-        for name in ("relative_error", "utility", "utility_lost"):
+        for name in ("distortion", "utility", "utility_lost"):
             found |= _interval(name, getattr(metrics.defense, name))
         found |= {"epsilon": metrics.defense.epsilon, "delta": metrics.defense.delta}
     return found

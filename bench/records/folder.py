@@ -10,7 +10,7 @@ from pathlib import Path
 from leakbench.base.errors import UsageError
 from leakbench.base.registry import ATTACKS
 from leakbench.experiments.cell_defense import defense_of
-from leakbench.experiments.suite import Planned
+from leakbench.experiments.suite import SuiteEntry
 from leakbench.metrics.estimates import Estimate
 from leakbench.records.measured import Measured
 from leakbench.records.possible_values import leaves
@@ -33,9 +33,9 @@ class RecordFolder:
     left_out: Mapping[str, str]
     remeasured: frozenset[str] = frozenset()
 
-    def measured(self, planned: Sequence[Planned]) -> list[Measured]:
+    def measured(self, entry: Sequence[SuiteEntry]) -> list[Measured]:
         """Return cells of a suite with those of these records that they have."""
-        return [Measured(each, self.records.get(each.key)) for each in planned]
+        return [Measured(each, self.records.get(each.key)) for each in entry]
 
 
 def read_records(out: Path) -> RecordFolder:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from leakbench.experiments.suite import Planned
+from leakbench.experiments.suite import SuiteEntry
 from leakbench.records.record import Record
 
 
@@ -12,5 +12,5 @@ from leakbench.records.record import Record
 class Measured:
     """A cell's place in a suite and its record, if it has been measured."""
 
-    planned: Planned
+    entry: SuiteEntry
     record: Record | None

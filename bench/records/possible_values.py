@@ -19,7 +19,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "utility_lost": (-1, 1),
     "psnr": (-math.inf, 100),
     "lpips": (0, math.inf),
-    "relative_error": (0, math.inf),
+    "distortion": (0, math.inf),
     "epsilon": (0, math.inf),
     "classes": (2, math.inf),
     "false": (0, math.inf),

@@ -5,16 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
 
 from leakbench.experiments.cell import LATER_FIELDS, SCHEMA, Cell
 from leakbench.metrics.estimates import Estimate
 
 
-class PropertyMetrics(BaseModel):
-    """How well one property was inferred; see `leakbench.metrics.estimates`."""
+def _named(name: str, in_files: str) -> Any:
+    """Return a field that record files hold under another name."""
+    return Field(validation_alias=AliasChoices(in_files, name), serialization_alias=in_files)
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+
+class RecordPart(BaseModel):
+    """A part of a record, written under the names that record files have always had."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
+
+
+class PropertyMetrics(RecordPart):
+    """How well one property was inferred; see `leakbench.metrics.estimates`."""
 
     accuracy: Estimate
     balanced_accuracy: Estimate
@@ -24,7 +33,7 @@ class PropertyMetrics(BaseModel):
     in_main_task: bool
 
 
-class ImageMetrics(BaseModel):
+class ImageMetrics(RecordPart):
     """How near reconstructed images are to the true ones, matched by feature; means over images.
 
     Attributes:
@@ -34,15 +43,13 @@ class ImageMetrics(BaseModel):
         recognisable: share of individuals whose image has a PSNR of at least 20 dB.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     psnr: Estimate
     ssim: Estimate
     lpips: Estimate | None
     recognisable: Estimate
 
 
-class Certificates(BaseModel):
+class Certificates(RecordPart):
     """What an attack claims to have found exactly.
 
     Attributes:
@@ -50,32 +57,29 @@ class Certificates(BaseModel):
         false: how many of those have a cosine below 0.9999 with the true feature.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     share: float
     false: int
 
 
-class Membership(BaseModel):
+class Membership(RecordPart):
     """How well the attack tells who of the candidates is in a batch; half of them are.
 
     Attributes:
         auc: over the candidates of all batches.
-        found: share of members found where 1 % of the others are taken for members, at most.
+        true_positive_rate: TPR @ 1 % FPR: the share of members that are recognised where at most 1
+            % of the others are taken for members; `found` in record files.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     auc: Estimate
-    found: Estimate
+    true_positive_rate: Estimate = _named("true_positive_rate", "found")
 
 
-class DefenseMetrics(BaseModel):
+class DefenseMetrics(RecordPart):
     """What the clients' defense changes, and what it costs.
 
     Attributes:
-        relative_error: ‖what is sent − the gradient‖ / ‖the gradient‖ of victims' updates; of noise
-            the ratio of norms.
+        distortion: ‖what is sent − the gradient‖ / ‖the gradient‖ of victims' updates; of noise the
+            ratio of norms; `relative_error` in record files.
         utility: main-task accuracy on the victims' images of a model trained as long as the shared
             one, but under the defense; its interval is by identity, of that one training.
         utility_lost: by how much it is below the shared model's, on the same images.
@@ -83,16 +87,14 @@ class DefenseMetrics(BaseModel):
             accountant was at hand.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    relative_error: Estimate
+    distortion: Estimate = _named("distortion", "relative_error")
     utility: Estimate
     utility_lost: Estimate
     epsilon: float | None = None
     delta: float | None = None
 
 
-class Metrics(BaseModel):
+class Metrics(RecordPart):
     """What a cell measured.
 
     Attributes:
@@ -109,8 +111,6 @@ class Metrics(BaseModel):
         deployed: main-task accuracy on the same images of each model that the attack deployed.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     properties: dict[str, PropertyMetrics]
     feature_cosine: Estimate | None
     exact: Estimate | None
@@ -125,7 +125,7 @@ class Metrics(BaseModel):
     classes: int
 
 
-class Cost(BaseModel):
+class Cost(RecordPart):
     """What a cell took.
 
     Attributes:
@@ -135,18 +135,14 @@ class Cost(BaseModel):
         peak_memory_mib: of the process, or on CUDA of the cell.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     seconds: float
     steps: float
     restarts: float | None = None
     peak_memory_mib: float
 
 
-class Record(BaseModel):
+class Record(RecordPart):
     """A measured cell, or one that failed and will be tried again."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     schema_version: int = SCHEMA
     key: str

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from leakbench.base.files import replacing, set_aside
+from leakbench.base.files import quarantine, replacing
 from leakbench.records.record import Record
 
 Stamp = tuple[int, int, int]
@@ -47,7 +47,7 @@ class Store:
             return None
         return status.st_ino, status.st_mtime_ns, status.st_size
 
-    def set_aside(self, key: str) -> Path | None:
+    def quarantine(self, key: str) -> Path | None:
         """Move a file that holds no record out of the way; return where to, None if there is none.
 
         Nothing is lost: what is in it may be of use to somebody, or of a later version.
@@ -55,7 +55,7 @@ class Store:
         path = self.path(key)
         if not path.exists() or self.read(key) is not None:
             return None
-        return set_aside(path, ".unreadable")
+        return quarantine(path, ".unreadable")
 
     def write(self, record: Record, finished: str | None = None) -> None:
         """Write a record in place of any other with its key.

@@ -9,8 +9,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from leakbench.base.files import quarantine as move_aside
 from leakbench.base.files import replacing
-from leakbench.base.files import set_aside as move_aside
 from leakbench.base.seeds import digest
 from leakbench.records.record import Record
 from leakbench.records.store import Store
@@ -112,14 +112,14 @@ def write(folder: Path, entries: Mapping[str, Remeasured]) -> None:
         UsageError: the folder cannot be written to.
     """
     if _read(folder) is None:
-        set_aside(folder)
+        quarantine(folder)
     content = Verified(remeasured=dict(sorted(entries.items()))).model_dump(mode="json")
     text = json.dumps(content, indent=1, ensure_ascii=False)
     with replacing(home_of(folder) / NAME) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def set_aside(folder: Path) -> Path | None:
+def quarantine(folder: Path) -> Path | None:
     """Move a folder's file out of the way, since nobody knows who wrote it; return where to."""
     return move_aside(home_of(folder) / NAME, ".set-aside")
 

@@ -20,17 +20,17 @@ IMAGE_COLUMNS = ("PSNR, dB", "SSIM", "LPIPS", "≥ 20 dB, %")
 
 def details(cells: Sequence[Measured]) -> str:
     """Return the other metrics: reconstruction by cell, and all of each property's."""
-    unique = {m.planned.key: m for m in cells if m.record is not None and m.record.metrics}
+    unique = {m.entry.key: m for m in cells if m.record is not None and m.record.metrics}
     leading = ("data set", "main task", "B")
-    varying = varying_settings([m.planned for m in cells], leading)
+    varying = varying_settings([m.entry for m in cells], leading)
     fields = [*leading, *(name for name in varying if name in Cell.model_fields)]
     parameters = varying_parameters(cells)
     reconstruction: list[list[str]] = []
     properties: list[list[str]] = []
     for measured in unique.values():
-        record, cell = measured.record, measured.planned.cell
+        record, cell = measured.record, measured.entry.cell
         assert record is not None and record.metrics is not None and record.cost is not None
-        place = [measured.planned.column, *leading_values(measured, "", fields)]
+        place = [measured.entry.column, *leading_values(measured, "", fields)]
         place += [text_of(cell.attack_parameters.get(name, MISSING)) for name in parameters]
         control = ATTACKS.get(cell.attack).control
         if control and place in (row[: len(place)] for row in reconstruction):
@@ -79,8 +79,8 @@ def varying_parameters(cells: Sequence[Measured]) -> list[str]:
     """Return the parameters of which some column has several values: swept, or a group's own."""
     found: dict[str, dict[str, set[str]]] = {}
     for m in cells:
-        for name, value in m.planned.cell.attack_parameters.items():
-            found.setdefault(name, {}).setdefault(m.planned.column, set()).add(text_of(value))
+        for name, value in m.entry.cell.attack_parameters.items():
+            found.setdefault(name, {}).setdefault(m.entry.column, set()).add(text_of(value))
     return [name for name, of in found.items() if any(len(values) > 1 for values in of.values())]
 
 
@@ -119,7 +119,7 @@ def _images(images: ImageMetrics | None) -> list[str]:
 def _deployed(cells: Sequence[Measured]) -> str:
     """Return how well models that attacks deployed do the main task; nothing where none did."""
     leading = ("data set", "main task")
-    fields = [*leading, *varying_settings([m.planned for m in cells], (*leading, "B"))]
+    fields = [*leading, *varying_settings([m.entry for m in cells], (*leading, "B"))]
     rows: dict[tuple[str, ...], None] = {}
     for m in cells:
         metrics = m.record.metrics if m.record else None
@@ -127,7 +127,7 @@ def _deployed(cells: Sequence[Measured]) -> str:
             continue
         shared = (metrics.main_task["accuracy"], metrics.main_task["most_frequent_class"])
         for name, accuracy in metrics.deployed.items():
-            place = (m.planned.column, *leading_values(m, "", fields), name)
+            place = (m.entry.column, *leading_values(m, "", fields), name)
             # The victims are the same at every batch size.
             rows.setdefault((*place, *(f"{100 * share:.1f}" for share in (accuracy, *shared))))
     if not rows:

@@ -59,7 +59,7 @@ def draw_recorded(
     store = Store(out / "records")
     chosen = expand(name, override(suite, changes), only)
     of = RECORDED[kind]
-    figures = of.figures([Measured(planned, store.read(planned.key)) for planned in chosen])
+    figures = of.figures([Measured(entry, store.read(entry.key)) for entry in chosen])
     if not figures:
         raise UsageError(
             f"suite {name!r} has no {of.needs} to draw, or --only leaves none; add one, with "
@@ -135,9 +135,9 @@ def draw_features(
     found = []
     for number in rounds:
         setup = cell.setup.model_copy(update={"rounds": number})
-        prepared = prepare(setup, data_root, where, _say)
+        context = prepare(setup, data_root, where, _say)
         _say(f"embedding the features of round {number}")
-        found.append(embedded(prepared))
+        found.append(embedded(context))
         for of_property, estimate in found[-1].oracle.items():
             print(f"round {number}, {of_property}: f_p {percent(estimate)} % balanced accuracy")
     return save(feature_figure(cell, found), out / "figures" / f"{name}-features")

@@ -126,10 +126,10 @@ def _measured_again(shown: Sequence[LaidOut], folder: RecordFolder) -> list[str]
     """Return the section on what somebody has measured again."""
     if not shown:
         return []
-    planned = {m.planned.key: m.planned for each in shown for m in each.cells if m.record}
-    again = [each for key, each in planned.items() if key in folder.remeasured]
+    entry = {m.entry.key: m.entry for each in shown for m in each.cells if m.record}
+    again = [each for key, each in entry.items() if key in folder.remeasured]
     lines = [f"- {_one_line(describe(each))}" for each in again]
-    count = f"{len(again)} of the {len(planned)} records behind these tables"
+    count = f"{len(again)} of the {len(entry)} records behind these tables"
     return ["## Measured again", f"{REMEASURED} {count}.", "\n".join(lines)]
 
 

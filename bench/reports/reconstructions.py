@@ -17,16 +17,16 @@ from leakbench.base.plugins import build
 from leakbench.base.registry import ATTACKS, DATASETS
 from leakbench.data.dataset import DataSet
 from leakbench.evaluation.measuring import infer, victim_batches
-from leakbench.evaluation.preparation import Prepared
+from leakbench.evaluation.preparation import EvaluationContext
 from leakbench.experiments.cell import Cell
 from leakbench.experiments.cell_defense import individuals_in_update
-from leakbench.experiments.suite import Planned
+from leakbench.experiments.suite import SuiteEntry
 from leakbench.metrics.matching import match_individuals
 from leakbench.records.measured import Measured
 from leakbench.reports.figures.canvas import DPI
 from leakbench.reports.rows import leading_values
-from leakbench.threat.attack import Attack, Inference
-from leakbench.threat.observation import Truth
+from leakbench.threat.attack import Attack, AttackResult
+from leakbench.threat.observation import GroundTruth
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,13 +53,13 @@ class Block:
     rows: Mapping[int, Tensor]
 
 
-def chosen_cells(cells: Sequence[Planned]) -> list[Planned]:
+def chosen_cells(cells: Sequence[SuiteEntry]) -> list[SuiteEntry]:
     """Return the cells of the first `table2` group, of its first setting but for the batch size.
 
     Raises:
         UsageError: there is no such group.
     """
-    fitting = [planned for planned in cells if planned.layout == "table2"]
+    fitting = [entry for entry in cells if entry.layout == "table2"]
     if not fitting:
         raise UsageError(
             'reconstructions are drawn of a group with layout = "table2", and there is none; add '
@@ -67,10 +67,10 @@ def chosen_cells(cells: Sequence[Planned]) -> list[Planned]:
         )
     free = {"attack", "attack_parameters", "grant", "batch_size"}
 
-    def setting(planned: Planned) -> object:
-        return planned.group, planned.swept, planned.cell.model_dump(exclude=free)
+    def setting(entry: SuiteEntry) -> object:
+        return entry.group, entry.swept, entry.cell.model_dump(exclude=free)
 
-    return [planned for planned in fitting if setting(planned) == setting(fitting[0])]
+    return [entry for entry in fitting if setting(entry) == setting(fitting[0])]
 
 
 def refuse_real_individuals(cell: Cell, folder: Path) -> None:
@@ -90,7 +90,7 @@ def refuse_real_individuals(cell: Cell, folder: Path) -> None:
 
 
 def reconstruct(
-    cells: Sequence[Planned], prepared: Prepared, say: Callable[[str], None]
+    cells: Sequence[SuiteEntry], context: EvaluationContext, say: Callable[[str], None]
 ) -> tuple[Tensor, list[Block]]:
     """Run the attacks among the cells on the first victim batch of each batch size.
 
@@ -106,25 +106,25 @@ def reconstruct(
     """
     rows: dict[str, dict[int, Tensor]] = {}
     spent: dict[str, list[int]] = {}
-    for planned in cells:
-        cell = planned.cell
+    for entry in cells:
+        cell = entry.cell
         if ATTACKS.get(cell.attack).control:
             continue
-        say(f"{planned.column}, B = {cell.batch_size}")
+        say(f"{entry.column}, B = {cell.batch_size}")
         together = individuals_in_update(cell)
-        truth = victim_batches(prepared, together, together)[0]
+        truth = victim_batches(context, together, together)[0]
         attack: Attack = build(ATTACKS, cell.attack, cell.attack_parameters)
-        (inference,) = infer(attack, [truth], cell, prepared, lambda _: None).inferences
-        if inference.images is not None:
-            images = _in_order(inference, truth)[:INDIVIDUALS_A_ROW]
-            rows.setdefault(planned.column, {})[cell.batch_size] = images
-            spent.setdefault(planned.column, []).append(inference.steps)
+        (result,) = infer(attack, [truth], cell, context, lambda _: None).results
+        if result.images is not None:
+            images = _in_order(result, truth)[:INDIVIDUALS_A_ROW]
+            rows.setdefault(entry.column, {})[cell.batch_size] = images
+            spent.setdefault(entry.column, []).append(result.steps)
     if not rows:
         raise UsageError(
             "none of the chosen attacks reconstructs images; choose others with --only attack=NAME"
         )
     largest = max(size for of_column in rows.values() for size in of_column)
-    true = victim_batches(prepared, largest, largest)[0].images[:INDIVIDUALS_A_ROW]
+    true = victim_batches(context, largest, largest)[0].images[:INDIVIDUALS_A_ROW]
     blocks = []
     for column, of_column in rows.items():
         steps = " or ".join(map(str, dict.fromkeys(spent[column])))
@@ -132,17 +132,17 @@ def reconstruct(
     return true, blocks
 
 
-def _in_order(inference: Inference, truth: Truth) -> Tensor:
+def _in_order(result: AttackResult, truth: GroundTruth) -> Tensor:
     """Return the reconstructed images, each in the place of the individual it is matched to."""
-    assert inference.images is not None
-    if inference.features is None:
-        return inference.images
-    order, _ = match_individuals(inference.features, truth.features)
-    return inference.images[order.to(inference.images.device)]
+    assert result.images is not None
+    if result.features is None:
+        return result.images
+    order, _ = match_individuals(result.features, truth.features)
+    return result.images[order.to(result.images.device)]
 
 
 def reconstruction_figure(
-    title: str, planned: Planned, true: Tensor, blocks: Sequence[Block]
+    title: str, entry: SuiteEntry, true: Tensor, blocks: Sequence[Block]
 ) -> Figure:
     """Return the true images and, below them, what each attack made of them at each batch size.
 
@@ -150,20 +150,20 @@ def reconstruction_figure(
 
     Args:
         title: of the suite.
-        planned: any of the cells drawn, for the settings that they share.
+        entry: any of the cells drawn, for the settings that they share.
         true: shape (n, 3, size, size).
     """
     sheet = _Sheet(len(true), true.shape[-1])
-    sheet.heading(title, _settings(planned))
+    sheet.heading(title, _settings(entry))
     for block in (Block("True images", {0: true}), *blocks):
         sheet.block(block)
     return sheet.figure()
 
 
-def _settings(planned: Planned) -> str:
-    cell = planned.cell
+def _settings(entry: SuiteEntry) -> str:
+    cell = entry.cell
     dataset, task = leading_values(
-        Measured(planned, None), cell.properties[0], ("data set", "main task")
+        Measured(entry, None), cell.properties[0], ("data set", "main task")
     )
     return (
         f"first victim batch; {dataset}, main task {task}, {cell.model} after {cell.rounds} "

@@ -8,7 +8,7 @@ from leakbench.data.split import task_attributes
 from leakbench.experiments.cell import Cell
 from leakbench.experiments.defense_labels import defense_level, defense_name
 from leakbench.experiments.descriptions import auxiliary_name, dataset_name, text_of
-from leakbench.experiments.suite import Planned
+from leakbench.experiments.suite import SuiteEntry
 from leakbench.records.measured import Measured
 
 MISSING = "–"
@@ -31,7 +31,7 @@ LAYOUTS: Mapping[str, tuple[str, ...]] = {
 
 def leading_values(measured: Measured, name: str, columns: Sequence[str]) -> Row:
     """Return what stands in the leading columns for a cell and one of its properties."""
-    cell, swept = measured.planned.cell, measured.planned.swept
+    cell, swept = measured.entry.cell, measured.entry.swept
     values: dict[str, Callable[[], str]] = {
         "data set": lambda: dataset_name(cell),
         "D_aux": lambda: auxiliary_name(cell),
@@ -60,9 +60,9 @@ def settings_text(measured: Measured, columns: Sequence[str]) -> str:
     return text_of(dict(zip(columns, leading_values(measured, "", columns), strict=True)))
 
 
-def varying_settings(planned: Sequence[Planned], leading: Sequence[str]) -> list[str]:
+def varying_settings(entry: Sequence[SuiteEntry], leading: Sequence[str]) -> list[str]:
     """Return the settings, besides the leading columns, that differ between cells of a table."""
-    cells = [each.cell for each in planned]
+    cells = [each.cell for each in entry]
     shown = {
         "data set": {"dataset"},
         "D_aux": {"auxiliary_dataset"},
@@ -91,16 +91,16 @@ def varying_settings(planned: Sequence[Planned], leading: Sequence[str]) -> list
         found = {(whose(field, cell), text_of(value(field, cell))) for cell in cells}
         return len(found) > len({name for name, _ in found})
 
-    swept = dict.fromkeys(name for each in planned for name in each.swept if name not in leading)
+    swept = dict.fromkeys(name for each in entry for name in each.swept if name not in leading)
     return [
         *(f for f in Cell.model_fields if f not in ignored and varies(f)),
-        *(p for p in swept if len({text_of(each.swept.get(p, MISSING)) for each in planned}) > 1),
+        *(p for p in swept if len({text_of(each.swept.get(p, MISSING)) for each in entry}) > 1),
     ]
 
 
 def task_name(measured: Measured) -> str:
     """Return the main task and its number of classes, which for identity only a record knows."""
-    record, task = measured.record, measured.planned.cell.main_task
+    record, task = measured.record, measured.entry.cell.main_task
     if attributes := task_attributes(task):
         return f"{task} (K = {2 ** len(attributes)})"
     return (

@@ -21,15 +21,15 @@ def settings(cells: Sequence[Measured]) -> str:
 def setting_lines(cells: Sequence[Measured]) -> list[str]:
     """Return the settings, one a line."""
     lines = []
-    planned = [m.planned.cell for m in cells]
+    entry = [m.entry.cell for m in cells]
     shown: dict[int, list[str]] = {}
-    for cell in planned:
+    for cell in entry:
         shown.setdefault(cell.individuals, []).append(dataset_name(cell))
     individuals = ", ".join(
         f"{n} ({', '.join(dict.fromkeys(names))})" if len(shown) > 1 else str(n)
         for n, names in shown.items()
     )
-    sizes = [(individuals_in_update(cell), cell.individuals) for cell in planned]
+    sizes = [(individuals_in_update(cell), cell.individuals) for cell in entry]
     batches = sorted({(size, individuals // size) for size, individuals in sizes})
     lines.append(
         f"individuals in each cell: {individuals}, in "
@@ -38,9 +38,9 @@ def setting_lines(cells: Sequence[Measured]) -> list[str]:
     for setup, main_task in _setups(cells).items():
         lines.append(f"{setup}: {main_task}")
     lines += _columns(cells)
-    defenses = dict.fromkeys(defense_text(m.planned.cell) for m in cells)
+    defenses = dict.fromkeys(defense_text(m.entry.cell) for m in cells)
     lines.append(f"defense: {'; '.join(defenses)}")
-    precisions = sorted({m.planned.cell.precision for m in cells})
+    precisions = sorted({m.entry.cell.precision for m in cells})
     if precisions != ["float32"]:
         lines.append(f"attacks' copy of the model computes in {', '.join(precisions)}")
     fingerprints = sorted(
@@ -67,16 +67,16 @@ def _columns(cells: Sequence[Measured]) -> list[str]:
     """Return a line for each column; one for each of its forms where groups change it."""
     forms: dict[str, dict[str, list[Measured]]] = {}
     for m in cells:
-        parameters = text_of(m.planned.cell.attack_parameters | _swept_values(m, cells))
-        forms.setdefault(m.planned.column, {}).setdefault(parameters, []).append(m)
+        parameters = text_of(m.entry.cell.attack_parameters | _swept_values(m, cells))
+        forms.setdefault(m.entry.column, {}).setdefault(parameters, []).append(m)
     lines = []
     for column, by_parameters in forms.items():
         for parameters, alike in by_parameters.items():
             knows = next((m.record.knowledge for m in alike if m.record and m.record.knowledge), ())
-            groups = "”, “".join(dict.fromkeys(m.planned.group for m in alike))
+            groups = "”, “".join(dict.fromkeys(m.entry.group for m in alike))
             where = f" in “{groups}”" if len(by_parameters) > 1 else ""
             lines.append(
-                f"{column} (`{alike[0].planned.cell.attack}`){where}: knows "
+                f"{column} (`{alike[0].entry.cell.attack}`){where}: knows "
                 f"{', '.join(knows) or MISSING}; {parameters or 'no parameters'}"
             )
     return lines
@@ -84,14 +84,12 @@ def _columns(cells: Sequence[Measured]) -> list[str]:
 
 def _swept_values(measured: Measured, cells: Sequence[Measured]) -> dict[str, str]:
     """Return the parameters that a column sweeps in its group, each with all of its values."""
-    planned = measured.planned
+    entry = measured.entry
     alike = [
-        m.planned
-        for m in cells
-        if (m.planned.group, m.planned.column) == (planned.group, planned.column)
+        m.entry for m in cells if (m.entry.group, m.entry.column) == (entry.group, entry.column)
     ]
     found = {}
-    for name in planned.swept:
+    for name in entry.swept:
         values = dict.fromkeys(
             text_of(each.cell.attack_parameters[name])
             for each in alike
@@ -120,7 +118,7 @@ def _setups(cells: Sequence[Measured]) -> dict[str, str]:
     """Return a sentence for each setup and its main task's accuracy."""
     found: dict[str, str] = {}
     for m in cells:
-        cell = m.planned.cell
+        cell = m.entry.cell
         sentence = (
             f"{_with_parameters(cell.dataset, cell.dataset_parameters)}, {cell.image_size} px, "
             f"main task {cell.main_task}; {cell.model} ({text_of(cell.model_parameters)}) split "

@@ -47,18 +47,18 @@ def terms(cells: Sequence[Measured]) -> str:
         "labels": "labels {}",
         "reads": "properties read off {}",
     }
-    attacking = [m for m in cells if not ATTACKS.get(m.planned.cell.attack).control]
-    every = {m.planned.column for m in attacking}
+    attacking = [m for m in cells if not ATTACKS.get(m.entry.cell.attack).control]
+    every = {m.entry.column for m in attacking}
     said = []
     for parameter, wording in wordings.items():
         values: dict[str, list[str]] = {}
         for m in attacking:
-            known = m.planned.cell.attack_parameters
+            known = m.entry.cell.attack_parameters
             if parameter in known:
-                if parameter in m.planned.swept:
+                if parameter in m.entry.swept:
                     break
                 columns = values.setdefault(text_of(known[parameter]), [])
-                columns += [m.planned.column] * (m.planned.column not in columns)
+                columns += [m.entry.column] * (m.entry.column not in columns)
         else:
             shares = [
                 value if set(columns) == every else f"{value} ({', '.join(columns)})"
@@ -85,10 +85,10 @@ def _group_table(cells: Sequence[Measured], marked: bool) -> str:
 
 def _shown(row: TableRow, column: str, marked: bool) -> str:
     """Return what stands in a place, in bold where it is to be marked as best."""
-    entry = row.entries.get(column)
-    if entry is None:
+    value = row.values.get(column)
+    if value is None:
         return MISSING
-    return f"**{entry.text}**" if marked and column == row.best else entry.text
+    return f"**{value.text}**" if marked and column == row.best else value.text
 
 
 def _without_repeats(row: Row, rows: Sequence[Row], index: int) -> list[str]:
@@ -105,17 +105,17 @@ def _without_repeats(row: Row, rows: Sequence[Row], index: int) -> list[str]:
 def _notes(cells: Sequence[Measured]) -> list[str]:
     """Return a sentence for each attack that has a note, naming all of its columns."""
     columns: dict[str, list[str]] = {}
-    for planned in (m.planned for m in cells):
-        if note := ATTACKS.get(planned.cell.attack).note:
+    for entry in (m.entry for m in cells):
+        if note := ATTACKS.get(entry.cell.attack).note:
             named = columns.setdefault(note, [])
-            named += [planned.column] * (planned.column not in named)
+            named += [entry.column] * (entry.column not in named)
     return [f"**{', '.join(named)}**: {note}." for note, named in columns.items()]
 
 
 def _needs(cells: Iterable[Measured]) -> list[str]:
     """Return for each data set without which optional cells are not measured what it needs."""
     absent = dict.fromkeys(
-        m.planned.cell.dataset for m in cells if m.planned.optional and m.record is None
+        m.entry.cell.dataset for m in cells if m.entry.optional and m.record is None
     )
     return [
         f"{name} ({MISSING}) needs {DATASETS.get(name).source}; put it into "
@@ -139,13 +139,13 @@ def reading_lines(cells: Sequence[Measured]) -> list[str]:
         "has learnt only what it earns above this. "
         "**Oracle**: f_p on the true features, the most that any attack through them can earn.",
     ]
-    if any(m.planned.layout == "exact" for m in cells):
+    if any(m.entry.layout == "exact" for m in cells):
         lines.append(
             "**Exactness**: % of individuals whose feature was found with a cosine ≥ 0.99 "
             "[interval]; % of individuals whom the attack itself certifies, and, if there are any, "
             "the number of those with a cosine below 0.9999; seconds a victim batch."
         )
-    if any(m.planned.layout == "membership" for m in cells):
+    if any(m.entry.layout == "membership" for m in cells):
         lines.append(
             "**Membership**: the attack is shown each batch's individuals and as many others. AUC "
             "in % [interval], chance is 50; then % [interval] of the members who are found where "
@@ -153,22 +153,22 @@ def reading_lines(cells: Sequence[Measured]) -> list[str]:
         )
     lines += price_aid(cells)
     lines += _notes(cells)
-    if any(m.planned.cell.auxiliary_source != m.planned.cell.dataset for m in cells):
+    if any(m.entry.cell.auxiliary_source != m.entry.cell.dataset for m in cells):
         lines.append(
             "Where D_aux comes from another data set, that set may show some of the victims: each "
             "numbers its people for itself. If it has no labels of the main task (see the "
             "settings), whatever draws individuals of D_aux by label draws anybody, and **Blind** "
             "does not account for what known labels alone tell."
         )
-    if any(is_implied(m, name) for m in cells for name in m.planned.cell.properties):
+    if any(is_implied(m, name) for m in cells for name in m.entry.cell.properties):
         lines.append("† The main task's own label gives this property away.")
-    unique = {m.planned.key: m for m in cells}.values()
-    missing = sum(m.record is None and not m.planned.optional for m in unique)
+    unique = {m.entry.key: m for m in cells}.values()
+    missing = sum(m.record is None and not m.entry.optional for m in unique)
     failed = [m for m in unique if m.record is not None and m.record.status == "failed"]
     if missing:
         lines.append(f"{missing} of {len(unique)} cells are not measured yet ({MISSING}).")
     lines += _needs(unique)
     for measured in failed:
         assert measured.record is not None
-        lines.append(f"Failed: {describe(measured.planned)}: {measured.record.error}")
+        lines.append(f"Failed: {describe(measured.entry)}: {measured.record.error}")
     return lines

@@ -37,8 +37,8 @@ def threat_models(suites: Mapping[str, Sequence[Measured]]) -> Summary:
     for suite, cells in suites.items():
         for m in cells:
             if m.record is not None and m.record.status != "failed":
-                forms = places.setdefault((m.planned.column, m.planned.cell.attack), {})
-                forms.setdefault(m.record.knowledge, {})[f"{suite}: {m.planned.group}"] = None
+                forms = places.setdefault((m.entry.column, m.entry.cell.attack), {})
+                forms.setdefault(m.record.knowledge, {})[f"{suite}: {m.entry.group}"] = None
     rows: list[list[str]] = []
     for (column, name), by_knowledge in places.items():
         kind = "control" if ATTACKS.get(name).control else "attack"
@@ -50,23 +50,23 @@ def threat_models(suites: Mapping[str, Sequence[Measured]]) -> Summary:
 
 def references(suites: Mapping[str, Sequence[Measured]]) -> list[tuple[str, str]]:
     """Return title and publication of each attack, in order of appearance."""
-    names = dict.fromkeys(m.planned.cell.attack for cells in suites.values() for m in cells)
+    names = dict.fromkeys(m.entry.cell.attack for cells in suites.values() for m in cells)
     plugins = [ATTACKS.get(name) for name in names]
     return [(plugin.title, plugin.reference) for plugin in plugins if not plugin.control]
 
 
 def costs(cells: Sequence[Measured]) -> Summary:
     """Return what each cell took: gradient evaluations, seconds and memory."""
-    unique = {m.planned.key: m for m in cells if m.record is not None and m.record.cost}
+    unique = {m.entry.key: m for m in cells if m.record is not None and m.record.cost}
     leading = ("data set", "main task", "B")
-    varying = varying_settings([m.planned for m in cells], leading)
+    varying = varying_settings([m.entry for m in cells], leading)
     fields = [*leading, *(name for name in varying if name in Cell.model_fields)]
     parameters = varying_parameters(cells)
     rows: dict[tuple[str, ...], None] = {}
     for m in unique.values():
         assert m.record is not None
-        of_attack = m.planned.cell.attack_parameters
-        place = [m.planned.column, *leading_values(m, "", fields)]
+        of_attack = m.entry.cell.attack_parameters
+        place = [m.entry.column, *leading_values(m, "", fields)]
         place += [text_of(of_attack.get(name, MISSING)) for name in parameters]
         rows[(*place, *cost(m.record), m.record.device)] = None
     headings = ["attack", *fields, *parameters, *COST, "device"]

@@ -18,7 +18,7 @@ NOTHING_LEARNT = "blind"
 
 
 @dataclass(frozen=True)
-class Entry:
+class TableValue:
     """What stands in a row under an attack or control.
 
     Attributes:
@@ -36,13 +36,13 @@ class TableRow:
 
     Attributes:
         leading: the values of the leading columns.
-        entries: by the column of an attack or control; those that are missing have none.
+        values: by the column of an attack or control; those that are missing have none.
         prices: what the row's defense costs, by heading.
         best: the column that did best, where intervals permit to say so; see `best_column`.
     """
 
     leading: Row
-    entries: Mapping[str, Entry]
+    values: Mapping[str, TableValue]
     prices: Mapping[str, str]
     best: str | None
 
@@ -72,27 +72,27 @@ def by_group(cells: Sequence[Measured]) -> dict[str, list[Measured]]:
     """Return the cells by the title of their group, in order of appearance."""
     groups: dict[str, list[Measured]] = {}
     for measured in cells:
-        groups.setdefault(measured.planned.group, []).append(measured)
+        groups.setdefault(measured.entry.group, []).append(measured)
     return groups
 
 
 def table_of(cells: Sequence[Measured]) -> Table:
     """Return the table of one group's cells, at least one."""
-    layout = cells[0].planned.layout
+    layout = cells[0].entry.layout
     leading = LAYOUTS[layout]
-    varying = varying_settings([m.planned for m in cells], leading)
-    frame: dict[Row, dict[str, Entry]] = {}
+    varying = varying_settings([m.entry for m in cells], leading)
+    frame: dict[Row, dict[str, TableValue]] = {}
     of_row: dict[Row, list[Measured]] = {}
     for measured in cells:
-        whole = OF_ALL_PROPERTIES.get(measured.planned.layout)
-        for name in ("",) if whole else measured.planned.cell.properties:
+        whole = OF_ALL_PROPERTIES.get(measured.entry.layout)
+        for name in ("",) if whole else measured.entry.cell.properties:
             row = leading_values(measured, name, (*varying, *leading))
-            entry = whole(measured) if whole else _accuracy(measured, name)
-            frame.setdefault(row, {})[measured.planned.column] = entry
+            value = whole(measured) if whole else _accuracy(measured, name)
+            frame.setdefault(row, {})[measured.entry.column] = value
             of_row.setdefault(row, []).append(measured)
-    attacks = {m.planned.column: ATTACKS.get(m.planned.cell.attack) for m in cells}
+    attacks = {m.entry.column: ATTACKS.get(m.entry.cell.attack) for m in cells}
     controls = frozenset(column for column, attack in attacks.items() if attack.control)
-    floors = [m.planned.column for m in cells if m.planned.cell.attack == NOTHING_LEARNT]
+    floors = [m.entry.column for m in cells if m.entry.cell.attack == NOTHING_LEARNT]
     rows = tuple(
         TableRow(
             row, frame[row], price(of_row[row]), best_column(frame[row], controls, set(floors))
@@ -101,7 +101,7 @@ def table_of(cells: Sequence[Measured]) -> Table:
     )
     priced = layout == "defense"
     return Table(
-        title=cells[0].planned.group,
+        title=cells[0].entry.group,
         leading=(*varying, *leading),
         columns=tuple(attacks),
         controls=controls,
@@ -111,7 +111,7 @@ def table_of(cells: Sequence[Measured]) -> Table:
 
 
 def best_column(
-    entries: Mapping[str, Entry], controls: frozenset[str], floors: set[str]
+    values: Mapping[str, TableValue], controls: frozenset[str], floors: set[str]
 ) -> str | None:
     """Return the attack whose interval lies above every other attack's; None where there is none.
 
@@ -119,9 +119,9 @@ def best_column(
     anything is no best one: its interval lies above those of `floors` too.
     """
     compared = {
-        column: entry.compared
-        for column, entry in entries.items()
-        if entry.compared is not None and entry.compared.value is not None
+        column: value.compared
+        for column, value in values.items()
+        if value.compared is not None and value.compared.value is not None
     }
     attacks = [column for column in compared if column not in controls]
     if len(attacks) < 2:
@@ -146,18 +146,18 @@ def _in_reading_order(frame: Mapping[Row, object]) -> list[Row]:
     return sorted(frame, key=lambda row: [rank[v] for rank, v in zip(ranks, row, strict=True)])
 
 
-def _accuracy(measured: Measured, name: str) -> Entry:
+def _accuracy(measured: Measured, name: str) -> TableValue:
     record = measured.record
     if record is None:
-        return Entry(MISSING)
+        return TableValue(MISSING)
     if record.metrics is None:
-        return Entry("failed")
+        return TableValue("failed")
     accuracy = record.metrics.properties[name].balanced_accuracy
     shown, diverged = percent(accuracy), record.metrics.diverged
-    return Entry(f"{shown} ({100 * diverged:.0f} % diverged)" if diverged else shown, accuracy)
+    return TableValue(f"{shown} ({100 * diverged:.0f} % diverged)" if diverged else shown, accuracy)
 
 
-def _exactness(record: Record, metrics: Metrics) -> Entry:
+def _exactness(record: Record, metrics: Metrics) -> TableValue:
     """Return whose features were found exactly, and how long a batch took."""
     exact, certificates = metrics.exact, metrics.certificates
     said = [MISSING if exact is None else percent(exact)]
@@ -166,30 +166,30 @@ def _exactness(record: Record, metrics: Metrics) -> Entry:
         said.append(f"certified {100 * certificates.share:.1f}{false}")
     if record.cost is not None:
         said.append(f"{record.cost.seconds / updates_seen(record.cell):.2g} s")
-    return Entry(", ".join(said), exact)
+    return TableValue(", ".join(said), exact)
 
 
-def _membership(_: Record, metrics: Metrics) -> Entry:
+def _membership(_: Record, metrics: Metrics) -> TableValue:
     """Return how well members of batches are told from others."""
     told = metrics.membership
     if told is None:
-        return Entry(MISSING)
-    return Entry(f"{percent(told.auc)}, {percent(told.found)}", told.auc)
+        return TableValue(MISSING)
+    return TableValue(f"{percent(told.auc)}, {percent(told.true_positive_rate)}", told.auc)
 
 
-def _of_all(show: Callable[[Record, Metrics], Entry]) -> Callable[[Measured], Entry]:
+def _of_all(show: Callable[[Record, Metrics], TableValue]) -> Callable[[Measured], TableValue]:
     """Return what shows a measured cell, however far it got."""
 
-    def shown(measured: Measured) -> Entry:
+    def shown(measured: Measured) -> TableValue:
         record = measured.record
         if record is None:
-            return Entry(MISSING)
-        return Entry("failed") if record.metrics is None else show(record, record.metrics)
+            return TableValue(MISSING)
+        return TableValue("failed") if record.metrics is None else show(record, record.metrics)
 
     return shown
 
 
-OF_ALL_PROPERTIES: Mapping[str, Callable[[Measured], Entry]] = {
+OF_ALL_PROPERTIES: Mapping[str, Callable[[Measured], TableValue]] = {
     "exact": _of_all(_exactness),
     "membership": _of_all(_membership),
 }

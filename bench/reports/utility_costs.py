@@ -19,7 +19,7 @@ def price(cells: Iterable[Measured]) -> dict[str, str]:
         return {}
     if found.defense is None:
         return {UTILITY: f"{100 * found.main_task['accuracy']:.1f}", CHANGE: "0"}
-    change, utility = found.defense.relative_error.value, found.defense.utility.value
+    change, utility = found.defense.distortion.value, found.defense.utility.value
     assert utility is not None
     said = {
         UTILITY: f"{100 * utility:.1f} ({percent(found.defense.utility_lost)})",
@@ -40,7 +40,7 @@ def price_columns(prices: Iterable[Mapping[str, str]]) -> list[str]:
 
 def price_aid(cells: Sequence[Measured]) -> list[str]:
     """Return what a reader must know of prices; nothing where no table shows any."""
-    if not any(m.planned.layout == "defense" for m in cells):
+    if not any(m.entry.layout == "defense" for m in cells):
         return []
     said = (
         "**Utility**: main-task accuracy on the victims' images, which no client has, of a model "

@@ -9,7 +9,7 @@ from typing import Literal
 
 from leakbench.base.errors import UsageError
 from leakbench.experiments.cell import Cell
-from leakbench.experiments.suite import Planned
+from leakbench.experiments.suite import SuiteEntry
 from leakbench.records.record import Record
 from leakbench.records.store import Stamp, Store
 
@@ -31,7 +31,7 @@ class Pending:
         record: that it has so far, if it can be read.
     """
 
-    planned: Planned
+    entry: SuiteEntry
     reason: Reason
     stamp: Stamp | None
     record: Record | None
@@ -51,7 +51,7 @@ class Sorted:
 
 
 def sort_out(
-    cells: Sequence[Planned],
+    cells: Sequence[SuiteEntry],
     store: Store,
     data_root: Path | None,
     wants_lpips: bool,
@@ -65,16 +65,16 @@ def sort_out(
     """
     found = Sorted([], [])
     fingerprints = _Fingerprints(data_root)
-    for planned in cells:
+    for entry in cells:
         # Before the record is read: what is written in between then counts as somebody else's.
-        stamp = store.stamp(planned.key)
-        record = store.read(planned.key)
+        stamp = store.stamp(entry.key)
+        record = store.read(entry.key)
         reason = _reason(record, fingerprints, wants_lpips, redo)
         if reason is None:
             assert record is not None
             found.kept.append(record)
         else:
-            found.pending.append(Pending(planned, reason, stamp, record))
+            found.pending.append(Pending(entry, reason, stamp, record))
     return found
 
 

@@ -55,7 +55,7 @@ def plan(
     device: str,
 ) -> Plan:
     """Return what a run would do; reads data sets, to know which weights are in the cache."""
-    steps = steps_of([each.planned for each in pending])
+    steps = steps_of([each.entry for each in pending])
     cached, lacking = set(), {}
     fingerprints: dict[str, str] = {}
     for step in steps:
@@ -98,9 +98,9 @@ def _columns(plan: Plan) -> str:
     counts: Counter[str] = Counter()
     seconds: dict[str, float] = defaultdict(float)
     for step in plan.steps:
-        if step.planned is not None:
-            counts[step.planned.column] += 1
-            seconds[step.planned.column] += plan.seconds[step.name]
+        if step.entry is not None:
+            counts[step.entry.column] += 1
+            seconds[step.entry.column] += plan.seconds[step.name]
     rows = [[name, str(counts[name]), duration(seconds[name])] for name in counts]
     return markdown_table(rows, ["attack", "to measure", "on one worker"])
 
@@ -109,7 +109,7 @@ def _shared(plan: Plan) -> str:
     needed = Counter(need for step in plan.steps for need in step.needs)
     rows = []
     for step in plan.steps:
-        if step.planned is None:
+        if step.entry is None:
             seconds = duration(plan.seconds[step.name])
             state = "in the cache" if step.name in plan.cached else seconds
             state = "cannot be done" if step.name in plan.lacking else state

@@ -20,7 +20,7 @@ from leakbench.base.files import replacing
 from leakbench.evaluation.preparation import check_available
 from leakbench.experiments.descriptions import describe
 from leakbench.experiments.overrides import override
-from leakbench.experiments.suite import Planned, expand, load_suite
+from leakbench.experiments.suite import SuiteEntry, expand, load_suite
 from leakbench.records.measured import Measured
 from leakbench.records.record import Record
 from leakbench.records.store import Store
@@ -123,13 +123,13 @@ def run_suite(
     return 2 if all(failure.usage for failure in outcome.failures) else 1
 
 
-def cells_of_part(chosen: Sequence[Planned], shard: str | None) -> list[Planned]:
+def cells_of_part(chosen: Sequence[SuiteEntry], shard: str | None) -> list[SuiteEntry]:
     """Return the cells of a shard, or all, each once.
 
     Raises:
         UsageError: the text names no shard.
     """
-    unique = list({planned.key: planned for planned in chosen}.values())
+    unique = list({entry.key: entry for entry in chosen}.values())
     return unique if shard is None else Shard.parse(shard).of(unique)
 
 
@@ -157,8 +157,8 @@ def _without_torn_record(pending: Pending, store: Store, console: Console) -> Pe
     """Move a file that holds no record out of the way, and say so."""
     if pending.record is not None or pending.stamp is None:
         return pending
-    key = pending.planned.key
-    if (aside := store.set_aside(key)) is None:
+    key = pending.entry.key
+    if (aside := store.quarantine(key)) is None:
         # Another run has put a record there, or the file aside, in the meantime.
         return pending
     _say(console, f"{store.path(key)} held no record that can be read; it is now {aside}")
@@ -174,14 +174,14 @@ def _measure(
     console: Console,
 ) -> Outcome:
     """Measure cells with the chosen executor, watched by the console and the log."""
-    cells = [each.planned for each in pending]
+    cells = [each.entry for each in pending]
     if options.address is not None and options.executor != "ray":
         raise UsageError("--address names a Ray cluster; add --executor ray")
     if options.time_limit is not None and not options.time_limit > 0:
         raise UsageError(f"--time-limit {options.time_limit} is no time; take minutes above 0")
     device = _connected_device(options)
-    for planned in cells:
-        check_precision(planned.cell.precision, device)
+    for entry in cells:
+        check_precision(entry.cell.precision, device)
     site = Site(
         data_root=options.data_root.resolve() if options.data_root else None,
         device=device,
@@ -197,7 +197,7 @@ def _measure(
     with redirect_stdout(sys.stderr), RunConsole(console) as shown:
         return Sweep(
             steps,
-            {each.planned.key: each.stamp for each in pending},
+            {each.entry.key: each.stamp for each in pending},
             store,
             executor,
             Watchers(shown, RunLog(log)),
@@ -233,7 +233,7 @@ def _list_failures(failures: Sequence[Failure], out: Path, console: Console) -> 
     """Say what failed, each message once, by its first line."""
     for message, several in _by_message(failures).items():
         more = f" (and {len(several) - 1} more cells)" if len(several) > 1 else ""
-        where = describe(several[0].planned)
+        where = describe(several[0].entry)
         _say(console, f"failed: {where}{more}: {first_line(message)}", style="red")
     if any(not failure.usage and failure.details for failure in failures):
         _say(console, f"Tracebacks are in {out / LOG}.")
@@ -260,7 +260,7 @@ def report_suite(suite_name: str, changes: Sequence[str], only: Sequence[str], o
     suite = override(suite, changes)
     chosen, every = expand(name, suite, only), expand(name, suite)
     store = Store(out / "records")
-    if not any(store.read(planned.key) for planned in chosen):
+    if not any(store.read(entry.key) for entry in chosen):
         raise no_record(store, name, suite_name)
     _present(name, suite.title, chosen, every, store, out, _command(suite_name, changes))
 
@@ -284,11 +284,11 @@ def _available(
     there, left_out = [], {}
     for each in pending:
         try:
-            check_available(each.planned.cell.setup, data_root)
+            check_available(each.entry.cell.setup, data_root)
         except UsageError as error:
-            if not each.planned.optional:
+            if not each.entry.optional:
                 raise
-            left_out[each.planned.key] = str(error)
+            left_out[each.entry.key] = str(error)
         else:
             there.append(each)
     return there, left_out
@@ -297,8 +297,8 @@ def _available(
 def _present(
     name: str,
     title: str,
-    chosen: Sequence[Planned],
-    every: Sequence[Planned],
+    chosen: Sequence[SuiteEntry],
+    every: Sequence[SuiteEntry],
     store: Store,
     out: Path,
     command: str,
@@ -307,9 +307,9 @@ def _present(
     path, beside = out / f"{name}.md", out / f"{name}.reading.md"
     reading = beside.read_text(encoding="utf-8") if beside.is_file() else ""
     with replacing(path) as temporary:
-        measured = [Measured(planned, store.read(planned.key)) for planned in every]
+        measured = [Measured(entry, store.read(entry.key)) for entry in every]
         temporary.write_text(markdown(title, measured, command, reading), encoding="utf-8")
-    shown = [Measured(planned, store.read(planned.key)) for planned in chosen]
+    shown = [Measured(entry, store.read(entry.key)) for entry in chosen]
     print(main_tables(shown), reading_aid(shown), settings(shown), sep="\n\n")
     print(f"\nAll metrics are in {path}.")
 

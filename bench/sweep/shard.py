@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from leakbench.base.errors import UsageError
-from leakbench.experiments.suite import Planned
+from leakbench.experiments.suite import SuiteEntry
 
 
 @dataclass(frozen=True)
@@ -32,17 +32,17 @@ class Shard:
             raise UsageError(f"--shard {text!r} is no part of a whole; take I/N, from 1/N to N/N")
         return cls(int(match[1]), int(match[2]))
 
-    def of(self, cells: Sequence[Planned]) -> list[Planned]:
+    def of(self, cells: Sequence[SuiteEntry]) -> list[SuiteEntry]:
         """Return the cells of this part; each cell is in one part.
 
         Parts are about equal in work, and the same whatever is measured already.
         """
         load = [0.0] * self.total
         chosen = []
-        for planned in sorted(cells, key=lambda each: (-each.work, each.key)):
+        for entry in sorted(cells, key=lambda each: (-each.work, each.key)):
             lightest = load.index(min(load))
-            load[lightest] += planned.work
+            load[lightest] += entry.work
             if lightest == self.number - 1:
-                chosen.append(planned)
-        keys = {planned.key for planned in chosen}
-        return [planned for planned in cells if planned.key in keys]
+                chosen.append(entry)
+        keys = {entry.key for entry in chosen}
+        return [entry for entry in cells if entry.key in keys]

@@ -12,7 +12,7 @@ from leakbench.base.seeds import digest
 from leakbench.experiments.cell import Cell, Setup
 from leakbench.experiments.cell_defense import defense_of
 from leakbench.experiments.descriptions import describe, text_of
-from leakbench.experiments.suite import Planned
+from leakbench.experiments.suite import SuiteEntry
 from leakbench.threat.attack import Attack
 from leakbench.threat.knowledge import Knowledge
 
@@ -60,7 +60,7 @@ class Step:
         turn: of those that may start, the lowest starts first.
         needs: names of steps that come before it.
         alone: of steps with the same, one runs at a time: they would wait for the same lock.
-        planned: a cell's place in its suite.
+        entry: a cell's place in its suite.
     """
 
     name: str
@@ -71,10 +71,10 @@ class Step:
     turn: tuple[float, float]
     needs: tuple[str, ...] = ()
     alone: str = ""
-    planned: Planned | None = field(default=None, compare=False)
+    entry: SuiteEntry | None = field(default=None, compare=False)
 
 
-def steps_of(cells: Sequence[Planned]) -> list[Step]:
+def steps_of(cells: Sequence[SuiteEntry]) -> list[Step]:
     """Return the steps that measure cells; shared work is one step, however many need it.
 
     The cells of a setup follow each other, the longest first, and the work that is shared by the
@@ -82,26 +82,26 @@ def steps_of(cells: Sequence[Planned]) -> list[Step]:
     """
     steps: dict[str, Step] = {}
     numbers: dict[str, int] = {}
-    for planned in cells:
-        setup = planned.cell.setup
+    for entry in cells:
+        setup = entry.cell.setup
         name = f"setup {digest(setup.model_dump(mode='json'))[:24]}"
         number = numbers.setdefault(name, len(numbers))
         if name not in steps:
             steps[name] = _preparation(name, setup, number)
         needs = [name]
-        if (training := _training_under(planned.cell, setup, number)) is not None:
+        if (training := _training_under(entry.cell, setup, number)) is not None:
             steps.setdefault(training.name, training)
             needs.append(training.name)
-        steps[planned.key] = Step(
-            name=planned.key,
-            task=Measure(planned.cell, planned.key),
-            what=describe(planned),
-            work=planned.work,
-            weight=planned.work,
-            turn=(number, -planned.work),
+        steps[entry.key] = Step(
+            name=entry.key,
+            task=Measure(entry.cell, entry.key),
+            what=describe(entry),
+            work=entry.work,
+            weight=entry.work,
+            turn=(number, -entry.work),
             needs=tuple(needs),
-            alone=_deployment(planned.cell, name),
-            planned=planned,
+            alone=_deployment(entry.cell, name),
+            entry=entry,
         )
     return list(steps.values())
 
@@ -125,7 +125,7 @@ def _preparation(name: str, setup: Setup, number: int) -> Step:
 
 def _training_under(cell: Cell, setup: Setup, number: int) -> Step | None:
     """Return the training that tells what a cell's defense costs; None where there is none."""
-    defense = None if cell.defense == "none" else defense_of(cell).of_one_client()
+    defense = None if cell.defense == "none" else defense_of(cell).client_part()
     if defense is None:
         return None
     parameters = parameters_of(defense)
@@ -152,6 +152,6 @@ def _training_work(setup: Setup) -> float:
 def _deployment(cell: Cell, setup: str) -> str:
     """Return what tells the models apart that an attack deploys, since cells share them."""
     attack: Attack = build(ATTACKS, cell.attack, cell.attack_parameters)
-    if Knowledge.OUTPUTS not in attack.needs:
+    if Knowledge.OUTPUTS not in attack.required_knowledge:
         return ""
     return digest("deployed", setup, cell.attack, cell.attack_parameters)[:24]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from leakbench.base.errors import UsageError
 from leakbench.base.files import WriteError
 from leakbench.base.registry import ATTACKS
-from leakbench.experiments.suite import Planned
+from leakbench.experiments.suite import SuiteEntry
 from leakbench.records.record import Record
 from leakbench.records.store import Stamp, Store
 from leakbench.sweep.claims import Claims
@@ -54,7 +54,7 @@ class Limits:
 class Failure:
     """A cell that failed: the user's fault or the program's."""
 
-    planned: Planned
+    entry: SuiteEntry
     message: str
     usage: bool
     details: str
@@ -127,7 +127,7 @@ class Sweep:
             UsageError: nothing can be written any more.
         """
         began = time.monotonic()
-        cells = [step for step in self._steps.values() if step.planned is not None]
+        cells = [step for step in self._steps.values() if step.entry is not None]
         self._watcher.happened(Opened(len(cells), len(self._steps) - len(cells), self._where))
         self._claims = Claims(self._store.folder)
         why, interrupt = "ended by an error of the program", Interrupt()
@@ -146,7 +146,7 @@ class Sweep:
         finally:
             self._executor.close()
             self._claims.close()
-            left = sum(self._steps[name].planned is not None for name in self._open)
+            left = sum(self._steps[name].entry is not None for name in self._open)
             outcome = self.outcome
             outcome.left, outcome.interrupted = left, interrupt.signal
             seconds = time.monotonic() - began
@@ -182,17 +182,17 @@ class Sweep:
         """Give the executor as many steps as it takes, in turn."""
         blocked = []
         while self._ready and self._executor.room() > 0:
-            entry = heapq.heappop(self._ready)
-            step = self._steps[entry[-1]]
+            queued = heapq.heappop(self._ready)
+            step = self._steps[queued[-1]]
             if step.alone in self._alone:
-                blocked.append(entry)
-            elif step.planned is None or self._claimed(step):
+                blocked.append(queued)
+            elif step.entry is None or self._claimed(step):
                 self._alone |= {step.alone} - {""}
                 self._attempts[step.name] += 1
                 self._running[step.name] = _Running()
                 self._executor.submit(step)
-        for entry in blocked:
-            heapq.heappush(self._ready, entry)
+        for queued in blocked:
+            heapq.heappush(self._ready, queued)
 
     def _claimed(self, step: Step) -> bool:
         """Claim a cell; it is ours to measure unless another run has it, or has measured it."""
@@ -208,8 +208,8 @@ class Sweep:
         self.outcome.elsewhere += 1
         record = self._store.read(step.name)
         if record is not None and record.status == "failed":
-            assert step.planned is not None
-            self.outcome.failures.append(Failure(step.planned, record.error or "", False, ""))
+            assert step.entry is not None
+            self.outcome.failures.append(Failure(step.entry, record.error or "", False, ""))
         self._watcher.happened(Elsewhere(step.what, step.name, done=True))
         self._close(step)
         return False
@@ -220,7 +220,7 @@ class Sweep:
         if not self._elsewhere or now - self._looked < LOOK_ELSEWHERE_EVERY:
             return
         self._looked = now
-        waiting = {entry[-1] for entry in self._ready}
+        waiting = {queued[-1] for queued in self._ready}
         for name in self._elsewhere:
             if name in self._open and name not in self._running and name not in waiting:
                 self._put(self._steps[name])
@@ -254,7 +254,7 @@ class Sweep:
 
     def _succeeded(self, step: Step, running: _Running, answer: Answered) -> None:
         seconds, worker = running.seconds(), running.worker
-        if step.planned is None:
+        if step.entry is None:
             self._stop(step)
             done = SharedDone(step.what, worker, seconds, step.work, answer.built)
             self._watcher.happened(done)
@@ -288,15 +288,15 @@ class Sweep:
             return
         times = f" ({attempt} attempts)" if attempt > 1 else ""
         message = f"{problem.message}{times}"
-        if step.planned is not None:
-            self._write(step, _failed_record(step.planned, message, self._device))
+        if step.entry is not None:
+            self._write(step, _failed_record(step.entry, message, self._device))
         self._stop(step)
         failed = list(self._with_all_that_need(step))
         for each in failed:
             self._close(each)
-            if each.planned is not None:
+            if each.entry is not None:
                 self.outcome.failures.append(
-                    Failure(each.planned, message, problem.usage, problem.details)
+                    Failure(each.entry, message, problem.usage, problem.details)
                 )
         self._watcher.happened(
             Failed(
@@ -306,7 +306,7 @@ class Sweep:
                 seconds=running.seconds(),
                 error=message,
                 details="" if problem.usage else problem.details,
-                cells=sum(each.planned is not None for each in failed),
+                cells=sum(each.entry is not None for each in failed),
             )
         )
 
@@ -337,7 +337,7 @@ class Sweep:
             return
         for name, running in self._running.items():
             late = running.since is not None and running.seconds() > limit
-            if late and not running.too_long and self._steps[name].planned is not None:
+            if late and not running.too_long and self._steps[name].entry is not None:
                 running.too_long = True
                 self._executor.kill(name)
 
@@ -345,7 +345,7 @@ class Sweep:
         """A step runs no more; its cell may be had by others."""
         del self._running[step.name]
         self._alone.discard(step.alone)
-        if step.planned is not None:
+        if step.entry is not None:
             self._claims.give_back(step.name)
 
     def _close(self, step: Step) -> None:
@@ -385,14 +385,14 @@ class _Running:
 
 
 def _key(step: Step) -> str:
-    return "" if step.planned is None else step.name
+    return "" if step.entry is None else step.name
 
 
-def _failed_record(planned: Planned, message: str, device: str) -> Record:
+def _failed_record(entry: SuiteEntry, message: str, device: str) -> Record:
     return Record(
-        key=planned.key,
-        cell=planned.cell,
-        attack_version=ATTACKS.get(planned.cell.attack).version,
+        key=entry.key,
+        cell=entry.cell,
+        attack_version=ATTACKS.get(entry.cell.attack).version,
         status="failed",
         error=message,
         device=device,

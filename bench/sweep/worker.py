@@ -21,7 +21,7 @@ from leakbench.sweep.steps import Measure, Prepare, Step, Task, TrainUnder
 from leakbench.threat.attack import NotCompiled
 
 if TYPE_CHECKING:
-    from leakbench.evaluation.preparation import Prepared
+    from leakbench.evaluation.preparation import EvaluationContext
 
 Tell = Callable[[Told], None]
 
@@ -73,17 +73,17 @@ def _done(name: str, task: Task, site: Site, tell: Tell) -> Record | None:
         case Measure(cell):
             from leakbench.evaluation.measuring import measure
 
-            prepared = _prepared(cell.setup, site, say)
+            context = _prepared(cell.setup, site, say)
             progress = _progress(name, tell)
-            return measure(cell, prepared, progress, site.lpips_weights, site.compiling, say)
+            return measure(cell, context, progress, site.lpips_weights, site.compiling, say)
     return None
 
 
-_kept: dict[tuple[str, str], Prepared] = {}
+_kept: dict[tuple[str, str], EvaluationContext] = {}
 """The last setup made real, for the worker's next step."""
 
 
-def _prepared(setup: Setup, site: Site, say: Callable[[str], None]) -> Prepared:
+def _prepared(setup: Setup, site: Site, say: Callable[[str], None]) -> EvaluationContext:
     from leakbench.evaluation.preparation import prepare
 
     # A worker of a cluster may serve several runs, each with data of its own.

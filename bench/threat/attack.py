@@ -20,7 +20,7 @@ class NotCompiled(RuntimeWarning):
 
 
 @dataclass(frozen=True)
-class Inference:
+class AttackResult:
     """An attack's answer for one victim batch, its individuals in any order.
 
     Attributes:
@@ -70,7 +70,7 @@ class Attack(ABC):
         reference: the publication it implements.
         note: what the reader of its column must know besides, printed under each table.
         control: whether it is a control, not an attack.
-        adapts: what else it makes use of where its cell grants it.
+        optional_knowledge: what else it makes use of where its cell grants it.
         largest_batch: the largest B it is defined for, if there is such a limit.
         presets: name → parameters, such as those of its paper.
         example_setup: fields of a setup in which it can be run, where the default ones do not do.
@@ -83,7 +83,7 @@ class Attack(ABC):
     reference: ClassVar[str]
     note: ClassVar[str] = ""
     control: ClassVar[bool] = False
-    adapts: ClassVar[Knowledge] = Knowledge.NOTHING
+    optional_knowledge: ClassVar[Knowledge] = Knowledge.NOTHING
     largest_batch: ClassVar[int | None] = None
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     example_setup: ClassVar[Mapping[str, Any]] = {}
@@ -91,13 +91,13 @@ class Attack(ABC):
 
     @property
     @abstractmethod
-    def needs(self) -> Knowledge:
+    def required_knowledge(self) -> Knowledge:
         """What a cell must grant for the attack to run with these parameters."""
 
     @abstractmethod
     def infer(
         self, server: Server, observations: Sequence[Observation], progress: Progress
-    ) -> list[Inference]:
+    ) -> list[AttackResult]:
         """Infer the properties of every individual of every observed batch.
 
         The answer for one observation depends on nothing but it and the server's knowledge: the
@@ -136,7 +136,7 @@ def check_grant(attack: Attack, granted: Knowledge) -> None:
     Raises:
         UsageError: names what is missing.
     """
-    missing = attack.needs & ~granted
+    missing = attack.required_knowledge & ~granted
     if missing:
         raise UsageError(
             f"attack {attack.name!r} needs to know {' and '.join(missing.names())}, which this "

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from leakbench.base.errors import UsageError
-from leakbench.threat.observation import Truth
+from leakbench.threat.observation import GroundTruth
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,9 @@ class Candidates:
     identities: Tensor
 
 
-def candidates_of(truths: Sequence[Truth], number: int, generator: torch.Generator) -> Candidates:
+def candidates_of(
+    truths: Sequence[GroundTruth], number: int, generator: torch.Generator
+) -> Candidates:
     """Return candidates for batch `number`: its own individuals, and as many of other batches.
 
     Nobody in the batch is among the others, not even on another image.

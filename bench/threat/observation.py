@@ -11,7 +11,7 @@ from leakbench.threat.knowledge import Knowledge
 
 
 @dataclass(frozen=True)
-class Truth:
+class GroundTruth:
     """What really was in one victim batch of B individuals; for scoring only.
 
     Attributes:
@@ -62,7 +62,7 @@ class Observation:
 
 
 def observe(
-    truth: Truth,
+    truth: GroundTruth,
     update: Mapping[str, Tensor],
     knowledge: Knowledge,
     seed: int,

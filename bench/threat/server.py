@@ -1,8 +1,8 @@
 """The threat model as types: what the adversary knows, sees and answers, and what it never sees.
 
-The harness builds a `Truth` for every victim batch and derives from it an `Observation` that holds
-only what the cell's `Knowledge` grants. An attack receives `Server` and `Observation`s and returns
-`Inference`s; no signature on its side mentions `Truth`.
+The harness builds a `GroundTruth` for every victim batch and derives from it an `Observation` that
+holds only what the cell's `Knowledge` grants. An attack receives `Server` and `Observation`s and
+returns `AttackResult`s; no signature on its side mentions `GroundTruth`.
 """
 
 from __future__ import annotations

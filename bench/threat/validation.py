@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from leakbench.base.errors import UsageError
-from leakbench.threat.attack import Inference
+from leakbench.threat.attack import AttackResult
 from leakbench.threat.observation import Observation
 from leakbench.threat.server import Server
 
 
-def check_inferences(
+def check_results(
     name: str,
-    inferences: Sequence[Inference],
+    results: Sequence[AttackResult],
     observations: Sequence[Observation],
     server: Server,
 ) -> None:
@@ -24,62 +24,62 @@ def check_inferences(
     Raises:
         UsageError: names the attack, the field and what is wrong with it.
     """
-    if len(inferences) != len(observations):
+    if len(results) != len(observations):
         raise UsageError(
-            f"attack {name!r} returned {len(inferences)} inferences for {len(observations)} "
+            f"attack {name!r} returned {len(results)} inferences for {len(observations)} "
             f"observations; `infer` must return one for each"
         )
-    for inference, observation in zip(inferences, observations, strict=True):
-        if not isinstance(inference, Inference):
-            raise UsageError(f"attack {name!r} returned {inference!r}, not an `Inference`")
-        _check_scores(name, inference, observation, server)
-        if inference.features is not None:
+    for result, observation in zip(results, observations, strict=True):
+        if not isinstance(result, AttackResult):
+            raise UsageError(f"attack {name!r} returned {result!r}, not an `AttackResult`")
+        _check_scores(name, result, observation, server)
+        if result.features is not None:
             space = server.feature_space
-            width = inference.features.shape[-1] if space is None else space.features.shape[1]
-            _check_tensor(name, "features", inference.features, (observation.batch_size, width))
-        if inference.images is not None:
+            width = result.features.shape[-1] if space is None else space.features.shape[1]
+            _check_tensor(name, "features", result.features, (observation.batch_size, width))
+        if result.images is not None:
             shape = (observation.batch_size, *server.image_shape)
-            _check_tensor(name, "images", inference.images, shape)
-            if inference.features is None and observation.batch_size > 1:
+            _check_tensor(name, "images", result.images, shape)
+            if result.features is None and observation.batch_size > 1:
                 raise UsageError(
                     f"attack {name!r} returned images but no features to tell individuals apart "
                     f"by; return the images' features too"
                 )
-        if inference.certified is not None:
-            _check_tensor(name, "certified", inference.certified, (observation.batch_size,))
-            if inference.certified.dtype != torch.bool or inference.features is None:
+        if result.certified is not None:
+            _check_tensor(name, "certified", result.certified, (observation.batch_size,))
+            if result.certified.dtype != torch.bool or result.features is None:
                 raise UsageError(
                     f"attack {name!r} returned `certified` without features, or not as booleans; "
                     f"return one boolean for each row of `features`"
                 )
-        if inference.membership is not None:
+        if result.membership is not None:
             if observation.candidates is None:
                 raise UsageError(
                     f"attack {name!r} returned `membership`, but no candidates were shown; need "
                     f"`Knowledge.CANDIDATES`"
                 )
             candidates = len(observation.candidates)
-            _check_tensor(name, "membership", inference.membership, (candidates,))
-        if inference.labels is not None:
-            _check_labels(name, inference.labels, observation.batch_size, server.classes)
+            _check_tensor(name, "membership", result.membership, (candidates,))
+        if result.labels is not None:
+            _check_labels(name, result.labels, observation.batch_size, server.classes)
 
 
 def _check_scores(
-    name: str, inference: Inference, observation: Observation, server: Server
+    name: str, result: AttackResult, observation: Observation, server: Server
 ) -> None:
     for wanted in server.properties:
-        if wanted not in inference.scores:
+        if wanted not in result.scores:
             raise UsageError(
                 f"attack {name!r} returned no scores for property {wanted!r}; return one "
                 f"probability for each individual"
             )
-        scores = inference.scores[wanted]
+        scores = result.scores[wanted]
         _check_tensor(name, f"scores[{wanted!r}]", scores, (observation.batch_size,))
         if bool(((scores < 0) | (scores > 1)).any()):
             raise UsageError(
                 f"attack {name!r} returned scores[{wanted!r}] outside [0, 1]; return probabilities"
             )
-        told_apart = inference.features is not None or observation.outputs is not None
+        told_apart = result.features is not None or observation.outputs is not None
         if not told_apart and bool((scores != scores[0]).any()):
             raise UsageError(
                 f"attack {name!r} returned different scores[{wanted!r}] within a batch but no "
@@ -104,7 +104,7 @@ def _check_tensor(name: str, field: str, value: object, shape: tuple[int, ...]) 
     if tuple(value.shape) != shape:
         raise UsageError(
             f"attack {name!r} returned {field} of shape {tuple(value.shape)}, expected {shape}; "
-            f"see `Inference`"
+            f"see `AttackResult`"
         )
     if not bool(torch.isfinite(value).all()):
         raise UsageError(

@@ -11,7 +11,7 @@ from pathlib import Path
 from leakbench.base.errors import UsageError
 from leakbench.evaluation.preparation import check_available, data_fingerprint
 from leakbench.experiments.cell import Cell
-from leakbench.experiments.suite import Planned
+from leakbench.experiments.suite import SuiteEntry
 from leakbench.metrics.lpips_weights import find_lpips_weights
 from leakbench.records.record import Record
 from leakbench.records.store import Store
@@ -123,9 +123,9 @@ def remeasure(
         outcome = sweep.run()
     if outcome.interrupted:
         raise KeyboardInterrupt
-    return {failure.planned.key: failure.message for failure in outcome.failures}
+    return {failure.entry.key: failure.message for failure in outcome.failures}
 
 
-def _planned(cell: Cell, key: str) -> Planned:
+def _planned(cell: Cell, key: str) -> SuiteEntry:
     """Return a cell as the executor takes it; it stands in no table."""
-    return Planned(cell, key, group="", layout="table2", column=cell.attack, work=work_of(cell))
+    return SuiteEntry(cell, key, group="", layout="table2", column=cell.attack, work=work_of(cell))

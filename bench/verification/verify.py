@@ -19,9 +19,9 @@ from leakbench.records.verified import (
     Rule,
     content_hash,
     home_of,
+    quarantine,
     read,
     records_of,
-    set_aside,
     write,
 )
 from leakbench.sweep.console import RunConsole
@@ -120,7 +120,7 @@ def verify(
     sound = _sound(paths, found)
     known = read(folder).remeasured if keep else {}
     if not keep:
-        found.aside = set_aside(folder)
+        found.aside = quarantine(folder)
     drawer = Drawer(data_root)
     drawn = {record.key: record for record in drawer.draw(sound, sample, seed)}
     found.unmeasurable = drawer.unmeasurable

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from leakbench.auditing.audit import People
+from leakbench.auditing.audit import LabelledImages
 from leakbench.base.plugins import build
 from leakbench.base.registry import DATASETS
 
@@ -31,7 +31,7 @@ class Net(nn.Module):
         return self.head(self.features(images))
 
 
-def drawn_people(count: int, first: int = 0) -> People:
+def drawn_people(count: int, first: int = 0) -> LabelledImages:
     """Return drawn faces, each of another person, with two properties; the class is a hat.
 
     Args:
@@ -40,7 +40,7 @@ def drawn_people(count: int, first: int = 0) -> People:
     dataset = build(DATASETS, "synthetic", {"individuals": first + count, "images_per_identity": 1})
     drawn = dataset.load(None, 32)
     rows = slice(first, first + count)
-    return People(
+    return LabelledImages(
         images=torch.from_numpy(drawn.images[rows].copy()).float() / 255,
         labels=torch.from_numpy(drawn.attribute("hat")[rows]).long(),
         identities=torch.from_numpy(drawn.identities[rows].copy()),

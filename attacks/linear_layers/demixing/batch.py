@@ -21,13 +21,13 @@ class Batch:
         update: as it was sent.
         individuals: B.
         seed: of the searches.
-        trust: what a known defense tells of the update, see `Defense.trust`.
+        reliability: what a known defense tells of the update, see `Defense.reliability`.
     """
 
     update: Mapping[str, Tensor]
     individuals: int
     seed: int
-    trust: Mapping[str, Tensor] = field(default_factory=dict)
+    reliability: Mapping[str, Tensor] = field(default_factory=dict)
 
     def precision(self, head: Head) -> float:
         """Return the unit of the last place of the update's numbers."""
@@ -40,5 +40,5 @@ class Batch:
 
     def received(self, layer: Layer) -> Sent:
         """Return the layer's gradient, completed where a part of it was withheld."""
-        withheld = withheld_of(layer, self.update, self.trust)
+        withheld = withheld_of(layer, self.update, self.reliability)
         return sent(layer.gradient(self.update), withheld, self.individuals)

@@ -73,7 +73,7 @@ def _residual_space(head: Head, batch: Batch) -> Tensor:
 
     Where a part of the output layer's gradient was withheld it is all that adds up to 0.
     """
-    if withheld_of(head.output, batch.update, batch.trust).any():
+    if withheld_of(head.output, batch.update, batch.reliability).any():
         centred = torch.eye(head.classes).to(head.output.weight) - 1 / head.classes
         every: Tensor = torch.linalg.svd(centred)[0][:, : head.classes - 1]
         return every

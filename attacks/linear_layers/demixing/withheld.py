@@ -50,18 +50,20 @@ class Predictor:
         return replace(found, features=features)
 
 
-def withheld_of(layer: Layer, update: Mapping[str, Tensor], trust: Mapping[str, Tensor]) -> Tensor:
+def withheld_of(
+    layer: Layer, update: Mapping[str, Tensor], reliability: Mapping[str, Tensor]
+) -> Tensor:
     """Return which entries of [W, b]'s gradient were not sent, shape (m, d + 1).
 
     Where entries are left out one by one, at random, a column of which none was sent is that of a
     feature that nobody has.
 
     Args:
-        trust: as a defense tells, see `Defense.trust`.
+        reliability: as a defense tells, see `Defense.reliability`.
     """
     names = layer.names
     believed = {
-        name: trust.get(name, torch.ones(())).to(update[name]).expand_as(update[name])
+        name: reliability.get(name, torch.ones(())).to(update[name]).expand_as(update[name])
         for name in names
     }
     weight, bias = ((update[name] == 0) & (believed[name] < 1) for name in names)

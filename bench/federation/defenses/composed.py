@@ -67,9 +67,9 @@ class Composed(Defense):
         """How many clients' batches the server sees as one."""
         return prod(part.clients for part in self.parts)
 
-    def of_one_client(self) -> Defense | None:
+    def client_part(self) -> Defense | None:
         """Return the parts that a client does by itself."""
-        own = [each for each in (part.of_one_client() for part in self.parts) if each is not None]
+        own = [each for each in (part.client_part() for part in self.parts) if each is not None]
         if not own:
             return None
         return Composed(defenses=tuple({"name": d.name} | parameters_of(d) for d in own))
@@ -79,13 +79,13 @@ class Composed(Defense):
         """How often each individual of a client's batch enters a gradient."""
         return prod(part.uses for part in self.parts)
 
-    def trust(self, update: Update, individuals: int) -> Mapping[str, Tensor]:
+    def reliability(self, update: Update, individuals: int) -> Mapping[str, Tensor]:
         """Return the product of all parts' factors."""
         factors: dict[str, Tensor] = {}
         for part in reversed(self.parts):
-            for name, factor in part.trust(update, individuals).items():
+            for name, factor in part.reliability(update, individuals).items():
                 factors[name] = factors[name] * factor if name in factors else factor
-            update, individuals = part.as_before(update, individuals)
+            update, individuals = part.rescale(update, individuals)
         return factors
 
     def surrogate_of_individuals(self, gradients: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

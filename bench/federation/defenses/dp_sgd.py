@@ -75,7 +75,7 @@ class DPSGD(Defense):
         """Return each individual's gradient, clipped."""
         return each_clipped(gradients, self.clip)
 
-    def trust(self, update: Update, individuals: int) -> Mapping[str, Tensor]:
+    def reliability(self, update: Update, individuals: int) -> Mapping[str, Tensor]:
         """Return, for each parameter, the share of its energy that noise does not explain."""
         sigma = self.noise * self.clip / individuals
         return {

@@ -85,7 +85,7 @@ class LocalSteps(Defense):
         """How often each individual of the batch enters a gradient."""
         return self.epochs
 
-    def as_before(self, update: Update, individuals: int) -> tuple[Update, int]:
+    def rescale(self, update: Update, individuals: int) -> tuple[Update, int]:
         """Return the sum of T updates, each with noise of its own, over √T."""
         steps = [size for sizes in self.local_epochs(individuals) for size in sizes]
         return {name: value / len(steps) ** 0.5 for name, value in update.items()}, steps[0]

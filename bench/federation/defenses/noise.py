@@ -45,7 +45,7 @@ class Noise(Defense):
 
         return protected if self.sigma else compute
 
-    def trust(self, update: Update, individuals: int) -> Mapping[str, Tensor]:  # noqa: ARG002
+    def reliability(self, update: Update, individuals: int) -> Mapping[str, Tensor]:  # noqa: ARG002
         """Return, for each parameter, the share of its energy that noise does not explain."""
         return {
             name: wiener_factor(value, noise_energy(value, self.sigma))

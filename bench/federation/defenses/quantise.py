@@ -56,7 +56,7 @@ class Quantisation(Defense):
         """How many levels are above zero."""
         return int(2 ** (self.bits - 1)) - 1
 
-    def trust(self, update: Update, individuals: int) -> Mapping[str, Tensor]:  # noqa: ARG002
+    def reliability(self, update: Update, individuals: int) -> Mapping[str, Tensor]:  # noqa: ARG002
         """Return, for each parameter, the share of its energy that rounding does not explain.
 
         Of one bit nothing, since a sign is not the gradient with noise; see `surrogate`.

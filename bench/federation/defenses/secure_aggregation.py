@@ -62,11 +62,11 @@ class SecureAggregation(Defense):
         """How many clients' batches the server sees as one."""
         return self.of
 
-    def of_one_client(self) -> Defense | None:
+    def client_part(self) -> Defense | None:
         """Return None: a client does nothing by itself."""
         return None
 
-    def as_before(self, update: Update, individuals: int) -> tuple[Update, int]:
+    def rescale(self, update: Update, individuals: int) -> tuple[Update, int]:
         """Return the mean of m updates, each with noise of its own, times √m."""
         return (
             {name: value * self.of**0.5 for name, value in update.items()},

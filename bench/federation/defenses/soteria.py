@@ -69,7 +69,7 @@ class Soteria(Defense):
 
         return protected
 
-    def trust(self, update: Update, individuals: int) -> Mapping[str, Tensor]:  # noqa: ARG002
+    def reliability(self, update: Update, individuals: int) -> Mapping[str, Tensor]:  # noqa: ARG002
         """Return zeros for columns of the defended weights that are wholly zero, ones elsewhere."""
         name = next(n for n, v in update.items() if n.startswith("classifier.") and v.ndim == 2)
         return {name: (update[name] != 0).any(0, keepdim=True).to(update[name].dtype)}

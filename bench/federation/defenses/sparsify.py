@@ -69,7 +69,7 @@ class Sparsification(Defense):
         mask[chosen] = 1
         return mask.reshape(value.shape)
 
-    def trust(self, update: Update, individuals: int) -> Mapping[str, Tensor]:  # noqa: ARG002
+    def reliability(self, update: Update, individuals: int) -> Mapping[str, Tensor]:  # noqa: ARG002
         """Return ones for what was sent, and for the rest how far their zeros are to be believed.
 
         What is not among the largest is small, so that a zero is not far off; at random it is.

@@ -81,14 +81,14 @@ def figures(cells: Sequence[Measured]) -> dict[str, Figure | None]:
     group's controls.
     """
     swept = dict.fromkeys(
-        (m.planned.group, m.planned.column)
+        (m.entry.group, m.entry.column)
         for m in cells
-        if SWEPT in m.planned.swept and SWEPT in m.planned.cell.attack_parameters
+        if SWEPT in m.entry.swept and SWEPT in m.entry.cell.attack_parameters
     )
     found: dict[str, Figure | None] = {}
     for number, (group, column) in enumerate(swept, start=1):
-        of_group = [m for m in cells if m.planned.group == group]
-        drawn = [m for m in of_group if m.planned.column == column or _is_control(m)]
+        of_group = [m for m in cells if m.entry.group == group]
+        drawn = [m for m in of_group if m.entry.column == column or _is_control(m)]
         stem = f"ablation-{number}" if len(swept) > 1 else "ablation"
         panels = _panels(drawn)
         levels = {level for of in panels.values() for by in of.values() for level in by} - {None}
@@ -97,7 +97,7 @@ def figures(cells: Sequence[Measured]) -> dict[str, Figure | None]:
 
 
 def _is_control(measured: Measured) -> bool:
-    return bool(ATTACKS.get(measured.planned.cell.attack).control)
+    return bool(ATTACKS.get(measured.entry.cell.attack).control)
 
 
 def _figure(cells: Sequence[Measured], column: str, panels: Panels, axis: LevelAxis) -> Figure:
@@ -143,7 +143,7 @@ def _figure(cells: Sequence[Measured], column: str, panels: Panels, axis: LevelA
 
 def _panels(cells: Sequence[Measured]) -> Panels:
     """Return what to draw, features' cosine last."""
-    varying = varying_settings([m.planned for m in cells], ("property", SWEPT))
+    varying = varying_settings([m.entry for m in cells], ("property", SWEPT))
     fields = ["B" if field == "batch_size" else field for field in varying]
     panels: dict[str, dict[Line, dict[Level, Estimate]]] = {}
     cosines: dict[Line, dict[Level, Estimate]] = {}
@@ -151,8 +151,8 @@ def _panels(cells: Sequence[Measured]) -> Panels:
         metrics = m.record.metrics if m.record else None
         if metrics is None:
             continue
-        line = Line(settings_text(m, fields), m.planned.column if _is_control(m) else None)
-        level = None if line.control else float(m.planned.swept[SWEPT])
+        line = Line(settings_text(m, fields), m.entry.column if _is_control(m) else None)
+        level = None if line.control else float(m.entry.swept[SWEPT])
         for name, of in metrics.properties.items():
             if defined(of.balanced_accuracy):
                 panels.setdefault(name, {}).setdefault(line, {})[level] = of.balanced_accuracy
@@ -206,4 +206,4 @@ def _title(cells: Sequence[Measured], column: str, letters: int) -> str:
     """Return the group's title and, below it, of what its cells share."""
     shared = shared_settings(cells, {**TASK, "B = ": "B"})
     below = f"{column}; {shared}; bands: 95 % intervals"
-    return f"{fill(cells[0].planned.group, letters)}\n{fill(below, letters)}"
+    return f"{fill(cells[0].entry.group, letters)}\n{fill(below, letters)}"

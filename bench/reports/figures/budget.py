@@ -41,8 +41,8 @@ def figures(cells: Sequence[Measured]) -> dict[str, Figure | None]:
     """
     groups: dict[str, list[Measured]] = {}
     for measured in cells:
-        if measured.planned.layout == "budget":
-            groups.setdefault(measured.planned.group, []).append(measured)
+        if measured.entry.layout == "budget":
+            groups.setdefault(measured.entry.group, []).append(measured)
     return {
         f"budget-{number}" if len(groups) > 1 else "budget": _figure(group)
         if any(m.record and m.record.metrics for m in group)
@@ -64,7 +64,7 @@ def _figure(cells: Sequence[Measured]) -> Figure:
     figure = blank_figure(width, 2.6 * rows + 1.4)
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
     styles, fixed = styles_of(cells), _fixed(cells)
-    budgets = sorted({float(m.planned.swept["budget"]) for m in cells})
+    budgets = sorted({float(m.entry.swept["budget"]) for m in cells})
     for ax, ((setting, name), panel) in zip(axes, panels.items(), strict=False):
         ax.set_title("\n".join(filter(None, (name, setting))), fontsize=9, parse_math=False)
         ax.set_xlabel("budget, gradient evaluations", fontsize=TICK)
@@ -81,20 +81,20 @@ def _figure(cells: Sequence[Measured]) -> Figure:
 
 def _panels(cells: Sequence[Measured]) -> dict[tuple[str, str], dict[str, dict[float, Estimate]]]:
     """Return what to draw by settings and property, those settings said that differ."""
-    varying = varying_settings([m.planned for m in cells], LAYOUTS["budget"])
-    if len({m.planned.cell.main_task for m in cells}) > 1:
+    varying = varying_settings([m.entry for m in cells], LAYOUTS["budget"])
+    if len({m.entry.cell.main_task for m in cells}) > 1:
         varying = ["main_task", *varying]
     varying = ["B" if field == "batch_size" else field for field in varying]
     found: dict[tuple[str, str], dict[str, dict[float, Estimate]]] = {}
     for measured in cells:
-        planned, record = measured.planned, measured.record
-        for name in planned.cell.properties:
+        entry, record = measured.entry, measured.record
+        for name in entry.cell.properties:
             setting = settings_text(measured, varying)
-            panel = found.setdefault((setting, name), {}).setdefault(planned.column, {})
+            panel = found.setdefault((setting, name), {}).setdefault(entry.column, {})
             if record is not None and record.metrics is not None:
                 estimate = record.metrics.properties[name].balanced_accuracy
                 if defined(estimate):
-                    panel[float(planned.swept["budget"])] = estimate
+                    panel[float(entry.swept["budget"])] = estimate
     return found
 
 
@@ -102,7 +102,7 @@ def _fixed(cells: Sequence[Measured]) -> set[str]:
     """Return the columns whose cells stand at several budgets, so do not depend on them."""
     keys: dict[str, list[str]] = {}
     for m in cells:
-        keys.setdefault(m.planned.column, []).append(m.planned.key)
+        keys.setdefault(m.entry.column, []).append(m.entry.key)
     return {column for column, of in keys.items() if len(set(of)) < len(of)}
 
 
@@ -141,4 +141,4 @@ def _title(cells: Sequence[Measured], letters: int) -> str:
     """Return the group's title and, below it, of what its cells share."""
     shared = shared_settings(cells, {**TASK, "B = ": "B"})
     below = f"{shared}; bands: 95 % intervals of attacks"
-    return f"{fill(cells[0].planned.group, letters)}\n{fill(below, letters)}"
+    return f"{fill(cells[0].entry.group, letters)}\n{fill(below, letters)}"

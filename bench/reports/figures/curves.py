@@ -37,7 +37,7 @@ def styles_of(cells: Sequence[Measured]) -> dict[str, Style]:
     colours, markers, dashes = cycle(COLOURS), cycle(MARKERS), cycle(DASHES)
     styles = {}
     for measured in cells:
-        column, attack = measured.planned.column, measured.planned.cell.attack
+        column, attack = measured.entry.column, measured.entry.cell.attack
         if column not in styles and ATTACKS.get(attack).control:
             styles[column] = Style(GREY, "", next(dashes), control=True)
         elif column not in styles:

@@ -81,7 +81,7 @@ class Panel:
         for name, of_property in metrics.properties.items():
             if defined(of_property.balanced_accuracy):
                 by_column = self.accuracy.setdefault(name, {})
-                by_column.setdefault(measured.planned.column, {})[level] = (
+                by_column.setdefault(measured.entry.column, {})[level] = (
                     of_property.balanced_accuracy
                 )
         self.main_task = metrics.main_task
@@ -91,7 +91,7 @@ class Panel:
         self.change[level] = 0.0
         if metrics.defense is not None:
             self.utility[level] = metrics.defense.utility
-            self.change[level] = metrics.defense.relative_error.value or 0.0
+            self.change[level] = metrics.defense.distortion.value or 0.0
 
 
 def figures(cells: Sequence[Measured]) -> dict[str, Figure | None]:
@@ -104,12 +104,12 @@ def figures(cells: Sequence[Measured]) -> dict[str, Figure | None]:
     found: dict[str, Figure | None] = {}
     groups: dict[str, list[Measured]] = {}
     for measured in cells:
-        if measured.planned.layout == "defense":
-            groups.setdefault(measured.planned.group, []).append(measured)
+        if measured.entry.layout == "defense":
+            groups.setdefault(measured.entry.group, []).append(measured)
     for group in groups.values():
         for defense, parameter in _swept(group):
             panels = _panels(group, defense, parameter)
-            for name in dict.fromkeys(n for m in group for n in m.planned.cell.properties):
+            for name in dict.fromkeys(n for m in group for n in m.entry.cell.properties):
                 stem = f"defense-{defense}-{parameter}-{name}"
                 number = sum(stem in (each, each.rpartition("-")[0]) for each in found)
                 measured_panels = {k: p for k, p in panels.items() if p.accuracy.get(name)}
@@ -124,7 +124,7 @@ def figures(cells: Sequence[Measured]) -> dict[str, Figure | None]:
 def _swept(cells: Sequence[Measured]) -> list[tuple[str, str]]:
     """Return the defenses' parameters that are numbers and have several values."""
     values: dict[tuple[str, str], set[float]] = {}
-    for cell in (m.planned.cell for m in cells):
+    for cell in (m.entry.cell for m in cells):
         for parameter, value in cell.defense_parameters.items():
             if is_number(value):
                 values.setdefault((cell.defense, parameter), set()).add(value)
@@ -136,11 +136,10 @@ def _panels(cells: Sequence[Measured], defense: str, parameter: str) -> dict[str
     defended = [
         m
         for m in cells
-        if m.planned.cell.defense == defense
-        and is_number(m.planned.cell.defense_parameters[parameter])
+        if m.entry.cell.defense == defense and is_number(m.entry.cell.defense_parameters[parameter])
     ]
-    undefended = [m for m in cells if m.planned.cell.defense == "none"]
-    varying = varying_settings([m.planned for m in (*defended, *undefended)], LAYOUTS["defense"])
+    undefended = [m for m in cells if m.entry.cell.defense == "none"]
+    varying = varying_settings([m.entry for m in (*defended, *undefended)], LAYOUTS["defense"])
     fields = [*varying, "B"]
     others = _varying_parameters(defended, parameter)
 
@@ -150,7 +149,7 @@ def _panels(cells: Sequence[Measured], defense: str, parameter: str) -> dict[str
     seen: dict[str, int] = {}
     orders: dict[str, tuple[int, int]] = {}
     for m in defended:
-        parameters = m.planned.cell.defense_parameters
+        parameters = m.entry.cell.defense_parameters
         own = settings_text(m, fields)
         other = [f"{k} = {text_of(parameters[k])}" for k in others]
         title = ", ".join([*other, own])
@@ -172,7 +171,7 @@ def _varying_parameters(cells: Sequence[Measured], parameter: str) -> list[str]:
     """Return the other parameters of a defense that differ between cells."""
     values: dict[str, set[str]] = {}
     for m in cells:
-        for name, value in m.planned.cell.defense_parameters.items():
+        for name, value in m.entry.cell.defense_parameters.items():
             values.setdefault(name, set()).add(text_of(value))
     return [name for name, of in values.items() if len(of) > 1 and name != parameter]
 
@@ -288,4 +287,4 @@ def _rounded(change: float) -> str:
 def _title(cells: Sequence[Measured], name: str, letters: int) -> str:
     """Return the group's title and, below it, of what its cells share."""
     below = f"{shared_settings(cells)}; bands and bars: 95 % intervals"
-    return f"{fill(f'{cells[0].planned.group}: {name}', letters)}\n{fill(below, letters)}"
+    return f"{fill(f'{cells[0].entry.group}: {name}', letters)}\n{fill(below, letters)}"

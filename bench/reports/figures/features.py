@@ -14,7 +14,7 @@ from sklearn.manifold import TSNE
 from leakbench.base.errors import UsageError
 from leakbench.base.seeds import seed_for
 from leakbench.evaluation.measuring import victim_batches
-from leakbench.evaluation.preparation import Prepared
+from leakbench.evaluation.preparation import EvaluationContext
 from leakbench.experiments.cell import Cell
 from leakbench.experiments.descriptions import dataset_name
 from leakbench.metrics import estimates as metrics
@@ -61,22 +61,22 @@ def rounds_drawn(cell: Cell) -> tuple[int, int]:
     return 0, cell.rounds
 
 
-def embedded(prepared: Prepared) -> Embedded:
+def embedded(context: EvaluationContext) -> Embedded:
     """Return the features of victims, whom neither f_p nor the shared model has seen.
 
     Raises:
         UsageError: there are too few of them.
     """
-    count = min(INDIVIDUALS, len(prepared.split.victims))
+    count = min(INDIVIDUALS, len(context.split.victims))
     if count <= PERPLEXITY:
         raise UsageError(
             f"t-SNE needs more than {PERPLEXITY} victims, and there are {count}; raise "
             f"`victim_share`"
         )
-    (truth,) = victim_batches(prepared, count, count)
-    assert prepared.server.feature_space is not None
-    scores = prepared.server.feature_space.property_model(truth.features)
-    seed = prepared.setup.seed
+    (truth,) = victim_batches(context, count, count)
+    assert context.server.feature_space is not None
+    scores = context.server.feature_space.property_model(truth.features)
+    seed = context.setup.seed
     tsne = TSNE(perplexity=PERPLEXITY, random_state=seed_for("t-SNE", seed) % 2**32)
     present = {name: of.numpy() for name, of in truth.properties.items()}
 
@@ -89,7 +89,7 @@ def embedded(prepared: Prepared) -> Embedded:
         )
 
     return Embedded(
-        rounds=prepared.setup.rounds,
+        rounds=context.setup.rounds,
         places=tsne.fit_transform(truth.features.cpu().numpy()),
         properties=present,
         oracle={name: oracle(name) for name in present},

@@ -41,13 +41,13 @@ def figures(cells: Sequence[Measured]) -> dict[str, Figure | None]:
     found: dict[str, Figure | None] = {}
     groups: dict[tuple[str, str], list[Measured]] = {}
     for m in cells:
-        cell = m.planned.cell
+        cell = m.entry.cell
         if (
-            m.planned.layout == "exact"
+            m.entry.layout == "exact"
             and "hidden" in cell.model_parameters
             and not ATTACKS.get(cell.attack).control
         ):
-            groups.setdefault((m.planned.group, m.planned.column), []).append(m)
+            groups.setdefault((m.entry.group, m.entry.column), []).append(m)
     for number, ((group, column), of) in enumerate(groups.items(), start=1):
         panels = _panels(of)
         if len({units for panel in panels.values() for units, _ in panel}) < 2:
@@ -60,12 +60,12 @@ def figures(cells: Sequence[Measured]) -> dict[str, Figure | None]:
 
 def _panels(cells: Sequence[Measured]) -> Panels:
     panels: dict[str, dict[tuple[int, int], Drawn | None]] = {}
-    varying = varying_settings([m.planned for m in cells], LAYOUTS["exact"])
+    varying = varying_settings([m.entry for m in cells], LAYOUTS["exact"])
     for m in cells:
         (task,) = leading_values(m, "", ["main task"])
         if varying:
             task = f"{task}, {settings_text(m, varying)}"
-        place = int(m.planned.cell.model_parameters["hidden"]), m.planned.cell.batch_size
+        place = int(m.entry.cell.model_parameters["hidden"]), m.entry.cell.batch_size
         panels.setdefault(task, {})[place] = _drawn(m.record)
     return panels
 

@@ -69,12 +69,12 @@ def figures(cells: Sequence[Measured]) -> dict[str, Figure | None]:
     defense; only attacks that were made on all of them. None where none has been measured beside
     the blind control.
     """
-    fitting = [m for m in cells if m.planned.layout == "defense"]
+    fitting = [m for m in cells if m.entry.layout == "defense"]
     attacks = _attacks_on_all(fitting)
-    if not attacks or all(m.planned.cell.attack != "blind" for m in fitting):
+    if not attacks or all(m.entry.cell.attack != "blind" for m in fitting):
         return {}
-    fitting = [m for m in fitting if m.planned.column in attacks or _is_blind(m)]
-    varying = varying_settings([m.planned for m in fitting], LAYOUTS["defense"])
+    fitting = [m for m in fitting if m.entry.column in attacks or _is_blind(m)]
+    varying = varying_settings([m.entry for m in fitting], LAYOUTS["defense"])
     fields = [*varying, "B"]
     by_setting: dict[tuple[str, ...], list[Measured]] = {}
     for m in fitting:
@@ -95,14 +95,14 @@ def _attacks_on_all(cells: Sequence[Measured]) -> list[str]:
     """
     columns: dict[str, dict[str, None]] = {}
     for m in cells:
-        if not ATTACKS.get(m.planned.cell.attack).control:
-            columns.setdefault(m.planned.column, {})[defense_text(m.planned.cell)] = None
-    everywhere = {defense_text(m.planned.cell) for m in cells}
+        if not ATTACKS.get(m.entry.cell.attack).control:
+            columns.setdefault(m.entry.column, {})[defense_text(m.entry.cell)] = None
+    everywhere = {defense_text(m.entry.cell) for m in cells}
     return [column for column, of in columns.items() if everywhere == set(of)]
 
 
 def _is_blind(measured: Measured) -> bool:
-    return measured.planned.cell.attack == "blind"
+    return measured.entry.cell.attack == "blind"
 
 
 def leakage(attack: Estimate, blind: Estimate) -> Estimate:
@@ -128,13 +128,13 @@ def _panels(cells: Sequence[Measured]) -> dict[str, Panel]:
     """Return what to draw by property; a defense that has one level is named with it."""
     by_level: dict[str, dict[str, list[Measured]]] = {}
     for m in cells:
-        family, text = defense_family(m.planned.cell), defense_text(m.planned.cell)
+        family, text = defense_family(m.entry.cell), defense_text(m.entry.cell)
         by_level.setdefault(family, {}).setdefault(text, []).append(m)
     panels: dict[str, dict[str, list[Point]]] = {}
     for family, of_family in by_level.items():
         named = family if len(of_family) > 1 else next(iter(of_family))
         for of in of_family.values():
-            for name in dict.fromkeys(n for m in of for n in m.planned.cell.properties):
+            for name in dict.fromkeys(n for m in of for n in m.entry.cell.properties):
                 if (point := _point(of, name)) is not None:
                     panels.setdefault(name, {}).setdefault(named, []).append(point)
     for panel in panels.values():
@@ -164,8 +164,8 @@ def _point(cells: Sequence[Measured], name: str) -> Point | None:
         return None
     defense = metrics.defense
     return Point(
-        numbers=defense_numbers(cells[0].planned.cell),
-        change=0.0 if defense is None else defense.relative_error.value or 0.0,
+        numbers=defense_numbers(cells[0].entry.cell),
+        change=0.0 if defense is None else defense.distortion.value or 0.0,
         lost=NOTHING if defense is None else defense.utility_lost,
         leaked=leakage(max(attacks, key=lambda each: each.value or 0.0), blind),
     )

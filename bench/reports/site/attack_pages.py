@@ -43,7 +43,7 @@ class AttackView:
         parameters, presets: tables; None where it has none.
         told: each set of what its cells were told.
         words: what these kinds of knowledge are.
-        adapts: what else it makes use of where its cell grants it.
+        optional_knowledge: what else it makes use of where its cell grants it.
         settings: of its cells, one a line.
         cells: the table of all its cells.
     """
@@ -59,7 +59,7 @@ class AttackView:
     presets: TableView | None
     told: Sequence[str]
     words: Mapping[str, str]
-    adapts: str
+    optional_knowledge: str
     settings: Sequence[Markup]
     cells: TableView
 
@@ -132,7 +132,7 @@ def _view(name: str, records: Sequence[Record]) -> AttackView:
         else None,
         told=[", ".join(knowledge) or "nothing" for knowledge in told],
         words=glossary(kind for knowledge in told for kind in knowledge),
-        adapts=", ".join(attack.adapts.names()),
+        optional_knowledge=", ".join(attack.optional_knowledge.names()),
         settings=[marked_up(line) for line in setting_lines(list(map(measured, own)))],
         cells=cells_of(name, own),
     )

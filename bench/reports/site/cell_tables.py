@@ -9,7 +9,7 @@ from leakbench.base.registry import ATTACKS
 from leakbench.experiments.cell import Cell
 from leakbench.experiments.defense_labels import defense_text
 from leakbench.experiments.descriptions import auxiliary_name, dataset_name, text_of
-from leakbench.experiments.suite import Planned
+from leakbench.experiments.suite import SuiteEntry
 from leakbench.metrics.estimates import Estimate, number, percent
 from leakbench.records.measured import Measured
 from leakbench.records.record import Metrics, PropertyMetrics, Record
@@ -22,7 +22,7 @@ from leakbench.reports.summaries import COST, cost
 def measured(record: Record) -> Measured:
     """Return a record as a cell of no suite, in a column that is its attack's."""
     title = ATTACKS.get(record.cell.attack).title
-    return Measured(Planned(record.cell, record.key, "", "table1", title, 0.0), record)
+    return Measured(SuiteEntry(record.cell, record.key, "", "table1", title, 0.0), record)
 
 
 def in_reading_order(records: Sequence[Record]) -> list[Record]:
@@ -56,18 +56,18 @@ def every_cell(
     cells = [measured(record) for record in in_reading_order(records)]
 
     def record_place(m: Measured, name: str) -> Place:
-        page = attack_paths[m.planned.cell.attack]
-        return Place(m.planned.key[:SHORT], href=f"{page}#{row_name(m, name)}")
+        page = attack_paths[m.entry.cell.attack]
+        return Place(m.entry.key[:SHORT], href=f"{page}#{row_name(m, name)}")
 
     shown = [
-        _text("attack", lambda m: m.planned.column),
+        _text("attack", lambda m: m.entry.column),
         *_setting(cells),
         _PROPERTY,
         _ACCURACY,
         _of_cell_column("exact, %", OF_CELLS["exact, %"]),
         _took("s/batch"),
         *_status(cells),
-        _text("measured again", lambda m: "yes" if m.planned.key in remeasured else MISSING),
+        _text("measured again", lambda m: "yes" if m.entry.key in remeasured else MISSING),
         _Shown(Column("record"), record_place),
         _Shown(LINK, lambda m, name: Place("#", href=f"#{row_name(m, name)}")),
     ]
@@ -78,16 +78,16 @@ def every_cell(
 def cells_of(attack: str, records: Sequence[Record]) -> TableView:
     """Return the table of an attack's cells, with all settings in which they differ."""
     cells = [measured(r) for r in in_reading_order(records) if r.cell.attack == attack]
-    planned = [m.planned for m in cells]
+    entry = [m.entry for m in cells]
     leading = ("data set", "D_aux", "main task", "B", "defense", "level")
-    fields = [f for f in varying_settings(planned, leading) if f in Cell.model_fields]
+    fields = [f for f in varying_settings(entry, leading) if f in Cell.model_fields]
     parameters = varying_parameters(cells)
 
     def field_shown(field: str) -> _Shown:
-        return _text(field, lambda m: text_of(getattr(m.planned.cell, field)))
+        return _text(field, lambda m: text_of(getattr(m.entry.cell, field)))
 
     def parameter_shown(name: str) -> _Shown:
-        return _text(name, lambda m: text_of(m.planned.cell.attack_parameters.get(name, MISSING)))
+        return _text(name, lambda m: text_of(m.entry.cell.attack_parameters.get(name, MISSING)))
 
     versions = {m.record.attack_version for m in cells if m.record}
     grants = {m.record.knowledge for m in cells if m.record}
@@ -105,10 +105,10 @@ def cells_of(attack: str, records: Sequence[Record]) -> TableView:
         *map(parameter_shown, parameters),
         _Shown(
             Column("record"),
-            lambda m, name: Place(m.planned.key[:SHORT], href=f"#{row_name(m, name)}"),
+            lambda m, name: Place(m.entry.key[:SHORT], href=f"#{row_name(m, name)}"),
         ),
     ]
-    return _table("cells", f"All cells of {cells[0].planned.column}", cells, shown)
+    return _table("cells", f"All cells of {cells[0].entry.column}", cells, shown)
 
 
 SHORT, TELLING = 8, 12
@@ -117,7 +117,7 @@ SHORT, TELLING = 8, 12
 
 def row_name(measured: Measured, name: str) -> str:
     """Return the name of the row of a cell and property."""
-    return f"k{measured.planned.key[:TELLING]}-{slug(name)}"
+    return f"k{measured.entry.key[:TELLING]}-{slug(name)}"
 
 
 def _table(
@@ -130,7 +130,7 @@ def _table(
     lines = [
         Line(row_name(m, name), tuple(each.place(m, name) for each in shown))
         for m in cells
-        for name in m.planned.cell.properties
+        for name in m.entry.cell.properties
     ]
     columns = tuple(each.column for each in shown)
     return TableView(identifier, caption, columns, tuple(lines), notes)
@@ -148,14 +148,14 @@ _PROPERTY = _Shown(
 
 def _setting(cells: Sequence[Measured]) -> list[_Shown]:
     """Return the columns that say where a cell stands; D_aux only where it is not the clients'."""
-    shown = [_text("data set", lambda m: dataset_name(m.planned.cell))]
-    if any(m.planned.cell.auxiliary_dataset for m in cells):
-        shown.append(_text("D_aux", lambda m: auxiliary_name(m.planned.cell)))
+    shown = [_text("data set", lambda m: dataset_name(m.entry.cell))]
+    if any(m.entry.cell.auxiliary_dataset for m in cells):
+        shown.append(_text("D_aux", lambda m: auxiliary_name(m.entry.cell)))
     return [
         *shown,
         _text("main task", task_name),
-        _text("B", lambda m: str(m.planned.cell.batch_size)),
-        _text("defense", lambda m: defense_text(m.planned.cell)),
+        _text("B", lambda m: str(m.entry.cell.batch_size)),
+        _text("defense", lambda m: defense_text(m.entry.cell)),
     ]
 
 

@@ -144,11 +144,11 @@ def _charts(rows: Sequence[Defended]) -> list[ChartsView]:
 def _settings(cells: Sequence[Measured]) -> list[str]:
     """Return the settings in which cells differ, besides what the table shows anyway."""
     leading = ("data set", "main task", "B", "defense", "level")
-    return varying_settings([m.planned for m in cells], leading)
+    return varying_settings([m.entry for m in cells], leading)
 
 
 def _setting_words(measured: Measured, fields: Sequence[str]) -> str:
-    cell = measured.planned.cell
+    cell = measured.entry.cell
     words = [f"{field} = {text_of(getattr(cell, field))}" for field in fields]
     return "; ".join([data_set(cell), task_name(measured), *words])
 
@@ -188,7 +188,7 @@ def _places(
 ) -> tuple[Place, ...]:
     cell, price = row.record.cell, row.price
     identifier = row_name(m, row.name)
-    change = None if price is None else price.relative_error.value
+    change = None if price is None else price.distortion.value
     epsilon = None if price is None else price.epsilon
     return (
         Place(data_set(cell)),
@@ -203,7 +203,7 @@ def _places(
         Place(MISSING if change is None else f"{change:.3g}"),
         Place(MISSING if epsilon is None else f"{epsilon:.3g}"),
         *(Place(text_of(getattr(cell, field))) for field in fields),
-        Place(m.planned.key[:SHORT], href=f"{attack_paths[cell.attack]}#{identifier}"),
+        Place(m.entry.key[:SHORT], href=f"{attack_paths[cell.attack]}#{identifier}"),
         Place("#", href=f"#{identifier}"),
     )
 

@@ -41,8 +41,8 @@ def _table_view(identifier: str, table: Table, note: str) -> TableView:
 def _line(identifier: str, row: TableRow, table: Table) -> Line:
     places = [Place(value) for value in row.leading]
     for column in table.columns:
-        entry = row.entries.get(column)
-        text = MISSING if entry is None else entry.text
+        value = row.values.get(column)
+        text = MISSING if value is None else value.text
         places.append(place_of(text, best=column == row.best))
     places += [place_of(row.prices.get(heading, MISSING)) for heading in table.trailing]
     return Line(identifier, (*places, Place("#", href=f"#{identifier}")))

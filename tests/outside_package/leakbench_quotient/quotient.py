@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from leakbench import (
     Attack,
-    Inference,
+    AttackResult,
     Knowledge,
     Observation,
     Progress,
@@ -53,13 +53,13 @@ class QuotientAttack(Attack):
     units: Annotated[int, Field(gt=0)] = 64
 
     @property
-    def needs(self) -> Knowledge:
+    def required_knowledge(self) -> Knowledge:
         """The model, the update, and D_aux for f_p; what is not named here is None below."""
         return Knowledge.MODEL | Knowledge.UPDATE | Knowledge.AUXILIARY
 
     def infer(
         self, server: Server, observations: Sequence[Observation], progress: Progress
-    ) -> list[Inference]:
+    ) -> list[AttackResult]:
         """Return one answer for each observed batch, from it and the server alone."""
         answers = []
         for number, observation in enumerate(observations):
@@ -67,7 +67,7 @@ class QuotientAttack(Attack):
             progress((number + 1) / len(observations))
         return answers
 
-    def _answer(self, server: Server, observation: Observation) -> Inference:
+    def _answer(self, server: Server, observation: Observation) -> AttackResult:
         assert server.model is not None and server.feature_space is not None
         assert observation.update is not None
         # [∂ℓ / ∂W, ∂ℓ / ∂b] of the first layer after the split, shape (m, d + 1).
@@ -81,7 +81,7 @@ class QuotientAttack(Attack):
         chosen = quotients[least_alike(quotients, observation.batch_size)]
         features = chosen.to(server.feature_space.features)
         scores = server.feature_space.property_model(features)
-        return Inference(scores=scores, features=features)
+        return AttackResult(scores=scores, features=features)
 
 
 def least_alike(vectors: Tensor, count: int) -> list[int]:
