@@ -41,7 +41,7 @@ from leakbench.threat.observation import Observation
 from leakbench.threat.server import Server
 from records import record_of, suite_entries
 
-CHECKOUT = Path(leakbench.__file__).resolve().parent.parent
+CHECKOUT = Path(leakbench.__file__).resolve().parents[2]
 
 SUITE = """
 title = "Small"

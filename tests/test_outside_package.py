@@ -72,7 +72,7 @@ def leakbench(
     return subprocess.run(
         [sys.executable, "-m", module, *arguments],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(site), str(CHECKOUT / ".package")])},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(site), str(CHECKOUT / "bench")])},
         capture_output=True,
         text=True,
         check=False,

@@ -17,7 +17,7 @@ from leakbench.conformance.scaffold.new_plugin import CHECKOUT, KINDS, new_plugi
 
 Run = Callable[..., tuple[int, str, str]]
 
-FOLDERS = (".package", "attacks", "baselines", "bench", "datasets")
+FOLDERS = ("attacks", "baselines", "bench", "datasets")
 
 
 @pytest.fixture(scope="module")
@@ -117,12 +117,12 @@ def test_what_is_written_into_a_checkout_conforms_and_its_test_passes(
     name = f"new_{kind}"
     written = new_plugin(kind, name, None, checkout)
     assert_clean(checkout, *(path for path in written.files if path.suffix == ".py"))
-    checked = process("leakbench", "check", name, folder=checkout, paths=[checkout / ".package"])
+    checked = process("leakbench", "check", name, folder=checkout, paths=[checkout / "bench"])
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert f"{name} conforms" in checked.stdout
     test = next(path for path in written.files if path.parent.name == "tests")
     tested = process(
-        "pytest", "-q", "-n", "0", str(test), folder=checkout, paths=[checkout / ".package"]
+        "pytest", "-q", "-n", "0", str(test), folder=checkout, paths=[checkout / "bench"]
     )
     assert tested.returncode == 0, tested.stdout
 
@@ -139,6 +139,6 @@ def test_every_written_plugin_is_typed(tmp_path: Path) -> None:
         "--config-file=",
         *packages,
         folder=tmp_path,
-        paths=[CHECKOUT / ".package", *(tmp_path / kind for kind in KINDS)],
+        paths=[CHECKOUT / "bench", *(tmp_path / kind for kind in KINDS)],
     )
     assert found.returncode == 0, found.stdout

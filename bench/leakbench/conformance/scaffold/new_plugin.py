@@ -17,7 +17,9 @@ from leakbench.experiments.suite import suite_names
 
 TEMPLATES = Path(__file__).parent / "templates"
 
-CHECKOUT = Path(__file__).resolve().parents[3]
+SUITES = "bench/leakbench/experiments/suites"
+
+CHECKOUT = Path(__file__).resolve().parents[4]
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ KINDS: Mapping[str, Kind] = {
     "dataset": Kind(DATASETS, "datasets", "DataSet", "datasets", "leakbench datasets check {name}"),
     "defense": Kind(
         DEFENSES,
-        "bench/federation/defenses",
+        "bench/leakbench/federation/defenses",
         "Defense",
         "defenses",
         "leakbench run quick --only attack=feature,prior,blind --set defense={name} "
@@ -52,7 +54,7 @@ KINDS: Mapping[str, Kind] = {
     ),
     "model": Kind(
         MODELS,
-        "bench/federation/models",
+        "bench/leakbench/federation/models",
         "Model",
         "models",
         "leakbench run quick --only attack=prior,blind,oracle --set model={name} "
@@ -142,7 +144,7 @@ def _in_checkout(about: Kind, kind: str, name: str, checkout: Path) -> dict[Path
         checkout / "tests" / f"test_{name}.py": f"{kind}_test",
     }
     if kind == "attack":
-        places[checkout / "bench" / "experiments" / "suites" / f"{name}.toml"] = "attack_suite"
+        places[checkout / SUITES / f"{name}.toml"] = "attack_suite"
     return places
 
 

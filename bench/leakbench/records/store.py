@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from leakbench.base.errors import UsageError
 from leakbench.base.files import quarantine, replacing
 from leakbench.records.record import Record
 
@@ -68,3 +69,11 @@ class Store:
         text = json.dumps(stamped.model_dump(mode="json"), indent=1, ensure_ascii=False)
         with replacing(self.path(record.key)) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def no_record(store: Store, name: str, suite_name: str) -> UsageError:
+    """Return the error of a suite that has no record in a folder."""
+    return UsageError(
+        f"{store.folder} holds no record of suite {name!r} with these settings; run "
+        f"`leakbench run {suite_name}` first or name another folder with --out"
+    )

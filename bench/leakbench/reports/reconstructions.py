@@ -80,7 +80,7 @@ def refuse_real_individuals(cell: Cell, folder: Path) -> None:
         UsageError: the folder lies in the checkout, or in any git work tree.
     """
     dataset: type[DataSet] = DATASETS.get(cell.dataset)
-    checkout, place = Path(__file__).resolve().parents[2], folder.resolve()
+    checkout, place = Path(__file__).resolve().parents[3], folder.resolve()
     for parent in (place, *place.parents):
         if dataset.folder is not None and (parent == checkout or (parent / ".git").exists()):
             raise UsageError(

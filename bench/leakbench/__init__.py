@@ -5,8 +5,8 @@ The public names, for audits of one's own model and for plugins of other package
     from leakbench import audit, LabelledImages
     from leakbench import Attack, AttackResult, Knowledge, Observation, Server, register_attack
 
-In a checkout this package is the folder `bench`, and its subpackages `attacks`, `baselines` and
-`datasets` are the folders beside it.
+In a checkout its subpackages `attacks`, `baselines` and `datasets` are links to the folders at the
+top level.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from leakbench.experiments.overrides import override
 from leakbench.experiments.suite import SuiteEntry, expand, load_suite
 from leakbench.records.measured import Measured
 from leakbench.records.record import Record
-from leakbench.records.store import Store
+from leakbench.records.store import Store, no_record
 from leakbench.reports.settings import settings
 from leakbench.reports.suite_report import main_tables, markdown, reading_aid
 from leakbench.sweep.console import RunConsole, counted, first_line
@@ -263,14 +263,6 @@ def report_suite(suite_name: str, changes: Sequence[str], only: Sequence[str], o
     if not any(store.read(entry.key) for entry in chosen):
         raise no_record(store, name, suite_name)
     _present(name, suite.title, chosen, every, store, out, _command(suite_name, changes))
-
-
-def no_record(store: Store, name: str, suite_name: str) -> UsageError:
-    """Return the error of a suite that has no record in a folder."""
-    return UsageError(
-        f"{store.folder} holds no record of suite {name!r} with these settings; run "
-        f"`leakbench run {suite_name}` first or name another folder with --out"
-    )
 
 
 def _available(

@@ -15,10 +15,9 @@ from leakbench.experiments.overrides import override
 from leakbench.experiments.suite import expand, load_suite
 from leakbench.metrics.estimates import percent
 from leakbench.records.measured import Measured
-from leakbench.records.store import Store
+from leakbench.records.store import Store, no_record
 from leakbench.reports.figures import ablation, budget, defense, phase, tradeoff
 from leakbench.reports.figures.canvas import save
-from leakbench.sweep.session import no_record
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
