@@ -8,13 +8,80 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, Self
 
 from pydantic import TypeAdapter, ValidationError
 
 from leakbench.base.errors import UsageError
 from leakbench.base.registry import Registry
+
+
+@dataclass(frozen=True)
+class PluginSpec:
+    """A plugin by its name, and those of its parameters that are not at their defaults.
+
+    Suites, commands and defenses write it as a table, `{ name = "gaussian", sigma = 0.01 }`.
+    """
+
+    name: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any], where: str) -> Self:
+        """Return what a table of a name and parameters says.
+
+        Args:
+            where: the table's place, which an error names.
+
+        Raises:
+            UsageError: it has no name.
+        """
+        if not isinstance(table.get("name"), str):
+            raise UsageError(
+                f'{where}: {dict(table)} has no name; write {{ name = "NAME", PARAMETER = VALUE }}'
+            )
+        return cls(table["name"], {key: v for key, v in table.items() if key != "name"})
+
+    @classmethod
+    def of(cls, plugin: Any) -> Self:
+        """Return the name of a plugin and all its parameters, defaults included."""
+        return cls(plugin.name, parameters_of(plugin))
+
+    def table(self) -> dict[str, Any]:
+        """Return the table that `from_table` reads."""
+        return {"name": self.name, **self.parameters}
+
+    def build(self, registry: Registry) -> Any:
+        """Return the plugin; see `build`."""
+        return build(registry, self.name, self.parameters)
+
+
+class FlatParameters:
+    """A plugin that holds other plugins, whose parameters stand beside its own.
+
+    Cells, suites, `--set` and records know one flat list of parameters. A plugin that is composed
+    of others derives from this class and says how its fields come from that list.
+    """
+
+    @classmethod
+    def flat_names(cls) -> list[str]:
+        """Return the names of all parameters, those of the plugins that it holds included."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_flat(cls, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the fields that flat parameters mean.
+
+        Raises:
+            UsageError: a parameter is unknown, or does not fit.
+        """
+        raise NotImplementedError
+
+    def to_flat(self) -> dict[str, Any]:
+        """Return all parameters, as cells and records hold them."""
+        raise NotImplementedError
 
 
 def build(registry: Registry, name: str, parameters: Mapping[str, Any]) -> Any:
@@ -24,18 +91,18 @@ def build(registry: Registry, name: str, parameters: Mapping[str, Any]) -> Any:
         UsageError: the plugin, or one of the parameters, is unknown, or a value does not fit.
     """
     plugin = registry.get(name)
-    known = [field.name for field in dataclasses.fields(plugin)]
-    for parameter in parameters:
+    known = parameter_names(plugin)
+    for parameter, value in parameters.items():
         if parameter not in known:
             raise UsageError(
                 f"{registry.kind} {name!r} has no parameter {parameter!r}; "
                 f"it has: {', '.join(known) or 'none'}"
             )
-    for parameter, value in parameters.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise UsageError(f"{registry.kind} {name!r}: {parameter} must be finite (got {value})")
+    fields = plugin.from_flat(parameters) if issubclass(plugin, FlatParameters) else parameters
     try:
-        return _adapter(plugin).validate_python(dict(parameters))
+        return _adapter(plugin).validate_python(dict(fields))
     except ValidationError as error:
         raise UsageError(f"{registry.kind} {name!r}: {sentence(error)}") from None
 
@@ -46,8 +113,17 @@ def _adapter(plugin: type) -> TypeAdapter[Any]:
     return TypeAdapter(plugin)
 
 
+def parameter_names(plugin: type) -> list[str]:
+    """Return the names of the parameters that a plugin takes, in their order."""
+    if issubclass(plugin, FlatParameters):
+        return plugin.flat_names()
+    return [each.name for each in dataclasses.fields(plugin)]
+
+
 def parameters_of(plugin: Any) -> dict[str, Any]:
-    """Return all parameters of a plugin, defaults included."""
+    """Return all parameters of a plugin, defaults included, as cells and records hold them."""
+    if isinstance(plugin, FlatParameters):
+        return plugin.to_flat()
     return dataclasses.asdict(plugin)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import tomllib
 from collections.abc import Iterable, Sequence
@@ -10,7 +9,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from leakbench.base.errors import UsageError
-from leakbench.base.plugins import build
+from leakbench.base.plugins import build, parameter_names
 from leakbench.base.registry import ATTACKS
 from leakbench.experiments.cell import Cell
 from leakbench.experiments.suite import (
@@ -181,7 +180,7 @@ def _set_plugin_parameter(suite: Suite, field: str, parameter: str, value: Any) 
 
 
 def _parameters(field: str, name: str) -> list[str]:
-    return [each.name for each in dataclasses.fields(PLUGIN_FIELDS[field].get(name))]
+    return parameter_names(PLUGIN_FIELDS[field].get(name))
 
 
 def _set_field(suite: Suite, field: str, value: Any) -> None:

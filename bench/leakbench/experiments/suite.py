@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from leakbench.base.errors import UsageError
-from leakbench.base.plugins import build, parameters_of, sentence
+from leakbench.base.plugins import build, parameter_names, parameters_of, sentence
 from leakbench.base.registry import ATTACKS, DATASETS, DEFENSES, MODELS
 from leakbench.experiments.cell import Cell
 from leakbench.experiments.cell_defense import individuals_in_update
@@ -366,7 +366,7 @@ def _preset(name: str, column: str, chosen: Column) -> Mapping[str, Any]:
 
 def known_parameters(column: str, chosen: Column) -> list[str]:
     """Return the names of the parameters that a column's attack has."""
-    return [field.name for field in dataclasses.fields(ATTACKS.get(chosen.attack or column))]
+    return parameter_names(ATTACKS.get(chosen.attack or column))
 
 
 def having_parameter(columns: Mapping[str, Column], parameter: str, where: str) -> list[str]:
