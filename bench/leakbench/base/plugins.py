@@ -113,7 +113,7 @@ def _adapter(plugin: type) -> TypeAdapter[Any]:
     return TypeAdapter(plugin)
 
 
-def parameter_names(plugin: type) -> list[str]:
+def parameter_names(plugin: Any) -> list[str]:
     """Return the names of the parameters that a plugin takes, in their order."""
     if issubclass(plugin, FlatParameters):
         return plugin.flat_names()
