@@ -116,7 +116,8 @@ def _adapter(plugin: type) -> TypeAdapter[Any]:
 def parameter_names(plugin: Any) -> list[str]:
     """Return the names of the parameters that a plugin takes, in their order."""
     if issubclass(plugin, FlatParameters):
-        return plugin.flat_names()
+        names: list[str] = plugin.flat_names()
+        return names
     return [each.name for each in dataclasses.fields(plugin)]
 
 
