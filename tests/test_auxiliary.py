@@ -17,6 +17,7 @@ from leakbench.datasets.synthetic import Synthetic
 from leakbench.evaluation.auxiliary import at_most, foreign_labels
 from leakbench.evaluation.preparation import EvaluationContext, check_available, prepare
 from leakbench.experiments.cell import Cell, Setup
+from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.experiments.suite import SuiteEntry, expand, load_suite
 from leakbench.records.measured import Measured
 from leakbench.records.store import Store
@@ -282,7 +283,7 @@ def test_it_is_said_that_another_set_may_show_victims() -> None:
 
 
 def measured(cell: Cell) -> Measured:
-    return Measured(SuiteEntry(cell, "0", "Table 3", "table3", "Blind", 1.0), None)
+    return Measured(SuiteEntry(ResolvedCell.of(cell), "0", "Table 3", "table3", "Blind"), None)
 
 
 def test_settings_name_the_limit(small_setup: Setup) -> None:

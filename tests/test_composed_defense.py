@@ -60,7 +60,7 @@ def test_sparsification_and_then_noise_is_just_that() -> None:
         ([STEPS, STEPS], "'local_steps' cannot come after 'local_steps': both decide.*keep one"),
         ([SUM, GAUSSIAN], "'gaussian' cannot come after 'secure_aggregation': it changes what one"),
         ([SUM, SUM], "both decide.*keep one"),
-        ([{"sigma": 0.1}], r"names no defense; write \{ name = "),
+        ([{"sigma": 0.1}], r"has no name; write \{ name = "),
         ([{"name": "composed", "defenses": [SPARSE]}], "cannot hold itself"),
         ([{"name": "gausian"}], "unknown defense 'gausian'; did you mean gaussian"),
         ([{"name": "gaussian", "sigma": -1}], r"'gaussian': sigma: .*\(got -1\)"),

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from clients import flat
-from leakbench.evaluation.measuring import infer, victim_batches
+from leakbench.evaluation.measuring import Exchange, infer, victim_batches
 from leakbench.evaluation.preparation import EvaluationContext, prepare
 from leakbench.experiments.cell import Cell, Setup
-from leakbench.experiments.cell_defense import individuals_in_update
+from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.records.record import DefenseMetrics, Metrics
 from leakbench.threat.attack import Attack, AttackResult, Progress
 from leakbench.threat.knowledge import Knowledge
@@ -90,9 +90,9 @@ def observed(context: EvaluationContext, **fields: Any) -> list[Observation]:
     cell = Cell.model_validate(
         context.setup.model_dump() | {"attack": "watching", "individuals": 16, **fields}
     )
-    truths = victim_batches(context, individuals_in_update(cell), cell.individuals)
+    truths = victim_batches(context, ResolvedCell.of(cell).individuals_in_update, cell.individuals)
     watching = Watching()
-    infer(watching, truths, cell, context, lambda share: None)
+    infer(watching, truths, Exchange.of(ResolvedCell.of(cell)), context, lambda share: None)
     return watching.seen
 
 

@@ -25,11 +25,12 @@ from leakbench.attacks.mask_demixing import MaskDemixing
 from leakbench.base.errors import UsageError
 from leakbench.base.plugins import build
 from leakbench.base.registry import MODELS
-from leakbench.evaluation.measuring import infer, measure, victim_batches
+from leakbench.evaluation.measuring import Exchange, infer, measure, victim_batches
 from leakbench.evaluation.preparation import prepare
 from leakbench.evaluation.scoring import CERTIFIED
 from leakbench.experiments.cell import Cell, Setup
 from leakbench.experiments.overrides import override
+from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.experiments.suite import expand, load_suite
 from leakbench.federation.client import client_update
 from leakbench.federation.defense import Defense
@@ -194,7 +195,9 @@ def test_real_faces_are_found_exactly(data_root: Path, main_task: str) -> None:
     settings = ["rounds=20", "individuals=64", "batch_size=32", f"main_task={main_task}"]
     chosen = expand(name, override(suite, settings), ["attack=mask_demixing"])
     cell = next(p.cell for p in chosen if "labels" not in p.cell.grant)
-    found = measure(cell, prepare(cell.setup, data_root, "cpu", lambda m: None), lambda s: None)
+    found = measure(
+        ResolvedCell.of(cell), prepare(cell.setup, data_root, "cpu", lambda m: None), lambda s: None
+    )
     assert found.metrics is not None
     assert found.metrics.certificates is not None
     assert (found.metrics.certificates.share, found.metrics.certificates.false) == (1.0, 0)
@@ -412,7 +415,9 @@ def test_its_labels_of_d_aux_may_be_unknown(small_setup: Setup) -> None:
     )
     without = replace(context, server=replace(context.server, auxiliary=unknown))
     truths = victim_batches(without, 4, 8)
-    answers = infer(MaskDemixing(), truths, cell, without, lambda share: None)
+    answers = infer(
+        MaskDemixing(), truths, Exchange.of(ResolvedCell.of(cell)), without, lambda share: None
+    )
     assert all(bool(i.certified is not None and i.certified.all()) for i in answers.results)
 
 

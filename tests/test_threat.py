@@ -21,6 +21,7 @@ from leakbench.data.images import to_images
 from leakbench.evaluation.measuring import measure, victim_batches
 from leakbench.evaluation.preparation import EvaluationContext, prepare
 from leakbench.experiments.cell import Cell, Setup
+from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.federation.client import Client, client_update
 from leakbench.threat.attack import Attack, check_batch_size, check_grant
 from leakbench.threat.knowledge import Knowledge
@@ -127,7 +128,7 @@ def test_the_harness_hands_over_what_an_attack_declares_not_all_that_is_granted(
         individuals=4,
         grant=("model", "update", "auxiliary", "labels", "features"),
     )
-    measure(cell, context, lambda share: None)
+    measure(ResolvedCell.of(cell), context, lambda share: None)
     server, first, _ = seen
     assert isinstance(server, Server)
     assert server.model is None
@@ -161,7 +162,7 @@ def test_of_a_defense_only_who_adapts_sees_what_it_is_and_nobody_what_was_drawn(
         defense_parameters={"sigma": 0.01},
         grant=("model", "update", "auxiliary", "labels", *(["defense"] if known else [])),
     )
-    record = measure(cell, context, lambda share: None)
+    record = measure(ResolvedCell.of(cell), context, lambda share: None)
     server, observations = seen
     optional_knowledge = known and name != "blind"
     assert (server.defense is not None) == optional_knowledge
@@ -184,13 +185,15 @@ def test_to_know_that_there_is_no_defense_changes_nothing(
     known = ("model", "update", "auxiliary", "labels")
     static, adaptive = (
         measure(
-            Cell(
-                **context.setup.model_dump(),
-                attack=name,
-                attack_parameters=short,
-                batch_size=2,
-                individuals=8,
-                grant=grant,
+            ResolvedCell.of(
+                Cell(
+                    **context.setup.model_dump(),
+                    attack=name,
+                    attack_parameters=short,
+                    batch_size=2,
+                    individuals=8,
+                    grant=grant,
+                )
             ),
             context,
             lambda share: None,

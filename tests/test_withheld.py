@@ -21,6 +21,7 @@ from leakbench.evaluation.measuring import measure
 from leakbench.evaluation.preparation import prepare
 from leakbench.evaluation.scoring import CERTIFIED
 from leakbench.experiments.cell import Cell, Setup
+from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.federation.defense import Defense
 from leakbench.federation.defenses.noise import GaussianNoise
 from leakbench.federation.defenses.soteria import Soteria
@@ -177,7 +178,7 @@ def test_behind_soteria_who_knows_it_has_features_that_the_static_attack_has_not
     cosines = []
     for granted in (grant, (*grant, "defense")):
         cell = Cell.model_validate(small_setup.model_dump() | fields | {"grant": granted})
-        metrics = measure(cell, context, lambda share: None).metrics
+        metrics = measure(ResolvedCell.of(cell), context, lambda share: None).metrics
         assert metrics is not None
         assert metrics.certificates is not None
         assert metrics.certificates.false == 0

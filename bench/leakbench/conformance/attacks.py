@@ -17,6 +17,7 @@ from leakbench.conformance.declarations import DECLARATIONS, refuse_empty
 from leakbench.conformance.global_state import fingerprints, refuse_moved, seeded
 from leakbench.evaluation.measuring import measure
 from leakbench.experiments.cell import Cell
+from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.records.record import Record
 from leakbench.threat.attack import AttackResult
 from leakbench.threat.knowledge import Knowledge
@@ -252,7 +253,7 @@ def can_be_measured(trial: AttackTrial) -> None:
             "grant": trial.attack.required_knowledge.names(),
         }
     )
-    record = measure(cell, context, lambda _: None, compiling="off")
+    record = measure(ResolvedCell.of(cell), context, lambda _: None, compiling="off")
     text = record.model_dump_json()
     try:
         again = Record.model_validate_json(text).model_dump_json()

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from leakbench.experiments.cell_defense import individuals_in_update
+from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.metrics.estimates import Estimate
 from leakbench.records.record import Metrics, PropertyMetrics, Record
 from leakbench.threat.knowledge import Knowledge
@@ -78,9 +78,9 @@ def _impossible(name: str, value: Estimate | float) -> Iterator[str]:
 
 def _uncountable(record: Record, metrics: Metrics) -> Iterator[str]:
     """Yield shares that no number of individuals gives."""
-    individuals = record.cell.individuals
+    individuals, batches = record.cell.individuals, ResolvedCell.of(record.cell).updates
     shares: dict[str, tuple[float | None, int]] = {
-        "diverged": (metrics.diverged, individuals // individuals_in_update(record.cell)),
+        "diverged": (metrics.diverged, batches),
         "label_accuracy": (metrics.label_accuracy, individuals),
         "exact": (metrics.exact.value if metrics.exact else None, individuals),
     }

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from leakbench.base.markdown import markdown_table
 from leakbench.base.registry import ATTACKS
 from leakbench.experiments.cell import Cell
-from leakbench.experiments.cell_defense import updates_seen
 from leakbench.experiments.descriptions import text_of
+from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.metrics.estimates import number, percent
 from leakbench.records.measured import Measured
 from leakbench.records.record import Certificates, ImageMetrics, Metrics, Record
@@ -86,7 +86,7 @@ def varying_parameters(cells: Sequence[Measured]) -> list[str]:
 
 def _reconstruction(metrics: Metrics, record: Record) -> list[str]:
     assert record.cost is not None
-    batches = updates_seen(record.cell)
+    batches = ResolvedCell.of(record.cell).updates
     cosine, exact = metrics.feature_cosine, metrics.exact
     return [
         MISSING if cosine is None else number(cosine, 3),

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from leakbench.base.registry import ATTACKS
 from leakbench.experiments.cell import Cell
-from leakbench.experiments.cell_defense import updates_seen
 from leakbench.experiments.descriptions import text_of
+from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.records.measured import Measured
 from leakbench.records.record import Record
 from leakbench.reports.details import varying_parameters
@@ -82,5 +82,5 @@ def cost(record: Record) -> tuple[str, str, str]:
     took = record.cost
     if took is None:
         return MISSING, MISSING, MISSING
-    seconds = took.seconds / updates_seen(record.cell)
+    seconds = took.seconds / ResolvedCell.of(record.cell).updates
     return f"{took.steps:.0f}", f"{seconds:.3g}", f"{took.peak_memory_mib:.0f}"

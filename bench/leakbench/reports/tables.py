@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from leakbench.base.registry import ATTACKS
-from leakbench.experiments.cell_defense import updates_seen
+from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.metrics.estimates import Estimate, percent
 from leakbench.records.measured import Measured
 from leakbench.records.record import Metrics, Record
@@ -165,7 +165,7 @@ def _exactness(record: Record, metrics: Metrics) -> TableValue:
         false = f" ({certificates.false} falsely)" if certificates.false else ""
         said.append(f"certified {100 * certificates.share:.1f}{false}")
     if record.cost is not None:
-        said.append(f"{record.cost.seconds / updates_seen(record.cell):.2g} s")
+        said.append(f"{record.cost.seconds / ResolvedCell.of(record.cell).updates:.2g} s")
     return TableValue(", ".join(said), exact)
 
 

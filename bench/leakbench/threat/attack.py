@@ -117,6 +117,14 @@ class Attack(ABC):
         return 1.0
 
 
+def knowledge_used(attack: Attack, granted: Knowledge) -> Knowledge:
+    """Return the knowledge that an attack gets: what it declares, not all that is granted.
+
+    Otherwise it could use what the tables, which print this, say that it does not know.
+    """
+    return attack.required_knowledge | (attack.optional_knowledge & granted)
+
+
 def check_batch_size(attack: Attack, batch_size: int) -> None:
     """Refuse a batch that the attack is not defined for.
 

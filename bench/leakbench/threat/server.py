@@ -8,7 +8,7 @@ returns `AttackResult`s; no signature on its side mentions `GroundTruth`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -107,16 +107,13 @@ class Server:
     precision: Precision = "float32"
 
 
-def granted(server: Server, knowledge: Knowledge, mode: Mode = "eval") -> Server:
-    """Return the part of the server's knowledge that is granted; the clients' mode is public."""
-    return Server(
-        classes=server.classes,
-        image_shape=server.image_shape,
-        properties=server.properties,
-        mode=mode,
+def granted(server: Server, knowledge: Knowledge) -> Server:
+    """Return the server with what it is not granted left out."""
+    features = Knowledge.MODEL | Knowledge.AUXILIARY
+    return replace(
+        server,
         model=server.model if Knowledge.MODEL in knowledge else None,
         auxiliary=server.auxiliary if Knowledge.AUXILIARY in knowledge else None,
-        feature_space=server.feature_space
-        if Knowledge.MODEL | Knowledge.AUXILIARY in knowledge
-        else None,
+        feature_space=server.feature_space if features in knowledge else None,
+        defense=server.defense if Knowledge.DEFENSE in knowledge else None,
     )

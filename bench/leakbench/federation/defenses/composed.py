@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from leakbench.base.errors import UsageError
-from leakbench.base.plugins import build, parameters_of
+from leakbench.base.plugins import FlatParameters, PluginSpec
 from leakbench.base.registry import DEFENSES, register_defense
 from leakbench.federation.client import Compute, Update
 from leakbench.federation.defense import Defense, Stage
@@ -21,7 +21,7 @@ from leakbench.federation.defense import Defense, Stage
 
 @register_defense("composed")
 @dataclass(frozen=True, kw_only=True)
-class Composed(Defense):
+class Composed(Defense, FlatParameters):
     """Applies defenses in the order in which they stand.
 
     Attributes:
@@ -40,8 +40,6 @@ class Composed(Defense):
     defenses: Annotated[tuple[dict[str, Any], ...], Field(min_length=1)]
 
     def __post_init__(self) -> None:
-        complete = tuple({"name": each.name} | parameters_of(each) for each in self.parts)
-        object.__setattr__(self, "defenses", complete)
         for before, after in pairwise(self.parts):
             if after.stage < before.stage or (
                 after.stage == before.stage and after.stage is not Stage.UPDATE
@@ -50,6 +48,23 @@ class Composed(Defense):
                     f"defense {after.name!r} cannot come after {before.name!r}: "
                     f"{_why(before, after)}"
                 )
+
+    @classmethod
+    def flat_names(cls) -> list[str]:
+        """Return the one parameter."""
+        return ["defenses"]
+
+    @classmethod
+    def from_flat(cls, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the defenses with all their parameters; what is no list of tables, as it is."""
+        tables = parameters.get("defenses")
+        if not isinstance(tables, list | tuple) or not all(isinstance(t, dict) for t in tables):
+            return dict(parameters)
+        return {"defenses": tuple(PluginSpec.of(_built(table)).table() for table in tables)}
+
+    def to_flat(self) -> dict[str, Any]:
+        """Return the defenses with all their parameters, defaults included."""
+        return {"defenses": tuple(PluginSpec.of(part).table() for part in self.parts)}
 
     @cached_property
     def parts(self) -> tuple[Defense, ...]:
@@ -72,7 +87,7 @@ class Composed(Defense):
         own = [each for each in (part.client_part() for part in self.parts) if each is not None]
         if not own:
             return None
-        return Composed(defenses=tuple({"name": d.name} | parameters_of(d) for d in own))
+        return Composed(defenses=tuple(PluginSpec.of(each).table() for each in own))
 
     @property
     def uses(self) -> int:
@@ -113,15 +128,10 @@ class Composed(Defense):
 
 
 def _built(table: Mapping[str, Any]) -> Defense:
-    if "name" not in table:
-        raise UsageError(
-            f"defense 'composed': {dict(table)} names no defense; write "
-            f'{{ name = "gaussian", sigma = 0.01 }}'
-        )
-    parameters = {key: value for key, value in table.items() if key != "name"}
-    if table["name"] == "composed":
+    spec = PluginSpec.from_table(table, "defense 'composed'")
+    if spec.name == "composed":
         raise UsageError("defense 'composed' cannot hold itself; list its defenses one by one")
-    defense: Defense = build(DEFENSES, table["name"], parameters)
+    defense: Defense = spec.build(DEFENSES)
     return defense
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from leakbench.base.registry import ATTACKS
-from leakbench.experiments.cell_defense import updates_seen
+from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.records.measured import Measured
 from leakbench.records.record import Record
 from leakbench.reports.figures.canvas import LABEL, TICK, TITLE, blank_figure
@@ -76,7 +76,7 @@ def _drawn(record: Record | None) -> Drawn | None:
     exact = record.metrics.exact
     if exact is None or exact.value is None:
         return None
-    return 100 * exact.value, record.cost.seconds / updates_seen(record.cell)
+    return 100 * exact.value, record.cost.seconds / ResolvedCell.of(record.cell).updates
 
 
 def _figure(cells: Sequence[Measured], panels: Panels, title: str) -> Figure:

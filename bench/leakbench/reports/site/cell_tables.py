@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
-from leakbench.base.registry import ATTACKS
 from leakbench.experiments.cell import Cell
 from leakbench.experiments.defense_labels import defense_text
 from leakbench.experiments.descriptions import auxiliary_name, dataset_name, text_of
+from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.experiments.suite import SuiteEntry
 from leakbench.metrics.estimates import Estimate, number, percent
 from leakbench.records.measured import Measured
@@ -21,8 +21,9 @@ from leakbench.reports.summaries import COST, cost
 
 def measured(record: Record) -> Measured:
     """Return a record as a cell of no suite, in a column that is its attack's."""
-    title = ATTACKS.get(record.cell.attack).title
-    return Measured(SuiteEntry(record.cell, record.key, "", "table1", title, 0.0), record)
+    resolved = ResolvedCell.of(record.cell)
+    entry = SuiteEntry(resolved, record.key, "", "table1", resolved.attack.title)
+    return Measured(entry, record)
 
 
 def in_reading_order(records: Sequence[Record]) -> list[Record]:
