@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from clients import flat
+from leakbench.base.registry import DEFENSES
 from leakbench.evaluation.measuring import Exchange, infer, victim_batches
 from leakbench.evaluation.preparation import EvaluationContext, prepare
 from leakbench.experiments.cell import Cell, Setup
@@ -90,9 +91,10 @@ def observed(context: EvaluationContext, **fields: Any) -> list[Observation]:
     cell = Cell.model_validate(
         context.setup.model_dump() | {"attack": "watching", "individuals": 16, **fields}
     )
-    truths = victim_batches(context, ResolvedCell.of(cell).individuals_in_update, cell.individuals)
     watching = Watching()
-    infer(watching, truths, Exchange.of(ResolvedCell.of(cell)), context, lambda share: None)
+    resolved = ResolvedCell(cell, watching, cell.spec("defense").build(DEFENSES))
+    truths = victim_batches(context, resolved.individuals_in_update, cell.individuals)
+    infer(watching, truths, Exchange.of(resolved), context, lambda share: None)
     return watching.seen
 
 

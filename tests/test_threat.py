@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import inspect
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import combinations
 from types import FrameType, FunctionType, ModuleType
 from typing import Any, get_type_hints
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from leakbench.base.errors import UsageError
 from leakbench.base.plugins import build
-from leakbench.base.registry import ATTACKS
+from leakbench.base.registry import ATTACKS, DEFENSES
 from leakbench.data.images import to_images
 from leakbench.evaluation.measuring import measure, victim_batches
 from leakbench.evaluation.preparation import EvaluationContext, prepare
@@ -107,6 +108,25 @@ def test_no_ungranted_truth_can_be_reached(
     assert bool(auxiliary) == (Knowledge.AUXILIARY in knowledge)
     space = [found for found in seen if found is context.server.feature_space]
     assert bool(space) == (Knowledge.MODEL | Knowledge.AUXILIARY in knowledge)
+
+
+def test_what_is_no_knowledge_is_handed_on_whatever_is_granted(
+    context: EvaluationContext,
+) -> None:
+    defense = DEFENSES.get("none")()
+    whole = replace(
+        context.server,
+        mode="train",
+        learning_rate=0.7,
+        compiling="off",
+        precision="bfloat16",
+        defense=defense,
+    )
+    server = granted(whole, Knowledge.NOTHING)
+    assert (server.model, server.auxiliary, server.feature_space, server.defense) == (None,) * 4
+    assert (server.mode, server.learning_rate) == ("train", 0.7)
+    assert (server.compiling, server.precision) == ("off", "bfloat16")
+    assert granted(whole, Knowledge.DEFENSE).defense is defense
 
 
 def test_the_harness_hands_over_what_an_attack_declares_not_all_that_is_granted(
