@@ -1,4 +1,4 @@
-"""A classifier that reads properties off images, learnt from D_aux alone: the choice beside f_p."""
+"""A property model on images, trained on D_aux: an alternative to f_p on deep features."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class ImagePropertyModel:
 
 
 def image_property_model(server: Server) -> ImagePropertyModel:
-    """Return the classifier trained on the server's D_aux, from the cache if it is there."""
+    """Return the classifier trained on the server's D_aux, from the cache if possible."""
     auxiliary = server.auxiliary
     assert auxiliary is not None
     device = auxiliary.images.device
@@ -57,7 +57,7 @@ def image_property_model(server: Server) -> ImagePropertyModel:
 
 
 def fit_image_property_model(auxiliary: Auxiliary, seed: int) -> nn.Module:
-    """Train the classifier, and keep the epoch that does best on a quarter of D_aux's people.
+    """Train the classifier, and keep the best epoch on a held-out quarter of D_aux's identities.
 
     Classes are weighted to balance, so that ½ is the threshold of balanced accuracy.
     """
