@@ -11,7 +11,7 @@ from torch.nn import functional
 from leakbench.base.cache import cached_tensors
 from leakbench.base.seeds import digest, seed_for, tensor_digest
 from leakbench.federation.shared_model import Normalise
-from leakbench.threat.property_models.logistic import a_quarter_of_people
+from leakbench.threat.property_models.logistic import held_out_quarter
 from leakbench.threat.server import Auxiliary, Server
 
 VERSION = 1
@@ -63,7 +63,7 @@ def fit_image_property_model(auxiliary: Auxiliary, seed: int) -> nn.Module:
     """
     images = auxiliary.images
     present = torch.stack(list(auxiliary.properties.values()), 1).float()
-    held_out = torch.from_numpy(a_quarter_of_people(auxiliary.identities.cpu().numpy(), seed))
+    held_out = torch.from_numpy(held_out_quarter(auxiliary.identities.cpu().numpy(), seed))
     rows = (~held_out).nonzero().flatten()
     draw = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):

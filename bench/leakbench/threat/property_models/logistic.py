@@ -75,7 +75,7 @@ def fit_logistic(
     """
     mean, scale = features.mean(0), features.std(0, unbiased=False).clamp_min(1e-6)
     standardised = ((features - mean) / scale).cpu().numpy()
-    held_out = a_quarter_of_people(identities, seed)
+    held_out = held_out_quarter(identities, seed)
     fits = [_fit(standardised, p.cpu().numpy(), held_out) for p in properties.values()]
     return LogisticPropertyModel(
         properties=tuple(properties),
@@ -86,7 +86,7 @@ def fit_logistic(
     )
 
 
-def a_quarter_of_people(identities: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
+def held_out_quarter(identities: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
     """Return a mask of all images of a quarter of the identities, shape (n,)."""
     people, person = np.unique(identities, return_inverse=True)
     chosen = np.random.default_rng(seed).permutation(len(people)) < max(1, len(people) // 4)
