@@ -25,7 +25,7 @@ class Knowledge(Flag):
     their running statistics with the update."""
     OUTPUTS = auto()
     """Outputs, on each victim's image, of models that the server trained and deployed. Each
-    individual is processed alone, so that the server knows which output belongs to whom."""
+    individual is processed alone, so that the server can assign each output to its individual."""
     DEFENSE = auto()
     """The clients' defense with its parameters, but not their random numbers."""
     CANDIDATES = auto()
