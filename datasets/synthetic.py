@@ -116,7 +116,7 @@ class Synthetic(DataSet):
         )
 
     def main_tasks(self) -> Mapping[str, str]:
-        """Return two tasks made of attributes that are none of the properties."""
+        """Return two tasks of attributes that are not among the properties."""
         first, second, third = MAIN_TASKS[self.subject]
         return {"2-class": first, "8-class": f"{first}+{second}+{third}"}
 
@@ -164,11 +164,11 @@ class Synthetic(DataSet):
             ]
         )
 
-    def _uniform(self, what: str, block: int, columns: int) -> NDArray[np.float32]:
-        return self._generator(what, block).random((BLOCK, columns), dtype=np.float32)
+    def _uniform(self, purpose: str, block: int, columns: int) -> NDArray[np.float32]:
+        return self._generator(purpose, block).random((BLOCK, columns), dtype=np.float32)
 
-    def _generator(self, what: str, block: int) -> np.random.Generator:
-        name = int.from_bytes(f"{self.subject} {what}".encode())
+    def _generator(self, purpose: str, block: int) -> np.random.Generator:
+        name = int.from_bytes(f"{self.subject} {purpose}".encode())
         return np.random.default_rng([self.seed, name, block])
 
     def _check(self, size: int) -> None:

@@ -222,7 +222,7 @@ def polygon(corners: Sequence[tuple[Number, Number]]) -> Shape:
 
 
 def below(y: Number, side: Number = 1.0) -> Shape:
-    """Return the half plane under height `y`, over it where `side` is −1; only to cut with."""
+    """Return the half plane below height `y`, above it if `side` is −1; only to cut other shapes with."""
     return Shape(lambda _, v: _broadcast(side) * (_broadcast(y) - v), (0.0, 0.0, np.inf, np.inf))
 
 
@@ -231,7 +231,7 @@ def stripes(period: Number, phase: Number, angle: Number, share: Number = 0.5) -
 
     Args:
         period: from one stripe to the next.
-        phase: where they start, in periods.
+        phase: offset of the first stripe, in periods.
         angle: of the direction across them, radians from horizontal.
         share: part of the plane that they cover.
     """

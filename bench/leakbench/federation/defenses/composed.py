@@ -89,13 +89,13 @@ class Composed(Defense):
         return factors
 
     def surrogate_of_individuals(self, gradients: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return what passes through all parts in turn."""
+        """Return the surrogates of all parts, applied in turn."""
         for part in self.parts:
             gradients = part.surrogate_of_individuals(gradients)
         return gradients
 
     def surrogate(self, gradients: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return what passes through all parts in turn."""
+        """Return the surrogates of all parts, applied in turn."""
         for part in self.parts:
             gradients = part.surrogate(gradients)
         return gradients
