@@ -206,7 +206,7 @@ BAD = {
     ),
     "no image": (
         lambda folder: [(folder / "images" / image_of(image)).unlink() for image in IDS],
-        r"images holds none of the images that are listed; get ",
+        r"images has none of the listed images; get ",
     ),
     "image row of one field": (
         replace_line("images.txt", 3, "7"),
@@ -214,7 +214,7 @@ BAD = {
     ),
     "image that CUB has not": (
         replace("images.txt", "7 002", "11789 002"),
-        r"images\.txt line 3: '11789' is no image of CUB's 1 to 11788.*; get the official",
+        r"images\.txt line 3: '11789' is not an image of CUB's 1 to 11788.*; get the official",
     ),
     "image twice": (replace("images.txt", "7 002", "2 002"), r"images\.txt line 3: '2' .*twice"),
     "image outside": (

@@ -20,7 +20,7 @@ from leakbench.federation.client import Client, Update, gradient
 from leakbench.federation.defense import Defense
 from leakbench.federation.defenses.quantise import rounded, sign_of
 from leakbench.federation.defenses.soteria import estimated_norms, jacobian_norms, sensitivity
-from leakbench.federation.defenses.sparsify import SMALL
+from leakbench.federation.defenses.sparsify import ZERO_RELIABILITY
 from leakbench.federation.shared_model import SharedModel
 
 
@@ -254,7 +254,7 @@ def test_what_was_withheld_at_random_is_not_believed_and_what_is_not_among_the_l
     None
 ):
     update = {"w": torch.tensor([[0.0, 2.0], [-1e-9, 0.0]])}
-    for choice, zero in (("random", 0.0), ("largest", SMALL)):
+    for choice, zero in (("random", 0.0), ("largest", ZERO_RELIABILITY)):
         reliability = defense("sparsify", fraction=0.5, choice=choice).reliability(update, 1)["w"]
         torch.testing.assert_close(reliability, torch.tensor([[zero, 1], [1, zero]]))
     assert defense("sparsify", fraction=1.0).reliability(update, 1) == {}

@@ -55,7 +55,7 @@ class Reader:
         self.environment = {
             **os.environ,
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-            "PYTHONPATH": os.pathsep.join([str(hook), str(ROOT)]),
+            "PYTHONPATH": os.pathsep.join([str(hook), str(ROOT / "bench")]),
             "OMP_NUM_THREADS": "1",
             "PIP_TARGET": str(installed),
             "PIP_NO_INDEX": "1",

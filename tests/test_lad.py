@@ -72,7 +72,7 @@ def test_another_wheel_can_be_chosen_by_id(official: Path) -> None:
 def test_only_vehicles_are_taken_and_each_is_an_identity(official: Path) -> None:
     vehicles = load(official)
     assert vehicles.identities.tolist() == [0, 1, 2]
-    assert vehicles.left_out == {"images that show no vehicle": 1}
+    assert vehicles.left_out == {"images without a vehicle": 1}
 
 
 def test_images_are_whole(official: Path) -> None:
@@ -132,7 +132,7 @@ BAD = {
     ),
     "no image": (
         lambda folder: [(folder / file).unlink() for file in FILES],
-        r"images holds none of the images that are listed; get LAD_annotations/ and",
+        r"images has none of the listed images; get LAD_annotations/ and",
     ),
     "names that are no text": (
         lambda folder: (folder / NAME_FILE).write_text(ATTRIBUTES[0], encoding="gb2312"),

@@ -142,13 +142,13 @@ def test_strangers_that_cannot_be_used_are_named_and_the_rest_is_listed(tmp_path
     assert "Proposed" in rows["feature"]
     assert all("(cannot be used: see below)" in rows[name] for name in FAULTS)
     assert beneath.splitlines()[::2] == [
-        "attack 'leaving' of package stranger cannot be imported (SystemExit: 3); mend or "
+        "attack 'leaving' of package stranger cannot be imported (SystemExit: 3); fix or "
         "uninstall it",
         "attack 'prior' is registered twice, by package stranger and by "
         "leakbench.baselines.prior.Prior; rename one of them or uninstall its package",
         "attack 'raising' of package stranger cannot be imported (ZeroDivisionError: division by "
-        "zero); mend or uninstall it",
-        "entry point 'unregistered' of package stranger does not lead to a class registered as "
+        "zero); fix or uninstall it",
+        "entry point 'unregistered' of package stranger does not name a class registered as "
         "attack 'unregistered'; put the register decorator on it",
     ]
     for name in ("raising", "prior"):

@@ -1,9 +1,4 @@
-"""The threat model as types: what the adversary knows, sees and answers, and what it never sees.
-
-The harness builds a `GroundTruth` for every victim batch and derives from it an `Observation` that
-holds only what the cell's `Knowledge` grants. An attack receives `Server` and `Observation`s and
-returns `AttackResult`s; no signature on its side mentions `GroundTruth`.
-"""
+"""The server's knowledge before any update arrives: shared model, D_aux, property model."""
 
 from __future__ import annotations
 
@@ -24,14 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Auxiliary:
-    """D_aux: images of individuals who are neither victims nor in any client's data.
+    """D_aux: images of individuals that are neither victims nor in any client's data.
 
     Attributes:
         images: in [0, 1], shape (n, 3, size, size).
-        labels: main-task classes, shape (n,); −1 where the main task is identity, or where D_aux
-            comes from a data set that lacks the main task's attributes.
+        labels: main-task classes, shape (n,); −1 if the main task is identity, or if D_aux comes
+            from a data set that lacks the main task's attributes.
         properties: property → presence, shape (n,) each.
-        identities: who is shown, shape (n,); equal numbers mean the same person or object.
+        identities: number of the person or object shown, shape (n,).
     """
 
     images: Tensor
@@ -65,7 +60,7 @@ PropertyModel = Callable[[Tensor], dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class FeatureSpace:
-    """D_aux seen through the attacked shared model.
+    """D_aux in the feature space of the attacked shared model.
 
     Attributes:
         features: E(images of D_aux), shape (n, d).
@@ -78,20 +73,20 @@ class FeatureSpace:
 
 @dataclass(frozen=True)
 class Server:
-    """What the honest-but-curious server holds before any update arrives.
+    """What the honest-but-curious server knows before any update arrives.
 
     Attributes:
         classes: number K of main-task classes.
         image_shape: (channels, height, width) of the model's input.
-        properties: the properties it wants to infer.
-        mode: how clients run the model for their update; `train` normalises by the batch.
+        properties: the properties to infer.
+        mode: in which clients run the model for their update; `train` normalises by the batch.
         model: the shared model in the attacked round, if granted.
         auxiliary: D_aux, if granted.
-        feature_space: D_aux through the model, if both are granted.
+        feature_space: features of D_aux and f_p, if model and D_aux are granted.
         learning_rate: η, which the server sets.
-        defense: the clients', if granted; to whom it is not, updates look like gradients.
-        compiling: whether an attack shall compile its steps; no knowledge, but the server's means.
-        precision: in which an attack shall let the model compute; likewise.
+        defense: the clients' defense, if granted; otherwise updates are taken for gradients.
+        compiling: whether attacks compile their steps; a computing resource, not knowledge.
+        precision: in which attacks run the model; likewise.
     """
 
     classes: int

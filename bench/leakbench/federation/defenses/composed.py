@@ -1,4 +1,4 @@
-"""Several defenses, one after the other."""
+"""Composition of several defenses."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from leakbench.federation.defense import Defense, Stage
 @register_defense("composed")
 @dataclass(frozen=True, kw_only=True)
 class Composed(Defense, FlatParameters):
-    """Applies defenses in the order in which they stand.
+    """Applies several defenses in the given order.
 
     Attributes:
-        defenses: each a table with its `name` and its parameters.
+        defenses: tables, each with a `name` and parameters.
     """
 
     reference = "none"
@@ -68,22 +68,22 @@ class Composed(Defense, FlatParameters):
 
     @cached_property
     def parts(self) -> tuple[Defense, ...]:
-        """The defenses."""
+        """The defenses, built."""
         return tuple(_built(each) for each in self.defenses)
 
     def protect(self, compute: Compute) -> Compute:
-        """Return `compute` under each defense in turn."""
+        """Return `compute` with each defense applied in turn."""
         for part in self.parts:
             compute = part.protect(compute)
         return compute
 
     @property
     def clients(self) -> int:
-        """How many clients' batches the server sees as one."""
+        """Number of clients whose updates the server sees as one."""
         return prod(part.clients for part in self.parts)
 
     def client_part(self) -> Defense | None:
-        """Return the parts that a client does by itself."""
+        """Return the parts that a single client applies; None if there are none."""
         own = [each for each in (part.client_part() for part in self.parts) if each is not None]
         if not own:
             return None
@@ -91,11 +91,11 @@ class Composed(Defense, FlatParameters):
 
     @property
     def uses(self) -> int:
-        """How often each individual of a client's batch enters a gradient."""
+        """Number of gradients in which each individual of a client's batch is used."""
         return prod(part.uses for part in self.parts)
 
     def reliability(self, update: Update, individuals: int) -> Mapping[str, Tensor]:
-        """Return the product of all parts' factors."""
+        """Return the product of all parts' reliability weights."""
         factors: dict[str, Tensor] = {}
         for part in reversed(self.parts):
             for name, factor in part.reliability(update, individuals).items():
@@ -104,24 +104,24 @@ class Composed(Defense, FlatParameters):
         return factors
 
     def surrogate_of_individuals(self, gradients: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return what passes through all parts in turn."""
+        """Return the surrogates of all parts, applied in turn."""
         for part in self.parts:
             gradients = part.surrogate_of_individuals(gradients)
         return gradients
 
     def surrogate(self, gradients: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return what passes through all parts in turn."""
+        """Return the surrogates of all parts, applied in turn."""
         for part in self.parts:
             gradients = part.surrogate(gradients)
         return gradients
 
     def local_epochs(self, individuals: int) -> Sequence[Sequence[int]]:
-        """Return the epochs of the part that takes steps, if there is one."""
+        """Return the epochs of the part that takes local steps, if there is one."""
         found = [part.local_epochs(individuals) for part in self.parts]
         return max(found, key=lambda epochs: sum(map(len, epochs)))
 
     def epsilon(self, sampled: float, rounds: int, delta: float, uses: int = 1) -> float | None:
-        """Return the least ε of all parts: what comes after a private computation costs nothing."""
+        """Return the smallest ε of all parts: post-processing does not weaken privacy."""
         uses *= self.uses
         found = [part.epsilon(sampled, rounds, delta, uses) for part in self.parts]
         return min((each for each in found if each is not None), default=None)
