@@ -27,6 +27,7 @@ class NewtonDemixing(DemixingAttack):
     """
 
     title = "Newton demixing"
+    version = 2
     reference = (
         "none for the attack; its search: Levenberg 1944, Marquardt 1963; its fallback: Yang, "
         "Wang, Li 2022, Individual Property Inference over Collaborative Learning in Deep Feature "

@@ -21,11 +21,11 @@ from leakbench.attacks.matching import memory
 from leakbench.attacks.matching.compiled import worth_compiling
 from leakbench.attacks.matching.engine import match_gradients
 from leakbench.attacks.matching.matching_attack import GradientMatching
-from leakbench.attacks.matching.memory import is_out_of_memory
 from leakbench.attacks.matching.method import Iterate, Method, Reconstruction, Victim
 from leakbench.attacks.matching.simulation import Simulation
 from leakbench.base.choices import Compiling
 from leakbench.base.errors import UsageError
+from leakbench.base.memory import is_out_of_memory
 from leakbench.federation.client import client_update
 from leakbench.federation.models.lenet import LeNet
 from leakbench.federation.models.small_cnn import SmallCNN

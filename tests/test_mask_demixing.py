@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional
 
 from faces import faces
+from leakbench.attacks.feature import FeatureReconstruction
+from leakbench.attacks.ig import InvertingGradients
 from leakbench.attacks.linear_layers.demixing import search
 from leakbench.attacks.linear_layers.demixing.batch import Batch
 from leakbench.attacks.linear_layers.demixing.effort import Effort
@@ -23,8 +26,8 @@ from leakbench.attacks.linear_layers.demixing_attack import _answer, _others
 from leakbench.attacks.linear_layers.head import head_of
 from leakbench.attacks.mask_demixing import MaskDemixing
 from leakbench.base.errors import UsageError
-from leakbench.base.plugins import build
-from leakbench.base.registry import MODELS
+from leakbench.base.plugins import build, parameters_of
+from leakbench.base.registry import ATTACKS, MODELS
 from leakbench.evaluation.measuring import infer, measure, victim_batches
 from leakbench.evaluation.preparation import prepare
 from leakbench.evaluation.scoring import CERTIFIED
@@ -41,7 +44,9 @@ from leakbench.federation.defenses.secure_aggregation import SecureAggregation
 from leakbench.federation.defenses.sparsify import Sparsification
 from leakbench.federation.models.small_cnn import SmallCNN
 from leakbench.federation.shared_model import SharedModel
+from leakbench.records.record import Record
 from leakbench.threat.attack import AttackResult
+from leakbench.threat.knowledge import Knowledge
 from leakbench.threat.server import Server
 from measuring import measured
 from planting import Planted, best_cosines, effort, found_in, planted
@@ -428,8 +433,8 @@ def test_batch_statistics_are_refused(small_setup: Setup) -> None:
 
 
 def test_it_reads_no_images() -> None:
-    with pytest.raises(ValueError, match="finds no images"):
-        MaskDemixing(reads="images")
+    with pytest.raises(UsageError, match="finds no images"):
+        build(ATTACKS, "mask_demixing", {"reads": "images"})
 
 
 def test_the_certain_come_first_and_dummies_are_not_certified() -> None:
@@ -458,7 +463,72 @@ def server_of(model: SharedModel) -> Server:
     return Server(classes=8, image_shape=(3, 16, 16), properties=(), model=model)
 
 
-def test_its_restarts_and_labels_are_the_fallback_s() -> None:
-    assert MaskDemixing().labels == "counts"
-    assert MaskDemixing(budget=7).steps == 7
-    assert MaskDemixing().runs == 1
+def test_parameters_of_the_fallback_stand_beside_its_own() -> None:
+    attack = build(ATTACKS, "mask_demixing", {"budget": 7, "rounds": 3})
+    assert (attack.rounds, attack.fallback) == (3, "feature")
+    assert isinstance(attack.fallback_attack, FeatureReconstruction)
+    assert (attack.fallback_attack.steps, attack.fallback_attack.labels) == (7, "counts")
+    flat = parameters_of(attack)
+    assert (flat["budget"], flat["labels"], flat["rounds"]) == (7, "counts", 3)
+    assert "fallback" not in flat
+    assert "fallback_parameters" not in flat
+    assert build(ATTACKS, "mask_demixing", flat) == attack
+
+
+def test_another_fallback_brings_its_own_parameters() -> None:
+    attack = build(ATTACKS, "mask_demixing", {"fallback": "ig", "tv": 0.1, "labels": "counts"})
+    assert isinstance(attack.fallback_attack, InvertingGradients)
+    assert parameters_of(attack)["fallback"] == "ig"
+    assert build(ATTACKS, "mask_demixing", parameters_of(attack)) == attack
+    assert Knowledge.LABELS not in attack.required_knowledge
+    known = build(ATTACKS, "mask_demixing", {"fallback": "ig"})
+    assert Knowledge.LABELS in known.required_knowledge
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"tv": 0.1}, "'mask_demixing' has no parameter 'tv'; it has: budget"),
+        ({"fallback": "ig", "lam": 0.1}, "'mask_demixing' has no parameter 'lam'; it has: budget"),
+        ({"fallback": "igg"}, "'igg'.*ig"),
+        ({"fallback": "newton_demixing"}, "both have a parameter 'fallback'; choose another"),
+        ({"budget": 0}, "budget: input should be greater than 0"),
+    ],
+)
+def test_a_fallback_that_cannot_be_is_refused(parameters: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        build(ATTACKS, "mask_demixing", parameters)
+
+
+def test_the_fallback_answers_for_whoever_is_not_found(small_setup: Setup) -> None:
+    """Where nothing is searched, the blind control's answer is its own."""
+    grant = ("model", "update", "auxiliary")
+    idle = {"rounds": 0, "reflections": 0, "fallback": "blind", "labels": "ignored"}
+    fields = {"batch_size": 4, "individuals": 8, "grant": grant}
+    found = measured(small_setup, None, "mask_demixing", idle, **fields)
+    assert found.cell.attack_parameters["fallback"] == "blind"
+    assert found.metrics is not None
+    assert found.metrics.certificates is not None
+    assert found.metrics.certificates.share == 0
+    assert found.metrics.label_accuracy is None
+
+
+def test_a_fallback_without_features_is_refused(small_setup: Setup) -> None:
+    idle = {"rounds": 0, "reflections": 0, "fallback": "prior"}
+    with pytest.raises(UsageError, match="'prior', which reconstructs no features; choose"):
+        measured(small_setup, None, "mask_demixing", idle, batch_size=4, individuals=8)
+
+
+def test_published_parameters_keep_their_keys() -> None:
+    folder = Path(__file__).parent.parent / "results" / "records"
+    records = [
+        Record.model_validate_json(path.read_text(encoding="utf-8"))
+        for path in sorted(folder.glob("*.json"))
+    ]
+    demixing = [each for each in records if each.cell.attack.endswith("_demixing")]
+    assert len(demixing) > 100
+    for record in demixing:
+        attack = build(ATTACKS, record.cell.attack, record.cell.attack_parameters)
+        cell = record.cell.model_copy(update={"attack_parameters": parameters_of(attack)})
+        assert list(cell.attack_parameters) == list(record.cell.attack_parameters)
+        assert cell.key(attack.version) == record.key

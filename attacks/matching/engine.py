@@ -22,13 +22,14 @@ from leakbench.attacks.matching.dummy_gradients import (
     layers_with_rules,
     weights_of,
 )
-from leakbench.attacks.matching.memory import does_not_fit, is_out_of_memory, runs_together
+from leakbench.attacks.matching.memory import runs_together
 from leakbench.attacks.matching.method import Iterate, Method, Reconstruction, Victim
 from leakbench.attacks.matching.precision import tensor_cores
 from leakbench.attacks.matching.priors import Statistics
 from leakbench.attacks.matching.runs import Runs, joined
 from leakbench.attacks.matching.simulation import Simulation
 from leakbench.base.choices import Compiling, Precision
+from leakbench.base.memory import does_not_fit, is_out_of_memory
 from leakbench.base.seeds import generator_for
 from leakbench.federation.shared_model import SharedModel
 from leakbench.threat.attack import Progress

@@ -47,7 +47,7 @@ from leakbench.attacks.linear_layers.demixing.reflections import Reflections
 from leakbench.attacks.linear_layers.demixing.sent import Sent
 from leakbench.attacks.linear_layers.demixing.withheld import Predictor, predictor_of
 from leakbench.attacks.linear_layers.head import Head
-from leakbench.attacks.matching.memory import does_not_fit, is_out_of_memory
+from leakbench.base.memory import does_not_fit, is_out_of_memory
 
 
 def demix_masks(
