@@ -1,4 +1,4 @@
-"""How many runs stand side by side, by the memory there is."""
+"""How many runs fit into memory side by side."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def runs_together(model: SharedModel, method: Method, sample: Tensor, factored: 
 
 
 def _activations(model: SharedModel, sample: Tensor) -> int:
-    """Return how many numbers the model's modules give out for a batch."""
+    """Return the number of activations of the model for a batch."""
     sizes: list[int] = []
 
     def count(_name: str, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -47,7 +47,7 @@ def _activations(model: SharedModel, sample: Tensor) -> int:
 
 
 def _gradients(model: SharedModel, batch_size: int, factored: bool) -> int:
-    """Return how many numbers a run's gradients are, those that stay factors left out."""
+    """Return the number of entries of a run's gradients, without those that stay factors."""
     linear = [m for m in model.modules() if type(m) is nn.Linear] if factored else []
     left_out = sum(
         layer.weight.numel()
