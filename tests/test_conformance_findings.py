@@ -85,7 +85,8 @@ OF_ATTACKS: list[Case] = [
     (
         "uses only what it declares",
         faulty_attacks.Ungranted,
-        r"raised TypeError.*faulty_attacks\.py, line \d+; what `needs` does not name is None",
+        r"raised TypeError.*faulty_attacks\.py, line \d+; what `required_knowledge` does not name "
+        r"is None",
     ),
     (
         "answers to an update that says nothing",

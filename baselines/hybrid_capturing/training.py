@@ -39,7 +39,7 @@ class Examples:
         images: in [0, 1], shape (n, 3, size, size).
         labels: y, main-task classes, shape (n,).
         secret: s, 0 or 1, shape (n,).
-        held_out: who validates, all images of a quarter of the people, shape (n,).
+        held_out: validation rows, all images of a quarter of the people, shape (n,).
         classes: number K.
     """
 

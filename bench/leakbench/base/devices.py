@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from leakbench.base.choices import Precision
 from leakbench.base.errors import UsageError
@@ -64,3 +66,18 @@ def compute_reproducibly() -> None:
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
+
+
+@contextmanager
+def computing_reproducibly() -> Iterator[None]:
+    """Compute as `compute_reproducibly` says for a while; afterwards as before."""
+    import torch
+
+    threads, cudnn = torch.get_num_threads(), torch.backends.cudnn
+    before = cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic
+    compute_reproducibly()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic = before

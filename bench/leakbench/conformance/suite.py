@@ -6,12 +6,13 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from leakbench.base.errors import UsageError
+from leakbench.base.plugins import parameter_names
 from leakbench.base.registry import ATTACKS, DATASETS, DEFENSES, MODELS, Registry
 from leakbench.conformance.attack_trial import AttackTrial
 from leakbench.conformance.attacks import ATTACK_CHECKS
@@ -140,7 +141,7 @@ def _refuse_unknown(registry: Registry, name: str, parameters: Mapping[str, Any]
         UsageError: names the first.
     """
     plugin = registry.get(name)
-    known = [each.name for each in fields(plugin)] if is_dataclass(plugin) else []
+    known = parameter_names(plugin, parameters) if is_dataclass(plugin) else []
     for parameter in parameters:
         if parameter not in known:
             raise UsageError(

@@ -365,7 +365,7 @@ def _preset(name: str, column: str, chosen: Column) -> Mapping[str, Any]:
 
 def known_parameters(column: str, chosen: Column) -> list[str]:
     """Return the names of the parameters that a column's attack has."""
-    return parameter_names(ATTACKS.get(chosen.attack or column))
+    return parameter_names(ATTACKS.get(chosen.attack or column), chosen.parameters)
 
 
 def having_parameter(columns: Mapping[str, Column], parameter: str, where: str) -> list[str]:

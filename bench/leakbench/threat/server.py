@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -35,23 +36,37 @@ class Auxiliary:
     identities: Tensor
 
     def draw(self, labels: Tensor | None, count: int, generator: torch.Generator) -> Tensor:
-        """Return rows of random individuals, none twice while there are others, shape (count,).
+        """Return rows of random individuals, shape (count,).
+
+        They are drawn without replacement. Where all individuals to draw from are taken, those that
+        were taken least often are drawn again, in a new random order.
 
         Args:
-            labels: draw for each of these somebody who has it, shape (count,), or anybody where
-                nobody has; None for anybody.
+            labels: draw for each of these an individual that has it, shape (count,), or any
+                individual where none has; None for any individuals.
             generator: a CPU generator.
         """
         order = torch.randperm(len(self.labels), generator=generator)
         if labels is None:
-            rounds = -(-count // len(order))
-            return order.repeat(rounds)[:count].to(self.labels.device)
+            orders = [order]
+            while sum(map(len, orders)) < count:
+                orders.append(torch.randperm(len(order), generator=generator))
+            return torch.cat(orders)[:count].to(self.labels.device)
         shuffled = self.labels.cpu()[order]
-        taken: list[int] = []
+        taken: Counter[int] = Counter()
+        orders_of: dict[tuple[int, int], list[int]] = {}
+        rows: list[int] = []
         for label in labels.tolist():
-            fitting = order[shuffled == label].tolist() or order.tolist()
-            taken.append(next((row for row in fitting if row not in taken), fitting[0]))
-        return torch.tensor(taken, device=self.labels.device)
+            if (label, 0) not in orders_of:
+                orders_of[label, 0] = order[shuffled == label].tolist() or order.tolist()
+            first = orders_of[label, 0]
+            least = min(taken[row] for row in first)
+            if (label, least) not in orders_of:
+                again = torch.randperm(len(first), generator=generator).tolist()
+                orders_of[label, least] = [first[place] for place in again]
+            rows.append(next(row for row in orders_of[label, least] if taken[row] == least))
+            taken[rows[-1]] += 1
+        return torch.tensor(rows, device=self.labels.device)
 
 
 PropertyModel = Callable[[Tensor], dict[str, Tensor]]

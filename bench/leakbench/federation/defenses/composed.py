@@ -50,7 +50,7 @@ class Composed(Defense, FlatParameters):
                 )
 
     @classmethod
-    def flat_names(cls) -> list[str]:
+    def flat_names(cls, given: Mapping[str, Any]) -> list[str]:  # noqa: ARG003
         """Return the one parameter."""
         return ["defenses"]
 
