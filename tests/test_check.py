@@ -49,7 +49,7 @@ def test_a_name_of_two_kinds_is_told_apart_by_kind(
 
 @pytest.mark.slow
 def test_a_plugin_that_conforms_is_code_0_and_what_was_not_checked_is_told(run: Run) -> None:
-    code, out, _ = run("check", "synthetic")
+    code, out, _ = run("check", "synthetic", "--set", "individuals=200")
     assert code == 0
     lines = out.splitlines()
     assert lines[0] == (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,9 +18,11 @@ from leakbench.conformance.declarations import DECLARATIONS
 from leakbench.conformance.defenses import DEFENSE_CHECKS, DefenseTrial
 from leakbench.conformance.models import MODEL_CHECKS, ModelTrial
 
-PARAMETERS = {"cub": {"labels": "class"}}
-"""Parameters with which a data set can be loaded from the part of it that is usually present."""
-
+PARAMETERS: dict[str, dict[str, Any]] = {
+    "cub": {"labels": "class"},  # It needs no more than the part that is usually present.
+    "synthetic": {"individuals": 200},  # By default it draws many times as many.
+}
+"""Parameters with which a data set is tried, where not those of its example."""
 
 OF_FILES = [name for name in DATASETS.names() if DATASETS.get(name).folder]
 
@@ -60,7 +63,7 @@ def test_every_model_keeps_every_rule(name: str, check: Check, device: str) -> N
 
 @each([name for name in DATASETS.names() if not DATASETS.get(name).folder], EMBEDDED_CHECKS)
 def test_every_embedded_data_set_keeps_every_rule(name: str, check: Check) -> None:
-    assert_kept(check, DatasetTrial(name))
+    assert_kept(check, DatasetTrial(name, parameters=PARAMETERS.get(name, {})))
 
 
 @each(OF_FILES, CHECKS_WITHOUT_FILES)

@@ -14,7 +14,7 @@ from leakbench.conformance.attack_trial import AttackTrial
 from leakbench.conformance.check import Check
 from leakbench.conformance.defended import checks_under_defenses
 
-THREE_KINDS = ("ig", "mask_demixing", "ul")
+THREE_KINDS = ("ig", "newton_demixing", "ul")
 """An attack by gradient matching, one that solves for the inputs of a linear layer, and one that
 learns to read updates."""
 
