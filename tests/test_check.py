@@ -1,4 +1,4 @@
-"""Facts about `leakbench check`: what it prints, and its exit codes."""
+"""`leakbench check`: what it prints, and its exit codes."""
 
 from __future__ import annotations
 
