@@ -66,7 +66,7 @@ def assert_clean(folder: Path, *files: Path) -> None:
         ("2fast", "'2fast' is no name for a module; take lower-case letters"),
         ("my-attack", "'my-attack' is no name for a module"),
         ("Mine", "'Mine' is no name for a module"),
-        ("class", "'class' is no name for a module.*no word of Python's own"),
+        ("class", "'class' is no name for a module.*no Python keyword"),
         ("", "'' is no name for a module"),
         ("../mine", "is no name for a module"),
         ("quick", "suite .quick. exists already"),
@@ -80,7 +80,7 @@ def test_a_name_that_cannot_be_is_one_sentence_and_code_2(run: Run, name: str, s
 
 def test_nothing_is_overwritten_and_nothing_written_beside_it(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text("mine")
-    with pytest.raises(UsageError, match=r"pyproject\.toml is there already"):
+    with pytest.raises(UsageError, match=r"pyproject\.toml exists already"):
         new_plugin("attack", "mine", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["pyproject.toml"]
     assert (tmp_path / "pyproject.toml").read_text() == "mine"

@@ -15,14 +15,14 @@ from leakbench.threat.knowledge import Knowledge
 
 
 def under(attack: AttackTrial, defense: DefenseTrial, adaptive: bool) -> None:
-    """Let an attack answer for two updates that are defended.
+    """Run an attack on two defended updates.
 
     Args:
         adaptive: whether it is granted the defense.
 
     Raises:
-        FindingError: it does not, or not with as many rows as individuals stand behind an update.
-        NotCheckedError: it is not defined for as many.
+        FindingError: it fails, or returns another number of rows than the update has individuals.
+        NotCheckedError: it is not defined for so many individuals.
     """
     context = attack.context
     needs = attack.attack.required_knowledge
@@ -43,7 +43,7 @@ def under(attack: AttackTrial, defense: DefenseTrial, adaptive: bool) -> None:
         raise NotCheckedError(f"{attack.name} is defined up to B = {attack.plugin.largest_batch}")
     truths = victim_batches(context, together, 2 * together)
     try:
-        # The harness refuses other rows than there are individuals.
+        # The harness refuses another number of rows than there are individuals.
         infer(attack.attack, truths, cell, context, lambda _: None, compiling="off")
     except UsageError as error:
         knowing = "knowing it" if adaptive else "not knowing of it"
