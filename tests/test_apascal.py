@@ -1,4 +1,4 @@
-"""Facts about the reading of aPascal, on a tiny one in the official layout and a real one."""
+"""Reading aPascal, on a tiny copy in the official layout and a real one."""
 
 from __future__ import annotations
 

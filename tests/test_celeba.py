@@ -1,4 +1,4 @@
-"""Facts about the reading of CelebA, on a tiny one in the official layout and on the real one."""
+"""Reading CelebA, on a tiny copy in the official layout and on the real one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Facts about the reading of CUB-200-2011, on a tiny one in the official layout and a real one."""
+"""Reading CUB-200-2011, on a tiny copy in the official layout and a real one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Facts about the reading of LAD's vehicles, on a tiny one in the official format."""
+"""Reading LAD's vehicles, on a tiny copy in the official format."""
 
 from __future__ import annotations
 

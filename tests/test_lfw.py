@@ -1,4 +1,4 @@
-"""Facts about the reading of LFW in both layouts of its labels, on a tiny one and on a real one."""
+"""Reading LFW in both layouts of its labels, on a tiny copy and on a real one."""
 
 from __future__ import annotations
 

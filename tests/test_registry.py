@@ -1,4 +1,4 @@
-"""Facts about registries, with outside packages as `pip` would leave them."""
+"""Registries, with outside packages as `pip` would leave them."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def reachable(roots: list[object]) -> Iterator[object]:
 
 
 def holds(objects: list[object], secret: Tensor) -> bool:
-    """Whether the secret's rows stand in any tensor or array, whole storages included."""
+    """Whether the secret's rows are in any tensor or array, whole storages included."""
     wanted = {row.tobytes() for row in secret.reshape(len(secret), -1).numpy()}
     for found in objects:
         if isinstance(found, Tensor):
@@ -159,7 +159,7 @@ def test_the_harness_hands_over_what_an_attack_declares_not_all_that_is_granted(
 
 @pytest.mark.parametrize("known", [False, True])
 @pytest.mark.parametrize("name", ["feature", "ul", "blind"])
-def test_of_a_defense_only_who_adapts_sees_what_it_is_and_nobody_what_was_drawn(
+def test_only_an_adaptive_attack_sees_the_defense_and_none_its_random_draws(
     context: EvaluationContext, monkeypatch: pytest.MonkeyPatch, name: str, known: bool
 ) -> None:
     seen: list[Any] = []

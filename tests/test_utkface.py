@@ -1,4 +1,4 @@
-"""Facts about the reading of UTKFace, whose labels are file names, on a tiny and on a real one."""
+"""Reading UTKFace, whose labels are file names, on a tiny and on a real one."""
 
 from __future__ import annotations
 

@@ -15,14 +15,14 @@ from leakbench.threat.knowledge import Knowledge
 
 
 def under(attack: AttackTrial, defense: DefenseTrial, adaptive: bool) -> None:
-    """Let an attack answer for two updates that are defended.
+    """Run an attack on two defended updates.
 
     Args:
         adaptive: whether it is granted the defense.
 
     Raises:
-        FindingError: it does not, or not with as many rows as individuals stand behind an update.
-        NotCheckedError: it is not defined for as many.
+        FindingError: it fails, or returns another number of rows than the update has individuals.
+        NotCheckedError: it is not defined for so many individuals.
     """
     context = attack.context
     needs = attack.attack.required_knowledge
