@@ -322,7 +322,7 @@ def test_bad_class_level_labels_are_named(root: Path, damage: Damage, message: s
 
 
 def test_a_beak_of_unknown_attributes_is_named_with_those_of_bills(official: Path) -> None:
-    message = r"names 'has_bill_shape::long', which is no attribute.*: has_bill_shape::hooked, "
+    message = r"names 'has_bill_shape::long', which is not an attribute.*: has_bill_shape::hooked, "
     with pytest.raises(UsageError, match=message):
         load(official, beak="has_bill_shape::cone+has_bill_shape::long")
 

@@ -222,7 +222,7 @@ def polygon(corners: Sequence[tuple[Number, Number]]) -> Shape:
 
 
 def below(y: Number, side: Number = 1.0) -> Shape:
-    """Return the half plane below height `y`, or above it if `side` is −1, to cut shapes with."""
+    """Return the half plane below height `y`, above it if `side` is −1; only for cutting."""
     return Shape(lambda _, v: _broadcast(side) * (_broadcast(y) - v), (0.0, 0.0, np.inf, np.inf))
 
 
