@@ -16,10 +16,10 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Measure what a federated-learning server learns about each individual.",
+    help="Measure what a federated-learning server infers about each individual.",
 )
 
-datasets_app = typer.Typer(no_args_is_help=True, help="Look at data sets.")
+datasets_app = typer.Typer(no_args_is_help=True, help="List and check data sets.")
 app.add_typer(datasets_app, name="datasets")
 
 
@@ -40,13 +40,28 @@ app.command()(publishing.publish)
 app.command()(auditing.audit)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        # Here, since reading the metadata of packages takes longer than the help does.
+        from importlib.metadata import version
+
+        typer.echo(f"leakbench {version('leakbench')}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     debug: Annotated[
         bool, typer.Option("--debug", help="Show a traceback with every error.")
     ] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
 ) -> None:
-    """Take the options of all commands."""
+    """Declare the options that come before a command; `main` and the callbacks act on them."""
 
 
 def main() -> None:

@@ -7,16 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from leakbench.base.choices import Redo
 from leakbench.base.errors import UsageError
 from leakbench.experiments.cell import Cell
 from leakbench.experiments.suite import SuiteEntry
 from leakbench.records.record import Record
 from leakbench.records.store import Stamp, Store
-
-Redo = Literal["never", "failed", "stale", "all"]
-"""Which cells that have a record are measured again: none; those that failed; also those whose data
-set is no longer the one that was measured, or whose images lack an LPIPS that can be had; or all. A
-cell whose attack has another version is another cell, and has no record."""
 
 Reason = Literal["new", "failed", "stale", "wanted"]
 """Why a cell is measured: it has no record; it failed; its record is stale; or all are wanted."""

@@ -9,11 +9,10 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Literal
 
 from rich.console import Console
 
-from leakbench.base.choices import Compiling
+from leakbench.base.choices import Compiling, DeviceName, ExecutorName, Redo
 from leakbench.base.devices import available_cores, check_precision, chosen_device, default_workers
 from leakbench.base.errors import UsageError
 from leakbench.base.files import replacing
@@ -31,7 +30,7 @@ from leakbench.sweep.events import Watchers
 from leakbench.sweep.executor import Executor, Site
 from leakbench.sweep.local import LocalExecutor
 from leakbench.sweep.log import RunLog
-from leakbench.sweep.pending import Pending, Redo, sort_out
+from leakbench.sweep.pending import Pending, sort_out
 from leakbench.sweep.plan import plan, plan_text
 from leakbench.sweep.rates import Rates
 from leakbench.sweep.shard import Shard
@@ -59,14 +58,14 @@ class RunOptions:
     """
 
     data_root: Path | None = None
-    device: str = "auto"
+    device: DeviceName = "auto"
     workers: int | None = None
     out: Path
     lpips_weights: str | None = None
     compiling: Compiling = "auto"
     shard: str | None = None
     redo: Redo = "stale"
-    executor: Literal["local", "ray"] = "local"
+    executor: ExecutorName = "local"
     address: str | None = None
     time_limit: float | None = None
     retries: int = 2
