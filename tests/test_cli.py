@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from leakbench.attacks.feature import FeatureReconstruction
-from leakbench.sweep.session import _command
+from leakbench.sweep.suite_tables import run_command
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -196,7 +196,7 @@ def test_show_prints_a_suite(run: Run) -> None:
 
 
 def test_the_command_in_a_report_can_be_pasted_into_a_shell() -> None:
-    command = _command("quick", ["seed=1", "dataset_parameters={ seed = 1 }"])
+    command = run_command("quick", ["seed=1", "dataset_parameters={ seed = 1 }"])
     assert shlex.split(command) == [
         *("leakbench", "run", "quick", "--set", "seed=1"),
         *("--set", "dataset_parameters={ seed = 1 }"),

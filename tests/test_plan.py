@@ -15,7 +15,7 @@ from leakbench.records.record import ImageMetrics, Record
 from leakbench.records.store import Store
 from leakbench.sweep.events import SharedDone
 from leakbench.sweep.log import RunLog
-from leakbench.sweep.pending import sort_out
+from leakbench.sweep.pending import select_cells
 from leakbench.sweep.plan import plan, plan_text
 from leakbench.sweep.rates import Rates, work_of
 from leakbench.sweep.steps import Prepare, steps_of
@@ -39,7 +39,7 @@ def test_redo(tmp_path: Path, quick: list[SuiteEntry], redo: Redo, chosen: set[i
     store.write(failed)
     store.write(measured(quick[2]).model_copy(update={"fingerprint": "of old"}))
     store.write(measured(quick[3]).model_copy(update={"fingerprint": current}))
-    found = sort_out(quick[:4], store, None, False, redo)
+    found = select_cells(quick[:4], store, None, False, redo)
     assert {quick.index(each.entry) for each in found.pending} == chosen
     assert len(found.kept) == 4 - len(chosen)
 
@@ -58,7 +58,7 @@ def test_images_without_lpips_are_stale_only_once_weights_are_named(
     metrics = record.metrics.model_copy(update={"images": without})
     data = data_fingerprint(quick[0].cell.setup, None)
     store.write(record.model_copy(update={"metrics": metrics, "fingerprint": data}))
-    assert bool(sort_out(quick[:1], store, None, wants_lpips, redo).pending) == again
+    assert bool(select_cells(quick[:1], store, None, wants_lpips, redo).pending) == again
 
 
 def test_another_version_of_an_attack_is_another_cell(
@@ -67,7 +67,7 @@ def test_another_version_of_an_attack_is_another_cell(
     store = Store(tmp_path)
     store.write(measured(quick[0]))
     later = replace(quick[0], key=quick[0].cell.key(2))
-    (pending,) = sort_out([later], store, None, False, "never").pending
+    (pending,) = select_cells([later], store, None, False, "never").pending
     assert pending.reason == "new"
 
 
@@ -85,8 +85,8 @@ def test_seconds_are_learnt_from_the_most_alike(quick: list[SuiteEntry]) -> None
 
 def test_trainings_are_learnt_from_the_log(tmp_path: Path, quick: list[SuiteEntry]) -> None:
     log = RunLog(tmp_path / "log.jsonl")
-    log.happened(SharedDone("a model", "1", 30.0, 100.0, ("models/a/round-000300",)))
-    log.happened(SharedDone("another, from the cache", "1", 0.1, 100.0, ()))
+    log.on_event(SharedDone("a model", "1", 30.0, 100.0, ("models/a/round-000300",)))
+    log.on_event(SharedDone("another, from the cache", "1", 0.1, 100.0, ()))
     prepare = next(step for step in steps_of(quick) if isinstance(step.task, Prepare))
     rates = Rates([], "cpu", tmp_path / "log.jsonl")
     assert rates.seconds(prepare) == pytest.approx(0.3 * prepare.work)
@@ -96,7 +96,7 @@ def test_a_plan_counts_cells_and_what_they_share(tmp_path: Path, quick: list[Sui
     store = Store(tmp_path)
     store.write(measured(quick[0]))
     store.write(Record(key=quick[1].key, cell=quick[1].cell, attack_version=1, status="failed"))
-    found = sort_out(quick, store, None, False, "failed")
+    found = select_cells(quick, store, None, False, "failed")
     text = plan_text(
         plan(len(quick), found.pending, Rates(store.all(), "cpu"), None, "cpu"), 2, "cpu"
     )

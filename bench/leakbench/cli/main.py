@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 import traceback
-from typing import Annotated
+import warnings
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
@@ -64,12 +66,26 @@ def options(
     """Declare the options that come before a command; `main` and the callbacks act on them."""
 
 
+def _one_line_warnings(show: Callable[..., None]) -> Callable[..., None]:
+    """Return a `warnings.showwarning` that prints leakbench's own warnings as one line each."""
+
+    def shown(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if category.__module__.startswith("leakbench."):
+            typer.echo(f"warning: {message}", err=True)
+        else:
+            show(message, category, *where, **more)
+
+    return shown
+
+
 def main() -> None:
     """Run the command line; errors that the user can mend are one sentence and exit code 2."""
     debug = "--debug" in sys.argv[1:]
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     try:
-        app()
+        with warnings.catch_warnings():
+            warnings.showwarning = _one_line_warnings(warnings.showwarning)
+            app()
     except UsageError as error:
         if debug:
             traceback.print_exc()

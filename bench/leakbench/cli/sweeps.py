@@ -42,7 +42,8 @@ def plan(
 
     Data sets are read, and stay decoded in the cache, to find which trained models are there.
     """
-    from leakbench.sweep.session import RunOptions, plan_suite
+    from leakbench.sweep.run_options import RunOptions
+    from leakbench.sweep.session import plan_suite
 
     options = RunOptions(
         data_root=data_root,
@@ -103,7 +104,8 @@ def run(
     ] = 2,
 ) -> None:
     """Measure the cells of a suite that have no record yet, and print its tables."""
-    from leakbench.sweep.session import RunOptions, run_suite
+    from leakbench.sweep.run_options import RunOptions
+    from leakbench.sweep.session import run_suite
 
     options = RunOptions(
         data_root=data_root,
@@ -135,7 +137,7 @@ def report(
     out: OutOption = DEFAULT_OUT,
 ) -> None:
     """Print a suite's tables from existing records."""
-    from leakbench.sweep.session import report_suite
+    from leakbench.sweep.suite_tables import report_suite
 
     report_suite(suite, settings or [], only or [], out)
 
