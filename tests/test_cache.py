@@ -1,4 +1,4 @@
-"""What is damaged in the cache is noticed, said, and made again; what is sound is made once."""
+"""Damaged files in the cache are detected, reported, and made again; sound ones are made once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run would do is known before, and about how long it would take."""
+"""The plan of a run, the cells that it selects, and its estimated time."""
 
 from __future__ import annotations
 

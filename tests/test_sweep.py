@@ -1,4 +1,4 @@
-"""In which order a sweep does its steps, what it tries again, and what it tells."""
+"""The order of a sweep's steps, its retries, its failures, and its events."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def quick() -> list[SuiteEntry]:
 
 
 class Scripted:
-    """An executor that answers each attempt at a step as told, well by default."""
+    """An executor whose result for each attempt at a step comes from a function."""
 
     def __init__(self, answers: Callable[[Step, int], Report | None], at_once: int = 2) -> None:
         self._answers, self._at_once = answers, at_once
@@ -154,7 +154,7 @@ def test_the_same_training_is_not_done_by_two_at_once(quick: list[SuiteEntry]) -
     assert first.exclusive_key == second.exclusive_key != ""
 
 
-def test_a_death_costs_an_attempt_and_the_last_one_the_cell(
+def test_a_death_costs_an_attempt_and_too_many_cost_the_cell(
     tmp_path: Path, quick: list[SuiteEntry]
 ) -> None:
     mortal, frail = quick[0].key, quick[1].key
@@ -218,7 +218,7 @@ def test_shared_work_that_fails_takes_only_its_own_cells(
     assert outcome.measured == len(quick) - len(lost)
 
 
-def test_what_ends_all_ends_all(tmp_path: Path, quick: list[SuiteEntry]) -> None:
+def test_a_fatal_problem_ends_the_sweep(tmp_path: Path, quick: list[SuiteEntry]) -> None:
     executor = Scripted(
         lambda step, n: StepCompleted(
             step.name, problem=Problem("disk full", usage=True, fatal=True)
@@ -230,7 +230,7 @@ def test_what_ends_all_ends_all(tmp_path: Path, quick: list[SuiteEntry]) -> None
     assert len(executor.submitted) <= 2
 
 
-def test_too_long_is_no_death(tmp_path: Path, quick: list[SuiteEntry]) -> None:
+def test_a_cell_over_the_time_limit_is_not_retried(tmp_path: Path, quick: list[SuiteEntry]) -> None:
     slow = quick[0].key
     executor = Scripted(lambda step, n: None if step.name == slow else well(step, n))
     outcome, _ = swept(tmp_path, quick[:3], executor, Limits(seconds=0.0))
@@ -242,7 +242,7 @@ def test_too_long_is_no_death(tmp_path: Path, quick: list[SuiteEntry]) -> None:
 def test_a_cell_that_has_a_record_by_now_is_not_measured(
     tmp_path: Path, quick: list[SuiteEntry]
 ) -> None:
-    """Another run has written it after this run had chosen its cells."""
+    """Another run wrote it after this run had chosen its cells."""
     Store(tmp_path).write(measured(quick[0]))
     executor = Scripted(well)
     outcome, _ = swept(tmp_path, quick, executor)
@@ -262,7 +262,7 @@ def test_a_cell_that_failed_in_another_run_has_failed(
     assert [failure.message for failure in outcome.failures] == ["no luck"]
 
 
-def test_a_torn_record_that_another_run_sets_aside_is_measured(
+def test_a_torn_record_that_another_run_quarantines_is_measured(
     tmp_path: Path, quick: list[SuiteEntry]
 ) -> None:
     stamps = {quick[0].key: (1, 2, 3)}
@@ -274,7 +274,7 @@ def test_a_torn_record_that_another_run_sets_aside_is_measured(
 def test_the_log_has_work_and_the_weights_are_of_the_plan_alone(
     tmp_path: Path, quick: list[SuiteEntry]
 ) -> None:
-    """Else each run would learn from what the last one had guessed."""
+    """Otherwise each run would learn from the estimates of the last one."""
     steps = [replace(step, weight=7.0) for step in steps_of(quick)]
     notes = Notes()
     Sweep(steps, {}, Store(tmp_path), Scripted(well), notes, "cpu", Limits()).run()
@@ -300,10 +300,10 @@ def test_answers_that_came_with_a_full_disk_are_kept(
     assert set(going) == set(started) - {cells[0].name}
 
 
-def test_a_worker_that_tells_after_its_step_is_not_listened_to(
+def test_reports_after_the_end_of_a_step_are_ignored(
     tmp_path: Path, quick: list[SuiteEntry]
 ) -> None:
-    class Talkative(Scripted):
+    class Late(Scripted):
         def reports(self) -> Sequence[Report]:
             found = list(super().reports())
             late = [
@@ -314,6 +314,6 @@ def test_a_worker_that_tells_after_its_step_is_not_listened_to(
             again = [each for each in found if isinstance(each, StepCompleted)]
             return [*found, *late, *again]
 
-    outcome, events = swept(tmp_path, quick, Talkative(well))
+    outcome, events = swept(tmp_path, quick, Late(well))
     assert outcome.measured == len(quick)
     assert sum(isinstance(event, CellDone) for event in events) == len(quick)

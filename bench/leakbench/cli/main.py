@@ -79,7 +79,7 @@ def _one_line_warnings(show: Callable[..., None]) -> Callable[..., None]:
 
 
 def main() -> None:
-    """Run the command line; errors that the user can mend are one sentence and exit code 2."""
+    """Run the command line; errors that the user can correct are one sentence and exit code 2."""
     debug = "--debug" in sys.argv[1:]
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     try:

@@ -183,14 +183,14 @@ def _cause(exitcode: int | None) -> str:
     """Return why a process died, as a predicate.
 
     >>> _cause(-9)
-    'was killed by SIGKILL, perhaps for want of memory'
+    'was killed by SIGKILL, perhaps for lack of memory'
     >>> _cause(3)
     'ended with exit code 3'
     """
     if exitcode is not None and exitcode < 0:
         name = signal.Signals(-exitcode).name
         return f"was killed by {name}" + (
-            ", perhaps for want of memory" if name == "SIGKILL" else ""
+            ", perhaps for lack of memory" if name == "SIGKILL" else ""
         )
     return f"ended with exit code {exitcode}"
 

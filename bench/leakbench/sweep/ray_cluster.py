@@ -55,7 +55,7 @@ def connect(address: str | None, cores: int) -> None:
     address = address or os.environ.get("RAY_ADDRESS")
     if address and not _answers(address):
         raise UsageError(f"no Ray cluster answers at {address}; {WAY_OUT}")
-    # The sweep itself retries, and counts, what was killed for want of memory.
+    # The sweep itself retries, and counts, what was killed for lack of memory.
     os.environ.setdefault("RAY_task_oom_retries", "0")
     own: dict[str, Any] = {} if address else {"num_cpus": cores, "include_dashboard": False}
     environment = worker_environment() | {"LEAKBENCH_CACHE": str(cache_folder().absolute())}

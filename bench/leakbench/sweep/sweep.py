@@ -99,7 +99,7 @@ class Sweep:
         except UsageError as error:
             why = str(error)
             raise UsageError(
-                f"{error}; all finished cells are kept: mend that, and run the same command again"
+                f"{error}; all finished cells are kept; fix that and run the same command again"
             ) from error
         finally:
             self._executor.close()
