@@ -1,4 +1,4 @@
-"""What tests of data sets do to a tiny, correct one: change a line, drop a file, spoil an image."""
+"""Ways to damage a small data set: change a line, remove a file, truncate or shrink an image."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 Damage = Callable[[Path], object]
-"""Takes the data set's folder."""
+"""Damages the data set in a folder."""
 
 
 def noise(seed: int, height: int, width: int) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Runs of a small suite in processes of their own, as a user starts them."""
+"""Runs of a small suite in separate processes, as a user starts them."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def records(folder: Path) -> dict[str, dict[str, Any]]:
-    """Every record by file name, without what may differ between two runs of the same cell."""
+    """File name → record, without the fields that may differ between two runs of a cell."""
     found = {}
     for path in (folder / "out" / "records").glob("*.json"):
         record = json.loads(path.read_text())
@@ -86,15 +86,15 @@ def events(folder: Path, kind: str = "") -> list[dict[str, Any]]:
 
 
 def built(folder: Path) -> Counter[str]:
-    """How often each piece of shared work was done."""
+    """Path in the cache → how often it was built."""
     return Counter(path for event in events(folder, "SharedDone") for path in event["built"])
 
 
 def outside_attack(folder: Path, module: str, code: str) -> dict[str, str]:
-    """An attack as an outside package, by an entry point of its module's name.
+    """Install an attack as an outside package, with an entry point.
 
     Returns:
-        What the environment of a run needs.
+        The environment of a run with that package.
     """
     site = folder / "site"
     (site / f"{module}-1.dist-info").mkdir(parents=True)

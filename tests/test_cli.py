@@ -8,13 +8,14 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import torch
 
 from leakbench.attacks.feature import FeatureReconstruction
-from leakbench.sweep.session import _command
+from leakbench.sweep.suite_tables import run_command
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -77,6 +78,39 @@ def test_a_wrong_argument_is_code_2_without_a_traceback(run: Run, arguments: lis
     assert (code, out) == (2, "")
     assert "Usage: " in err
     assert "Traceback" not in err
+
+
+def test_a_misspelt_option_is_named_with_the_one_that_is_meant(run: Run) -> None:
+    code, out, err = run("run", "quick", "--worker", "2")
+    assert (code, out) == (2, "")
+    assert "No such option '--worker'. Did you mean '--workers'?" in unwrapped(err)
+
+
+def test_a_wrong_choice_is_answered_with_the_choices(run: Run) -> None:
+    code, out, err = run("run", "quick", "--redo", "some")
+    assert (code, out) == (2, "")
+    expected = "'--redo': 'some' is not one of 'never', 'failed', 'stale', 'all'."
+    assert expected in unwrapped(err)
+
+
+def unwrapped(text: str) -> str:
+    """What stands in a box, on one line."""
+    return " ".join(re.sub("[│╭╮╰╯─]", " ", text).split())
+
+
+def test_version_is_that_of_the_package(run: Run) -> None:
+    assert run("--version") == (0, f"leakbench {version('leakbench')}\n", "")
+
+
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_help_says_what_each_choice_of_redo_does(run: Run, command: str) -> None:
+    """As `test_plan.test_redo` measures it; another version of an attack is another cell."""
+    code, out, _ = run(command, "--help")
+    assert code == 0
+    told = unwrapped(out).replace("[never|failed|stale|all]", "")
+    for words in ("never: none.", "failed: those that failed.", "stale: also those whose data set"):
+        assert words in told
+    assert "A new version of an attack makes new cells, without a record." in told
 
 
 def test_a_mistake_writes_nothing(run: Run, tmp_path: Path) -> None:
@@ -162,7 +196,7 @@ def test_show_prints_a_suite(run: Run) -> None:
 
 
 def test_the_command_in_a_report_can_be_pasted_into_a_shell() -> None:
-    command = _command("quick", ["seed=1", "dataset_parameters={ seed = 1 }"])
+    command = run_command("quick", ["seed=1", "dataset_parameters={ seed = 1 }"])
     assert shlex.split(command) == [
         *("leakbench", "run", "quick", "--set", "seed=1"),
         *("--set", "dataset_parameters={ seed = 1 }"),

@@ -1,7 +1,8 @@
-"""What happens to a machine in the middle of a sweep loses, doubles and changes nothing."""
+"""Faults in the middle of a sweep lose, duplicate and change nothing."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import signal
@@ -14,6 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from leakbench.sweep.executor import Report, Site, StepCompleted, StepStarted, WorkerDied
+from leakbench.sweep.local import LocalExecutor
+from leakbench.sweep.steps import Step, steps_of
+from records import suite_entries
 from running import (
     SUITE,
     built,
@@ -48,6 +53,8 @@ class Perilous(Attack):
         mark.touch()
         if self.peril == "dies" or (self.peril == "dies once" and first):
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.peril == "leaves":
+            os._exit(0)
         if self.peril == "lacks memory once" and first:
             raise MemoryError("none left")
         if self.peril == "sleeps":
@@ -57,8 +64,11 @@ class Perilous(Attack):
 """
 
 
+EXIT = "ended with exit code 0"
+
+
 def perilous(folder: Path, peril: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the control `prior` beside an attack that imperils its worker, one cell each."""
+    """Run the control `prior` and an attack that endangers its worker, one cell each."""
     column = f'[attack.prior]\n[attack.perilous]\nparameters = {{ peril = "{peril}" }}'
     only = ("--only", "attack=prior,perilous", "--only", "batch_size=1", "--only", "rounds=0")
     return subprocess.run(
@@ -71,28 +81,29 @@ def perilous(folder: Path, peril: str, *arguments: str) -> subprocess.CompletedP
     )
 
 
-def test_a_cell_that_kills_its_workers_fails_alone(tmp_path: Path) -> None:
-    result = perilous(tmp_path, "dies")
+@pytest.mark.parametrize(
+    ("peril", "cause"),
+    [("dies", "was killed by SIGKILL, perhaps for lack of memory"), ("leaves", EXIT)],
+)
+def test_a_cell_that_kills_its_workers_fails_alone(tmp_path: Path, peril: str, cause: str) -> None:
+    result = perilous(tmp_path, peril)
     assert result.returncode == 1, result.stderr
     statuses = {r["cell"]["attack"]: r["status"] for r in records(tmp_path).values()}
     assert statuses == {"prior": "done", "perilous": "failed"}
-    assert (
-        "its worker was killed by SIGKILL, perhaps for want of memory (3 attempts)"
-        in (result.stderr.splitlines()[-1])
-    )
+    assert f"its worker {cause} (3 attempts)" in result.stderr.splitlines()[-1]
     assert [each["attempt"] for each in events(tmp_path, "Again")] == [2, 3]
     assert len(events(tmp_path, "Failed")) == 1
 
 
 @pytest.mark.parametrize("peril", ["dies once", "lacks memory once"])
-def test_what_passes_costs_one_attempt(tmp_path: Path, peril: str) -> None:
+def test_a_transient_problem_costs_one_attempt(tmp_path: Path, peril: str) -> None:
     result = perilous(tmp_path, peril)
     assert result.returncode == 0, result.stderr
     assert {r["status"] for r in records(tmp_path).values()} == {"done"}
     assert [each["attempt"] for each in events(tmp_path, "Again")] == [2]
 
 
-def test_without_retries_the_first_death_is_the_last(tmp_path: Path) -> None:
+def test_without_retries_the_first_death_fails_the_cell(tmp_path: Path) -> None:
     result = perilous(tmp_path, "dies once", "--retries", "0")
     assert result.returncode == 1
     assert events(tmp_path, "Again") == []
@@ -108,7 +119,7 @@ def test_a_cell_that_takes_too_long_is_ended(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "nan"])
-def test_no_time_is_no_limit(tmp_path: Path, limit: str) -> None:
+def test_a_time_limit_must_be_above_zero(tmp_path: Path, limit: str) -> None:
     result = run(tmp_path, "--time-limit", limit)
     assert result.returncode == 2
     assert "take minutes above 0" in result.stderr
@@ -123,6 +134,48 @@ def workers_of(process: int) -> list[int]:
             if b"spawn_main" in line:
                 found.append(int(child))
     return found
+
+
+@pytest.fixture
+def executor() -> Iterator[LocalExecutor]:
+    made = LocalExecutor(Site(None, "cpu"), workers=1)
+    yield made
+    made.close()
+
+
+def done(executor: LocalExecutor, step: Step) -> list[Report]:
+    """What is reported of a step until it is at its end."""
+    executor.submit(step)
+    found: list[Report] = []
+    while not any(isinstance(each, StepCompleted | WorkerDied) for each in found):
+        found += executor.reports()
+    return found
+
+
+def test_a_worker_that_dies_idle_costs_nothing(executor: LocalExecutor) -> None:
+    step = steps_of(suite_entries("quick"))[0]
+    first = done(executor, step)[-1]
+    assert isinstance(first, StepCompleted) and first.problem is None
+    (idle,) = multiprocessing.active_children()
+    assert idle.pid is not None
+    os.kill(idle.pid, signal.SIGKILL)
+    idle.join()
+    again = done(executor, step)[-1]
+    assert isinstance(again, StepCompleted) and again.problem is None
+
+
+def test_a_worker_that_dies_while_it_starts_costs_an_attempt(executor: LocalExecutor) -> None:
+    step = steps_of(suite_entries("quick"))[0]
+    executor.submit(step)
+    (starting,) = multiprocessing.active_children()
+    assert starting.pid is not None
+    os.kill(starting.pid, signal.SIGKILL)
+    found: list[Report] = []
+    while not any(isinstance(each, WorkerDied) for each in found):
+        found += executor.reports()
+    assert [type(each) for each in found] == [StepStarted, WorkerDied]
+    again = done(executor, step)[-1]
+    assert isinstance(again, StepCompleted) and again.problem is None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

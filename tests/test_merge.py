@@ -176,13 +176,13 @@ def test_shards_of_a_run_unite_to_its_table(run: Run, tmp_path: Path) -> None:
         assert code == 0
     code, out, _ = run("merge", "part-1", "part-2", "--out", "united")
     assert code == 0
-    assert "4 records came to 0" in out
+    assert "Added 4 records to the 0 in" in out
     code, table, _ = run("report", str(suite), "--out", "united")
     assert code == 0
     assert table.replace("united", "whole") == whole[1]
     code, out, _ = run("results", "table.csv", "--out", "united")
     assert code == 0
-    assert "4 rows are in table.csv" in out
+    assert "Wrote 4 rows to table.csv" in out
 
 
 def test_a_torn_record_is_told_set_aside_and_measured_again(run: Run, tmp_path: Path) -> None:

@@ -1,18 +1,21 @@
-"""What a run would do is known before, and about how long it would take."""
+"""The plan of a run, the cells that it selects, and its estimated time."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from leakbench.base.choices import Redo
 from leakbench.evaluation.preparation import data_fingerprint
 from leakbench.experiments.suite import SuiteEntry
-from leakbench.records.record import Record
+from leakbench.metrics.estimates import Estimate
+from leakbench.records.record import ImageMetrics, Record
 from leakbench.records.store import Store
 from leakbench.sweep.events import SharedDone
 from leakbench.sweep.log import RunLog
-from leakbench.sweep.pending import sort_out
+from leakbench.sweep.pending import select_cells
 from leakbench.sweep.plan import plan, plan_text
 from leakbench.sweep.rates import Rates, work_of
 from leakbench.sweep.steps import Prepare, steps_of
@@ -28,7 +31,7 @@ def quick() -> list[SuiteEntry]:
     ("redo", "chosen"),
     [("never", {0}), ("failed", {0, 1}), ("stale", {0, 1, 2}), ("all", {0, 1, 2, 3})],
 )
-def test_redo(tmp_path: Path, quick: list[SuiteEntry], redo: str, chosen: set[int]) -> None:
+def test_redo(tmp_path: Path, quick: list[SuiteEntry], redo: Redo, chosen: set[int]) -> None:
     """Of four cells one has no record, one failed, the data of one are not what they were."""
     store = Store(tmp_path)
     current = data_fingerprint(quick[3].cell.setup, None)
@@ -36,9 +39,36 @@ def test_redo(tmp_path: Path, quick: list[SuiteEntry], redo: str, chosen: set[in
     store.write(failed)
     store.write(measured(quick[2]).model_copy(update={"fingerprint": "of old"}))
     store.write(measured(quick[3]).model_copy(update={"fingerprint": current}))
-    found = sort_out(quick[:4], store, None, False, redo)  # type: ignore[arg-type]
+    found = select_cells(quick[:4], store, None, False, redo)
     assert {quick.index(each.entry) for each in found.pending} == chosen
     assert len(found.kept) == 4 - len(chosen)
+
+
+@pytest.mark.parametrize(
+    ("redo", "wants_lpips", "again"),
+    [("stale", True, True), ("stale", False, False), ("failed", True, False)],
+)
+def test_images_without_lpips_are_stale_only_once_weights_are_named(
+    tmp_path: Path, quick: list[SuiteEntry], redo: Redo, wants_lpips: bool, again: bool
+) -> None:
+    store, record = Store(tmp_path), measured(quick[0])
+    assert record.metrics is not None
+    half = Estimate(value=0.5, low=0.4, high=0.6)
+    without = ImageMetrics(psnr=half, ssim=half, lpips=None, recognisable=half)
+    metrics = record.metrics.model_copy(update={"images": without})
+    data = data_fingerprint(quick[0].cell.setup, None)
+    store.write(record.model_copy(update={"metrics": metrics, "fingerprint": data}))
+    assert bool(select_cells(quick[:1], store, None, wants_lpips, redo).pending) == again
+
+
+def test_another_version_of_an_attack_is_another_cell(
+    tmp_path: Path, quick: list[SuiteEntry]
+) -> None:
+    store = Store(tmp_path)
+    store.write(measured(quick[0]))
+    later = replace(quick[0], key=quick[0].cell.key(2))
+    (pending,) = select_cells([later], store, None, False, "never").pending
+    assert pending.reason == "new"
 
 
 def test_seconds_are_learnt_from_the_most_alike(quick: list[SuiteEntry]) -> None:
@@ -55,8 +85,8 @@ def test_seconds_are_learnt_from_the_most_alike(quick: list[SuiteEntry]) -> None
 
 def test_trainings_are_learnt_from_the_log(tmp_path: Path, quick: list[SuiteEntry]) -> None:
     log = RunLog(tmp_path / "log.jsonl")
-    log.happened(SharedDone("a model", "1", 30.0, 100.0, ("models/a/round-000300",)))
-    log.happened(SharedDone("another, from the cache", "1", 0.1, 100.0, ()))
+    log.on_event(SharedDone("a model", "1", 30.0, 100.0, ("models/a/round-000300",)))
+    log.on_event(SharedDone("another, from the cache", "1", 0.1, 100.0, ()))
     prepare = next(step for step in steps_of(quick) if isinstance(step.task, Prepare))
     rates = Rates([], "cpu", tmp_path / "log.jsonl")
     assert rates.seconds(prepare) == pytest.approx(0.3 * prepare.work)
@@ -66,7 +96,7 @@ def test_a_plan_counts_cells_and_what_they_share(tmp_path: Path, quick: list[Sui
     store = Store(tmp_path)
     store.write(measured(quick[0]))
     store.write(Record(key=quick[1].key, cell=quick[1].cell, attack_version=1, status="failed"))
-    found = sort_out(quick, store, None, False, "failed")
+    found = select_cells(quick, store, None, False, "failed")
     text = plan_text(
         plan(len(quick), found.pending, Rates(store.all(), "cpu"), None, "cpu"), 2, "cpu"
     )

@@ -1,4 +1,4 @@
-"""A sweep on a Ray cluster gives what the processes of one machine give, also if a node is lost."""
+"""A sweep on a Ray cluster gives the records of local processes, also if a node is lost."""
 
 from __future__ import annotations
 

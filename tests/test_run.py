@@ -1,4 +1,4 @@
-"""A run loses nothing, doubles nothing, and goes on where it was."""
+"""A run loses nothing, duplicates nothing, and resumes where it was."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""In which order a sweep does its steps, what it tries again, and what it tells."""
+"""The order of a sweep's steps, its retries, its failures, and its events."""
 
 from __future__ import annotations
 
@@ -13,10 +13,18 @@ from leakbench.base.errors import UsageError
 from leakbench.experiments.suite import SuiteEntry
 from leakbench.records.record import Record
 from leakbench.records.store import Store
-from leakbench.sweep.events import Again, CellDone, Event, Failed, SharedDone, State
-from leakbench.sweep.executor import Answered, Begun, Lost, Problem, Report, Told
+from leakbench.sweep.events import CellDone, Event, Failed, Retrying, SharedDone, State
+from leakbench.sweep.executor import (
+    Problem,
+    Report,
+    StepCompleted,
+    StepProgress,
+    StepStarted,
+    WorkerDied,
+)
+from leakbench.sweep.outcome import Limits, Outcome
 from leakbench.sweep.steps import Measure, Prepare, Step, TrainUnder, steps_of
-from leakbench.sweep.sweep import Limits, Outcome, Sweep
+from leakbench.sweep.sweep import Sweep
 from records import measured, suite_entries
 
 
@@ -26,31 +34,31 @@ def quick() -> list[SuiteEntry]:
 
 
 class Scripted:
-    """An executor that answers each attempt at a step as told, well by default."""
+    """An executor whose result for each attempt at a step comes from a function."""
 
     def __init__(self, answers: Callable[[Step, int], Report | None], at_once: int = 2) -> None:
         self._answers, self._at_once = answers, at_once
         self._going: dict[str, Step] = {}
         self.submitted: list[str] = []
         self.killed: list[str] = []
-        self.forgotten: list[str] = []
+        self.released: list[str] = []
         self.closed = False
 
-    def room(self) -> int:
+    def free_slots(self) -> int:
         return self._at_once - len(self._going)
 
     def submit(self, step: Step) -> None:
-        assert self.room() > 0
+        assert self.free_slots() > 0
         self._going[step.name] = step
         self.submitted.append(step.name)
 
     def reports(self) -> Sequence[Report]:
         found: list[Report] = []
         for name, step in list(self._going.items()):
-            found.append(Begun(name, "1"))
+            found.append(StepStarted(name, "1"))
             report: Report | None
             if name in self.killed:
-                report = Lost(name, "was killed by SIGKILL")
+                report = WorkerDied(name, "was killed by SIGKILL")
             else:
                 report = self._answers(step, self.submitted.count(name))
             if report is not None:
@@ -61,8 +69,8 @@ class Scripted:
     def kill(self, step: str) -> None:
         self.killed.append(step)
 
-    def forget(self, step: str) -> None:
-        self.forgotten.append(step)
+    def release(self, step: str) -> None:
+        self.released.append(step)
 
     def close(self) -> None:
         self.closed = True
@@ -70,17 +78,17 @@ class Scripted:
 
 def well(step: Step, attempt: int) -> Report:
     found = None if step.entry is None else measured(step.entry)
-    return Answered(step.name, found)
+    return StepCompleted(step.name, found)
 
 
 class Notes:
     def __init__(self) -> None:
         self.events: list[Event] = []
 
-    def happened(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         self.events.append(event)
 
-    def stands(self, state: State) -> None:
+    def on_progress(self, state: State) -> None:
         assert 0 <= state.done <= state.total
 
 
@@ -129,13 +137,13 @@ def test_what_is_needed_comes_first_and_all_is_written(
             assert Store(tmp_path).read(step.name) is not None
 
 
-def test_shared_work_is_forgotten_when_no_cell_needs_it(
+def test_shared_work_is_released_when_no_cell_needs_it(
     tmp_path: Path, quick: list[SuiteEntry]
 ) -> None:
     executor = Scripted(well)
     swept(tmp_path, quick, executor)
     shared = [step.name for step in steps_of(quick) if step.entry is None]
-    assert sorted(executor.forgotten) == sorted(shared)
+    assert sorted(executor.released) == sorted(shared)
 
 
 def test_the_same_training_is_not_done_by_two_at_once(quick: list[SuiteEntry]) -> None:
@@ -143,17 +151,17 @@ def test_the_same_training_is_not_done_by_two_at_once(quick: list[SuiteEntry]) -
     more = cell.model_copy(update={"properties": ("gender",)})
     other = replace(quick[0], resolved=replace(quick[0].resolved, cell=more), key=more.key(1))
     first, second = (s for s in steps_of([quick[0], other]) if isinstance(s.task, Prepare))
-    assert first.alone == second.alone != ""
+    assert first.exclusive_key == second.exclusive_key != ""
 
 
-def test_a_death_costs_an_attempt_and_the_last_one_the_cell(
+def test_a_death_costs_an_attempt_and_too_many_cost_the_cell(
     tmp_path: Path, quick: list[SuiteEntry]
 ) -> None:
     mortal, frail = quick[0].key, quick[1].key
 
     def answer(step: Step, attempt: int) -> Report:
         if step.name == mortal or (step.name == frail and attempt == 1):
-            return Lost(step.name, "was killed by SIGKILL")
+            return WorkerDied(step.name, "was killed by SIGKILL")
         return well(step, attempt)
 
     executor = Scripted(answer)
@@ -161,7 +169,7 @@ def test_a_death_costs_an_attempt_and_the_last_one_the_cell(
     assert (executor.submitted.count(mortal), executor.submitted.count(frail)) == (3, 2)
     assert [failure.entry.key for failure in outcome.failures] == [mortal]
     assert outcome.failures[0].message == "its worker was killed by SIGKILL (3 attempts)"
-    assert sum(isinstance(event, Again) for event in events) == 3
+    assert sum(isinstance(event, Retrying) for event in events) == 3
     failed = Store(tmp_path).read(mortal)
     assert failed is not None and failed.status == "failed"
     assert outcome.measured == len(quick) - 1
@@ -170,7 +178,7 @@ def test_a_death_costs_an_attempt_and_the_last_one_the_cell(
 def test_a_mistake_of_the_code_is_not_tried_again(tmp_path: Path, quick: list[SuiteEntry]) -> None:
     def answer(step: Step, attempt: int) -> Report:
         if step.name == quick[0].key:
-            return Answered(step.name, problem=Problem("KeyError: 'a'", details="Traceback …"))
+            return StepCompleted(step.name, problem=Problem("KeyError: 'a'", details="Traceback …"))
         return well(step, attempt)
 
     executor = Scripted(answer)
@@ -186,7 +194,7 @@ def test_a_failure_takes_no_place_of_a_measurement(tmp_path: Path, quick: list[S
     store.write(measured(quick[0]))
     stamps = {quick[0].key: store.stamp(quick[0].key)}
     executor = Scripted(
-        lambda s, n: well(s, n) if s.entry is None else Answered(s.name, problem=Problem("no"))
+        lambda s, n: well(s, n) if s.entry is None else StepCompleted(s.name, problem=Problem("no"))
     )
     sweep = Sweep(steps_of(quick[:1]), stamps, store, executor, Notes(), "cpu", Limits())
     assert len(sweep.run().failures) == 1
@@ -201,7 +209,7 @@ def test_shared_work_that_fails_takes_only_its_own_cells(
 
     def answer(step: Step, attempt: int) -> Report:
         if step.task == Prepare(setup):
-            return Answered(step.name, problem=Problem("no such main task", usage=True))
+            return StepCompleted(step.name, problem=Problem("no such main task", usage=True))
         return well(step, attempt)
 
     outcome, _ = swept(tmp_path, quick, Scripted(answer))
@@ -210,9 +218,11 @@ def test_shared_work_that_fails_takes_only_its_own_cells(
     assert outcome.measured == len(quick) - len(lost)
 
 
-def test_what_ends_all_ends_all(tmp_path: Path, quick: list[SuiteEntry]) -> None:
+def test_a_fatal_problem_ends_the_sweep(tmp_path: Path, quick: list[SuiteEntry]) -> None:
     executor = Scripted(
-        lambda step, n: Answered(step.name, problem=Problem("disk full", usage=True, ends=True))
+        lambda step, n: StepCompleted(
+            step.name, problem=Problem("disk full", usage=True, fatal=True)
+        )
     )
     with pytest.raises(UsageError, match="disk full; all finished cells are kept"):
         swept(tmp_path, quick, executor)
@@ -220,7 +230,7 @@ def test_what_ends_all_ends_all(tmp_path: Path, quick: list[SuiteEntry]) -> None
     assert len(executor.submitted) <= 2
 
 
-def test_too_long_is_no_death(tmp_path: Path, quick: list[SuiteEntry]) -> None:
+def test_a_cell_over_the_time_limit_is_not_retried(tmp_path: Path, quick: list[SuiteEntry]) -> None:
     slow = quick[0].key
     executor = Scripted(lambda step, n: None if step.name == slow else well(step, n))
     outcome, _ = swept(tmp_path, quick[:3], executor, Limits(seconds=0.0))
@@ -232,7 +242,7 @@ def test_too_long_is_no_death(tmp_path: Path, quick: list[SuiteEntry]) -> None:
 def test_a_cell_that_has_a_record_by_now_is_not_measured(
     tmp_path: Path, quick: list[SuiteEntry]
 ) -> None:
-    """Another run has written it after this run had chosen its cells."""
+    """Another run wrote it after this run had chosen its cells."""
     Store(tmp_path).write(measured(quick[0]))
     executor = Scripted(well)
     outcome, _ = swept(tmp_path, quick, executor)
@@ -252,7 +262,7 @@ def test_a_cell_that_failed_in_another_run_has_failed(
     assert [failure.message for failure in outcome.failures] == ["no luck"]
 
 
-def test_a_torn_record_that_another_run_sets_aside_is_measured(
+def test_a_torn_record_that_another_run_quarantines_is_measured(
     tmp_path: Path, quick: list[SuiteEntry]
 ) -> None:
     stamps = {quick[0].key: (1, 2, 3)}
@@ -264,7 +274,7 @@ def test_a_torn_record_that_another_run_sets_aside_is_measured(
 def test_the_log_has_work_and_the_weights_are_of_the_plan_alone(
     tmp_path: Path, quick: list[SuiteEntry]
 ) -> None:
-    """Else each run would learn from what the last one had guessed."""
+    """Otherwise each run would learn from the estimates of the last one."""
     steps = [replace(step, weight=7.0) for step in steps_of(quick)]
     notes = Notes()
     Sweep(steps, {}, Store(tmp_path), Scripted(well), notes, "cpu", Limits()).run()
@@ -279,7 +289,7 @@ def test_answers_that_came_with_a_full_disk_are_kept(
 
     def answer(step: Step, attempt: int) -> Report:
         if step.name == cells[0].name:
-            return Answered(step.name, problem=Problem("disk full", usage=True, ends=True))
+            return StepCompleted(step.name, problem=Problem("disk full", usage=True, fatal=True))
         return well(step, attempt)
 
     executor = Scripted(answer, at_once=len(quick))
@@ -290,16 +300,20 @@ def test_answers_that_came_with_a_full_disk_are_kept(
     assert set(going) == set(started) - {cells[0].name}
 
 
-def test_a_worker_that_tells_after_its_step_is_not_listened_to(
+def test_reports_after_the_end_of_a_step_are_ignored(
     tmp_path: Path, quick: list[SuiteEntry]
 ) -> None:
-    class Talkative(Scripted):
+    class Late(Scripted):
         def reports(self) -> Sequence[Report]:
             found = list(super().reports())
-            late = [Told(each.step, share=0.1) for each in found if isinstance(each, Answered)]
-            again = [each for each in found if isinstance(each, Answered)]
+            late = [
+                StepProgress(each.step, share=0.1)
+                for each in found
+                if isinstance(each, StepCompleted)
+            ]
+            again = [each for each in found if isinstance(each, StepCompleted)]
             return [*found, *late, *again]
 
-    outcome, events = swept(tmp_path, quick, Talkative(well))
+    outcome, events = swept(tmp_path, quick, Late(well))
     assert outcome.measured == len(quick)
     assert sum(isinstance(event, CellDone) for event in events) == len(quick)

@@ -16,7 +16,7 @@ from leakbench.sweep.log import RunLog
 def test_a_torn_line_of_the_log_spoils_no_other(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     path.write_text('{"event": "Sta')
-    RunLog(path).happened(Closed("done", 1, 0, 0, 2.0))
+    RunLog(path).on_event(Closed("done", 1, 0, 0, 2.0))
     torn, whole = path.read_text().splitlines()
     assert torn == '{"event": "Sta'
     event = json.loads(whole)
@@ -28,15 +28,15 @@ def shown(terminal: bool) -> str:
     out = io.StringIO()
     console = Console(file=out, force_terminal=terminal, width=120, color_system=None)
     with RunConsole(console) as view:
-        view.happened(Opened(4, 1, "2 workers on cpu"))
-        view.happened(Started("IG, celeba, B = 8", "a", "1", 1))
-        view.happened(Started("DLG, celeba, B = 8", "b", "2", 1))
-        view.stands(State(1.0, 4.0, {"1": 0.25}))
+        view.on_event(Opened(4, 1, "2 workers on cpu"))
+        view.on_event(Started("IG, celeba, B = 8", "a", "1", 1))
+        view.on_event(Started("DLG, celeba, B = 8", "b", "2", 1))
+        view.on_progress(State(1.0, 4.0, {"1": 0.25}))
         if terminal:
             view._live.refresh()
-        view.happened(CellDone("IG, celeba, B = 8", "a", "done", "1", 61.0, 60.0))
-        view.happened(Failed("DLG, celeba, B = 8", "b", "2", 1.0, "KeyError: 'x'\nmore"))
-        view.happened(Closed("done", 1, 1, 2, 61.0))
+        view.on_event(CellDone("IG, celeba, B = 8", "a", "done", "1", 61.0, 60.0))
+        view.on_event(Failed("DLG, celeba, B = 8", "b", "2", 1.0, "KeyError: 'x'\nmore"))
+        view.on_event(Closed("done", 1, 1, 2, 61.0))
     return out.getvalue()
 
 

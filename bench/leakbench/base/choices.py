@@ -20,3 +20,17 @@ models and networks with a hidden layer, trained on mirrored images too and cali
 
 Precision = Literal["float32", "tf32", "bfloat16"]
 """Precision in which the adversary's copy of the model computes; TF32 on CUDA only."""
+
+
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+"""Where tensors are computed; `auto` takes a GPU where there is one."""
+
+
+ExecutorName = Literal["local", "ray"]
+"""What runs the steps of a sweep: processes of this machine, or tasks of a Ray cluster."""
+
+
+Redo = Literal["never", "failed", "stale", "all"]
+"""Which cells that have a record are measured again: none; those that failed; also those whose data
+set has changed since, or whose images lack an LPIPS that can be computed now; or all. A cell whose
+attack has a new version is another cell, and has no record."""

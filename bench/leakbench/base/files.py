@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and files that are moved out of the way."""
+"""Atomic writing of files, and quarantine of unreadable ones."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from leakbench.base.errors import UsageError
 
 
 class WriteError(UsageError):
-    """A file cannot be written: what is tried next would end in the same way."""
+    """A file cannot be written; the next attempt would fail in the same way."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path that takes the place of `path` at the end, whole or not at all.
+    """Yield a temporary path that replaces `path` at the end of the context, atomically.
 
     Raises:
         WriteError: the folder cannot be written to, or the disk is full.
@@ -48,13 +48,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def quarantine(path: Path, ending: str) -> Path | None:
-    """Rename a file that must not stay, so that nothing in it is lost; return where it is now.
+    """Rename an unreadable file, so that its content is kept; return its new path.
 
     Args:
-        ending: that it gets in place of its own, with a number if that is taken.
+        ending: replaces its suffix, with a number if that name exists.
 
     Returns:
-        None if there is no such file, or another process was quicker.
+        None if there is no such file, or another process has moved it.
 
     Raises:
         UsageError: it cannot be moved.

@@ -1,29 +1,17 @@
-"""The command that audits a model of one's own."""
+"""The command that audits the user's own model."""
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from leakbench.cli.options import Device, DeviceOption
+from leakbench.base.choices import Mode
+from leakbench.cli.options import DeviceOption
 
-
-class UpdateKind(StrEnum):
-    """What the tensors of a captured update are."""
-
-    GRADIENT = "gradient"
-    DIFFERENCE = "difference"
-    WEIGHTS = "weights"
-
-
-class Mode(StrEnum):
-    """How clients run the model."""
-
-    EVAL = "eval"
-    TRAIN = "train"
+UpdateKind = Literal["gradient", "difference", "weights"]
+"""What the tensors of a captured update are."""
 
 
 def audit(
@@ -32,23 +20,27 @@ def audit(
         typer.Option(
             "--model",
             metavar="FILE.py:NAME|FILE.pt2",
-            help="What makes the model, or a program saved by torch.export. A Python file is run.",
+            help="A Python function that makes the model, or a program saved by torch.export. The "
+            "Python file is executed.",
         ),
     ],
     split: Annotated[
         str, typer.Option("--split", help="The submodule after which the head begins.")
     ],
     auxiliary: Annotated[
-        Path, typer.Option("--auxiliary", metavar="DIR|FILE", help="D_aux; as --truth.")
+        Path,
+        typer.Option("--auxiliary", metavar="DIR|FILE", help="D_aux, in the format of --truth."),
     ],
-    properties: Annotated[list[str], typer.Option("--property", help="To infer; repeatable.")],
+    properties: Annotated[
+        list[str], typer.Option("--property", help="A property to infer; repeatable.")
+    ],
     updates: Annotated[
         Path | None,
         typer.Option(
             "--updates",
             metavar="DIR|FILE",
-            help="Clients' updates, a safetensors file each; without, clients compute them from "
-            "the truth.",
+            help="Clients' updates, one safetensors file each; without them, updates are computed "
+            "from the truth.",
         ),
     ] = None,
     truth: Annotated[
@@ -56,68 +48,85 @@ def audit(
         typer.Option(
             "--truth",
             metavar="DIR|FILE",
-            help="Who was in which update: a folder of images with a CSV file (columns file, "
-            "label, identity, update, and one for each property), or a safetensors file.",
+            help="The individuals behind each update: a folder of images with a CSV file (columns "
+            "file, label, identity, update, and one per property), or a safetensors file.",
         ),
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option("--weights", metavar="FILE", help="State, as safetensors.")
+        Path | None,
+        typer.Option("--weights", metavar="FILE", help="State of the model, as safetensors."),
     ] = None,
     kind: Annotated[
-        UpdateKind, typer.Option("--kind", help="What the tensors of updates are.")
-    ] = UpdateKind.GRADIENT,
+        UpdateKind, typer.Option("--kind", help="What the tensors of the updates are.")
+    ] = "gradient",
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", help="Individuals behind an update.")
+        int | None, typer.Option("--batch-size", help="Individuals in an update.")
     ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option("--learning-rate", help="Clients' η, of kinds of weights.")
+        float | None,
+        typer.Option("--learning-rate", help="Clients' η; needed for differences and weights."),
     ] = None,
-    local_steps: Annotated[int, typer.Option("--local-steps", help="Clients' steps.")] = 1,
+    local_steps: Annotated[
+        int, typer.Option("--local-steps", help="Steps that a client takes.")
+    ] = 1,
     local_batch: Annotated[
-        int | None, typer.Option("--local-batch", help="Individuals of a step, if not all.")
+        int | None, typer.Option("--local-batch", help="Individuals in a step, if not all.")
     ] = None,
-    mode: Annotated[Mode, typer.Option("--mode", help="How clients run BatchNorm.")] = Mode.EVAL,
+    mode: Annotated[Mode, typer.Option("--mode", help="How clients run BatchNorm.")] = "eval",
     labels_known: Annotated[
         bool, typer.Option("--labels-known", help="The server knows main-task labels.")
     ] = False,
     captured_under: Annotated[
         str | None,
-        typer.Option("--captured-under", metavar="DEFENSE", help="Of the updates; as --defense."),
+        typer.Option(
+            "--captured-under",
+            metavar="DEFENSE",
+            help="Defense that the updates were captured under; as --defense.",
+        ),
     ] = None,
     attacks: Annotated[
-        list[str] | None, typer.Option("--attack", help="Instead of those that fit; repeatable.")
+        list[str] | None,
+        typer.Option("--attack", help="Attack to run instead of all that apply; repeatable."),
     ] = None,
-    budget: Annotated[int, typer.Option("--budget", min=1, help="Gradients a batch.")] = 400,
+    budget: Annotated[
+        int, typer.Option("--budget", min=1, help="Gradient evaluations per victim batch.")
+    ] = 400,
     defenses: Annotated[
         list[str] | None,
         typer.Option(
             "--defense",
             metavar="DEFENSE",
-            help="NAME or NAME:PARAMETER=VALUE,… instead of the usual ones; repeatable; `none` "
-            "for no other.",
+            help="NAME or NAME:PARAMETER=VALUE,… to try instead of the default ones; repeatable; "
+            "`none` for no other.",
         ),
     ] = None,
     training: Annotated[
         Path | None,
-        typer.Option("--training", metavar="DIR|FILE", help="To measure what a defense costs."),
+        typer.Option(
+            "--training",
+            metavar="DIR|FILE",
+            help="Training data, to measure the utility cost of defenses.",
+        ),
     ] = None,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Of that training.")] = 300,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds of that training.")] = 300,
     pixel_mean: Annotated[
-        list[float] | None, typer.Option("--pixel-mean", help="All channels', or one each.")
+        list[float] | None,
+        typer.Option("--pixel-mean", help="One value for all channels, or one per channel."),
     ] = None,
     pixel_deviation: Annotated[
-        list[float] | None, typer.Option("--pixel-deviation", help="All channels', or one each.")
+        list[float] | None,
+        typer.Option("--pixel-deviation", help="One value for all channels, or one per channel."),
     ] = None,
     image_size: Annotated[
-        int | None, typer.Option("--image-size", min=1, help="To which images are resized.")
+        int | None, typer.Option("--image-size", min=1, help="Size that images are resized to.")
     ] = None,
-    device: DeviceOption = Device.AUTO,
+    device: DeviceOption = "auto",
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
     out: Annotated[Path, typer.Option("--out", help="Folder of audit.html and audit.json.")] = Path(
         "audit"
     ),
 ) -> None:
-    """Attack the updates of your own model, and report what a server learns from them."""
+    """Attack the updates of your own model, and report what a server infers from them."""
     from leakbench.auditing.from_files import audit_from_files
 
     audit_from_files(
@@ -133,14 +142,14 @@ def audit(
         defenses,
         training,
         rounds,
-        device.value,
+        device,
         out,
-        kind=kind.value,
+        kind=kind,
         batch_size=batch_size,
         learning_rate=learning_rate,
         local_steps=local_steps,
         local_batch=local_batch,
-        mode=mode.value,
+        mode=mode,
         labels_known=labels_known,
         budget=budget,
         pixel_mean=pixel_mean or (),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 import traceback
-from typing import Annotated
+import warnings
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
@@ -16,10 +18,10 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Measure what a federated-learning server learns about each individual.",
+    help="Measure what a federated-learning server infers about each individual.",
 )
 
-datasets_app = typer.Typer(no_args_is_help=True, help="Look at data sets.")
+datasets_app = typer.Typer(no_args_is_help=True, help="List and check data sets.")
 app.add_typer(datasets_app, name="datasets")
 
 
@@ -40,21 +42,50 @@ app.command()(publishing.publish)
 app.command()(auditing.audit)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        # Here, since reading the metadata of packages takes longer than the help does.
+        from importlib.metadata import version
+
+        typer.echo(f"leakbench {version('leakbench')}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     debug: Annotated[
         bool, typer.Option("--debug", help="Show a traceback with every error.")
     ] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
 ) -> None:
-    """Take the options of all commands."""
+    """Declare the options that come before a command; `main` and the callbacks act on them."""
+
+
+def _one_line_warnings(show: Callable[..., None]) -> Callable[..., None]:
+    """Return a `warnings.showwarning` that prints leakbench's own warnings as one line each."""
+
+    def shown(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if category.__module__.startswith("leakbench."):
+            typer.echo(f"warning: {message}", err=True)
+        else:
+            show(message, category, *where, **more)
+
+    return shown
 
 
 def main() -> None:
-    """Run the command line; errors that the user can mend are one sentence and exit code 2."""
+    """Run the command line; errors that the user can correct are one sentence and exit code 2."""
     debug = "--debug" in sys.argv[1:]
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     try:
-        app()
+        with warnings.catch_warnings():
+            warnings.showwarning = _one_line_warnings(warnings.showwarning)
+            app()
     except UsageError as error:
         if debug:
             traceback.print_exc()

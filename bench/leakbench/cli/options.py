@@ -1,46 +1,13 @@
-"""Options that several commands have."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-
-class Device(StrEnum):
-    """Where tensors are computed."""
-
-    AUTO = "auto"
-    CPU = "cpu"
-    CUDA = "cuda"
-    MPS = "mps"
-
-
-class Compile(StrEnum):
-    """Whether attacks compile their steps."""
-
-    AUTO = "auto"
-    ON = "on"
-    OFF = "off"
-
-
-class Executor(StrEnum):
-    """Who measures cells."""
-
-    LOCAL = "local"
-    RAY = "ray"
-
-
-class Redo(StrEnum):
-    """Which cells that have a record are measured again."""
-
-    NEVER = "never"
-    FAILED = "failed"
-    STALE = "stale"
-    ALL = "all"
-
+from leakbench.base.choices import DeviceName, Redo
 
 SetOption = Annotated[
     list[str] | None,
@@ -54,7 +21,9 @@ SetOption = Annotated[
 ]
 OnlyOption = Annotated[
     list[str] | None,
-    typer.Option("--only", metavar="FIELD=VALUE[,…]", help="Take only these cells; globs work."),
+    typer.Option(
+        "--only", metavar="FIELD=VALUE[,…]", help="Select cells by field; globs are allowed."
+    ),
 ]
 OutOption = Annotated[Path, typer.Option("--out", help="Folder of records and reports.")]
 DataRootOption = Annotated[
@@ -62,11 +31,12 @@ DataRootOption = Annotated[
     typer.Option(
         "--data-root",
         envvar="LEAKBENCH_DATA_ROOT",
-        help="Folder in which each data set lies in its official folder.",
+        help="Folder that holds the data sets, each in its official subfolder.",
     ),
 ]
 WorkersOption = Annotated[
-    int | None, typer.Option("--workers", min=1, help="Processes; default one a core or GPU.")
+    int | None,
+    typer.Option("--workers", min=1, help="Worker processes; by default one per core or GPU."),
 ]
 LpipsOption = Annotated[
     str | None,
@@ -75,7 +45,7 @@ LpipsOption = Annotated[
         metavar="PATH|download",
         envvar="LEAKBENCH_LPIPS",
         help="AlexNet's weights for LPIPS: a .pth or .safetensors file, a folder that holds "
-        "one, or `download` (240 MB); default torch hub's cache. Cells whose images have no "
+        "one, or `download` (240 MB); by default torch hub's cache. Cells whose images have no "
         "LPIPS yet are measured again.",
     ),
 ]
@@ -84,18 +54,23 @@ ShardOption = Annotated[
     typer.Option(
         "--shard",
         metavar="I/N",
-        help="Measure part I of N, from 1/N to N/N: for a cluster's array of jobs. Give each "
-        "an --out of its own, or all the same; `leakbench merge` unites them.",
+        help="Measure part I of N, from 1/N to N/N, e.g. in a cluster's job array. Use a separate "
+        "--out for each part and unite them with `leakbench merge`, or the same --out for all.",
     ),
 ]
 RedoOption = Annotated[
     Redo,
     typer.Option(
         "--redo",
-        help="Which cells that have a record are measured again: none; those that failed; also "
-        "those whose data set, or the attack's version, moved on; or all.",
+        help="Which cells that have a record are measured again. never: none. failed: those that "
+        "failed. stale: also those whose data set has changed, or whose images have no LPIPS "
+        "although --lpips-weights is given. all: every cell. A new version of an attack makes new "
+        "cells, without a record.",
     ),
 ]
-SuiteArgument = Annotated[str, typer.Argument(help="A suite's name, or a TOML file.")]
-DeviceOption = Annotated[Device, typer.Option("--device", help="Where tensors are computed.")]
+SuiteArgument = Annotated[str, typer.Argument(help="Name of a suite, or a TOML file.")]
+DeviceOption = Annotated[
+    DeviceName,
+    typer.Option("--device", help="Where tensors are computed; auto: on a GPU if there is one."),
+]
 DEFAULT_OUT = Path("results/runs")

@@ -1,35 +1,19 @@
-"""Commands on what there is: plugins, data sets and suites."""
+"""Commands about plugins, data sets and suites."""
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from leakbench.cli.options import DataRootOption
 
+Kind = Literal["attacks", "baselines", "datasets", "defenses", "models", "suites"]
+"""What can be listed."""
 
-class Kind(StrEnum):
-    """What can be listed."""
-
-    ATTACKS = "attacks"
-    BASELINES = "baselines"
-    DATASETS = "datasets"
-    DEFENSES = "defenses"
-    MODELS = "models"
-    SUITES = "suites"
-
-
-class PluginKind(StrEnum):
-    """What can be written and checked."""
-
-    ATTACK = "attack"
-    DATASET = "dataset"
-    DEFENSE = "defense"
-    MODEL = "model"
-
+PluginKind = Literal["attack", "dataset", "defense", "model"]
+"""What can be written and checked."""
 
 Pattern = Annotated[str, typer.Argument(metavar="[GLOB]")]
 
@@ -42,12 +26,12 @@ def list_plugins(
     """List attacks (baselines included), baselines, data sets, defenses, models or suites."""
     from leakbench.experiments.plugin_catalogue import listing
 
-    typer.echo(listing(kind.value, pattern, data_root))
+    typer.echo(listing(kind, pattern, data_root))
 
 
 def list_datasets(pattern: Pattern = "*", data_root: DataRootOption = None) -> None:
-    """List data sets: properties, size, terms, and whether each is found; as `list datasets`."""
-    list_plugins(Kind.DATASETS, pattern, data_root)
+    """List data sets: properties, size, terms, and whether each is found; like `list datasets`."""
+    list_plugins("datasets", pattern, data_root)
 
 
 def check_dataset(
@@ -56,11 +40,11 @@ def check_dataset(
     settings: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="dataset.PARAMETER=VALUE", help="Change a parameter, as in `run`."
+            "--set", metavar="dataset.PARAMETER=VALUE", help="Change a parameter, as for `run`."
         ),
     ] = None,
 ) -> None:
-    """Read a data set, decode every image, and say what was found and what is missing."""
+    """Read a data set, decode every image, and report what was found and what is missing."""
     from leakbench.conformance.dataset_check import checked
 
     typer.echo(checked(name, settings or [], data_root))
@@ -74,10 +58,10 @@ def show(name: str) -> None:
 
 
 def check(
-    name: Annotated[str, typer.Argument(help="An attack, data set, defense or model.")],
+    name: Annotated[str, typer.Argument(help="Name of an attack, data set, defense or model.")],
     kind: Annotated[
         PluginKind | None,
-        typer.Option("--kind", help="Which, where plugins of several kinds have the name."),
+        typer.Option("--kind", help="Kind of plugin, if several kinds have this name."),
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -85,9 +69,9 @@ def check(
     ] = None,
     data_root: DataRootOption = None,
 ) -> None:
-    """Run the conformance suite on a plugin, and say in sentences what is wrong with it.
+    """Run the conformance suite on a plugin and report each rule that it breaks.
 
-    Exit code 0 where it conforms, 1 where it does not.
+    Exit code 0 if it conforms, 1 if it does not.
     """
     from rich.console import Console
 
@@ -96,7 +80,7 @@ def check(
 
     parameters = parameters_from(settings or [])
     with Console(stderr=True).status(f"checking {name}") as status:
-        found = check_plugin(name, kind and kind.value, parameters, data_root, status.update)
+        found = check_plugin(name, kind, parameters, data_root, status.update)
     typer.echo(found.text())
     if found.findings:
         raise typer.Exit(1)
@@ -108,11 +92,11 @@ def new_plugin(
     outside: Annotated[
         Path | None,
         typer.Option(
-            "--outside", metavar="DIR", help="Write a package of its own, with an entry point."
+            "--outside", metavar="DIR", help="Write a separate package with an entry point."
         ),
     ] = None,
 ) -> None:
-    """Write a small plugin that works and conforms, to be changed into yours."""
+    """Write a small working plugin that conforms, as a start for your own."""
     from leakbench.conformance.scaffold.new_plugin import new_plugin as write_plugin
 
-    typer.echo(write_plugin(kind.value, name, outside).text())
+    typer.echo(write_plugin(kind, name, outside).text())

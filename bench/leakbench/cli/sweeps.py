@@ -1,24 +1,20 @@
-"""Commands that measure cells, and on the records that come of it."""
+"""Commands that measure cells, and commands on their records."""
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
+from leakbench.base.choices import Compiling, DeviceName, ExecutorName
 from leakbench.cli.options import (
     DEFAULT_OUT,
-    Compile,
     DataRootOption,
-    Device,
     DeviceOption,
-    Executor,
     LpipsOption,
     OnlyOption,
     OutOption,
-    Redo,
     RedoOption,
     SetOption,
     ShardOption,
@@ -26,41 +22,37 @@ from leakbench.cli.options import (
     WorkersOption,
 )
 
-
-class Rule(StrEnum):
-    """How a record is compared with its measurement anew."""
-
-    AUTO = "auto"
-    EQUAL = "equal"
-    INTERVAL = "interval"
+Rule = Literal["auto", "equal", "interval"]
+"""How a record is compared with a new measurement of its cell."""
 
 
 def plan(
     suite: SuiteArgument,
     data_root: DataRootOption = None,
-    device: DeviceOption = Device.AUTO,
+    device: DeviceOption = "auto",
     workers: WorkersOption = None,
     settings: SetOption = None,
     only: OnlyOption = None,
     out: OutOption = DEFAULT_OUT,
     lpips_weights: LpipsOption = None,
     shard: ShardOption = None,
-    redo: RedoOption = Redo.STALE,
+    redo: RedoOption = "stale",
 ) -> None:
-    """Say what `run` would measure with these options, and about how long it would take.
+    """Print what `run` would measure with these options, and an estimate of its time.
 
-    Data sets are read, and kept decoded for the run, to tell what is in the cache.
+    Data sets are read, and stay decoded in the cache, to find which trained models are there.
     """
-    from leakbench.sweep.session import RunOptions, plan_suite
+    from leakbench.sweep.run_options import RunOptions
+    from leakbench.sweep.session import plan_suite
 
     options = RunOptions(
         data_root=data_root,
-        device=device.value,
+        device=device,
         workers=workers,
         out=out,
         lpips_weights=lpips_weights,
         shard=shard,
-        redo=redo.value,
+        redo=redo,
     )
     typer.echo(plan_suite(suite, settings or [], only or [], options))
 
@@ -68,61 +60,63 @@ def plan(
 def run(
     suite: SuiteArgument,
     data_root: DataRootOption = None,
-    device: DeviceOption = Device.AUTO,
+    device: DeviceOption = "auto",
     workers: WorkersOption = None,
     settings: SetOption = None,
     only: OnlyOption = None,
     out: OutOption = DEFAULT_OUT,
     lpips_weights: LpipsOption = None,
     compiling: Annotated[
-        Compile,
+        Compiling,
         typer.Option(
             "--compile",
-            help="Compile the steps of attacks; `auto` where it takes less time than it saves. "
-            "Needs a C++ compiler, and Triton on a GPU; what is compiled is kept in the cache.",
+            help="Compile the steps of attacks; auto: if that takes less time than it saves. "
+            "Needs a C++ compiler, or Triton on a GPU; compiled code is kept in the cache.",
         ),
-    ] = Compile.AUTO,
+    ] = "auto",
     shard: ShardOption = None,
-    redo: RedoOption = Redo.STALE,
+    redo: RedoOption = "stale",
     executor: Annotated[
-        Executor,
-        typer.Option("--executor", help="Processes of this machine, or tasks of a Ray cluster."),
-    ] = Executor.LOCAL,
+        ExecutorName,
+        typer.Option(
+            "--executor",
+            help="Run cells in processes of this machine, or as tasks of a Ray cluster.",
+        ),
+    ] = "local",
     address: Annotated[
         str | None,
         typer.Option(
             "--address",
-            help="Of the Ray cluster; default $RAY_ADDRESS, or one of this machine alone.",
+            help="Address of the Ray cluster; by default $RAY_ADDRESS, or a new one here.",
         ),
     ] = None,
     time_limit: Annotated[
         float | None,
-        typer.Option(
-            "--time-limit", metavar="MINUTES", help="That a cell may take before it fails."
-        ),
+        typer.Option("--time-limit", metavar="MINUTES", help="A cell that takes longer fails."),
     ] = None,
     retries: Annotated[
         int,
         typer.Option(
             "--retries",
             min=0,
-            help="How often a cell is tried again whose worker died, or lacked memory or disk.",
+            help="How often to try a cell again if its worker died, or ran out of memory or disk.",
         ),
     ] = 2,
 ) -> None:
-    """Measure a suite's cells, those with a record excepted, and print its tables."""
-    from leakbench.sweep.session import RunOptions, run_suite
+    """Measure the cells of a suite that have no record yet, and print its tables."""
+    from leakbench.sweep.run_options import RunOptions
+    from leakbench.sweep.session import run_suite
 
     options = RunOptions(
         data_root=data_root,
-        device=device.value,
+        device=device,
         workers=workers,
         out=out,
         lpips_weights=lpips_weights,
-        compiling=compiling.value,
+        compiling=compiling,
         shard=shard,
-        redo=redo.value,
-        executor=executor.value,
+        redo=redo,
+        executor=executor,
         address=address,
         time_limit=time_limit,
         retries=retries,
@@ -142,59 +136,64 @@ def report(
     only: OnlyOption = None,
     out: OutOption = DEFAULT_OUT,
 ) -> None:
-    """Print a suite's tables from the records that exist."""
-    from leakbench.sweep.session import report_suite
+    """Print a suite's tables from existing records."""
+    from leakbench.sweep.suite_tables import report_suite
 
     report_suite(suite, settings or [], only or [], out)
 
 
 def merge(
     folders: Annotated[
-        list[Path], typer.Argument(metavar="DIR…", help="Folders that runs had as --out.")
+        list[Path], typer.Argument(metavar="DIR…", help="Folders that were --out of runs.")
     ],
     out: OutOption = DEFAULT_OUT,
 ) -> None:
-    """Unite the records of several runs; refuse, and name, those that contradict each other."""
+    """Unite the records of several runs; refuse, and name, records that contradict each other."""
     from leakbench.records.merge import merge as unite
 
     done = unite(folders, out)
     for path in done.unreadable:
-        typer.echo(f"left where it is, for it holds no record: {path}", err=True)
-    again = f" {done.verified} of them were measured again." if done.verified else ""
-    typer.echo(f"{done.taken} records came to {done.had} that {out} had.{again}")
+        typer.echo(f"not merged, since it holds no record: {path}", err=True)
+    again = f" {done.verified} of them are verified." if done.verified else ""
+    typer.echo(f"Added {done.taken} records to the {done.had} in {out}.{again}")
 
 
 def verify(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="A folder that a run had as --out.")
+        Path, typer.Argument(metavar="DIR", help="A folder that was --out of a run.")
     ],
     data_root: DataRootOption = None,
     sample: Annotated[
         int, typer.Option("--sample", min=0, help="How many records to measure again.")
     ] = 3,
-    seed: Annotated[int, typer.Option("--seed", help="By which they are drawn.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the choice of the sample.")] = 0,
     device: Annotated[
-        Device, typer.Option("--device", help="`auto` is the record's own where it is here.")
-    ] = Device.AUTO,
+        DeviceName,
+        typer.Option(
+            "--device",
+            help="Where tensors are computed; auto: on the record's own device if present.",
+        ),
+    ] = "auto",
     rule: Annotated[
         Rule,
         typer.Option(
             "--rule",
-            help="How a record is compared: `equal` up to rounding, or new values inside its "
-            "`interval`; `auto` is `equal` where device and versions are the record's.",
+            help="How a record is compared. equal: same values up to rounding. interval: new "
+            "values inside the record's intervals. auto: equal if device and versions are the "
+            "record's.",
         ),
-    ] = Rule.AUTO,
+    ] = "auto",
     keep: Annotated[
-        bool, typer.Option("--keep", help="Believe a verified.json that is there, and add to it.")
+        bool, typer.Option("--keep", help="Trust an existing verified.json, and add to it.")
     ] = False,
 ) -> None:
-    """Check somebody's records, measure a sample of them again, and write verified.json.
+    """Check submitted records, measure a sample of them again, and write verified.json.
 
-    Exit code 0 where nothing is wrong, 1 where something is.
+    Exit code 0 if nothing is wrong, 1 if something is.
     """
     from leakbench.verification.verify import verify as check_records
 
-    found = check_records(folder, data_root, sample, seed, device.value, rule.value, keep)
+    found = check_records(folder, data_root, sample, seed, device, rule, keep)
     typer.echo(found.text())
     if found.wrong:
         raise typer.Exit(1)
@@ -204,10 +203,10 @@ def results(
     path: Annotated[Path, typer.Argument(metavar="FILE", help="A .csv or .parquet file.")],
     out: OutOption = DEFAULT_OUT,
 ) -> None:
-    """Write the records of a run as a table of numbers, one row a cell and property.
+    """Write the records of a run as a table of numbers, one row per cell and property.
 
-    In Python, `leakbench.records.data_frame.results(folder)` is the same as a pandas DataFrame.
+    In Python, `leakbench.results(folder)` returns the same table as a pandas DataFrame.
     """
     from leakbench.records.data_frame import write_results
 
-    typer.echo(f"{write_results(out, path)} rows are in {path}.")
+    typer.echo(f"Wrote {write_results(out, path)} rows to {path}.")

@@ -5,7 +5,7 @@ Images, weights and f_p are cached under keys of everything that shaped them, an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from leakbench.base.cache import cached_tensors, is_cached, locked
+from leakbench.base.cache import cached_tensors, is_cached, locked, stored_tensors
 from leakbench.base.errors import UsageError
 from leakbench.base.plugins import PluginSpec, parameters_of
 from leakbench.base.registry import DATASETS, DEFENSES, MODELS
@@ -256,46 +256,74 @@ def _trained(
     say: Callable[[str], None],
     defense: Defense | None = None,
 ) -> SharedModel:
-    """Return the shared model after `setup.rounds`, going on from the latest cached checkpoint."""
+    """Return the shared model after `setup.rounds`, trained from the latest cached checkpoint on.
+
+    Args:
+        say: called with a description of the training before each part of it.
+        defense: that clients train under, if any.
+
+    Raises:
+        UsageError: the model does not fit the image size or the split.
+        WriteError: the cache cannot be written to, or the disk is full.
+    """
     architecture: Architecture = setup.spec("model").build(MODELS)
     architecture.check(setup.image_size, setup.split)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for("weights", setup.seed))
         model = architecture.build(split.classes, setup.image_size, setup.split).to(device)
-    clients = [
-        ClientData(np.array(individuals.images[rows]), split.labels[rows]) for rows in split.clients
-    ]
-    under = f" under {defense.name}" if defense else ""
-    compute: Compute = defense.protect(gradient) if defense else gradient
     run = _training_run(setup, individuals.fingerprint, device, defense)
     stops = _checkpoints(setup.rounds)
     with locked(run):
-        reached = max((stop for stop in stops if is_cached(_weights(run, stop))), default=0)
-        for stop in stops[stops.index(reached) :]:
-            if stop > reached:
+        reached = _load_latest(model, run, stops)
+        remaining = [stop for stop in stops if reached is None or stop > reached]
+        # Copies of all clients' images, which a model from the cache does not need.
+        clients = _client_data(individuals, split) if remaining else []
+        under = f" under {defense.name}" if defense else ""
+        compute: Compute = defense.protect(gradient) if defense else gradient
+        start = reached or 0
+        for stop in remaining:
+            if stop > start:
                 say(
-                    f"training {setup.model} for {setup.main_task}{under}: round {reached} of "
+                    f"training {setup.model} for {setup.main_task}{under}: round {start} of "
                     f"{setup.rounds}"
                 )
                 train(
                     model,
                     clients,
-                    range(reached, stop),
+                    range(start, stop),
                     setup.learning_rate,
                     setup.client_batch,
                     setup.seed,
                     compute,
                 )
-            weights = cached_tensors(_weights(run, stop), model.state_dict)
-            model.load_state_dict(weights)
-            reached = stop
+            model.load_state_dict(cached_tensors(_weights(run, stop), model.state_dict))
+            start = stop
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model.eval()
 
 
+def _load_latest(model: SharedModel, run: str, stops: Sequence[int]) -> int | None:
+    """Load the latest cached weights of a training; return their round, or None if there are none.
+
+    A damaged checkpoint does not count: the training goes on from the one before.
+    """
+    for stop in reversed(stops):
+        if (weights := stored_tensors(_weights(run, stop))) is not None:
+            model.load_state_dict(weights)
+            return stop
+    return None
+
+
+def _client_data(individuals: Individuals, split: Split) -> list[ClientData]:
+    """Return each client's images and labels, copied into memory."""
+    return [
+        ClientData(np.array(individuals.images[rows]), split.labels[rows]) for rows in split.clients
+    ]
+
+
 def _training_run(setup: Setup, data: str, device: str, defense: Defense | None = None) -> str:
-    """Return where in the cache the weights of a training lie.
+    """Return the path in the cache of the weights of a training.
 
     Args:
         data: the fingerprint of the clients' data set.
@@ -308,12 +336,12 @@ def _training_run(setup: Setup, data: str, device: str, defense: Defense | None 
 
 
 def _weights(run: str, rounds: int) -> str:
-    """Return where in the cache the weights after some rounds of a training lie."""
+    """Return the path in the cache of the weights after some rounds of a training."""
     return f"{run}/round-{rounds:06d}"
 
 
 def _checkpoints(rounds: int) -> list[int]:
-    """Return the rounds at which weights are kept: 0, some on the way, and the last."""
+    """Return the rounds at which weights are cached: 0, every `CHECKPOINT_EVERY`, and the last."""
     return sorted({*range(0, rounds, CHECKPOINT_EVERY), rounds})
 
 

@@ -1,1 +1,1 @@
-"""Sweeps: many cells, the work that they share, and the workers that do both."""
+"""Sweeps: the cells of a suite, the work that they share, and the executors that run both."""

@@ -1,4 +1,4 @@
-"""Who measures which cell, where several runs share a folder of records."""
+"""Locks that keep several runs from measuring the same cell of a shared folder of records."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ POSITIONS = 2**60
 
 
 class Claims:
-    """The cells that this process measures, as locks of single bytes of one file.
+    """The cells that this process is measuring, as locks on single bytes of one file.
 
-    The byte of a cell follows from its key. The system frees what a process had when it dies,
-    however it dies; nothing is written into the file, and no file is left for each cell. Locks
-    belong to the process: two of these in one process do not see each other.
+    A cell's key determines its byte. The system releases the locks of a process that dies;
+    nothing is written into the file, and no file per cell remains. Locks belong to the process:
+    two `Claims` in one process do not exclude each other.
 
     Args:
         folder: of the records.
 
     Raises:
-        WriteError: the file cannot be made.
+        WriteError: the file cannot be created.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -35,7 +35,7 @@ class Claims:
             raise WriteError(f"cannot write {path}: {error.strerror}") from error
 
     def take(self, key: str) -> bool:
-        """Claim a cell; return whether no other process has it.
+        """Claim a cell; return False if another process has claimed it.
 
         Raises:
             WriteError: the file system has no locks.
@@ -50,12 +50,12 @@ class Claims:
             ) from error
         return True
 
-    def give_back(self, key: str) -> None:
-        """Let others have a cell."""
+    def release(self, key: str) -> None:
+        """Release a cell."""
         fcntl.lockf(self._file, fcntl.LOCK_UN, 1, _position(key))
 
     def close(self) -> None:
-        """Let others have all cells."""
+        """Release all cells."""
         os.close(self._file)
 
 

@@ -1,4 +1,4 @@
-"""What a run shows while it goes on: a live view on a terminal, plain lines elsewhere."""
+"""The display of a running sweep: a live view on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from rich.text import Text
 
 from leakbench.sweep.durations import duration
 from leakbench.sweep.events import (
-    Again,
     CellDone,
     Closed,
     Doing,
@@ -21,6 +20,7 @@ from leakbench.sweep.events import (
     Event,
     Failed,
     Opened,
+    Retrying,
     SharedDone,
     Started,
     State,
@@ -28,19 +28,19 @@ from leakbench.sweep.events import (
 )
 
 LINE_EVERY = 30.0
-"""Seconds between two lines of progress where there is no live view."""
+"""Seconds between two lines of progress if there is no live view."""
 
 WORKERS_SHOWN = 16
 
 
 class RunConsole:
-    """Shows cells as they finish, what workers do, the share of work done, and the time left."""
+    """Shows finished cells, what workers are doing, the share of work done, and the time left."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._cells = self._done = self._failed = self._elsewhere = 0
         self._began = self._last_line = time.monotonic()
-        self._said: set[str] = set()
+        self._printed: set[str] = set()
         self._workers: dict[str, _Work] = {}
         self._state = State(0.0, 1.0, {})
         self._live = Live(
@@ -61,8 +61,8 @@ class RunConsole:
         if self._console.is_terminal:
             self._live.stop()
 
-    def happened(self, event: Event) -> None:
-        """Show what happened, if it is news to a person."""
+    def on_event(self, event: Event) -> None:
+        """Show an event, if it is of interest to a person."""
         match event:
             case Opened(cells=cells, shared=shared, workers=workers):
                 self._cells = cells
@@ -89,7 +89,7 @@ class RunConsole:
                 self._workers.pop(worker, None)
                 self._failed += cells
                 self._print(f"failed: {what}: {first_line(error)}")
-            case Again(what=what, worker=worker, why=why, attempt=attempt, attempts=attempts):
+            case Retrying(what=what, worker=worker, why=why, attempt=attempt, attempts=attempts):
                 self._workers.pop(worker, None)
                 self._print(f"attempt {attempt} of {attempts}: {what}: {first_line(why)}")
             case Elsewhere(done=True):
@@ -102,8 +102,8 @@ class RunConsole:
                 took = duration(seconds)
                 self._print(f"{done}{others}, {failed} failed, {left} left, in {took}")
 
-    def stands(self, state: State) -> None:
-        """Take how far the sweep is; where there is no live view, say it now and then."""
+    def on_progress(self, state: State) -> None:
+        """Show the progress: in the live view, or in a line every `LINE_EVERY` seconds."""
         self._state = state
         now = time.monotonic()
         if not self._console.is_terminal and now - self._last_line >= LINE_EVERY:
@@ -149,7 +149,7 @@ class RunConsole:
         return f"{rate / 60:.1f} cells a minute" if rate >= 60 else f"{rate:.1f} cells an hour"
 
     def _left(self, before: str) -> str:
-        """Return how long it will take if it goes on at the pace so far; nothing at the start."""
+        """Return the estimated time left at the rate so far; empty at the start."""
         if self._state.done <= 0:
             return ""
         elapsed = time.monotonic() - self._began
@@ -157,9 +157,9 @@ class RunConsole:
         return f"{before}about {duration(left)} left"
 
     def _print_once(self, text: str) -> None:
-        """Say what workers repeat, such as what comes out of the cache, once."""
-        if text not in self._said:
-            self._said.add(text)
+        """Print a text that several workers report, such as the loading of data, only once."""
+        if text not in self._printed:
+            self._printed.add(text)
             self._print(text)
 
     def _print(self, text: str) -> None:
@@ -167,7 +167,7 @@ class RunConsole:
 
 
 class _Work:
-    """What a worker does, and since when."""
+    """What a worker is doing, and since when."""
 
     def __init__(self, what: str) -> None:
         self.what = what
@@ -176,7 +176,7 @@ class _Work:
 
 
 def counted(number: int, one: str, more: str = "") -> str:
-    """Return a number of things.
+    """Return a number with its noun.
 
     >>> counted(1, "cell"), counted(2, "cell")
     ('1 cell', '2 cells')

@@ -1,10 +1,10 @@
-"""Durations in words."""
+"""Formatting of durations."""
 
 from __future__ import annotations
 
 
 def duration(seconds: float) -> str:
-    """Return seconds in words.
+    """Return a number of seconds with units.
 
     >>> duration(5), duration(200), duration(7500), duration(200_000)
     ('5 s', '3 min 20 s', '2 h 5 min', '2 d 7 h')

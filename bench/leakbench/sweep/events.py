@@ -1,4 +1,4 @@
-"""What happens in a sweep, as those are told who watch it: a person, and the log."""
+"""Events of a sweep, for those who watch it: the console, and the log."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ class Opened:
     """A run begins.
 
     Attributes:
-        cells: that are to be measured.
-        shared: how many pieces of shared work they need.
-        workers: where they are measured.
+        cells: number of cells to measure.
+        shared: number of pieces of shared work that they need.
+        workers: description of the workers.
     """
 
     cells: int
@@ -23,11 +23,12 @@ class Opened:
 
 @dataclass(frozen=True)
 class Started:
-    """A worker has begun a step.
+    """A worker has started a step.
 
     Attributes:
+        what: description of the step.
         key: of the cell; empty for shared work.
-        attempt: the first is 1.
+        attempt: number of this attempt, from 1.
     """
 
     what: str
@@ -38,7 +39,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Doing:
-    """What a worker does within a step."""
+    """What a worker is doing within a step."""
 
     what: str
     worker: str
@@ -46,7 +47,7 @@ class Doing:
 
 @dataclass(frozen=True)
 class Warned:
-    """A worker goes on in another way than asked."""
+    """A worker warns, e.g. that a step runs uncompiled."""
 
     warning: str
     worker: str
@@ -54,11 +55,11 @@ class Warned:
 
 @dataclass(frozen=True)
 class SharedDone:
-    """Shared work is done.
+    """A piece of shared work is done.
 
     Attributes:
         work: in gradient evaluations.
-        built: what was not in the cache and is now.
+        built: paths in the cache that were missing, and were built.
     """
 
     what: str
@@ -70,11 +71,11 @@ class SharedDone:
 
 @dataclass(frozen=True)
 class CellDone:
-    """A cell has its record.
+    """A cell is measured and its record written.
 
     Attributes:
-        seconds: since its worker began.
-        attack_seconds: that the attack took of them.
+        seconds: since its worker started it.
+        attack_seconds: the part of them that the attack took.
     """
 
     what: str
@@ -87,7 +88,7 @@ class CellDone:
 
 @dataclass(frozen=True)
 class Failed:
-    """A cell has failed, or shared work, and with it all cells that need it."""
+    """A cell has failed; or a piece of shared work, and with it all cells that need it."""
 
     what: str
     key: str
@@ -99,8 +100,13 @@ class Failed:
 
 
 @dataclass(frozen=True)
-class Again:
-    """A step comes to another attempt."""
+class Retrying:
+    """A step will be attempted again.
+
+    Attributes:
+        attempt: number of the next attempt.
+        attempts: how many there are at most.
+    """
 
     what: str
     key: str
@@ -112,10 +118,10 @@ class Again:
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """Another run measures, or has measured, a cell.
+    """Another run is measuring a cell, or has measured it.
 
     Attributes:
-        done: whether it has its record.
+        done: whether its record is written.
     """
 
     what: str
@@ -125,11 +131,12 @@ class Elsewhere:
 
 @dataclass(frozen=True)
 class Closed:
-    """A run is at its end.
+    """A run has ended.
 
     Attributes:
         why: `done`, `interrupted`, or the error that ended it.
-        seconds: that it took.
+        left: number of cells that were not measured and did not fail.
+        seconds: duration of the run.
     """
 
     why: str
@@ -140,16 +147,25 @@ class Closed:
 
 
 Event = (
-    Opened | Started | Doing | Warned | SharedDone | CellDone | Failed | Again | Elsewhere | Closed
+    Opened
+    | Started
+    | Doing
+    | Warned
+    | SharedDone
+    | CellDone
+    | Failed
+    | Retrying
+    | Elsewhere
+    | Closed
 )
 
 
 @dataclass(frozen=True)
 class State:
-    """How far a sweep is.
+    """Progress of a sweep.
 
     Attributes:
-        done, total: weights of steps, see `Step`.
+        done, total: sums of step weights, see `Step`.
         shares: worker → share of its step that is done.
     """
 
@@ -159,13 +175,13 @@ class State:
 
 
 class Watcher(Protocol):
-    """Is told how a sweep goes on."""
+    """Receives the events and the progress of a sweep."""
 
-    def happened(self, event: Event) -> None:
-        """Something happened."""
+    def on_event(self, event: Event) -> None:
+        """Handle an event."""
 
-    def stands(self, state: State) -> None:
-        """How far it is; told every moment."""
+    def on_progress(self, state: State) -> None:
+        """Handle the current progress; called several times a second."""
 
 
 class Watchers:
@@ -174,12 +190,12 @@ class Watchers:
     def __init__(self, *watchers: Watcher) -> None:
         self._watchers = watchers
 
-    def happened(self, event: Event) -> None:
-        """Tell all."""
+    def on_event(self, event: Event) -> None:
+        """Pass an event to all."""
         for watcher in self._watchers:
-            watcher.happened(event)
+            watcher.on_event(event)
 
-    def stands(self, state: State) -> None:
-        """Tell all."""
+    def on_progress(self, state: State) -> None:
+        """Pass the progress to all."""
         for watcher in self._watchers:
-            watcher.stands(state)
+            watcher.on_progress(state)

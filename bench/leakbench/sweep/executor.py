@@ -1,4 +1,4 @@
-"""What a sweep asks of those that do its steps: processes of this machine, or a Ray cluster."""
+"""The interface between a sweep and its executor: local processes, or a Ray cluster."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from leakbench.sweep.steps import Step
 
 @dataclass(frozen=True)
 class Site:
-    """What a step needs to know of the place where it is done.
+    """What a step needs to know about the machine that runs it.
 
     Attributes:
         data_root: the folder of real data sets.
-        device: on which tensors are computed.
+        device: where tensors are computed.
         lpips_weights: a file of AlexNet's weights; without it images have no LPIPS.
         compiling: whether attacks compile their steps.
     """
@@ -31,39 +31,39 @@ class Site:
 
 @dataclass(frozen=True)
 class Problem:
-    """Why a step came to nothing.
+    """Why a step failed.
 
     Attributes:
-        message: in one sentence.
-        usage: whether the user can put it right.
-        passing: whether it may go well next time: memory or disk was short, not the code wrong.
-        ends: whether no other step would go better, as on a full disk.
-        details: a traceback.
+        message: one sentence.
+        usage: whether the user can correct it.
+        transient: whether another attempt may succeed, e.g. if memory or disk was short.
+        fatal: whether every other step would fail too, as on a full disk.
+        details: the traceback.
     """
 
     message: str
     usage: bool = False
-    passing: bool = False
-    ends: bool = False
+    transient: bool = False
+    fatal: bool = False
     details: str = ""
 
 
 @dataclass(frozen=True)
-class Begun:
-    """A worker has begun a step."""
+class StepStarted:
+    """A worker has started a step."""
 
     step: str
     worker: str
 
 
 @dataclass(frozen=True)
-class Told:
-    """A worker tells how a step goes on.
+class StepProgress:
+    """A message from the worker about its running step.
 
     Attributes:
-        share: of the step that is done; None if it tells something else.
-        doing: what it does now, in a few words.
-        warning: why it goes on in another way than asked.
+        share: of the step that is done, in [0, 1]; None if the message is about something else.
+        doing: what the worker is doing now.
+        warning: something that the user should know, e.g. that the step runs uncompiled.
     """
 
     step: str
@@ -73,11 +73,11 @@ class Told:
 
 
 @dataclass(frozen=True)
-class Answered:
-    """A step is at its end: shared work is done, or a cell has its record, or neither.
+class StepCompleted:
+    """A step has ended: with shared work done, with a cell's record, or with a problem.
 
     Attributes:
-        built: what was not in the worker's cache, and is now.
+        built: paths that were missing in the worker's cache, and were built.
     """
 
     step: str
@@ -87,33 +87,33 @@ class Answered:
 
 
 @dataclass(frozen=True)
-class Lost:
-    """A worker died, or was killed, over a step."""
+class WorkerDied:
+    """The worker of a step died or was killed."""
 
     step: str
     why: str
 
 
-Report = Begun | Told | Answered | Lost
+Report = StepStarted | StepProgress | StepCompleted | WorkerDied
 
 
 class Executor(Protocol):
-    """Does steps side by side."""
+    """Runs steps in parallel."""
 
-    def room(self) -> int:
-        """Return how many more steps it takes at the moment."""
+    def free_slots(self) -> int:
+        """Return how many more steps may be submitted now."""
 
     def submit(self, step: Step) -> None:
-        """Have a step done, now or as soon as a worker is free."""
+        """Run a step, now or as soon as a worker is free."""
 
     def reports(self) -> Sequence[Report]:
-        """Return what has happened; wait a moment for it, not longer."""
+        """Return new reports; wait for them at most a fraction of a second."""
 
-    def forget(self, step: str) -> None:
-        """Let go of what a piece of shared work has made: no step needs it any more."""
+    def release(self, step: str) -> None:
+        """Drop the results of a piece of shared work, which no step needs any more."""
 
     def kill(self, step: str) -> None:
-        """Kill the worker that does a step, which is then reported lost."""
+        """Kill the worker of a step; `reports` then contains its `WorkerDied`."""
 
     def close(self) -> None:
-        """Stop all that still runs."""
+        """Stop all workers."""

@@ -1,4 +1,4 @@
-"""Ctrl-C, and a cluster's notice that a job is about to end, at a moment of our own choice."""
+"""Deferred handling of Ctrl-C, and of SIGTERM, which clusters send before they end a job."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-HEARD = (signal.SIGINT, signal.SIGTERM)
+DEFERRED = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass
 class Interrupt:
-    """Whether this process was asked to end.
+    """Whether this process was interrupted.
 
     Attributes:
-        signal: by which signal; 0 for not yet.
+        signal: number of the signal; 0 for none so far.
     """
 
     signal: int = 0
@@ -25,22 +25,22 @@ class Interrupt:
 
 @contextmanager
 def interrupts_held() -> Iterator[Interrupt]:
-    """Note the first Ctrl-C, or SIGTERM, in place of ending; a second one ends the process.
+    """Record the first Ctrl-C or SIGTERM instead of ending; a second one ends the process.
 
-    Elsewhere than in the main thread, where Python allows no handlers, nothing changes.
+    Outside the main thread, where Python allows no signal handlers, this does nothing.
     """
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():
         yield interrupt
         return
-    before = {each: signal.getsignal(each) for each in HEARD}
+    before = {each: signal.getsignal(each) for each in DEFERRED}
 
     def note(number: int, _: FrameType | None) -> None:
         interrupt.signal = number
         for each, handler in before.items():
             signal.signal(each, handler)
 
-    for each in HEARD:
+    for each in DEFERRED:
         signal.signal(each, note)
     try:
         yield interrupt

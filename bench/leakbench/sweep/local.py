@@ -1,7 +1,7 @@
 """Steps in single-threaded processes of this machine.
 
-Each worker has a pipe of its own. A queue that all share, as in the standard library's pools, has a
-lock; a worker that is killed while it holds that never frees it, and all others wait forever.
+Each worker has its own pipe: process pools whose workers share a queue and its lock lose all
+workers, or wait forever, after the death of one.
 """
 
 from __future__ import annotations
@@ -17,20 +17,30 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from leakbench.base.cache import cache_folder
-from leakbench.sweep.executor import Answered, Begun, Lost, Report, Site, Told
+from leakbench.sweep.executor import (
+    Report,
+    Site,
+    StepCompleted,
+    StepProgress,
+    StepStarted,
+    WorkerDied,
+)
 from leakbench.sweep.steps import Step
-from leakbench.sweep.worker import answer, setup_kept
+from leakbench.sweep.worker import run_step, setup_kept
 
-MOMENT = 0.2
+POLL_SECONDS = 0.2
 """Seconds to wait for a report."""
+
+GRACE_SECONDS = 5.0
+"""Seconds in which a worker may end by itself."""
 
 
 class LocalExecutor:
-    """A pool of worker processes, each started when it is first needed, or needed again.
+    """Worker processes, each started when it is first needed, and again after its death.
 
     Args:
-        workers: how many.
-        gpus: over how many GPUs they are spread; each sees one. None for none.
+        workers: number of processes.
+        gpus: number of GPUs that they are distributed over; each process sees one.
     """
 
     def __init__(self, site: Site, workers: int, gpus: int = 0) -> None:
@@ -40,19 +50,19 @@ class LocalExecutor:
         # Processes inherit it when they are started, which may be at any time.
         os.environ.update(worker_environment())
 
-    def room(self) -> int:
+    def free_slots(self) -> int:
         """Return the number of idle workers."""
         return sum(worker.step is None for worker in self._workers)
 
     def submit(self, step: Step) -> None:
-        """Give a step to an idle worker; if possible to one that holds its setup."""
+        """Give a step to an idle worker, preferably to one that holds the step's setup."""
         idle = [worker for worker in self._workers if worker.step is None]
         kept = setup_kept(step)
-        worker = next((each for each in idle if each.holds == kept), idle[0])
-        worker.step, worker.unsaid = step.name, [Begun(step.name, worker.name)]
+        worker = next((each for each in idle if each.held_setup == kept), idle[0])
+        worker.step, worker.unreported = step.name, [StepStarted(step.name, worker.name)]
         if worker.process is None or not worker.process.is_alive():
             self._start(worker)
-        worker.holds = kept or worker.holds
+        worker.held_setup = kept or worker.held_setup
         assert worker.pipe is not None
         try:
             worker.pipe.send((step.name, step.task))
@@ -61,34 +71,35 @@ class LocalExecutor:
             return
 
     def reports(self) -> list[Report]:
-        """Return what workers have told, and whose deaths have come to light."""
+        """Return what workers have sent, and which of them died."""
         busy = [worker for worker in self._workers if worker.step is not None]
         if not busy:
-            time.sleep(MOMENT)
-        found: list[Report] = [report for worker in busy for report in worker.unsaid]
+            time.sleep(POLL_SECONDS)
+        found: list[Report] = [report for worker in busy for report in worker.unreported]
         for worker in busy:
-            worker.unsaid = []
-        waited_for: dict[Any, _Worker] = {}
+            worker.unreported = []
+        sources: dict[Any, _Worker] = {}
         for worker in busy:
             assert worker.pipe is not None and worker.process is not None
-            waited_for |= {worker.pipe: worker, worker.process.sentinel: worker}
-        heard = {id(waited_for[each]) for each in wait(list(waited_for), 0 if found else MOMENT)}
+            sources |= {worker.pipe: worker, worker.process.sentinel: worker}
+        ready = wait(list(sources), 0 if found else POLL_SECONDS)
+        heard = {id(sources[each]) for each in ready}
         for worker in busy:
             if id(worker) in heard:
-                found += _heard(worker)
+                found += _received(worker)
         return found
 
     def kill(self, step: str) -> None:
-        """Kill the worker that does a step."""
+        """Kill the worker of a step."""
         for worker in self._workers:
             if worker.step == step:
-                worker.end()
+                worker.kill()
 
-    def forget(self, step: str) -> None:
-        """What shared work makes stays in the cache."""
+    def release(self, step: str) -> None:
+        """Do nothing: the results of shared work stay in the cache."""
 
     def close(self) -> None:
-        """End all workers: the idle ones are told, the busy ones killed; none writes a record."""
+        """End all workers: idle ones by closing their pipe, busy ones by a signal."""
         for worker in self._workers:
             if worker.pipe is not None:
                 worker.pipe.close()
@@ -96,9 +107,8 @@ class LocalExecutor:
                 worker.process.terminate()
         for worker in self._workers:
             if worker.process is not None:
-                worker.process.join(GRACE)
-                worker.process.kill()
-                worker.process.join()
+                worker.process.join(GRACE_SECONDS)
+                worker.kill()
 
     def _start(self, worker: _Worker) -> None:
         if worker.pipe is not None:
@@ -107,29 +117,25 @@ class LocalExecutor:
         worker.process = self._context.Process(
             target=_serve, args=(theirs, self._site, worker.gpu), name=f"leakbench-{worker.name}"
         )
-        # Deaf to Ctrl-C from the first moment; the mask is inherited.
+        # It ignores Ctrl-C from its first moment on, since it inherits the mask.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             worker.process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
-        worker.holds = ""
-
-
-GRACE = 5.0
-"""Seconds in which a worker may end by itself."""
+        worker.held_setup = ""
 
 
 @dataclass
 class _Worker:
-    """A worker as the parent sees it.
+    """A worker as the parent process sees it.
 
     Attributes:
-        gpu: what it gets as CUDA_VISIBLE_DEVICES, if anything.
-        step: what it does now.
-        holds: the setup that its process has in memory.
-        unsaid: reports that come before those that it sends.
+        gpu: its CUDA_VISIBLE_DEVICES; None to leave that as it is.
+        step: its current step.
+        held_setup: the setup that its process has in memory.
+        unreported: reports that come before those that it sends.
     """
 
     name: str
@@ -137,54 +143,54 @@ class _Worker:
     process: BaseProcess | None = None
     pipe: Connection | None = None
     step: str | None = None
-    holds: str = ""
-    unsaid: list[Report] = field(default_factory=list)
+    held_setup: str = ""
+    unreported: list[Report] = field(default_factory=list)
 
-    def end(self) -> None:
+    def kill(self) -> None:
         """Kill its process; the next step starts another."""
         assert self.process is not None
         self.process.kill()
         self.process.join()
 
 
-def _heard(worker: _Worker) -> list[Report]:
-    """Return what a worker has sent; if it is dead, also that its step is lost."""
+def _received(worker: _Worker) -> list[Report]:
+    """Return what a worker has sent; after its death, also that."""
     step = worker.step
     assert worker.pipe is not None and worker.process is not None and step is not None
     found: list[Report] = []
-    # Asked before the pipe is emptied: what a worker sends before it dies is heard.
+    # Asked before the pipe is emptied, so that nothing sent before its death is lost.
     alive = worker.process.is_alive()
     try:
         while worker.pipe.poll():
             report = worker.pipe.recv()
             found.append(report)
-            if isinstance(report, Answered):
+            if isinstance(report, StepCompleted):
                 worker.step = None
                 if report.problem is not None and worker.gpu is not None:
-                    # What goes wrong on a GPU may spoil all that the process does on it later.
-                    worker.end()
+                    # An error on a GPU may spoil everything that the process does there later.
+                    worker.kill()
                 return found
     except (EOFError, OSError):
         alive = False
     if not alive:
         worker.process.join()
-        found.append(Lost(step, _cause(worker.process.exitcode)))
-        worker.step, worker.holds = None, ""
+        found.append(WorkerDied(step, _cause(worker.process.exitcode)))
+        worker.step, worker.held_setup = None, ""
     return found
 
 
 def _cause(exitcode: int | None) -> str:
-    """Return why a process died, in words.
+    """Return why a process died, as a predicate.
 
     >>> _cause(-9)
-    'was killed by SIGKILL, perhaps for want of memory'
+    'was killed by SIGKILL, perhaps for lack of memory'
     >>> _cause(3)
     'ended with exit code 3'
     """
     if exitcode is not None and exitcode < 0:
         name = signal.Signals(-exitcode).name
         return f"was killed by {name}" + (
-            ", perhaps for want of memory" if name == "SIGKILL" else ""
+            ", perhaps for lack of memory" if name == "SIGKILL" else ""
         )
     return f"ended with exit code {exitcode}"
 
@@ -203,35 +209,35 @@ def _visible_gpu(number: int, gpus: int) -> str | None:
 
 
 def worker_environment() -> dict[str, str]:
-    """Return the variables of the environment in which workers run."""
-    # One thread each, or the cores are fought over.
+    """Return the environment variables that workers get."""
+    # One thread each, since there is a worker for each core.
     threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS")
-    # glibc hands large blocks back to the system as soon as they are freed; every step would ask
-    # for them again, and the system would clear them page by page: a third of the time at B = 1.
+    # glibc returns large blocks to the system as soon as they are freed; every step would request
+    # them again, and the system would clear them page by page: a third of the time at B = 1.
     allocation = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**31)}
     return {
         **dict.fromkeys(threads, "1"),
         **{name: os.environ.get(name, value) for name, value in allocation.items()},
-        # Not by default only: PyTorch itself may have put its own default there by now.
+        # Set even if it is set already: PyTorch itself may have put its own default there by now.
         "TORCHINDUCTOR_CACHE_DIR": str(cache_folder() / "compiled"),
     }
 
 
 def _serve(pipe: Connection, site: Site, gpu: str | None) -> None:
-    """Be a worker: dead as soon as the parent is, done when the pipe is closed."""
+    """Run steps until the pipe is closed; exit at once when the parent process dies."""
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     parent = multiprocessing.parent_process()
     assert parent is not None
 
-    def follow() -> None:
+    def exit_with_parent() -> None:
         wait([parent.sentinel])
         os._exit(1)
 
-    threading.Thread(target=follow, daemon=True).start()
+    threading.Thread(target=exit_with_parent, daemon=True).start()
     one_at_a_time = threading.Lock()
 
-    def tell(report: Told | Answered) -> None:
+    def send(report: StepProgress | StepCompleted) -> None:
         with one_at_a_time:
             pipe.send(report)
 
@@ -240,4 +246,4 @@ def _serve(pipe: Connection, site: Site, gpu: str | None) -> None:
             name, task = pipe.recv()
         except EOFError:
             return
-        tell(answer(name, task, site, tell))
+        send(run_step(name, task, site, send))

@@ -1,4 +1,4 @@
-"""The log of runs for machines: a line of JSON for each event."""
+"""The machine-readable log of runs: one line of JSON per event."""
 
 from __future__ import annotations
 
@@ -9,17 +9,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from leakbench.base.files import WriteError
-from leakbench.sweep.events import Event, State
+from leakbench.sweep.events import Event, Retrying, State
+
+NAMES: dict[type[Event], str] = {Retrying: "Again"}
+"""Event → its name in the log, where that is not the name of its class: logs keep their names."""
 
 
 class RunLog:
-    """Appends what happens in a run to a file, which runs share, also at the same time.
+    """Appends the events of a run to a file, which several runs may share at the same time.
 
-    A line has `time` (ISO 8601, UTC), `run` (the same for all lines of a run), `event` (the name of
-    a class in `leakbench.sweep.events`) and the fields of that class.
+    A line has `time` (ISO 8601, UTC), `run` (the same in all lines of a run), `event` (the name of
+    a class in `leakbench.sweep.events`, or its older name in `NAMES`) and the fields of that class.
 
     Args:
         path: of the file.
+
+    Raises:
+        WriteError: the file cannot be written to.
     """
 
     def __init__(self, path: Path) -> None:
@@ -32,7 +38,7 @@ class RunLog:
         except OSError as error:
             raise self._failure(error) from error
 
-    def happened(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Append an event.
 
         Raises:
@@ -41,22 +47,22 @@ class RunLog:
         stamp = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "run": self._run,
-            "event": type(event).__name__,
+            "event": NAMES.get(type(event), type(event).__name__),
         }
         try:
             self._append(json.dumps(stamp | asdict(event), ensure_ascii=False))
         except OSError as error:
             raise self._failure(error) from error
 
-    def stands(self, state: State) -> None:
-        """Moments are not logged."""
+    def on_progress(self, state: State) -> None:
+        """Do nothing: progress is not logged."""
 
     def _append(self, line: str) -> None:
-        # One write of a file opened to append: lines of two runs do not mix.
+        # One write to a file opened for appending, so that lines of two runs do not mix.
         handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             rest = f"{line}\n".encode()
-            # On a disk that is almost full a part goes well, and the next says what is wrong.
+            # On an almost full disk a part is written; the next write then says what is wrong.
             while rest:
                 rest = rest[os.write(handle, rest) :]
         finally:
@@ -67,11 +73,11 @@ class RunLog:
 
 
 def _is_torn(path: Path) -> bool:
-    """Whether a file ends within a line, as after a full disk."""
+    """Whether a file ends in the middle of a line, as after a full disk."""
     try:
         with path.open("rb") as file:
             file.seek(-1, os.SEEK_END)
             return file.read() != b"\n"
     except OSError:
-        # It is not there, or empty.
+        # It does not exist, or is empty.
         return False

@@ -1,4 +1,4 @@
-"""Which cells of a suite are to be measured, and why."""
+"""Selection of the cells of a suite that are to be measured."""
 
 from __future__ import annotations
 
@@ -7,19 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from leakbench.base.choices import Redo
 from leakbench.base.errors import UsageError
 from leakbench.experiments.cell import Cell
 from leakbench.experiments.suite import SuiteEntry
 from leakbench.records.record import Record
 from leakbench.records.store import Stamp, Store
 
-Redo = Literal["never", "failed", "stale", "all"]
-"""Which cells that have a record are measured again: none; those that failed; also those whose data
-set is no longer the one that was measured, or whose images lack an LPIPS that can be had; or all. A
-cell whose attack has another version is another cell, and has no record."""
-
 Reason = Literal["new", "failed", "stale", "wanted"]
-"""Why a cell is measured: it has no record; it failed; its record is stale; or all are wanted."""
+"""Why a cell is measured: it has no record, it failed, its record is stale, or `--redo all`."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +23,8 @@ class Pending:
     """A cell to measure.
 
     Attributes:
-        stamp: of the file that holds its record so far; None if there is none.
-        record: that it has so far, if it can be read.
+        stamp: of the file that holds its present record; None if there is no file.
+        record: its present record; None if there is none, or it cannot be read.
     """
 
     entry: SuiteEntry
@@ -38,35 +34,36 @@ class Pending:
 
 
 @dataclass(frozen=True)
-class Sorted:
-    """The cells of a suite, each once.
+class Selection:
+    """The cells of a suite, divided into those to measure and those to keep.
 
     Attributes:
-        pending: to be measured.
-        kept: records of those that are not.
+        pending: cells to measure.
+        kept: records of the others.
     """
 
     pending: list[Pending]
     kept: list[Record]
 
 
-def sort_out(
+def select_cells(
     cells: Sequence[SuiteEntry],
     store: Store,
     data_root: Path | None,
     wants_lpips: bool,
     redo: Redo,
-) -> Sorted:
-    """Tell the cells to measure from those whose record is kept.
+) -> Selection:
+    """Divide cells into those to measure and those whose record is kept.
 
     Args:
-        cells: each once.
-        wants_lpips: whether also those are stale whose images were scored without LPIPS.
+        cells: without duplicates.
+        wants_lpips: whether a record is stale if its images have no LPIPS.
+        redo: which cells with a record are measured again.
     """
-    found = Sorted([], [])
+    found = Selection([], [])
     fingerprints = _Fingerprints(data_root)
     for entry in cells:
-        # Before the record is read: what is written in between then counts as somebody else's.
+        # Before the record is read, so that what is written in between counts as another run's.
         stamp = store.stamp(entry.key)
         record = store.read(entry.key)
         reason = _reason(record, fingerprints, wants_lpips, redo)
@@ -91,19 +88,19 @@ def _reason(
         return None
     images = record.metrics.images if record.metrics else None
     lacks_lpips = wants_lpips and images is not None and images.lpips is None
-    moved_on = fingerprints.of(record.cell) not in (None, record.fingerprint)
-    return "stale" if lacks_lpips or moved_on else None
+    changed = fingerprints.of(record.cell) not in (None, record.fingerprint)
+    return "stale" if lacks_lpips or changed else None
 
 
 class _Fingerprints:
-    """The fingerprints of cells' data, each data set's read once."""
+    """The fingerprints of cells' data; each data set is read once."""
 
     def __init__(self, data_root: Path | None) -> None:
         self._data_root = data_root
         self._known: dict[str, str | None] = {}
 
     def of(self, cell: Cell) -> str | None:
-        """Return the fingerprint of the cell's data; None where they are not there to compare."""
+        """Return the fingerprint of the cell's data; None if they are not available."""
         from leakbench.evaluation.preparation import check_available, data_fingerprint
 
         own = f"{cell.dataset} {cell.dataset_parameters} {cell.image_size}"

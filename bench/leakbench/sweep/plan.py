@@ -1,4 +1,4 @@
-"""What a run of a suite would do, and about how long it would take."""
+"""The steps that a run of a suite would do, and an estimate of its time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from leakbench.sweep.pending import Pending, Reason
 from leakbench.sweep.rates import Rates
 from leakbench.sweep.steps import Measure, Prepare, Step, TrainUnder, steps_of
 
-WORDS: dict[Reason, str] = {
+REASONS: dict[Reason, str] = {
     "new": "have no record",
     "failed": "failed",
     "stale": "are stale",
@@ -29,13 +29,13 @@ class Plan:
     """The steps that a run would do.
 
     Attributes:
-        cells: of the suite, those included that have their record.
+        cells: number of cells of the suite, with or without a record.
         pending: cells to measure.
-        steps: that measure them, and the work that these share.
+        steps: the measurements, and the work that they share.
         cached: names of shared steps whose weights are in the cache.
-        lacking: name of a shared step → what it lacks to be done.
-        seconds: step → that it takes one worker; nothing of what is in the cache.
-        learnt_from: how many records the estimate comes from.
+        lacking: name of a shared step → why it cannot be done.
+        seconds: name of a step → its estimated duration on one worker; 0 if it is cached.
+        learnt_from: number of records that the estimate is based on.
     """
 
     cells: int
@@ -54,7 +54,7 @@ def plan(
     data_root: Path | None,
     device: str,
 ) -> Plan:
-    """Return what a run would do; reads data sets, to know which weights are in the cache."""
+    """Return what a run would do; reads data sets, to find which weights are in the cache."""
     steps = steps_of([each.entry for each in pending])
     cached, lacking = set(), {}
     fingerprints: dict[str, str] = {}
@@ -82,9 +82,9 @@ def _is_cached(task: Prepare | TrainUnder, data: str, device: str) -> bool:
 
 
 def plan_text(plan: Plan, workers: int, device: str) -> str:
-    """Return a plan as it is printed."""
+    """Return a plan as printable text."""
     reasons = Counter(each.reason for each in plan.pending)
-    parts = [f"{count} {WORDS[reason]}" for reason, count in reasons.items()]
+    parts = [f"{count} {REASONS[reason]}" for reason, count in reasons.items()]
     done = plan.cells - len(plan.pending)
     summary = f"{counted(plan.cells, 'cell')}: {', '.join([f'{done} have their record', *parts])}."
     if not plan.pending:
@@ -113,18 +113,18 @@ def _shared(plan: Plan) -> str:
             seconds = duration(plan.seconds[step.name])
             state = "in the cache" if step.name in plan.cached else seconds
             state = "cannot be done" if step.name in plan.lacking else state
-            rows.append([step.what, str(needed[step.name]), state])
+            rows.append([step.description, str(needed[step.name]), state])
     return markdown_table(rows, ["shared work", "for cells", "on one worker"])
 
 
 def _lacking(plan: Plan) -> list[str]:
-    return [f"Not as things are: {sentence}" for sentence in dict.fromkeys(plan.lacking.values())]
+    return [f"Cannot be done: {sentence}" for sentence in dict.fromkeys(plan.lacking.values())]
 
 
 def _estimate(plan: Plan, workers: int, device: str) -> str:
     left = [step for step in plan.steps if not plan.lacking.keys() & {step.name, *step.needs}]
     total = sum(plan.seconds[step.name] for step in left)
-    # No faster than one after the other of what waits for each other.
+    # Never less than a cell and the shared work that it waits for, one after the other.
     longest = max((_chain(plan, step) for step in left), default=0.0)
     seconds = max(total / workers, longest)
     learnt = (

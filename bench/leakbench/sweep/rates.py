@@ -1,4 +1,4 @@
-"""How long steps take, learnt from records and from the log of earlier runs."""
+"""Estimates of how long steps take, from records and from the log of earlier runs."""
 
 from __future__ import annotations
 
@@ -14,21 +14,24 @@ from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.records.record import Record
 from leakbench.sweep.steps import Measure, Step
 
-UNTAUGHT = 0.002
-"""Seconds of a gradient evaluation of a small model on one core, if there is nothing to learn."""
+DEFAULT_RATE = 0.002
+"""Seconds per gradient evaluation of a small model on one core, if there are no records."""
 
 
 ANY: tuple[object, ...] = ()
-"""The kind of all cells."""
+"""The kind that every cell belongs to."""
 
 
 class Rates:
-    """Seconds of a unit of work, by how much alike cells are.
+    """Seconds per unit of work, from the most similar cells that were measured.
 
     Args:
         records: of earlier cells.
-        device: on which steps will be done; records of others teach nothing.
-        log: of earlier runs, which tells how long trainings took.
+        device: that steps will run on; records of other devices are ignored.
+        log: of earlier runs, which holds the durations of trainings.
+
+    Attributes:
+        learnt_from: number of records that were used.
     """
 
     def __init__(self, records: Iterable[Record], device: str, log: Path | None = None) -> None:
@@ -41,38 +44,39 @@ class Rates:
         self._training = _training_rate(log) if log is not None else None
 
     def seconds(self, step: Step) -> float:
-        """Return how long a step will take one worker."""
+        """Return how many seconds a step will take one worker."""
         if isinstance(step.task, Measure):
-            return step.work * self._rate(_from_alike_to_any(step.task.cell))
+            return step.work * self._rate(_kinds(step.task.cell))
         return step.work * (self._training or self._rate([ANY]))
 
     def _learn(self, cell: Cell, seconds: float) -> None:
         try:
             work = work_of(cell)
         except UsageError:
-            # Its plugin is not there any more.
+            # Its plugin is not installed any more.
             return
         self.learnt_from += 1
-        for key in _from_alike_to_any(cell):
+        for key in _kinds(cell):
             self._seconds[key] += seconds
             self._work[key] += work
 
     def _rate(self, kinds: Iterable[tuple[object, ...]]) -> float:
-        """Return the rate of the first kind of cells of which one is known."""
+        """Return the rate of the first kind with a measured cell."""
         known = next((kind for kind in kinds if self._work.get(kind)), None)
-        return UNTAUGHT if known is None else self._seconds[known] / self._work[known]
+        return DEFAULT_RATE if known is None else self._seconds[known] / self._work[known]
 
 
 def work_of(cell: Cell) -> float:
     """Return a cell's work, in gradient evaluations.
 
     Raises:
-        UsageError: its attack or defense is not there.
+        UsageError: its attack or defense is unknown.
     """
     return ResolvedCell.of(cell).work
 
 
-def _from_alike_to_any(cell: Cell) -> Iterator[tuple[object, ...]]:
+def _kinds(cell: Cell) -> Iterator[tuple[object, ...]]:
+    """Yield the kinds of a cell, the most specific first."""
     model = (cell.attack, cell.model, cell.image_size)
     yield (*model, cell.batch_size, cell.defense)
     yield (*model, cell.batch_size)
@@ -82,7 +86,7 @@ def _from_alike_to_any(cell: Cell) -> Iterator[tuple[object, ...]]:
 
 
 def _training_rate(log: Path) -> float | None:
-    """Return seconds of a unit of training; None if no run has trained a model."""
+    """Return seconds per unit of training; None if no run has trained a model."""
     seconds = work = 0.0
     for event in logged(log):
         built = event.get("built", ())
@@ -92,7 +96,7 @@ def _training_rate(log: Path) -> float | None:
 
 
 def logged(log: Path) -> Iterator[dict[str, Any]]:
-    """Yield the events of a log; a line that was torn is left out."""
+    """Yield the events of a log; incomplete lines are skipped."""
     try:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -1,10 +1,9 @@
-"""Steps as tasks of a Ray cluster, which decides what runs where and survives the loss of a node.
+"""Steps as tasks of a Ray cluster, which places them on nodes and survives the loss of a node.
 
-A cell's record comes back to the driver, which alone writes records. What shared work has put into
-a worker's cache goes into the object store, and from there into the cache of whoever measures a
-cell, so that nodes need no folder in common; where they have one ($LEAKBENCH_CACHE), it is there
-already. On every node leakbench and its plugins are installed, and data sets and AlexNet's weights
-lie in the same place.
+Records return to the driver, and only the driver writes them. What shared work has stored in a
+worker's cache goes to the object store, and from there to the cache of each worker that needs it,
+so that nodes need no shared folder; with a shared $LEAKBENCH_CACHE it is there already. Every node
+needs leakbench, the plugins, the data sets and AlexNet's weights at the same paths.
 """
 
 from __future__ import annotations
@@ -19,27 +18,35 @@ from typing import Any
 from leakbench.base.cache import cache_folder, noting, packed, unpack
 from leakbench.base.errors import UsageError
 from leakbench.base.files import WriteError
-from leakbench.sweep.executor import Answered, Begun, Lost, Problem, Report, Site, Told
-from leakbench.sweep.local import MOMENT, worker_environment
+from leakbench.sweep.executor import (
+    Problem,
+    Report,
+    Site,
+    StepCompleted,
+    StepProgress,
+    StepStarted,
+    WorkerDied,
+)
+from leakbench.sweep.local import POLL_SECONDS, worker_environment
 from leakbench.sweep.steps import Measure, Step, Task
-from leakbench.sweep.worker import answer, problem_of
+from leakbench.sweep.worker import problem_of, run_step
 
 REBUILT = 3
-"""How often Ray repeats shared work by itself, should its result be lost with a node."""
+"""How often Ray repeats shared work whose result was lost with a node."""
 
 AHEAD = 2
-"""Steps that are handed to Ray for each that it does, so that it need not wait for the next."""
+"""Steps submitted to Ray for each that it runs, so that it need not wait for the next."""
 
-LOOK_EVERY = 5.0
-"""Seconds between two looks at the cluster's size."""
+CHECK_EVERY = 5.0
+"""Seconds between two checks of the cluster's size."""
 
 
 def connect(address: str | None, cores: int) -> None:
     """Join a Ray cluster.
 
     Args:
-        address: None for that of $RAY_ADDRESS, or one of this machine alone.
-        cores: of that one.
+        address: None for $RAY_ADDRESS, or else a new cluster on this machine.
+        cores: of a new cluster.
 
     Raises:
         UsageError: Ray is not installed, or no cluster answers.
@@ -48,7 +55,7 @@ def connect(address: str | None, cores: int) -> None:
     address = address or os.environ.get("RAY_ADDRESS")
     if address and not _answers(address):
         raise UsageError(f"no Ray cluster answers at {address}; {WAY_OUT}")
-    # What is lost for want of memory is tried again, and counted, by the sweep.
+    # The sweep itself retries, and counts, what was killed for lack of memory.
     os.environ.setdefault("RAY_task_oom_retries", "0")
     own: dict[str, Any] = {} if address else {"num_cpus": cores, "include_dashboard": False}
     environment = worker_environment() | {"LEAKBENCH_CACHE": str(cache_folder().absolute())}
@@ -67,10 +74,10 @@ def connect(address: str | None, cores: int) -> None:
 
 
 def device_of_cluster(name: str) -> str:
-    """Return the device to compute on; `auto` takes GPUs where the cluster has them.
+    """Return the device to compute on; `auto` is a GPU if the cluster has any.
 
     Raises:
-        UsageError: it has none.
+        UsageError: the cluster does not have this device.
     """
     has_gpu = _ray().cluster_resources().get("GPU", 0) >= 1
     if name == "auto":
@@ -81,19 +88,19 @@ def device_of_cluster(name: str) -> str:
 
 
 class RayExecutor:
-    """Hands steps to the Ray cluster that `connect` has joined.
+    """Runs steps on the Ray cluster that `connect` has joined.
 
     Args:
-        most: steps at once; None for as many as the cluster does.
+        most: number of steps at once; None for as many as the cluster runs.
     """
 
     def __init__(self, site: Site, most: int | None) -> None:
         self._ray = ray = _ray()
         self._site = site
         self._most = most or sys.maxsize
-        self._slots, self._looked = 1, 0.0
+        self._slots, self._checked = 1, 0.0
         here = ray.get_runtime_context().get_node_id()
-        # What all workers tell; it lives where the driver does, and as long.
+        # The messages of all workers; it runs on the driver's node.
         self._inbox: Any = (
             ray.remote(_Inbox)
             .options(num_cpus=0, scheduling_strategy=_on_node(here), max_restarts=-1)
@@ -106,23 +113,23 @@ class RayExecutor:
 
     @property
     def slots(self) -> int:
-        """How many steps are done at once, as the cluster is now."""
+        """Number of steps that run at once, at the cluster's present size."""
         now = time.monotonic()
-        if now - self._looked >= LOOK_EVERY:
-            self._looked = now
+        if now - self._checked >= CHECK_EVERY:
+            self._checked = now
             kind = "GPU" if self._site.device == "cuda" else "CPU"
             self._slots = max(1, int(self._ray.cluster_resources().get(kind, 0)))
         return min(self._most, self._slots)
 
-    def room(self) -> int:
-        """Return how many more steps to submit; some wait with Ray for their turn."""
+    def free_slots(self) -> int:
+        """Return how many more steps to submit, including some that Ray queues."""
         return min(self._most, AHEAD * self.slots) - len(self._submitted)
 
     def submit(self, step: Step) -> None:
-        """Hand a step, and what the steps before it have made, to Ray."""
-        # Ray repeats shared work if its result is lost; cells are repeated, and counted, by us.
+        """Submit a step, with the results of the steps that it needs."""
+        # Ray repeats shared work whose result is lost; the sweep repeats, and counts, cells.
         retries = 0 if isinstance(step.task, Measure) else REBUILT
-        answered, artefacts = self._do.options(
+        result, artefacts = self._do.options(
             max_retries=retries, name=f"leakbench {step.name}"
         ).remote(
             step.name,
@@ -131,59 +138,59 @@ class RayExecutor:
             self._inbox,
             *(self._artefacts[need] for need in step.needs if need in self._artefacts),
         )
-        self._submitted[step.name] = answered
+        self._submitted[step.name] = result
         if not isinstance(step.task, Measure):
             self._artefacts[step.name] = artefacts
 
     def reports(self) -> list[Report]:
-        """Return what workers have told, and which steps are at their end."""
+        """Return the messages of workers, and the steps that have ended."""
         if not self._submitted:
-            time.sleep(MOMENT)
+            time.sleep(POLL_SECONDS)
             return []
-        names = {answered: name for name, answered in self._submitted.items()}
-        done, going = self._ray.wait(list(names), timeout=MOMENT)
+        names = {result: name for name, result in self._submitted.items()}
+        done, going = self._ray.wait(list(names), timeout=POLL_SECONDS)
         if going:
             more, _ = self._ray.wait(going, num_returns=len(going), timeout=0)
             done += more
-        # Asked for after: what a worker told before its answer comes before it.
-        found = self._told()
+        # Read after `wait`, so that messages from before a result come before it.
+        found = self._messages()
         ended = [names[each] for each in done]
         return found + [self._end_of(name, self._submitted.pop(name)) for name in ended]
 
     def kill(self, step: str) -> None:
-        """Kill the worker that does a step."""
+        """Kill the worker of a step."""
         self._ray.cancel(self._submitted[step], force=True)
 
-    def forget(self, step: str) -> None:
-        """Let the object store drop what shared work has made."""
+    def release(self, step: str) -> None:
+        """Let the object store drop the results of shared work."""
         self._artefacts.pop(step, None)
 
     def close(self) -> None:
-        """Cancel what still runs, and leave the cluster."""
-        for answered in self._submitted.values():
-            self._ray.cancel(answered, force=True)
+        """Cancel all running steps, and leave the cluster."""
+        for result in self._submitted.values():
+            self._ray.cancel(result, force=True)
         self._ray.shutdown()
 
-    def _told(self) -> list[Report]:
+    def _messages(self) -> list[Report]:
         try:
             return list(self._ray.get(self._inbox.taken.remote()))
         except self._ray.exceptions.RayError:
-            # It is being restarted; what is lost is how far steps were, not what came of them.
+            # It is being restarted; messages are lost, but no results.
             return []
 
-    def _end_of(self, name: str, answered: Any) -> Report:
+    def _end_of(self, name: str, result: Any) -> Report:
         try:
-            report: Answered = self._ray.get(answered)
+            report: StepCompleted = self._ray.get(result)
         except self._ray.exceptions.RayTaskError as error:
-            # Before the task began, such as for want of a module on that node.
-            return Answered(name, problem=Problem(_last_line(error), details=str(error)))
+            # Before the task began, e.g. because a module is missing on that node.
+            return StepCompleted(name, problem=Problem(_last_line(error), details=str(error)))
         except self._ray.exceptions.RayError as error:
-            return Lost(name, f"was lost ({type(error).__name__})")
+            return WorkerDied(name, f"was lost ({type(error).__name__})")
         return report
 
 
 def _last_line(error: Exception) -> str:
-    """Return what a traceback ends with."""
+    """Return the last line of a traceback."""
     return str(error).strip().splitlines()[-1]
 
 
@@ -194,7 +201,7 @@ WAY_OUT = (
 
 
 def _answers(address: str) -> bool:
-    """Whether somebody listens at `HOST:PORT`; Ray itself would try for minutes."""
+    """Whether a server listens at `HOST:PORT`; Ray itself would try for minutes."""
     found = re.fullmatch(r"(?:ray://)?(.+):(\d+)", address)
     if found is None:
         return True
@@ -206,7 +213,7 @@ def _answers(address: str) -> bool:
 
 
 class _Inbox:
-    """Keeps what workers tell until the driver asks; an actor."""
+    """An actor that keeps the messages of workers until the driver takes them."""
 
     def __init__(self) -> None:
         self._reports: list[Report] = []
@@ -221,24 +228,24 @@ class _Inbox:
 
 def _do(
     name: str, task: Task, site: Site, inbox: Any, *artefacts: dict[str, bytes]
-) -> tuple[Answered, dict[str, bytes]]:
-    """Do a step on a node of the cluster; return its answer, and what it needed of the cache."""
+) -> tuple[StepCompleted, dict[str, bytes]]:
+    """Run a step on a node; return its result, and the cache files that others need."""
     context = _ray().get_runtime_context()
     worker = f"{context.get_node_id()[:6]}/{os.getpid()}"
 
-    def tell(report: Begun | Told) -> None:
+    def send(report: StepStarted | StepProgress) -> None:
         inbox.put.remote(report)
 
-    tell(Begun(name, worker))
+    send(StepStarted(name, worker))
     try:
         for each in artefacts:
             unpack(each)
     except WriteError as error:
-        return Answered(name, problem=problem_of(error)), {}
+        return StepCompleted(name, problem=problem_of(error)), {}
     with noting() as noted:
-        answered = answer(name, task, site, tell)
-    shared = not isinstance(task, Measure) and answered.problem is None
-    return answered, packed(noted.tensors) if shared else {}
+        result = run_step(name, task, site, send)
+    shared = not isinstance(task, Measure) and result.problem is None
+    return result, packed(noted.tensors) if shared else {}
 
 
 def _on_node(node: str) -> Any:
@@ -248,12 +255,12 @@ def _on_node(node: str) -> Any:
 
 
 def _ray() -> Any:
-    # Nothing is sent to anybody unasked.
+    # No usage statistics are sent unasked.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
     except ImportError:
         raise UsageError(
-            "--executor ray needs Ray, which is not there; install leakbench[ray]"
+            "--executor ray needs Ray, which is not installed; install leakbench[ray]"
         ) from None
     return ray

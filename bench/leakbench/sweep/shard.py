@@ -1,4 +1,4 @@
-"""A part of a suite's cells, for clusters that hand out numbers."""
+"""A part of a suite's cells, for the numbered jobs of a cluster's job array."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from leakbench.experiments.suite import SuiteEntry
 
 @dataclass(frozen=True)
 class Shard:
-    """Part `number` of `total`, from 1 on."""
+    """Part `number` of `total`, numbered from 1."""
 
     number: int
     total: int
@@ -22,20 +22,20 @@ class Shard:
         """Return the shard that a text like `2/8` names.
 
         Raises:
-            UsageError: it is none.
+            UsageError: the text is not of this form, or the number is out of range.
 
         >>> Shard.parse("2/8")
         Shard(number=2, total=8)
         """
         match = re.fullmatch(r"(\d+)/(\d+)", text)
         if not match or not 1 <= int(match[1]) <= int(match[2]):
-            raise UsageError(f"--shard {text!r} is no part of a whole; take I/N, from 1/N to N/N")
+            raise UsageError(f"--shard {text!r} is not of the form I/N, from 1/N to N/N")
         return cls(int(match[1]), int(match[2]))
 
     def of(self, cells: Sequence[SuiteEntry]) -> list[SuiteEntry]:
-        """Return the cells of this part; each cell is in one part.
+        """Return the cells of this part; each cell is in exactly one part.
 
-        Parts are about equal in work, and the same whatever is measured already.
+        Parts have about equal work, and do not depend on which cells are measured already.
         """
         load = [0.0] * self.total
         chosen = []

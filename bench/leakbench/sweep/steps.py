@@ -1,4 +1,4 @@
-"""The steps of a sweep: work that cells share, and the cells, each with what it waits for."""
+"""The steps of a sweep: the work that cells share, the cells, and their order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from leakbench.experiments.suite import SuiteEntry
 from leakbench.threat.knowledge import Knowledge
 
 TRAINING_COST = 1 / 3
-"""A training step on one image against one gradient-matching evaluation of it."""
+"""Cost of a training step on one image, in gradient-matching evaluations of one image."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Prepare:
 
 @dataclass(frozen=True)
 class TrainUnder:
-    """Train a setup's model again under the part of a defense that a client does by itself."""
+    """Train a setup's model again under the client part of a defense."""
 
     setup: Setup
     defense: PluginSpec
@@ -48,33 +48,34 @@ class Step:
     """A task of a sweep.
 
     Attributes:
-        name: of its own; a cell's is its key.
+        name: unique; a cell's key, for its measurement.
         task: what a worker has to do.
-        what: the same in a few words.
+        description: of the task, for people.
         work: in gradient evaluations.
-        weight: how much of a sweep it is; its work, or better the seconds that it will take.
-        turn: of those that may start, the lowest starts first.
-        needs: names of steps that come before it.
-        alone: of steps with the same, one runs at a time: they would wait for the same lock.
-        entry: a cell's place in its suite.
+        weight: its share in the progress of a sweep: its work, or its estimated seconds.
+        priority: of the steps that may start, the one with the lowest starts first.
+        needs: names of steps that must be done before it.
+        exclusive_key: of the steps with the same key only one runs at a time, since they would wait
+            for the same lock; empty for none.
+        entry: the suite entry of the cell; None for shared work.
     """
 
     name: str
     task: Task
-    what: str
+    description: str
     work: float
     weight: float
-    turn: tuple[float, float]
+    priority: tuple[float, float]
     needs: tuple[str, ...] = ()
-    alone: str = ""
+    exclusive_key: str = ""
     entry: SuiteEntry | None = field(default=None, compare=False)
 
 
 def steps_of(cells: Sequence[SuiteEntry]) -> list[Step]:
-    """Return the steps that measure cells; shared work is one step, however many need it.
+    """Return the steps that measure cells; a piece of shared work is one step for all its cells.
 
-    The cells of a setup follow each other, the longest first, and the work that is shared by the
-    next setup's is done meanwhile.
+    The cells of a setup follow each other, the longest first; the shared work of the next setup is
+    done in the meantime.
     """
     steps: dict[str, Step] = {}
     numbers: dict[str, int] = {}
@@ -91,19 +92,19 @@ def steps_of(cells: Sequence[SuiteEntry]) -> list[Step]:
         steps[entry.key] = Step(
             name=entry.key,
             task=Measure(entry.cell, entry.key),
-            what=describe(entry),
+            description=describe(entry),
             work=entry.resolved.work,
             weight=entry.resolved.work,
-            turn=(number, -entry.resolved.work),
+            priority=(number, -entry.resolved.work),
             needs=tuple(needs),
-            alone=_deployment(entry.resolved, name),
+            exclusive_key=_deployment(entry.resolved, name),
             entry=entry,
         )
     return list(steps.values())
 
 
 AHEAD = 1.5
-"""By how many setups their shared work is ahead of the cells."""
+"""Number of setups by which shared work is ahead of the cells."""
 
 
 def _preparation(name: str, setup: Setup, number: int) -> Step:
@@ -111,16 +112,18 @@ def _preparation(name: str, setup: Setup, number: int) -> Step:
     return Step(
         name=name,
         task=Prepare(setup),
-        what=f"{setup.model} for {setup.main_task} on {setup.dataset}, {setup.rounds} rounds",
+        description=(
+            f"{setup.model} for {setup.main_task} on {setup.dataset}, {setup.rounds} rounds"
+        ),
         work=work,
         weight=work,
-        turn=(number - AHEAD, 0),
-        alone=setup.training_key(""),
+        priority=(number - AHEAD, 0),
+        exclusive_key=setup.training_key(""),
     )
 
 
 def _training_under(resolved: ResolvedCell, setup: Setup, number: int) -> Step | None:
-    """Return the training that tells what a cell's defense costs; None where there is none."""
+    """Return the training that measures the utility cost of a cell's defense; None without one."""
     defense = None if resolved.cell.defense == "none" else resolved.defense.client_part()
     if defense is None:
         return None
@@ -130,14 +133,14 @@ def _training_under(resolved: ResolvedCell, setup: Setup, number: int) -> Step |
     return Step(
         name=f"training {key}",
         task=TrainUnder(setup, under),
-        what=(
+        description=(
             f"{setup.model} for {setup.main_task} under {under.name} "
             f"({text_of(under.parameters)}), {setup.rounds} rounds"
         ),
         work=work,
         weight=work,
-        turn=(number - AHEAD, 1),
-        alone=digest(setup.training_key(""), under.name, under.parameters)[:24],
+        priority=(number - AHEAD, 1),
+        exclusive_key=digest(setup.training_key(""), under.name, under.parameters)[:24],
     )
 
 
@@ -146,7 +149,7 @@ def _training_work(setup: Setup) -> float:
 
 
 def _deployment(resolved: ResolvedCell, setup: str) -> str:
-    """Return what tells the models apart that an attack deploys, since cells share them."""
+    """Return a key of the model that an attack deploys, which cells share; empty without one."""
     if Knowledge.OUTPUTS not in resolved.attack.required_knowledge:
         return ""
     return digest("deployed", setup, resolved.cell.attack, resolved.cell.attack_parameters)[:24]

@@ -1,12 +1,11 @@
-"""A sweep: which step is next, what comes of it, and whose record is written."""
+"""A sweep: submits steps to an executor, retries them, and writes the records of cells."""
 
 from __future__ import annotations
 
-import heapq
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from leakbench.base.errors import UsageError
 from leakbench.base.files import WriteError
@@ -16,75 +15,44 @@ from leakbench.records.record import Record
 from leakbench.records.store import Stamp, Store
 from leakbench.sweep.claims import Claims
 from leakbench.sweep.events import (
-    Again,
     CellDone,
     Closed,
     Doing,
     Elsewhere,
     Failed,
     Opened,
+    Retrying,
     SharedDone,
     Started,
     State,
     Warned,
     Watcher,
 )
-from leakbench.sweep.executor import Answered, Begun, Executor, Lost, Problem, Report, Told
+from leakbench.sweep.executor import (
+    Executor,
+    Problem,
+    Report,
+    StepCompleted,
+    StepProgress,
+    StepStarted,
+    WorkerDied,
+)
 from leakbench.sweep.interrupts import Interrupt, interrupts_held
+from leakbench.sweep.outcome import Failure, Limits, Outcome
+from leakbench.sweep.schedule import Schedule
 from leakbench.sweep.steps import Step
 
-LOOK_ELSEWHERE_EVERY = 1.0
-"""Seconds between two looks at cells that another run measures."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a step may take.
-
-    Attributes:
-        seconds: that a cell may take; None for no limit. Shared work has none.
-        retries: how often a step is tried again whose worker died, or who lacked memory or disk.
-    """
-
-    seconds: float | None = None
-    retries: int = 2
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A cell that failed: the user's fault or the program's."""
-
-    entry: SuiteEntry
-    message: str
-    usage: bool
-    details: str
-
-
-@dataclass
-class Outcome:
-    """What came of a sweep.
-
-    Attributes:
-        measured: how many cells have a record that they had not.
-        elsewhere: how many another run has measured meanwhile.
-        left: how many are as before, since the sweep was interrupted.
-        interrupted: by which signal; 0 for none.
-    """
-
-    failures: list[Failure] = field(default_factory=list)
-    measured: int = 0
-    elsewhere: int = 0
-    left: int = 0
-    interrupted: int = 0
+CHECK_OTHER_RUNS_EVERY = 1.0
+"""Seconds between two checks of cells that another run is measuring."""
 
 
 class Sweep:
-    """Steps in the hands of an executor, and records in a store, which it alone writes.
+    """Runs steps with an executor, and writes records to a store; nothing else writes there.
 
     Args:
-        stamps: of the files that hold the cells' records as they were when these cells were chosen;
-            a cell whose file is another by now was measured by somebody else.
-        where: the workers in words.
+        stamps: of the files that held the cells' records when these cells were chosen; a cell whose
+            file has changed since was measured by another run.
+        where: description of the workers.
     """
 
     def __init__(
@@ -101,206 +69,191 @@ class Sweep:
         self._store, self._executor, self._watcher = store, executor, watcher
         self._stamps, self._limits, self._device, self._where = stamps, limits, device, where
         self._steps = {step.name: step for step in steps}
-        self._open = dict.fromkeys(self._steps)
-        self._missing = {step.name: set(step.needs) for step in steps}
-        self._needed_by: dict[str, list[str]] = {}
-        for step in steps:
-            for need in step.needs:
-                self._needed_by.setdefault(need, []).append(step.name)
-        self._needing = {name: len(by) for name, by in self._needed_by.items()}
-        self._ready = [(s.turn, i, s.name) for i, s in enumerate(steps) if not s.needs]
-        heapq.heapify(self._ready)
-        self._order = {step.name: number for number, step in enumerate(steps)}
-        self._alone: set[str] = set()
+        self._schedule = Schedule(steps)
         self._attempts = dict.fromkeys(self._steps, 0)
         self._running: dict[str, _Running] = {}
         self._elsewhere: dict[str, None] = {}
-        self._looked = 0.0
+        self._other_runs_checked = 0.0
         self._done = 0.0
         self._total = sum(step.weight for step in steps)
         self.outcome = Outcome()
 
     def run(self) -> Outcome:
-        """Do all steps; after an interrupt, write what is measured and leave the rest.
+        """Run all steps; after an interrupt, write what is measured and leave the rest.
 
         Raises:
-            UsageError: nothing can be written any more.
+            UsageError: no record can be written any more.
         """
         began = time.monotonic()
-        cells = [step for step in self._steps.values() if step.entry is not None]
-        self._watcher.happened(Opened(len(cells), len(self._steps) - len(cells), self._where))
+        cells = sum(step.entry is not None for step in self._steps.values())
+        self._watcher.on_event(Opened(cells, len(self._steps) - cells, self._where))
         self._claims = Claims(self._store.folder)
         why, interrupt = "ended by an error of the program", Interrupt()
         try:
             with interrupts_held() as interrupt:
-                self._to_the_end(interrupt)
-            if not self._open:
-                # A signal after the last step comes too late to end anything.
+                self._run_until_done(interrupt)
+            if not self._schedule.unfinished():
+                # A signal after the last step comes too late to interrupt anything.
                 interrupt.signal = 0
             why = "interrupted" if interrupt.signal else "done"
         except UsageError as error:
             why = str(error)
             raise UsageError(
-                f"{error}; all finished cells are kept: mend that, and run the same command again"
+                f"{error}; all finished cells are kept; fix that and run the same command again"
             ) from error
         finally:
             self._executor.close()
             self._claims.close()
-            left = sum(self._steps[name].entry is not None for name in self._open)
+            left = sum(step.entry is not None for step in self._schedule.unfinished())
             outcome = self.outcome
             outcome.left, outcome.interrupted = left, interrupt.signal
             seconds = time.monotonic() - began
             failed = len(outcome.failures)
-            # If it cannot be logged, what ended the sweep says more.
+            # If this cannot be logged, the error that ended the sweep is the one to report.
             with suppress(WriteError):
-                self._watcher.happened(Closed(why, outcome.measured, failed, left, seconds))
+                self._watcher.on_event(Closed(why, outcome.measured, failed, left, seconds))
         return outcome
 
-    def _to_the_end(self, interrupt: Interrupt) -> None:
-        while self._open and not interrupt.signal:
-            self._look_elsewhere()
+    def _run_until_done(self, interrupt: Interrupt) -> None:
+        while self._schedule.unfinished() and not interrupt.signal:
+            self._check_other_runs()
             self._submit()
-            self._take_all(self._executor.reports())
-            self._end_what_takes_too_long()
-            self._watcher.stands(self._state())
+            self._handle_all(self._executor.reports())
+            self._kill_what_takes_too_long()
+            self._watcher.on_progress(self._state())
         if interrupt.signal:
-            answers = [r for r in self._executor.reports() if isinstance(r, Answered)]
-            self._take_all([answer for answer in answers if answer.problem is None])
-
-    def _take_all(self, reports: Sequence[Report]) -> None:
-        """Take every report, also where one of them ends the sweep."""
-        end: UsageError | None = None
-        for report in reports:
-            try:
-                self._take(report)
-            except UsageError as error:
-                end = end or error
-        if end is not None:
-            raise end
+            ended = [r for r in self._executor.reports() if isinstance(r, StepCompleted)]
+            self._handle_all([report for report in ended if report.problem is None])
 
     def _submit(self) -> None:
-        """Give the executor as many steps as it takes, in turn."""
-        blocked = []
-        while self._ready and self._executor.room() > 0:
-            queued = heapq.heappop(self._ready)
-            step = self._steps[queued[-1]]
-            if step.alone in self._alone:
-                blocked.append(queued)
-            elif step.entry is None or self._claimed(step):
-                self._alone |= {step.alone} - {""}
+        """Submit as many steps as the executor takes, in order of priority."""
+        while self._executor.free_slots() > 0 and (step := self._schedule.next()) is not None:
+            if step.entry is None or self._claimed(step):
+                self._schedule.start(step)
                 self._attempts[step.name] += 1
                 self._running[step.name] = _Running()
                 self._executor.submit(step)
-        for queued in blocked:
-            heapq.heappush(self._ready, queued)
 
     def _claimed(self, step: Step) -> bool:
-        """Claim a cell; it is ours to measure unless another run has it, or has measured it."""
+        """Claim a cell; return False if another run is measuring it, or has measured it."""
         if not self._claims.take(step.name):
             if step.name not in self._elsewhere:
                 self._elsewhere[step.name] = None
-                self._watcher.happened(Elsewhere(step.what, step.name, done=False))
+                self._watcher.on_event(Elsewhere(step.description, step.name, done=False))
             return False
-        # No file at all: another run has set one aside that held no record.
+        # None: another run has quarantined a file that held no record.
         if self._store.stamp(step.name) in (None, self._stamps.get(step.name)):
             return True
-        self._claims.give_back(step.name)
+        self._claims.release(step.name)
         self.outcome.elsewhere += 1
         record = self._store.read(step.name)
         if record is not None and record.status == "failed":
             assert step.entry is not None
             self.outcome.failures.append(Failure(step.entry, record.error or "", False, ""))
-        self._watcher.happened(Elsewhere(step.what, step.name, done=True))
-        self._close(step)
+        self._watcher.on_event(Elsewhere(step.description, step.name, done=True))
+        self._finish(step)
         return False
 
-    def _look_elsewhere(self) -> None:
-        """Put cells that another run had back into the row, to see whether it still has them."""
+    def _check_other_runs(self) -> None:
+        """Queue the cells that another run was measuring, to see whether it still is."""
         now = time.monotonic()
-        if not self._elsewhere or now - self._looked < LOOK_ELSEWHERE_EVERY:
+        if not self._elsewhere or now - self._other_runs_checked < CHECK_OTHER_RUNS_EVERY:
             return
-        self._looked = now
-        waiting = {queued[-1] for queued in self._ready}
+        self._other_runs_checked = now
         for name in self._elsewhere:
-            if name in self._open and name not in self._running and name not in waiting:
-                self._put(self._steps[name])
+            step = self._steps[name]
+            if name not in self._running and self._schedule.is_waiting(step):
+                self._schedule.queue(step)
 
-    def _put(self, step: Step) -> None:
-        heapq.heappush(self._ready, (step.turn, self._order[step.name], step.name))
+    def _handle_all(self, reports: Sequence[Report]) -> None:
+        """Handle every report, even if one of them ends the sweep."""
+        end: UsageError | None = None
+        for report in reports:
+            try:
+                self._handle(report)
+            except UsageError as error:
+                end = end or error
+        if end is not None:
+            raise end
 
-    def _take(self, report: Report) -> None:
+    def _handle(self, report: Report) -> None:
         running = self._running.get(report.step)
         if running is None:
-            # Of a step that is at its end: another machine did it once more.
+            # The step has ended: another machine has done it once more.
             return
         step = self._steps[report.step]
         match report:
-            case Begun(worker=worker):
+            case StepStarted(worker=worker):
                 running.worker, running.since = worker, time.monotonic()
                 attempt = self._attempts[step.name]
-                self._watcher.happened(Started(step.what, _key(step), worker, attempt))
-            case Told(share=share, doing=doing, warning=warning):
+                self._watcher.on_event(Started(step.description, _key(step), worker, attempt))
+            case StepProgress(share=share, doing=doing, warning=warning):
                 running.share = running.share if share is None else max(running.share, share)
                 if warning:
-                    self._watcher.happened(Warned(warning, running.worker))
+                    self._watcher.on_event(Warned(warning, running.worker))
                 if doing:
-                    self._watcher.happened(Doing(doing, running.worker))
-            case Answered(problem=None):
+                    self._watcher.on_event(Doing(doing, running.worker))
+            case StepCompleted(problem=None):
                 self._succeeded(step, running, report)
-            case Answered(problem=Problem() as problem):
-                self._stumbled(step, running, problem)
-            case Lost(why=why):
-                self._stumbled(step, running, self._problem_of_loss(running, why))
+            case StepCompleted(problem=Problem() as problem):
+                self._failed(step, running, problem)
+            case WorkerDied(why=why):
+                self._failed(step, running, self._problem_of_death(running, why))
 
-    def _succeeded(self, step: Step, running: _Running, answer: Answered) -> None:
+    def _succeeded(self, step: Step, running: _Running, result: StepCompleted) -> None:
         seconds, worker = running.seconds(), running.worker
         if step.entry is None:
             self._stop(step)
-            done = SharedDone(step.what, worker, seconds, step.work, answer.built)
-            self._watcher.happened(done)
+            self._watcher.on_event(
+                SharedDone(step.description, worker, seconds, step.work, result.built)
+            )
         else:
-            record = answer.record
+            record = result.record
             assert record is not None and record.cost is not None
             self._write(step, record)
             self._stop(step)
             self.outcome.measured += 1
             of_attack = record.cost.seconds
-            self._watcher.happened(
-                CellDone(step.what, step.name, record.status, worker, seconds, of_attack)
+            self._watcher.on_event(
+                CellDone(step.description, step.name, record.status, worker, seconds, of_attack)
             )
-        self._close(step)
-        for name in self._needed_by.get(step.name, ()):
-            self._missing[name].discard(step.name)
-            if not self._missing[name] and name in self._open:
-                self._put(self._steps[name])
+        self._finish(step)
+        self._schedule.unlock(step)
 
-    def _stumbled(self, step: Step, running: _Running, problem: Problem) -> None:
-        """Try a step again if that may help; else it has failed, and all that needs it."""
-        if problem.ends:
+    def _failed(self, step: Step, running: _Running, problem: Problem) -> None:
+        """Retry a step if that may help; otherwise it has failed, and every step that needs it."""
+        if problem.fatal:
             raise UsageError(problem.message)
         attempt, attempts = self._attempts[step.name], 1 + self._limits.retries
-        if problem.passing and attempt < attempts:
+        if problem.transient and attempt < attempts:
             self._stop(step)
-            self._watcher.happened(
-                Again(step.what, _key(step), running.worker, problem.message, attempt + 1, attempts)
+            self._watcher.on_event(
+                Retrying(
+                    what=step.description,
+                    key=_key(step),
+                    worker=running.worker,
+                    why=problem.message,
+                    attempt=attempt + 1,
+                    attempts=attempts,
+                )
             )
-            self._put(step)
+            self._schedule.queue(step)
             return
         times = f" ({attempt} attempts)" if attempt > 1 else ""
         message = f"{problem.message}{times}"
         if step.entry is not None:
             self._write(step, _failed_record(step.entry, message, self._device))
         self._stop(step)
-        failed = list(self._with_all_that_need(step))
+        failed = self._schedule.with_dependents(step)
         for each in failed:
-            self._close(each)
+            self._finish(each)
             if each.entry is not None:
                 self.outcome.failures.append(
                     Failure(each.entry, message, problem.usage, problem.details)
                 )
-        self._watcher.happened(
+        self._watcher.on_event(
             Failed(
-                what=step.what,
+                what=step.description,
                 key=_key(step),
                 worker=running.worker,
                 seconds=running.seconds(),
@@ -311,27 +264,21 @@ class Sweep:
         )
 
     def _write(self, step: Step, record: Record) -> None:
-        """Write a record; but a failed one never takes the place of one that is not."""
+        """Write a record; but a failed one never replaces one that is not."""
         earlier = self._store.read(step.name) if record.status == "failed" else None
         if earlier is None or earlier.status == "failed":
             self._store.write(record)
 
-    def _with_all_that_need(self, step: Step) -> Iterator[Step]:
-        yield step
-        for name in self._needed_by.get(step.name, ()):
-            if name in self._open:
-                yield self._steps[name]
-
-    def _problem_of_loss(self, running: _Running, why: str) -> Problem:
+    def _problem_of_death(self, running: _Running, why: str) -> Problem:
         if not running.too_long:
-            return Problem(f"its worker {why}", passing=True)
+            return Problem(f"its worker {why}", transient=True)
         limit = self._limits.seconds
         return Problem(
             f"it took longer than {(limit or 0) / 60:g} min; give it less to do, or raise "
             f"--time-limit"
         )
 
-    def _end_what_takes_too_long(self) -> None:
+    def _kill_what_takes_too_long(self) -> None:
         limit = self._limits.seconds
         if limit is None:
             return
@@ -342,37 +289,35 @@ class Sweep:
                 self._executor.kill(name)
 
     def _stop(self, step: Step) -> None:
-        """A step runs no more; its cell may be had by others."""
+        """Note that a step is not running any more; other runs may take its cell."""
         del self._running[step.name]
-        self._alone.discard(step.alone)
+        self._schedule.stop(step)
         if step.entry is not None:
-            self._claims.give_back(step.name)
+            self._claims.release(step.name)
 
-    def _close(self, step: Step) -> None:
-        """A step is at its end, well or not."""
-        if step.name in self._open:
-            del self._open[step.name]
-            self._elsewhere.pop(step.name, None)
-            for need in step.needs:
-                self._needing[need] -= 1
-                if not self._needing[need]:
-                    self._executor.forget(need)
-            self._done += step.weight
+    def _finish(self, step: Step) -> None:
+        """Note that a step is over, whether it succeeded or not."""
+        for need in self._schedule.finish(step):
+            self._executor.release(need)
+        self._elsewhere.pop(step.name, None)
+        self._done += step.weight
 
     def _state(self) -> State:
-        going = {name: running.share for name, running in self._running.items()}
-        part = sum(self._steps[name].weight * share for name, share in going.items())
-        shares = {r.worker: r.share for r in self._running.values() if r.since is not None}
-        return State(self._done + part, self._total, shares)
+        shares = {name: running.share for name, running in self._running.items()}
+        part = sum(self._steps[name].weight * share for name, share in shares.items())
+        by_worker = {r.worker: r.share for r in self._running.values() if r.since is not None}
+        return State(self._done + part, self._total, by_worker)
 
 
 @dataclass
 class _Running:
-    """A step that was submitted.
+    """A submitted step.
 
     Attributes:
-        since: when a worker began it; None while it waits for one.
-        too_long: whether it is being ended for that.
+        worker: name of its worker, once that has started it.
+        since: when it was started.
+        share: of the step that is done.
+        too_long: whether it was killed for exceeding the time limit.
     """
 
     worker: str = ""

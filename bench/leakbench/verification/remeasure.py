@@ -19,8 +19,9 @@ from leakbench.records.store import Store
 from leakbench.sweep.events import CellDone, Event, State, Watcher
 from leakbench.sweep.executor import Site
 from leakbench.sweep.local import LocalExecutor
+from leakbench.sweep.outcome import Limits
 from leakbench.sweep.steps import steps_of
-from leakbench.sweep.sweep import Limits, Sweep
+from leakbench.sweep.sweep import Sweep
 
 DATA = {
     "dataset",
@@ -83,13 +84,13 @@ class _Handing:
     store: Store
     hand: Callable[[Record], None]
 
-    def happened(self, event: Event) -> None:
-        self.shown.happened(event)
+    def on_event(self, event: Event) -> None:
+        self.shown.on_event(event)
         if isinstance(event, CellDone) and (record := self.store.read(event.key)) is not None:
             self.hand(record)
 
-    def stands(self, state: State) -> None:
-        self.shown.stands(state)
+    def on_progress(self, state: State) -> None:
+        self.shown.on_progress(state)
 
 
 def remeasure(

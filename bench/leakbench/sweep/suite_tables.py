@@ -1,0 +1,62 @@
+"""The tables of a suite, written and printed from records."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+
+from leakbench.base.files import replacing
+from leakbench.experiments.overrides import override
+from leakbench.experiments.suite import SuiteEntry, expand, load_suite
+from leakbench.records.measured import Measured
+from leakbench.records.store import Store, no_record
+from leakbench.reports.settings import settings
+from leakbench.reports.suite_report import main_tables, markdown, reading_aid
+
+
+def report_suite(suite_name: str, changes: Sequence[str], only: Sequence[str], out: Path) -> None:
+    """Write and print a suite's tables from existing records.
+
+    Raises:
+        UsageError: there are none.
+    """
+    name, suite = load_suite(suite_name)
+    suite = override(suite, changes)
+    chosen, every = expand(name, suite, only), expand(name, suite)
+    store = Store(out / "records")
+    if not any(store.read(entry.key) for entry in chosen):
+        raise no_record(store, name, suite_name)
+    command = run_command(suite_name, changes)
+    print_tables(name, suite.title, chosen, every, store, out, command)
+
+
+def print_tables(
+    name: str,
+    title: str,
+    chosen: Sequence[SuiteEntry],
+    every: Sequence[SuiteEntry],
+    store: Store,
+    out: Path,
+    command: str,
+) -> None:
+    """Print the tables of the chosen cells; write those of the whole suite to a file.
+
+    Args:
+        command: that measures these cells; it is part of the file.
+    """
+    path, beside = out / f"{name}.md", out / f"{name}.reading.md"
+    reading = beside.read_text(encoding="utf-8") if beside.is_file() else ""
+    with replacing(path) as temporary:
+        measured = [Measured(entry, store.read(entry.key)) for entry in every]
+        temporary.write_text(markdown(title, measured, command, reading), encoding="utf-8")
+    shown = [Measured(entry, store.read(entry.key)) for entry in chosen]
+    print(main_tables(shown), reading_aid(shown), settings(shown), sep="\n\n")
+    print(f"\nAll metrics are in {path}.")
+
+
+def run_command(suite_name: str, changes: Sequence[str]) -> str:
+    """Return the command that measures these cells, without the paths of this machine."""
+    options = chain.from_iterable(("--set", change) for change in changes)
+    return shlex.join(["leakbench", "run", suite_name, *options])
