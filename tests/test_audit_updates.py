@@ -1,4 +1,4 @@
-"""Captured updates: what they are, and what is said of those that do not fit."""
+"""CapturedUpdate updates: what they are, and what is said of those that do not fit."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from torch import Tensor
 from torch.nn import functional
 
 from auditing import Net, audited, gradient, gradients, in_batches, net, people
-from leakbench.auditing.model_splitting import own_model
-from leakbench.auditing.updates import Captured, UpdateFormat, as_gradient, read_updates
+from leakbench.auditing.model_splitting import split_model
+from leakbench.auditing.updates import CapturedUpdate, UpdateFormat, as_gradient, read_updates
 from leakbench.base.errors import UsageError
 
 Tensors = dict[str, Tensor]
 
 
-def sent(tensors: Tensors, model: Net | None = None, **sending: Any) -> dict[str, Tensor]:
+def sent(tensors: Tensors, model: Net | None = None, **update_format: Any) -> dict[str, Tensor]:
     """An update as the harness has it, by the user's names."""
     whole = model or net()
-    cut = own_model(whole, "features", people(3).images)
-    update = as_gradient(Captured("mine", tensors, UpdateFormat(**sending)), cut, whole)
+    cut = split_model(whole, "features", people(3).images)
+    update = as_gradient(CapturedUpdate("mine", tensors, UpdateFormat(**update_format)), cut, whole)
     return {cut.names[name]: value for name, value in update.items()}
 
 
@@ -155,8 +155,8 @@ def test_a_header_says_what_is_true_of_one_update(tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "a.safetensors", {"batch_size": "4", "kind": "difference"})
     save_file(tensors, tmp_path / "b.safetensors", {"of": "whatever"})
     first, second = read_updates(tmp_path, UpdateFormat(batch_size=2))
-    assert (first.name, first.sending.batch_size, first.sending.kind) == ("a", 4, "difference")
-    assert (second.name, second.sending) == ("b", UpdateFormat(batch_size=2))
+    assert (first.name, first.update_format.batch_size, first.update_format.kind) == ("a", 4, "difference")
+    assert (second.name, second.update_format) == ("b", UpdateFormat(batch_size=2))
     save_file(tensors, tmp_path / "a.safetensors", {"batch_size": "many"})
     with pytest.raises(UsageError, match=r"the header of update .*a.safetensors: batch_size: "):
         read_updates(tmp_path, UpdateFormat())

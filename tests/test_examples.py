@@ -85,13 +85,13 @@ def test_opacus_without_noise_sends_what_the_defense_dp_sgd_says(
     from opacus_dp_sgd import BATCH, CLIP, main
     from safetensors.torch import load_file
 
-    from leakbench.auditing.model_splitting import own_model
+    from leakbench.auditing.model_splitting import split_model
     from leakbench.federation.defenses.dp_sgd import clipped_sum
 
     main(tmp_path, noise=0.0)
     torch.manual_seed(0)
     people = drawn_people(24, first=1000)
-    cut = own_model(Net(), "features", people.images[:3])
+    cut = split_model(Net(), "features", people.images[:3])
     sent = load_file(tmp_path / "updates" / "client-0.safetensors")
     assert people.labels is not None
     expected = clipped_sum(cut, people.images[:BATCH], people.labels[:BATCH], CLIP)
