@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from leakbench.auditing.audit import LabelledImages, audit
-from leakbench.auditing.report import Report
+from leakbench import LabelledImages, Report, audit
+from leakbench.auditing.report_parts import AttackReport
 
 SIZE = 8
 
@@ -81,3 +82,26 @@ def audited(model: nn.Module, updates: Any, **changed: Any) -> Report:
         "property_model": "logistic",
     }
     return audit(model, updates=updates, **(arguments | changed))
+
+
+VICTIMS = people(24, seed=2)
+
+
+@cache
+def audited_with_truth() -> Report:
+    """An audit of 24 individuals whose truth is known, under two defenses."""
+    model = net()
+    return audited(
+        model,
+        gradients(model, VICTIMS, 4),
+        truth=in_batches(VICTIMS, 4),
+        attacks={"mask_demixing": {"budget": 20}, "newton_demixing": {}},
+        defenses=[
+            {"name": "gaussian", "sigma": 100.0},
+            {"name": "secure_aggregation", "of": 4},
+        ],
+    )
+
+
+def by_name(reports: Sequence[AttackReport]) -> dict[str, AttackReport]:
+    return {report.name: report for report in reports}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from leakbench.auditing.report import Report
+from leakbench import Report
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "tests" / "examples"
@@ -29,7 +29,7 @@ def reported(example: str, folder: Path) -> Report:
 
 
 def python(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([str(ROOT), str(EXAMPLES)])
+    path = os.pathsep.join([str(ROOT / "bench"), str(EXAMPLES)])
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=folder,
@@ -91,11 +91,11 @@ def test_opacus_without_noise_sends_what_the_defense_dp_sgd_says(
     main(tmp_path, noise=0.0)
     torch.manual_seed(0)
     people = drawn_people(24, first=1000)
-    cut = split_model(Net(), "features", people.images[:3])
+    shared = split_model(Net(), "features", people.images[:3])
     sent = load_file(tmp_path / "updates" / "client-0.safetensors")
     assert people.labels is not None
-    expected = clipped_sum(cut, people.images[:BATCH], people.labels[:BATCH], CLIP)
-    for ours, theirs in cut.names.items():
+    expected = clipped_sum(shared, people.images[:BATCH], people.labels[:BATCH], CLIP)
+    for ours, theirs in shared.names.items():
         torch.testing.assert_close(
             sent[f"_module.{theirs}"], expected[ours] / BATCH, rtol=1e-3, atol=1e-6
         )

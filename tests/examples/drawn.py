@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from leakbench.auditing.audit import LabelledImages
+from leakbench import LabelledImages
 from leakbench.base.plugins import build
 from leakbench.base.registry import DATASETS
 

@@ -23,7 +23,7 @@ from flwr.simulation import run_simulation
 from safetensors.torch import save_file
 from torch.nn import functional
 
-from leakbench.auditing.audit import Report, audit
+from leakbench import Report, audit
 
 CLIENTS, BATCH, RATE, STEPS = 6, 4, 0.1, 2
 

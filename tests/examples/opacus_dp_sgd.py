@@ -14,7 +14,7 @@ from opacus.optimizers import DPOptimizer
 from safetensors.torch import save_file
 from torch.nn import functional
 
-from leakbench.auditing.audit import Report, audit
+from leakbench import Report, audit
 
 BATCH, CLIP, NOISE = 4, 1.0, 1.0
 

@@ -11,7 +11,7 @@ from drawn import PROPERTIES, Net, drawn_people
 from safetensors.torch import save_file
 from torch.nn import functional
 
-from leakbench.auditing.audit import Report, audit
+from leakbench import Report, audit
 
 BATCH = 4
 

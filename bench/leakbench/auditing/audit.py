@@ -250,8 +250,8 @@ def _scale(
     for argument, given in (("pixel_mean", means), ("pixel_deviation", deviations)):
         if len(given) not in (1, channels):
             raise UsageError(
-                f"{argument} has {len(given)} numbers, but images have {channels} channels; give one "
-                f"for all, or one for each"
+                f"{argument} has {len(given)} numbers, but images have {channels} channels; give "
+                f"one for all, or one for each"
             )
     if any(number <= 0 for number in deviations):
         raise UsageError("pixel_deviation must be above 0")

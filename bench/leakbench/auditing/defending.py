@@ -44,7 +44,7 @@ class Defended:
     individuals: int = 0
     left_out: int = 0
     distortion: Estimate | None = None
-    utility: Utility = Utility()
+    utility: Utility = field(default_factory=Utility)
 
 
 def defend_all(

@@ -57,8 +57,8 @@ def check_labels_and_properties(
     for name, given in (("names", labelled.names), ("updates", labelled.updates)):
         if given is not None and len(given) != len(labelled):
             raise UsageError(
-                f"{name!r} of {role} has {len(given)} entries, but there are {len(labelled)} images; "
-                f"give one for each"
+                f"{name!r} of {role} has {len(given)} entries, but there are {len(labelled)} "
+                f"images; give one for each"
             )
     if labelled.labels is not None:
         _check_labels(labelled, role, classes)

@@ -31,9 +31,10 @@ def functions_to_layers(module: fx.GraphModule, feature: fx.Node) -> fx.GraphMod
     """
     for node in list(module.graph.nodes):
         if node is not feature and _does_nothing(module, node):
-            module.meta[DROPOUT_REMOVED] = module.meta.get(DROPOUT_REMOVED, False) or node.target
-            in
-            DROPOUTS node.replace_all_uses_with(node.args[0]) module.graph.erase_node(node)
+            if node.target in DROPOUTS:
+                module.meta[DROPOUT_REMOVED] = True
+            node.replace_all_uses_with(node.args[0])
+            module.graph.erase_node(node)
             continue
         make = LAYERS.get(node.target) if node.op in ("call_function", "call_method") else None
         layer = make(module, node) if make is not None else None

@@ -180,9 +180,9 @@ def _answers(batch: Batch, result: AttackResult) -> list[Answer]:
 
 def _answer(result: AttackResult, row: int) -> Answer:
     # Without features, labels are those of the batch, and of no individual in particular.
-    label = result.labels[row]
-    if
-        result.labels is not None and result.features is not None else None return Answer( probabilities={name: float(scores[row]) for name, scores in result.scores.items()},
-        label=None if label is None else int(label),
+    named = result.labels is not None and result.features is not None
+    return Answer(
+        probabilities={name: float(scores[row]) for name, scores in result.scores.items()},
+        label=int(result.labels[row]) if named and result.labels is not None else None,
         certified=None if result.certified is None else bool(result.certified[row]),
     )

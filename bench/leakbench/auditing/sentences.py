@@ -11,7 +11,7 @@ from leakbench.auditing.findings import (
     TruthUnknown,
 )
 from leakbench.auditing.intervals import MIN_GROUPS
-from leakbench.auditing.report_parts import Verdict
+from leakbench.auditing.report_parts import Reason, Verdict
 from leakbench.auditing.verdicts import RELEVANT_ADVANTAGE
 from leakbench.metrics.estimates import Estimate
 
@@ -119,33 +119,27 @@ def verdict_text(verdict: Verdict) -> str:
 
 
 def _reason(verdict: Verdict) -> str:
-    match verdict.reason:
-        case "certified features":
-            return f"{verdict.certified} exact features certified"
-        case "advantage":
-            return f"{percent(verdict.advantage, sign=True)} points above blind"
-        case "advantage excluded":
-            return f"an advantage of more than {_points(verdict.bound)} over blind is excluded"
-        case "wide interval":
-            return f"no advantage shown, but up to {_points(verdict.bound)} are not excluded"
-        case "attack not run":
-            return "no advantage shown, but not every attack was run"
-        case "constant property":
-            properties = ", ".join(verdict.properties) or "every property"
-            return f"{properties} is the same for everybody"
-        case "no interval":
-            return f"fewer than {MIN_GROUPS} batches, or people, give no interval"
-        case "accurate baseline":
-            assert verdict.baseline is not None
-            return (
-                f"blind is right in {100 * verdict.baseline:.1f} % of "
-                f"{', '.join(verdict.properties)}, so that no advantage of more than "
-                f"{_points(RELEVANT_ADVANTAGE)} is possible"
-            )
-        case "defense refused":
-            return "the defense cannot be applied"
+    properties = ", ".join(verdict.properties) or "every property"
+    texts: dict[Reason, str] = {
+        "certified features": f"{verdict.certified} exact features certified",
+        "advantage": f"{percent(verdict.advantage, sign=True)} points above blind",
+        "advantage excluded": (
+            f"an advantage of more than {_points(verdict.bound)} over blind is excluded"
+        ),
+        "attack not run": "no advantage shown, but not every attack was run",
+        "constant property": f"{properties} is the same for everybody",
+        "no interval": f"fewer than {MIN_GROUPS} batches, or people, give no interval",
+        "accurate baseline": (
+            f"blind is right in {100 * (verdict.baseline or 0.0):.1f} % of {properties}, so that "
+            f"no advantage of more than {_points(RELEVANT_ADVANTAGE)} is possible"
+        ),
+        "wide interval": (
+            f"no advantage shown, but up to {_points(verdict.bound)} are not excluded"
+        ),
+        "defense refused": "the defense cannot be applied",
+    }
+    return texts[verdict.reason]
 
 
 def _points(share: float | None) -> str:
-    assert share is not None
-    return f"{100 * share:.0f} points"
+    return f"{100 * (share or 0.0):.0f} points"

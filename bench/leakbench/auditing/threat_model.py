@@ -39,6 +39,6 @@ class ThreatModel(BaseModel):
         Raises:
             UsageError: its table has no name.
         """
-        return (
-            NO_DEFENSE if self.defense is None else PluginSpec.from_table(self.defense, "defense")
-        )
+        if self.defense is None:
+            return NO_DEFENSE
+        return PluginSpec.from_table(self.defense, "defense")

@@ -129,8 +129,8 @@ def as_gradient(captured: CapturedUpdate, model: SplitModel, original: Model) ->
     update_format, name = captured.update_format, captured.name
     if update_format.kind != "gradient" and update_format.learning_rate is None:
         raise UsageError(
-            f"update {name!r} is of kind {update_format.kind}, which scales with the learning rate; "
-            f"give learning_rate"
+            f"update {name!r} is of kind {update_format.kind}, which scales with the learning "
+            f"rate; give learning_rate"
         )
     tensors = _unwrapped(captured.tensors, set(model.names.values()))
     _check_names(name, tensors, model, original)
