@@ -181,5 +181,5 @@ def test_files_that_are_none_are_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"it holds no \*.safetensors file"):
         read_updates(tmp_path, UpdateFormat())
     (tmp_path / "a.safetensors").write_bytes(b"\x80\x04pickle")
-    with pytest.raises(UsageError, match=r"a.safetensors is no safetensors file"):
+    with pytest.raises(UsageError, match=r"a.safetensors is not a safetensors file"):
         read_updates(tmp_path, UpdateFormat())
