@@ -1,4 +1,4 @@
-"""The examples run, and what they capture is what the audit takes it for."""
+"""The examples run, and the updates that they capture are what the audit assumes."""
 
 from __future__ import annotations
 
@@ -78,19 +78,19 @@ def test_updates_of_opacus(tmp_path: Path) -> None:
 def test_opacus_without_noise_sends_what_the_defense_dp_sgd_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So that an attack that knows the defense simulates the clients as they are."""
+    """An attack that knows the defense then simulates the clients as they are."""
     monkeypatch.syspath_prepend(EXAMPLES)
     import torch
-    from drawn import Net, drawn_people
     from opacus_dp_sgd import BATCH, CLIP, main
     from safetensors.torch import load_file
+    from synthetic_faces import Net, synthetic_people
 
     from leakbench.auditing.model_splitting import split_model
     from leakbench.federation.defenses.dp_sgd import clipped_sum
 
     main(tmp_path, noise=0.0)
     torch.manual_seed(0)
-    people = drawn_people(24, first=1000)
+    people = synthetic_people(24, first=1000)
     shared = split_model(Net(), "features", people.images[:3])
     sent = load_file(tmp_path / "updates" / "client-0.safetensors")
     assert people.labels is not None
