@@ -1,4 +1,4 @@
-"""A user's model and people for audits: bright images and dark ones, which features tell apart."""
+"""A user's model, and bright and dark images whose features tell them apart, for audits."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def people(count: int, seed: int = 0) -> LabelledImages:
 
 
 def gradients(model: nn.Module, of: LabelledImages, size: int) -> dict[str, dict[str, Tensor]]:
-    """What clients of so many individuals each would send."""
+    """The updates of clients with `size` individuals each."""
     return {
         f"client {number}": gradient(model, of, range(start, start + size))
         for number, start in enumerate(range(0, len(of), size))

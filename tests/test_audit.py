@@ -132,9 +132,9 @@ def test_without_the_truth_no_accuracy_is_reported() -> None:
     assert report.defenses == []
     assert isinstance(report.findings_as_data[-1], TruthUnknown)
     assert "How often it would be right cannot be said." in report.findings[-1]
-    told = report.updates[0].individuals[0]
-    assert (told.label, told.properties) == (None, None)
-    answer = told.answers["mask_demixing"]
+    individual = report.updates[0].individuals[0]
+    assert (individual.label, individual.properties) == (None, None)
+    answer = individual.answers["mask_demixing"]
     assert (answer.right, answer.cosine, answer.certified) == (None, None, True)
 
 

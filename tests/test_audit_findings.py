@@ -225,7 +225,7 @@ def test_dropout_is_pointed_out() -> None:
     model = net()
     model.head.insert(3, torch.nn.Dropout(0.5))
     report = audited(model, None, truth=people(8, seed=2), batch_size=4)
-    assert "The model has dropout, which is off here." in report.limitations
+    assert "The model has dropout, which is inactive here." in report.limitations
 
 
 def test_the_page_and_the_numbers_say_the_same_and_escape_everything(

@@ -26,14 +26,14 @@ def test_what_cannot_be_audited_is_left_out_and_the_rest_goes_on() -> None:
     sent = gradients(model, VICTIMS, 4)
     sent["client 1"]["head.3.bias"] = torch.full((4,), torch.nan)
     sent["client 2"]["head.3.bias"] = torch.zeros(3)
-    told: list[str] = []
+    messages: list[str] = []
     report = audited(
         model,
         sent,
         truth=in_batches(VICTIMS, 4),
         auxiliary=replace(aux, properties={**aux.properties, "never": torch.zeros(120)}),
         properties=("bright", "glasses", "never"),
-        on_status=told.append,
+        on_status=messages.append,
     )
     assert [update.name for update in report.updates] == [f"client {row}" for row in (0, 3, 4, 5)]
     assert by_name(report.attacks)["mask_demixing"].certified == 16
@@ -45,7 +45,7 @@ def test_what_cannot_be_audited_is_left_out_and_the_rest_goes_on() -> None:
         "update 'client 2' does not fit the model",
     ):
         assert any(limitation.startswith(f"Left out: {said}") for limitation in report.limitations)
-        assert any(line.startswith(f"left out: {said}") for line in told)
+        assert any(line.startswith(f"left out: {said}") for line in messages)
 
 
 def test_the_documented_import_is_the_audit() -> None:

@@ -1,4 +1,4 @@
-"""CapturedUpdate updates: what they are, and what is said of those that do not fit."""
+"""Captured updates: how they are converted, and which are refused."""
 
 from __future__ import annotations
 

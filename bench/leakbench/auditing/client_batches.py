@@ -237,6 +237,6 @@ def _mismatch(batch: Batch, truth: GroundTruth, clients: Clients) -> float | Non
 
 
 def _is_deterministic(defense: PluginSpec) -> bool:
-    """Whether clients draw nothing: no defense, or local steps on the whole batch."""
+    """Whether the update is not random: no defense, or local steps on the whole batch."""
     whole_batch = set(defense.parameters) <= {"epochs"}
     return defense == NO_DEFENSE or (defense.name == "local_steps" and whole_batch)

@@ -91,7 +91,7 @@ def _on_model(case: Case) -> list[str]:
         for name in _implied_properties(case)
     ]
     if case.model.has_dropout:
-        found.append("The model has dropout, which is off here.")
+        found.append("The model has dropout, which is inactive here.")
     if case.threat.mode == "eval" and _has_batch_norm(case.model):
         found.append(
             "Clients are assumed to run BatchNorm with its running statistics (mode eval); if "
