@@ -244,7 +244,9 @@ def test_a_cross_suite_runs_and_says_where_d_aux_comes_from(
     code, out, err = run("run", "cross.toml", "--workers", "1", "--device", "cpu", "--out", "out")
     assert code == 0, err
     assert "| data set        | D_aux           | property" in out
-    assert "set aside, since D_aux is synthetic (subject = faces, individuals = 500" in out
+    assert (
+        "reserved and not used, since D_aux is synthetic (subject = faces, individuals = 500" in out
+    )
     assert "that set may show some of the victims" not in out  # one numbering of people
     record = Store(tmp_path / "out" / "records").read(expand(*load_suite("cross.toml"))[0].key)
     assert record is not None

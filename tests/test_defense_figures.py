@@ -20,6 +20,7 @@ from leakbench.metrics.estimates import Estimate
 from leakbench.records.measured import Measured
 from leakbench.records.record import DefenseMetrics, Record
 from leakbench.records.store import Store
+from leakbench.reports.advantage import advantage_over
 from leakbench.reports.figures import ablation, defense, tradeoff
 from leakbench.reports.figures.features import Embedded, feature_figure, rounds_drawn
 from records import record_of, suite_entries
@@ -124,7 +125,7 @@ def around(value: float, reach: float = 0.02) -> Estimate:
 
 def record(entry: SuiteEntry) -> Record:
     cell, sigma = entry.cell, sigma_of(entry)
-    price = DefenseMetrics(
+    cost = DefenseMetrics(
         distortion=around(30 * sigma),
         utility=around(UNDEFENDED - sigma),
         utility_lost=around(sigma),
@@ -134,7 +135,7 @@ def record(entry: SuiteEntry) -> Record:
         dict.fromkeys(cell.properties, around(accuracy(entry))),
         feature_cosine=around(0.95, 0.01),
         main_task={"accuracy": UNDEFENDED, "most_frequent_class": FREQUENT},
-        defense=None if cell.defense == "none" else price,
+        defense=None if cell.defense == "none" else cost,
         classes=4,
     )
 
@@ -206,8 +207,8 @@ def test_none_stands_at_the_end_that_changes_least(suite: str) -> None:
         made = record(each)
         if made.metrics is None or made.metrics.defense is None:
             return made
-        price = made.metrics.defense.model_copy(update={"distortion": around(1 - sigma_of(each))})
-        metrics = made.metrics.model_copy(update={"defense": price})
+        cost = made.metrics.defense.model_copy(update={"distortion": around(1 - sigma_of(each))})
+        metrics = made.metrics.model_copy(update={"defense": cost})
         return made.model_copy(update={"metrics": metrics})
 
     cells = suite_entries(suite, only=["attack=feature"])
@@ -282,14 +283,14 @@ def test_the_strongest_attack_is_set_against_the_utility_lost(suite: str) -> Non
 
 def test_an_interval_of_leakage_joins_those_of_attack_and_control() -> None:
     attack, blind = Estimate(value=0.8, low=0.77, high=0.84), around(0.6, 0.03)
-    found = tradeoff.leakage(attack, Estimate(value=0.6, low=0.56, high=0.64))
+    found = advantage_over(attack, Estimate(value=0.6, low=0.56, high=0.64))
     assert (found.value, found.low, found.high) == pytest.approx(
         (0.2, 0.2 - 0.05, 0.2 + np.hypot(0.04, 0.04)), abs=1e-6
     )
     # Without doubt about the control it is the attack's own, moved.
-    certain = tradeoff.leakage(attack, around(0.6, 0))
+    certain = advantage_over(attack, around(0.6, 0))
     assert (certain.low, certain.high) == pytest.approx((0.17, 0.24))
-    assert tradeoff.leakage(attack, blind).low < 0.17
+    assert advantage_over(attack, blind).low < 0.17
 
 
 def test_the_ends_of_a_defense_are_told_by_the_numbers_that_differ(suite: str) -> None:

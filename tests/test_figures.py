@@ -374,8 +374,8 @@ def test_a_reconstruction_stands_below_the_individual_to_whom_it_is_matched(
     said: list[str] = []
     true, blocks = reconstruct(chosen_cells(suite_entries(suite)), context, said.append)
     assert [block.title for block in blocks] == [
-        "Proposed, 4 gradient evaluations a batch",
-        "Soft, 5 gradient evaluations a batch",
+        "Proposed, 4 gradient evaluations per batch",
+        "Soft, 5 gradient evaluations per batch",
     ]
     assert said[:2] == ["Proposed, B = 1", "Soft, B = 1"]
     assert len(true) == 8

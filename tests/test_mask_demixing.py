@@ -27,7 +27,6 @@ from leakbench.base.plugins import build
 from leakbench.base.registry import MODELS
 from leakbench.evaluation.measuring import infer, measure, victim_batches
 from leakbench.evaluation.preparation import prepare
-from leakbench.evaluation.scoring import CERTIFIED
 from leakbench.experiments.cell import Cell, Setup
 from leakbench.experiments.overrides import override
 from leakbench.experiments.suite import expand, load_suite
@@ -41,6 +40,7 @@ from leakbench.federation.defenses.secure_aggregation import SecureAggregation
 from leakbench.federation.defenses.sparsify import Sparsification
 from leakbench.federation.models.small_cnn import SmallCNN
 from leakbench.federation.shared_model import SharedModel
+from leakbench.metrics.of_attacks import CERTIFIED
 from leakbench.threat.attack import AttackResult
 from leakbench.threat.server import Server
 from measuring import measured

@@ -23,6 +23,7 @@ from leakbench.experiments.cell import Cell
 from leakbench.experiments.cell_defense import defense_of
 from leakbench.experiments.cell_knowledge import knowledge_of
 from leakbench.metrics import estimates as metrics
+from leakbench.metrics.classification import balanced_accuracy
 from leakbench.metrics.estimates import Estimate
 from leakbench.records.record import Metrics
 from leakbench.threat.attack import Attack, AttackResult, Progress, check_batch_size, check_grant
@@ -279,7 +280,7 @@ def _leads(
             scores: Sequence[np.ndarray] = scores,
             present: np.ndarray = present,
         ) -> metrics.Weights:
-            own, control = (metrics.balanced_accuracy(s, present, weights) for s in scores)
+            own, control = (balanced_accuracy(s, present, weights) for s in scores)
             difference: metrics.Weights = own - control
             return difference
 

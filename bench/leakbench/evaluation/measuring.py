@@ -23,7 +23,7 @@ from leakbench.base.plugins import build
 from leakbench.base.registry import ATTACKS
 from leakbench.base.seeds import generator_for, seed_for
 from leakbench.data.images import to_images
-from leakbench.evaluation.defense_cost import distortion, price
+from leakbench.evaluation.defense_cost import defense_metrics, distortion
 from leakbench.evaluation.preparation import EvaluationContext
 from leakbench.evaluation.scoring import score
 from leakbench.experiments.cell import Cell
@@ -90,7 +90,9 @@ def measure(
             lpips_weights,
             answers.outputs,
             answers.candidates,
-            price(defense_of(cell), answers.changes, context, say) if answers.changes else None,
+            defense_metrics(defense_of(cell), answers.changes, context, say)
+            if answers.changes
+            else None,
         ),
         cost=Cost(
             seconds=answers.seconds,
