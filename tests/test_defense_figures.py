@@ -12,7 +12,6 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from leakbench.base.errors import UsageError
 from leakbench.base.registry import DEFENSES
 from leakbench.experiments.suite import SuiteEntry
 from leakbench.federation.defenses.none import NoDefense
@@ -22,7 +21,6 @@ from leakbench.records.record import DefenseMetrics, Record
 from leakbench.records.store import Store
 from leakbench.reports.advantage import advantage_over
 from leakbench.reports.figures import ablation, defense, tradeoff
-from leakbench.reports.figures.features import Embedded, feature_figure, rounds_drawn
 from records import record_of, suite_entries
 
 HEAD = """
@@ -417,48 +415,3 @@ def test_a_mistake_is_one_sentence_and_code_2(
     assert (code, printed) == (2, "")
     assert re.fullmatch(rf"leakbench: .*{message}.*", err.splitlines()[-1])
     assert not (tmp_path / "out").exists()
-
-
-def test_features_are_drawn_before_and_after_training(suite: str) -> None:
-    (cell, *_) = (each.cell for each in suite_entries(suite))
-    assert rounds_drawn(cell) == (0, 3)
-    with pytest.raises(UsageError, match="trains for 0 rounds"):
-        rounds_drawn(cell.model_copy(update={"rounds": 0}))
-
-
-def test_a_panel_of_features_has_a_point_for_each_individual_by_property(suite: str) -> None:
-    places = np.arange(12, dtype=np.float32).reshape(6, 2)
-    present = {"gender": np.array([True, False, False, True, False, False])}
-    rounds = [Embedded(n, places, present, {"gender": around(0.7)}) for n in (0, 3)]
-    figure = feature_figure(suite_entries(suite)[0].cell, rounds)
-    figure.canvas.draw()
-    assert [ax.get_ylabel() for ax in figure.axes] == ["round 0", "round 3"]
-    assert figure.axes[1].get_title() == "gender: 70.0 [68.0, 72.0]"
-    without, having = (np.asarray(c.get_offsets()) for c in figure.axes[0].collections)
-    np.testing.assert_array_equal(having, places[present["gender"]])
-    np.testing.assert_array_equal(without, places[~present["gender"]])
-
-
-def test_the_command_draws_features_and_says_how_well_f_p_reads_them(
-    run: Run, suite: str, tmp_path: Path
-) -> None:
-    (tmp_path / ".git").mkdir()
-    out = tmp_path / "out"
-    arguments = ["--out", str(out), "--device", "cpu", "--set", "property_model=logistic"]
-    code, printed, _ = run("figure", "features", suite, *arguments)
-    assert code == 0
-    said = printed.splitlines()
-    assert [line.partition(":")[0] for line in said[:4]] == [
-        *("round 0, gender", "round 0, glasses", "round 3, gender", "round 3, glasses"),
-    ]
-    assert all(re.search(r": f_p \d+\.\d \[.*\] % balanced accuracy$", line) for line in said[:4])
-    assert [Path(line.split()[-1].rstrip(".")).name for line in said[4:]] == [
-        *("small-features.png", "small-features.svg"),
-    ]
-
-
-def test_too_few_victims_for_t_sne_are_refused(run: Run, suite: str, tmp_path: Path) -> None:
-    few = ["--set", "victim_share=0.05", "--set", "property_model=logistic"]
-    code, _, err = run("figure", "features", suite, *few, "--out", str(tmp_path / "out"))
-    assert code == 2
-    assert re.search(r"more than 30 victims, and there are \d+; raise `victim_share`", err)

@@ -23,7 +23,8 @@ class Merged:
         taken: number of records that are new, or have replaced a failed one.
         had: number of records that the folder had before.
         unreadable: files that hold no record, which were left where they are.
-        verified: number of records that agreed when they were measured again, according to the folders.
+        verified: number of records that agreed when they were measured again, according to the
+            folders.
     """
 
     taken: int

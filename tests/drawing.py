@@ -1,0 +1,54 @@
+"""A suite to draw figures of, and checks of drawn files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+SUITE = """
+title = "Small"
+
+[cell]
+image_size = 32
+dataset = "synthetic"
+dataset_parameters = { individuals = 300 }
+properties = ["gender", "glasses"]
+main_task = "hat+smile"
+model_parameters = { width = 4 }
+clients = 2
+rounds = 3
+victim_share = 0.2
+individuals = 12
+
+[attack.feature]
+parameters = { budget = 4 }
+
+[attack.soft]
+attack = "feature"
+title = "Soft"
+parameters = { budget = 5, labels = "joint" }
+
+[attack.blind]
+
+[attack.oracle]
+grant = ["model", "auxiliary", "features"]
+
+[[group]]
+title = "Table 2"
+layout = "table2"
+sweep = { batch_size = [1, 4, 12], seed = [0, 1] }
+
+[[group]]
+title = "By budget"
+layout = "budget"
+cell = { batch_size = 4 }
+sweep = { attack.budget = [10, 100, 1000] }
+"""
+
+
+def is_png(path: Path) -> bool:
+    return path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def is_svg(path: Path) -> bool:
+    return ElementTree.fromstring(path.read_text()).tag == "{http://www.w3.org/2000/svg}svg"
