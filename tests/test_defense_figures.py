@@ -12,6 +12,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from drawing import DEFENSES_BY_LEVEL, HEAD, LAMBDAS
 from leakbench.base.registry import DEFENSES
 from leakbench.experiments.suite import SuiteEntry
 from leakbench.federation.defenses.none import NoDefense
@@ -23,79 +24,13 @@ from leakbench.reports.advantage import advantage_over
 from leakbench.reports.figures import ablation, defense, tradeoff
 from records import record_of, suite_entries
 
-HEAD = """
-title = "Small"
-
-[cell]
-image_size = 32
-dataset = "synthetic"
-dataset_parameters = { individuals = 300 }
-properties = ["gender", "glasses"]
-main_task = "hat+smile"
-model_parameters = { width = 4 }
-clients = 2
-rounds = 3
-victim_share = 0.2
-individuals = 8
-
-[attack.feature]
-parameters = { budget = 4 }
-
-[attack.adaptive]
-attack = "feature"
-title = "Adaptive"
-parameters = { budget = 4 }
-grant = ["model", "update", "auxiliary", "labels", "defense"]
-
-[attack.blind]
-
-[attack.oracle]
-grant = ["model", "auxiliary", "features"]
-"""
-
-GROUPS = """
-[[group]]
-title = "Noise"
-layout = "defense"
-
-[group.sweep]
-batch_size = [1, 8]
-defense = [
-    { name = "none" },
-    { name = "gaussian", sigma = 0.1 },
-    { name = "gaussian", sigma = 0 },
-    { name = "gaussian", sigma = 0.01 },
-]
-
-[[group]]
-title = "Others"
-layout = "defense"
-
-[group.sweep]
-batch_size = [1, 8]
-defense = [{ name = "none" }, { name = "laplace", sigma = 0.1 }]
-"""
-
-LAMBDAS = """
-[[group]]
-title = "By λ"
-layout = "table2"
-sweep = { batch_size = [1, 8], attack.lam = [0.0, 0.1, 1.0] }
-
-[group.attack.feature]
-
-[group.attack.blind]
-
-[group.attack.oracle]
-"""
-
 UNDEFENDED, FREQUENT = 0.6, 0.3
 
 
 @pytest.fixture
 def suite(tmp_path: Path) -> str:
     path = tmp_path / "small.toml"
-    path.write_text(HEAD + GROUPS + LAMBDAS)
+    path.write_text(HEAD + DEFENSES_BY_LEVEL + LAMBDAS)
     return str(path)
 
 
@@ -217,7 +152,7 @@ def test_none_stands_at_the_end_that_changes_least(suite: str) -> None:
 
 def test_other_parameters_have_panels_of_their_own(tmp_path: Path) -> None:
     path = tmp_path / "small.toml"
-    swept = GROUPS.replace("batch_size = [1, 8]", "batch_size = [1, 8]\nseed = [0, 1]")
+    swept = DEFENSES_BY_LEVEL.replace("batch_size = [1, 8]", "batch_size = [1, 8]\nseed = [0, 1]")
     path.write_text(HEAD + swept)
     figure = drawn(
         defense.figures(measured(suite_entries(str(path)))), "defense-gaussian-sigma-gender"
@@ -243,7 +178,7 @@ def test_only_levels_that_are_numbers_are_drawn_over(
         sigma: int | None = None
 
     monkeypatch.setitem(DEFENSES._plugins, "gaussian", Steps)
-    text = HEAD + GROUPS.replace('"gaussian", sigma = 0.01 }', '"gaussian" }')
+    text = HEAD + DEFENSES_BY_LEVEL.replace('"gaussian", sigma = 0.01 }', '"gaussian" }')
     Path(suite).write_text(text.replace("sigma = 0.1 },", "sigma = 10 },"))
     cells = suite_entries(suite, only=["attack=blind"])
     assert {p.cell.defense_parameters.get("sigma") for p in cells} == {None, 0, 10, 0.1}
@@ -252,7 +187,7 @@ def test_only_levels_that_are_numbers_are_drawn_over(
 
 
 def test_figures_of_two_groups_do_not_take_each_other_s_name(suite: str) -> None:
-    noise = GROUPS[: GROUPS.index('[[group]]\ntitle = "Others"')]
+    noise = DEFENSES_BY_LEVEL[: DEFENSES_BY_LEVEL.index('[[group]]\ntitle = "Others"')]
     Path(suite).write_text(HEAD + noise + noise.replace("Noise", "Again"))
     found = defense.figures(measured(suite_entries(suite)))
     stems = [f"defense-gaussian-sigma-{name}" for name in ("gender", "glasses")]

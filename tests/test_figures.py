@@ -1,4 +1,4 @@
-"""Facts about figures: what is drawn from records, and who may not be drawn where."""
+"""Figures of accuracy by budget: what is drawn from records."""
 
 from __future__ import annotations
 

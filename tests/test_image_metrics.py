@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from leakbench.metrics.image_metrics import lpips, lpips_network, psnr, ssim
-from lpips_fixtures import pictures
+from lpips_files import pictures
 
 pytest_plugins = ["lpips_fixtures"]
 

@@ -15,7 +15,7 @@ import leakbench.cli.main
 import leakbench.metrics.image_metrics
 from leakbench.base.errors import UsageError
 from leakbench.metrics.lpips_weights import find_lpips_weights, read_convolutions
-from lpips_fixtures import HUB, random_convolutions
+from lpips_files import HUB, random_convolutions
 
 SUITE = """
 title = "Small"

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from editing import edit, numbers_in, path_of
 from leakbench.base.plugins import build, parameters_of
 from leakbench.base.registry import DATASETS, MODELS
 from leakbench.conformance.setting import SETUP
@@ -53,27 +54,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "theirs"))
-
-
-def path_of(folder: Path, attack: str) -> Path:
-    (path,) = (
-        path
-        for path in (folder / "records").glob("*.json")
-        if json.loads(path.read_text())["cell"]["attack"] == attack
-    )
-    return path
-
-
-def edit(path: Path, where: str, value: Any) -> None:
-    """Change one value of a record by hand."""
-    content = json.loads(path.read_text())
-    *keys, last = where.split("/")
-    table = content
-    for key in keys:
-        table = table[key]
-    assert last in table
-    table[last] = value
-    path.write_text(json.dumps(content))
 
 
 def sentences(folder: Path) -> list[str]:
@@ -154,14 +134,6 @@ def test_a_record_edited_by_hand_is_one_sentence_and_the_rest_goes_on(
     assert all(sentence.startswith(path.name) for sentence in found)
     assert any(re.search(said, sentence) for sentence in found), found
     assert not any("\n" in sentence for sentence in found)
-
-
-def numbers_in(tree: Any, path: str = "") -> list[str]:
-    """The places of all numbers of a record."""
-    if isinstance(tree, dict):
-        return [each for key, part in tree.items() for each in numbers_in(part, f"{path}/{key}")]
-    is_number = isinstance(tree, int | float) and not isinstance(tree, bool)
-    return [path.removeprefix("/")] if is_number else []
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e308, True])

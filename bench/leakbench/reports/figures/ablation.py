@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from leakbench.base.registry import ATTACKS
 from leakbench.metrics.estimates import Estimate
+from leakbench.metrics.of_attacks import FEATURE_COSINE
+from leakbench.metrics.of_properties import BALANCED_ACCURACY
 from leakbench.records.measured import Measured
 from leakbench.reports.figures.canvas import (
     COLOURS,
@@ -52,7 +54,7 @@ SWEPT = "lam"
 NEEDS = f'group that sweeps "attack.{SWEPT}"'
 EXAMPLE = f'"attack.{SWEPT}" = [0, 0.1, 1] in its `sweep`'
 
-COSINE = "feature cosine"
+COSINE = FEATURE_COSINE.title
 
 PANELS_A_ROW = 3
 
@@ -120,7 +122,7 @@ def _figure(cells: Sequence[Measured], column: str, panels: Panels, axis: LevelA
         ax.set_title(name, fontsize=LABEL, parse_math=False)
         ax.set_xlabel("λ (0: without g_n)", fontsize=TICK, parse_math=False)
         ax.set_ylabel(
-            "cosine" if name == COSINE else "balanced accuracy, %",
+            "cosine" if name == COSINE else BALANCED_ACCURACY.heading,
             fontsize=TICK,
         )
         scale = 1.0 if name == COSINE else PERCENT

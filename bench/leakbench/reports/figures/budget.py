@@ -8,6 +8,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING
 
 from leakbench.metrics.estimates import Estimate
+from leakbench.metrics.of_properties import BALANCED_ACCURACY
 from leakbench.records.measured import Measured
 from leakbench.reports.figures.canvas import TICK, TITLE, blank_figure, legend_below, plain_axes
 from leakbench.reports.figures.curves import (
@@ -74,7 +75,7 @@ def _figure(cells: Sequence[Measured]) -> Figure:
     drawn = [(of.values(), styles[c]) for panel in panels.values() for c, of in panel.items()]
     axes[0].set_ylim(*accuracy_range(drawn))
     figure.suptitle(_title(cells, letters=int(12 * width)), fontsize=TITLE, parse_math=False)
-    figure.supylabel("balanced accuracy, %", fontsize=9)
+    figure.supylabel(BALANCED_ACCURACY.heading, fontsize=9)
     legend_below(figure, styles, width)
     return figure
 

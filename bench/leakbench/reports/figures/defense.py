@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from leakbench.experiments.defense_labels import is_number
 from leakbench.experiments.descriptions import text_of
 from leakbench.metrics.estimates import Estimate
+from leakbench.metrics.of_properties import BALANCED_ACCURACY
 from leakbench.records.measured import Measured
 from leakbench.reports.figures.canvas import (
     GREY,
@@ -221,7 +222,7 @@ def _figure(
         above.set_ylim(*accuracy_range(drawn))
         below.set_ylim(*_utility_range(panels.values()))
         below.set_xlabel(f"{swept}; below it the distortion", fontsize=TICK)
-        above.set_ylabel("balanced accuracy, %" if column == 0 else "", fontsize=LABEL)
+        above.set_ylabel(BALANCED_ACCURACY.heading if column == 0 else "", fontsize=LABEL)
         below.set_ylabel("main task, %" if column == 0 else "", fontsize=LABEL)
     for number in range(len(panels), rows * columns):
         row, column = divmod(number, columns)
