@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from leakbench.attacks.linear_layers.auxiliary_fallback import without_update
+from leakbench.attacks.linear_layers.auxiliary_fallback import auxiliary_result
 from leakbench.attacks.linear_layers.head import Head, head_of
 from leakbench.attacks.linear_layers.label_recovery import class_mean_features, recover_labels
 from leakbench.base.errors import UsageError
@@ -20,7 +20,7 @@ from leakbench.threat.server import Server
 @register_attack("class_means")
 @dataclass(frozen=True, kw_only=True)
 class ClassMeans(Attack):
-    """Answers for each individual with e_c = ∇W_c / ∇b_c, about its class's mean feature.
+    """Reconstructs for each individual e_c = ∇W_c / ∇b_c, about its class's mean feature.
 
     For an output layer alone, whose input h is E(X). e_c is the mean of all h_i weighted by
     p_ic − y_ic: exact at B = 1 and where only one class is predicted with any doubt; the fewer
@@ -75,7 +75,7 @@ class ClassMeans(Attack):
         assert update is not None
         gradient = head.output.gradient(update)
         if not bool(gradient.isfinite().all()) or not bool(gradient.any()):
-            return without_update(server, observation)
+            return auxiliary_result(server, observation)
         if self.labels == "known":
             assert observation.labels is not None
             labels = observation.labels

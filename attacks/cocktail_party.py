@@ -11,8 +11,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from leakbench.attacks.linear_layers.auxiliary_fallback import stand_ins, without_update
-from leakbench.attacks.linear_layers.demixing.mixture import precision_of
+from leakbench.attacks.linear_layers.auxiliary_fallback import auxiliary_features, auxiliary_result
+from leakbench.attacks.linear_layers.demixing.gradient_space import precision_of
 from leakbench.attacks.linear_layers.head import Head, head_of
 from leakbench.attacks.linear_layers.independent_components import (
     Mixtures,
@@ -83,7 +83,7 @@ class CocktailParty(Attack):
         )
 
     def work(self, batch_size: int) -> float:
-        """What the iterations take."""
+        """The work of the iterations."""
         return self.iterations * ITERATION * (1 + 8 / batch_size)
 
     def infer(
@@ -91,8 +91,8 @@ class CocktailParty(Attack):
     ) -> list[AttackResult]:
         """Separate each batch by itself.
 
-        Side by side they would round otherwise, and where rows of U are orthogonal the loss has a
-        kink, at which rounding decides: an answer would depend on who else is in the cell.
+        Batches computed together would be rounded differently, and where rows of U are orthogonal
+        the loss has a kink, at which rounding decides: a result would depend on other batches.
         """
         assert server.model is not None
         head = head_of(server.model, self.name)
@@ -124,11 +124,11 @@ def _answer(server: Server, observation: Observation, separated: Tensor | None) 
     assert server.feature_space is not None
     others = server.feature_space.features
     if separated is None or not bool(separated.isfinite().all()):
-        return without_update(server, observation)
+        return auxiliary_result(server, observation)
     features = upright(separated, float(others.norm(dim=1).mean())).to(others)
     missing = observation.batch_size - len(features)
     if missing:
-        features = torch.cat([features, stand_ins(server, observation, missing)])
+        features = torch.cat([features, auxiliary_features(server, observation, missing)])
     return AttackResult(scores=server.feature_space.property_model(features), features=features)
 
 

@@ -44,8 +44,8 @@ class GradInversion(GradientMatching):
     The paper registers the seeds to one another before it takes their mean; `consensus` is the
     place for that, and is the plain mean here, renewed at each step instead of every 100. Like its
     label scheme, its group supposes that all labels of a batch differ: individuals of one label
-    may stand in another order in each seed, and their mean then is nobody's. Where labels repeat,
-    `known` or `counts` serve, and more seeds do harm.
+    may have another order in each seed, so that their mean is no individual's. Where labels repeat,
+    use `known` or `counts`; more seeds do harm.
 
     Attributes:
         seeds: runs of the group, between which the budget is divided.

@@ -1,4 +1,4 @@
-"""Membership from the row space of a layer's gradient: is this person in the batch?"""
+"""Membership inference from the row space of a layer's gradient."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from leakbench.attacks.linear_layers.demixing.mixture import precision_of, rank_of
+from leakbench.attacks.linear_layers.demixing.gradient_space import precision_of, rank_of
 from leakbench.attacks.linear_layers.demixing_attack import refuse_batch_statistics
 from leakbench.attacks.linear_layers.head import Head, head_of
 from leakbench.base.registry import register_attack
@@ -23,12 +23,12 @@ from leakbench.threat.server import Server
 @register_attack("row_space")
 @dataclass(frozen=True, kw_only=True)
 class RowSpace(Attack):
-    """Answers for each candidate whether the person is in the batch, by a distance.
+    """Scores for each candidate whether it is in the batch, by a distance.
 
-    The gradient of the first layer after the split is Σ_i x_i [h_i, 1]ᵀ. So [h, 1] of everybody in
-    the batch lies in its row space, as long as B ≤ m and d, and that of nobody else does: the score
-    is minus the relative distance from it. No search is needed, and no label. As individuals of the
-    batch it names the B nearest candidates.
+    The gradient of the first layer after the split is Σ_i x_i [h_i, 1]ᵀ. So as long as B ≤ m and d,
+    [h, 1] of every individual of the batch lies in its row space, and that of no other individual
+    does: the score is minus the relative distance from it. It needs neither a search nor labels.
+    The B nearest candidates are its answer for the individuals of the batch.
     """
 
     title = "Row space"
@@ -36,11 +36,11 @@ class RowSpace(Attack):
         "Petrov, Dimitrov, Baader, Müller, Vechev 2024, DAGER: Exact Gradient Inversion for Large "
         "Language Models (NeurIPS), whose span check of tokens is here one of individuals"
     )
-    note = "it is shown candidates, half of whom are in the batch, and names the nearest B of them"
+    note = "it knows candidates, half of which are in the batch, and answers with the B nearest"
 
     @property
     def required_knowledge(self) -> Knowledge:
-        """The update, the model to see candidates through, D_aux for f_p, and candidates."""
+        """The update, the model for candidates' features, D_aux for f_p, and candidates."""
         return Knowledge.MODEL | Knowledge.UPDATE | Knowledge.AUXILIARY | Knowledge.CANDIDATES
 
     def infer(
@@ -77,7 +77,7 @@ def distances(
         features: h, shape (n, d).
 
     Returns:
-        Shape (n,); 1 for everybody if the update is not finite.
+        Shape (n,); all 1 if the update is not finite.
     """
     gradient = head.first.gradient(update)
     if not gradient.isfinite().all():

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 
 from leakbench.attacks.linear_layers.activations import Rectifier
-from leakbench.attacks.linear_layers.auxiliary_fallback import stand_ins, without_update
+from leakbench.attacks.linear_layers.auxiliary_fallback import auxiliary_features, auxiliary_result
 from leakbench.attacks.linear_layers.demixing_attack import refuse_batch_statistics
 from leakbench.attacks.linear_layers.head import Head, head_of
 from leakbench.attacks.linear_layers.sparse_columns import Separation, SparseColumns
@@ -27,16 +27,16 @@ from leakbench.threat.server import Server
 class Spear(Attack):
     """Finds a batch's features exactly where the split is before a hidden ReLU layer.
 
-    Rows of the layer's gradient are drawn until those of each individual are among them that it
-    does not activate, see `linear_layers.sparse_columns`: that takes about 2ᴮ draws, which the
-    paper affords up to B = 25 on a GPU. Labels are not used. A batch whose features
-    activate exactly the units that its columns say is certified. With two classes and one hidden
-    layer it finds fewer: differences of columns vanish wherever two individuals do the same, and
-    are as sparse.
+    Random rows of the layer's gradient are sampled until, for each individual, B − 1 of them belong
+    to units that it does not activate, see `linear_layers.sparse_columns`: that takes about 2ᴮ
+    samples, which the paper affords up to B = 25 on a GPU. Labels are not used. A batch is
+    certified if its features activate exactly the units that its columns imply. With two classes
+    and one hidden layer it finds fewer: the difference of two columns vanishes wherever both
+    individuals have the same mask, and is as sparse.
 
     Attributes:
-        samples: draws of each victim batch, at most.
-        samples_at_once: of these side by side.
+        samples: samples of rows of each victim batch, at most.
+        samples_at_once: samples side by side.
     """
 
     title = "SPEAR"
@@ -46,9 +46,8 @@ class Spear(Attack):
     )
     example_parameters: ClassVar = {"samples": 500}
     note = (
-        "a batch is certified whole or not at all; for one of which it does not find as many "
-        "columns that fit each other, it answers with random individuals of D_aux, as the blind "
-        "control"
+        "a batch is certified as a whole or not at all; where it does not find as many matching "
+        "columns as individuals, it answers with random individuals of D_aux, as the blind control"
     )
     presets = {"paper": {"samples": 2**28, "samples_at_once": 2**14}}  # noqa: RUF012
 
@@ -57,11 +56,11 @@ class Spear(Attack):
 
     @property
     def required_knowledge(self) -> Knowledge:
-        """The model and the update, and D_aux for f_p and for whom is not found."""
+        """The model and the update, and D_aux for f_p and for individuals that are not found."""
         return Knowledge.MODEL | Knowledge.UPDATE | Knowledge.AUXILIARY
 
     def check_head(self, head: Head) -> None:
-        """Refuse a classifier whose first layer has no ReLU after it.
+        """Refuse a classifier without a ReLU after its first layer.
 
         Raises:
             UsageError: names what to use.
@@ -73,7 +72,7 @@ class Spear(Attack):
             )
 
     def work(self, batch_size: int) -> float:
-        """What the draws take."""
+        """The work of the samples."""
         return min(self.samples, DRAWS * 2.0**batch_size) * DRAW / batch_size
 
     def infer(
@@ -96,7 +95,7 @@ class Spear(Attack):
     ) -> AttackResult:
         assert server.feature_space is not None and observation.update is not None
         if not bool(head.first.gradient(observation.update).isfinite().all()):
-            return without_update(server, observation)
+            return auxiliary_result(server, observation, certifies=True)
         batch = self._search(head, observation, progress)
         size = observation.batch_size
         features = server.feature_space.features[:0]
@@ -104,8 +103,9 @@ class Spear(Attack):
             features = torch.cat([features, batch.features.to(features)])
         missing = size - len(features)
         if missing:
-            features = torch.cat([features, stand_ins(server, observation, missing)])
-        # Fewer columns than individuals may be those of mixtures, which activate what all do.
+            features = torch.cat([features, auxiliary_features(server, observation, missing)])
+        # Fewer columns than individuals may be those of mixtures, which activate all units of
+        # theirs.
         exact = batch is not None and batch.exact and not missing
         return AttackResult(
             scores=server.feature_space.property_model(features),
@@ -117,7 +117,7 @@ class Spear(Attack):
     def _search(
         self, head: Head, observation: Observation, progress: Progress
     ) -> Separation | None:
-        """Return the batch, if so many independent columns are found and fit each other at all."""
+        """Return the batch if enough independent columns are found and they match; else None."""
         assert observation.update is not None
         columns = SparseColumns(head, observation.update, observation.batch_size)
         if not columns.tells_apart:
@@ -134,11 +134,11 @@ class Spear(Attack):
 
 
 FITTING = 0.65
-"""Score below which features are further from the individuals than anybody of D_aux; that of
-columns that say nothing is 0.5. Measured on CelebA, 256 hidden units."""
+"""Score below which features are further from the individuals than those of D_aux; the score of
+random columns is 0.5. Measured on CelebA, 256 hidden units."""
 
 DRAWS = 4
-"""Draws that a batch takes, of 2ᴮ."""
+"""Samples that a batch takes, in multiples of 2ᴮ."""
 
 DRAW = 0.01
-"""Work of a draw, in evaluations of an individual's gradient."""
+"""Work of a sample, in evaluations of an individual's gradient."""

@@ -20,13 +20,14 @@ from leakbench.threat.server import Server
 class Blind(Attack):
     """Answers with the features of random individuals of D_aux, matched like any attack's.
 
-    Reconstructions come unordered and are matched to individuals by feature, with the truth at
-    hand. That alone lifts accuracy above chance, and so do labels where the main task is related to
-    a property. An attack has learnt from the update only what it achieves above this control.
+    Random-auxiliary baseline. Reconstructions are unordered and are matched to individuals by
+    feature, using the truth. That alone lifts accuracy above chance, and so do labels where the
+    main task is related to a property. Only what an attack achieves above this control is learnt
+    from the update.
 
     Attributes:
-        labels: `known` draws, for each label of the batch, somebody of D_aux who has it, as is fair
-            beside attacks that know the labels; `ignored` draws anybody.
+        labels: `known` draws, for each label of the batch, an individual of D_aux that has it, the
+            fair baseline of attacks that know the labels; `ignored` draws any individuals.
     """
 
     title = "Blind"
@@ -37,14 +38,14 @@ class Blind(Attack):
 
     @property
     def required_knowledge(self) -> Knowledge:
-        """D_aux, the model to see it through, and the labels if they are to be known."""
+        """D_aux, the model for its features, and the labels if they are to be known."""
         base = Knowledge.MODEL | Knowledge.AUXILIARY
         return base | Knowledge.LABELS if self.labels == "known" else base
 
     def infer(
         self, server: Server, observations: Sequence[Observation], progress: Progress
     ) -> list[AttackResult]:
-        """Return B random auxiliary features for each batch, and what f_p reads off them."""
+        """Return B random auxiliary features for each batch, and their properties by f_p."""
         assert server.auxiliary is not None and server.feature_space is not None
         space = server.feature_space
         progress(1.0)

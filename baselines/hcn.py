@@ -1,4 +1,4 @@
-"""HCN: a server that trains a model to tell more than its task, and reads that off its outputs."""
+"""HCN: a server deploys a model whose outputs encode a property besides its task."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ TRAINING_VERSION = 1
 @register_attack("hcn")
 @dataclass(frozen=True, kw_only=True)
 class HonestButCurious(Attack):
-    """Malekzadeh et al. 2021: for each property a classifier F that tells it by its outputs.
+    """Malekzadeh et al. 2021: for each property a classifier F whose outputs encode it.
 
     F is trained on D_aux alone and deployed in the shared model's place; each individual's output
     answers for that individual. The property's terms weigh presence and absence alike, so that ½ is
-    the threshold of balanced accuracy. A quarter of D_aux's people choose the epoch, by accuracy
+    the threshold of balanced accuracy. A quarter of D_aux's people select the epoch, by accuracy
     and balanced accuracy weighted β_y to β_s. One F takes 20 seconds of a core for 1,000 images of
     32 px, four times as much at 64 px.
 

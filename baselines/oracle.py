@@ -1,4 +1,4 @@
-"""Control: the most that any attack through deep features can earn."""
+"""Control: the upper bound of attacks through deep features."""
 
 from __future__ import annotations
 

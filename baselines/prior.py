@@ -1,4 +1,4 @@
-"""Control: what D_aux's majority says of everybody."""
+"""Control: the majority class of D_aux."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from leakbench.threat.server import Server
 @register_attack("prior")
 @dataclass(frozen=True, kw_only=True)
 class Prior(Attack):
-    """Gives each individual the property's share in D_aux: no update is looked at.
+    """Majority-class baseline: gives each individual the property's share in D_aux.
 
-    Its balanced accuracy is ½ by construction; its accuracy is what always naming the majority
-    earns.
+    It sees no update. Its balanced accuracy is ½ by construction, its accuracy that of always
+    naming the majority class.
     """
 
     title = "Prior"

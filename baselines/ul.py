@@ -37,12 +37,12 @@ class UnintendedLeakage(Attack):
     """Melis et al. 2019: one random forest a property, trained on simulated updates of D_aux.
 
     The server computes updates as a client does, on the attacked model and on batches of the
-    victim's size. Half of them contain nobody with the property, the others some or only
+    victim's size. Half of them contain no individual with the property, the others some or only
     individuals with it, so that a score of ½ is the threshold of balanced accuracy. Labels are
-    those of whoever is drawn from D_aux; where the main task is identity, whose classes nobody in
-    D_aux belongs to, random ones. There are no more batches of either kind than D_aux has
-    individuals of it, so that at B = 1 nobody is seen twice: a forest is surer of those whom it has
-    seen often than of others, and a rare property would move the threshold.
+    those of the individuals of D_aux; where the main task is identity, whose classes D_aux does not
+    contain, random ones. There are no more batches of either kind than D_aux has individuals of it,
+    so that at B = 1 no individual is seen twice: a forest is surer of individuals that it has seen
+    often than of others, and a rare property would move the threshold.
 
     Where the cell grants the `defense`, the simulated clients have it too.
 
@@ -137,7 +137,8 @@ class UnintendedLeakage(Attack):
         clients_draw = generator_for("ul's clients", name, batch_size)
         if server.defense is not None:
             compute = server.defense.protect(gradient)
-            # Who has the property stands first in `drawn`; in a client's batch they stand anywhere.
+            # Individuals with the property come first in `drawn`; in a client's batch the order is
+            # random.
             drawn = [(_shuffled(rows, clients_draw), contains) for rows, contains in drawn]
         features = []
         for number, (rows, _) in enumerate(drawn, start=1):
@@ -204,6 +205,6 @@ def _shuffled(rows: list[int], generator: torch.Generator) -> list[int]:
 
 
 def _labels(labels: Tensor, classes: int, generator: torch.Generator) -> Tensor:
-    """Return the labels with which updates are simulated: a random one for whoever has none."""
+    """Return the labels with which updates are simulated: random ones where they are unknown."""
     random = torch.randint(classes, labels.shape, generator=generator).to(labels.device)
     return torch.where(labels < 0, random, labels)

@@ -1,1 +1,1 @@
-"""Data sets, one file each."""
+"""Data sets, one file each; shared readers and the renderer of `synthetic` in folders below."""

@@ -1,4 +1,4 @@
-"""aPascal: attributes of the objects of PASCAL VOC 2008, of which the vehicles are taken."""
+"""aPascal: vehicles of PASCAL VOC 2008 with attribute labels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from leakbench.base.registry import register_dataset
 from leakbench.data.dataset import DataSet, Individuals
 from leakbench.data.images import Box, inside
 from leakbench.data.label_files import read_lines, read_rows
-from leakbench.datasets.reading.files import ABSENT, assembled, present
+from leakbench.datasets.reading.files import ABSENT, existing_files, individuals_from_files
 
 VEHICLES = ("aeroplane", "bicycle", "boat", "bus", "car", "motorbike", "train")
 LISTS = ("apascal_train.txt", "apascal_test.txt")
@@ -22,7 +22,7 @@ WHEEL = "Wheel"
 
 @dataclass(frozen=True)
 class _Object:
-    """One row of a list."""
+    """One row of an annotation file."""
 
     image: str
     kind: str
@@ -36,16 +36,16 @@ class APascal(DataSet):
     """Farhadi, Endres, Hoiem, Forsyth 2009, Describing Objects by their Attributes (CVPR).
 
     Reads `attribute_data/apascal_train.txt`, `apascal_test.txt` and `attribute_names.txt`, and the
-    images of PASCAL VOC 2008 in `VOC2008/JPEGImages/`. One row is one object, cut out by its box;
-    the rows of vehicles are taken, since on people and cats wheel would only say that they are no
-    vehicle. Property: wheel, whether wheels are seen on this very object (Wheel); main tasks: any
-    of the 64 attributes, spaces written as `_`.
+    images of PASCAL VOC 2008 in `VOC2008/JPEGImages/`. Each row is an object, cropped to its box.
+    Only vehicles are used: on people and cats, wheel would only say that they are not vehicles.
+    Property: wheel, whether wheels are visible on this object (Wheel). Main tasks: any of the 64
+    attributes, spaces written as `_`.
 
-    Boxes are VOC's: pixels count from 1, and the right and lower ones belong to the box; one that
-    leaves its image is an error. The picture is the box itself, stretched to a square, because what
-    is beside it may be another vehicle's wheel.
+    Boxes are VOC's: pixels count from 1, and the right and lower ones belong to the box. A box that
+    exceeds its image is an error. The crop is the box, stretched to a square, because the area
+    beside it may contain another vehicle's wheel.
 
-    The identity is the image, so that objects of one image stay together.
+    The identity is the image, so that objects of one image stay on one side of the split.
     """
 
     folder = "apascal"
@@ -58,7 +58,7 @@ class APascal(DataSet):
     terms = "research; images under Flickr's terms"
 
     def load(self, data_root: Path | None, size: int) -> Individuals:
-        """Return the vehicles whose image is present, in the order of the two lists."""
+        """Return the vehicles whose image exists, in the order of the two annotation files."""
         assert data_root is not None
         folder = data_root / self.folder
         names = _attribute_names(folder / "attribute_data" / "attribute_names.txt")
@@ -68,10 +68,10 @@ class APascal(DataSet):
         vehicles = [row for row in everything if row.kind in VEHICLES]
         images = folder / "VOC2008" / "JPEGImages"
         files = [inside(images, row.image, folder / "attribute_data") for row in vehicles]
-        rows = present(files, images, self.source)
+        rows = existing_files(files, images, self.source)
         kept = [vehicles[i] for i in rows]
         table = np.array([row.present for row in kept], dtype=np.bool_)
-        return assembled(
+        return individuals_from_files(
             names=[f"{row.image} {row.box}" for row in kept],
             files=[files[i] for i in rows],
             attributes={
@@ -85,12 +85,12 @@ class APascal(DataSet):
             size=size,
             left_out={
                 ABSENT: len(vehicles) - len(kept),
-                "objects that are no vehicles": len(everything) - len(vehicles),
+                "objects that are not vehicles": len(everything) - len(vehicles),
             },
         )
 
     def main_tasks(self) -> Mapping[str, str]:
-        """Return two tasks of attributes that hardly correlate with wheel among vehicles."""
+        """Return two tasks of attributes that are nearly uncorrelated with wheel among vehicles."""
         return {"2-class": "Window", "8-class": "Window+3D_Boxy+Occluded"}
 
 

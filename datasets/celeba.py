@@ -1,4 +1,4 @@
-"""CelebA in its official layout, whole or as a subset."""
+"""CelebA in its official layout, complete or as a subset of images."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ PROPERTIES = {"gender": "Male", "glasses": "Eyeglasses", "smile": "Smiling", "yo
 class CelebA(DataSet):
     """Liu, Luo, Wang, Tang 2015, Deep Learning Face Attributes in the Wild (ICCV).
 
-    Reads `img_align_celeba/`, `list_attr_celeba.txt` and `identity_CelebA.txt`; rows whose image is
-    absent are left out, so that any subset of the images works. Properties: gender (Male), glasses
+    Reads `img_align_celeba/`, `list_attr_celeba.txt` and `identity_CelebA.txt`. Rows without their
+    image are left out, so that any subset of the images works. Properties: gender (Male), glasses
     (Eyeglasses), smile (Smiling), young (Young); main tasks: any of the 40 official attributes.
 
     Attributes:
-        selection: `all` images, or those that `selection.csv` (columns image_id, group) puts in
-            the group `natural` or `balanced`.
+        selection: `all` images, or those of the group `natural` or `balanced` in `selection.csv`
+            (columns image_id, group).
     """
 
     folder = "celeba"
@@ -51,7 +51,7 @@ class CelebA(DataSet):
     selection: Literal["all", "natural", "balanced"] = "all"
 
     def load(self, data_root: Path | None, size: int) -> Individuals:
-        """Return the individuals whose image is present, in the order of the attribute file."""
+        """Return the individuals whose image exists, in the order of the attribute file."""
         assert data_root is not None
         folder = data_root / self.folder
         names, files, table = _attributes(folder / "list_attr_celeba.txt")
@@ -62,7 +62,7 @@ class CelebA(DataSet):
         rows = [i for i, file in enumerate(files) if file in wanted]
         if not rows:
             raise UsageError(
-                f"{image_folder} holds none of the images of selection {self.selection!r} that "
+                f"{image_folder} has none of the images of selection {self.selection!r} that "
                 f"list_attr_celeba.txt lists; unpack img_align_celeba.zip there"
             )
         left_out = {
@@ -83,7 +83,7 @@ class CelebA(DataSet):
         )
 
     def main_tasks(self) -> Mapping[str, str]:
-        """Return two tasks made of attributes that are none of the properties."""
+        """Return two tasks of attributes that are not among the properties."""
         return {
             "2-class": "Mouth_Slightly_Open",
             "8-class": "Mouth_Slightly_Open+Black_Hair+Bangs",
@@ -115,8 +115,8 @@ def _attributes(path: Path) -> tuple[list[str], list[str], NDArray[np.bool_]]:
             )
     if len(table) != int(count):
         raise UsageError(
-            f"{path} announces {count} images on line 1 but lists {len(table)}; the file is cut "
-            f"short or edited, get it again or correct line 1"
+            f"{path} announces {count} images on line 1 but lists {len(table)}; the file is "
+            f"truncated or edited, get it again or correct line 1"
         )
     files = [fields[0] for fields in table]
     return names, files, np.array([fields[1:] for fields in table], dtype="U2") == "1"
@@ -129,7 +129,7 @@ def _present(folder: Path) -> set[str]:
 
 
 def _identities(path: Path, files: list[str]) -> NDArray[np.int64]:
-    """Return each file's identity, shape (n,): without it no split is honest."""
+    """Return each file's identity, shape (n,), which the split needs."""
     known = dict(read_rows(path, fields=2))
     try:
         return np.array([int(known[file]) for file in files], dtype=np.int64)

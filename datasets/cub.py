@@ -1,4 +1,4 @@
-"""CUB-200-2011 in its official layout, whole or as a subset of images."""
+"""CUB-200-2011 in its official layout, complete or as a subset of images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from leakbench.data.dataset import DataSet, Individuals
 from leakbench.data.images import Box, inside
 from leakbench.data.label_files import read_lines, read_rows
 from leakbench.datasets.reading.cub_labels import IMAGES, image_labels
-from leakbench.datasets.reading.files import ABSENT, assembled, present
+from leakbench.datasets.reading.files import ABSENT, existing_files, individuals_from_files
 
 LONG_BILL = "has_bill_length::about_the_same_as_head+has_bill_length::longer_than_head"
 SEPARATOR = "+"
@@ -26,7 +26,7 @@ SEPARATOR = "+"
 Ids = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 Table = NDArray[np.float64]
-"""Percentage of annotators who see an attribute, shape (n, attributes)."""
+"""Percentage of annotators who saw an attribute, shape (n, attributes)."""
 
 
 @register_dataset("cub")
@@ -35,25 +35,25 @@ class CUB(DataSet):
     """Wah, Branson, Welinder, Perona, Belongie 2011, The Caltech-UCSD Birds-200-2011 Dataset.
 
     Reads `images/`, `images.txt`, `image_class_labels.txt`, `bounding_boxes.txt`, `attributes.txt`
-    (in `attributes/`, or beside the folder, where the official archive has it) and the attribute
-    labels. Rows whose image is absent are left out, so that any subset of the images works; so are
-    birds of whose beak no label says anything, as when it is hidden. Main tasks: any of the 312
+    (in `attributes/`, or beside the folder as in the official archive) and the attribute labels.
+    Rows without their image are left out, so that any subset of the images works; so are birds
+    without any label of the beak, for example because it is hidden. Main tasks: any of the 312
     attributes.
 
-    Each image is cut to the square around the bird's box, so that lengths keep their proportions.
+    Each image is cropped to the square around the bird's box, which keeps proportions.
 
     Attributes:
         labels: `image`, what an annotator saw in the image itself
             (`attributes/image_attribute_labels.txt`), or `class`, what most annotators saw in
             images of its species (`attributes/class_attribute_labels_continuous.txt`).
-        beak: the attributes that make the property beak, joined by `+`: present where they have
-            half of the votes or more together. By default a long beak, as in drawn birds: at least
-            as long as the head. That is so for 38 % of the 200 species.
-        identity: what the split keeps apart. `species`, with either kind of label: class-level
+        beak: the attributes that define the property beak, joined by `+`: present if together
+            they have half of the votes or more. By default a long beak, as in synthetic birds: at
+            least as long as the head, which is true for 38 % of the 200 species.
+        identity: what the split separates. `species`, with either kind of label: class-level
             labels are constant in a species, and image-level ones nearly; with the same species in
-            D_aux, f_p could recognise it and never look at the beak. Intervals take victim batches
-            for independent and are too narrow where victims are of few species. `image`: each
-            image is a bird of its own, and recognising the species counts as a leak.
+            D_aux, f_p could recognise the species instead of the beak. Intervals treat victim
+            batches as independent and are too narrow if victims are of few species. `image`: each
+            image is an identity, and recognising the species counts as a leak.
     """
 
     folder = "CUB_200_2011"
@@ -67,12 +67,12 @@ class CUB(DataSet):
     identity: Literal["species", "image"] = "species"
 
     def load(self, data_root: Path | None, size: int) -> Individuals:
-        """Return the birds whose image is present, in the order of `images.txt`."""
+        """Return the birds whose image exists, in the order of `images.txt`."""
         assert data_root is not None
         folder = data_root / self.folder
         listed = {image: path for image, (path,) in _by_image(folder / "images.txt", 2).items()}
         paths = [inside(folder / "images", p, folder / "images.txt") for p in listed.values()]
-        there = present(paths, folder / "images", self.source)
+        there = existing_files(paths, folder / "images", self.source)
         ids = np.array(list(listed), dtype=np.int64)[there]
         names = _attribute_names(folder)
         species = _species(folder / "image_class_labels.txt", ids)
@@ -80,7 +80,7 @@ class CUB(DataSet):
         beak, judged = self._beak(names, percent)
         boxes = _boxes(folder / "bounding_boxes.txt", ids)
         rows = np.flatnonzero(judged)
-        return assembled(
+        return individuals_from_files(
             names=[str(ids[i]) for i in rows],
             files=[paths[there[i]] for i in rows],
             attributes={
@@ -99,7 +99,7 @@ class CUB(DataSet):
         )
 
     def main_tasks(self) -> Mapping[str, str]:
-        """Return two tasks of plumage, which say little about the beak."""
+        """Return two tasks of plumage attributes, which are nearly uncorrelated with the beak."""
         return {
             "2-class": "has_wing_color::black",
             "8-class": "has_wing_color::black+has_underparts_color::white+has_back_pattern::solid",
@@ -127,14 +127,14 @@ class CUB(DataSet):
         return table[species - 1], 0
 
     def _beak(self, names: list[str], percent: Table) -> tuple[Mask, Mask]:
-        """Return whether beak is present, and whether any label says so, shape (n,) each."""
+        """Return whether beak is present, and whether it has any label, shape (n,) each."""
         wanted = set(self.beak.split(SEPARATOR))
         unknown = sorted(wanted - set(names))
         if unknown:
             bills = [name for name in names if name.startswith("has_bill")]
             raise UsageError(
-                f"dataset.beak names {unknown[0]!r}, which is no attribute of CUB; "
-                f"of bills there are: {', '.join(bills) or 'none'}"
+                f"dataset.beak names {unknown[0]!r}, which is not an attribute of CUB; "
+                f"its bill attributes are: {', '.join(bills) or 'none'}"
             )
         questions = {_question(name) for name in wanted}
         chosen = [i for i, name in enumerate(names) if name in wanted]
@@ -149,7 +149,7 @@ class CUB(DataSet):
 
 
 def _question(name: str) -> str:
-    """Return what an attribute answers: `has_bill_shape` of `has_bill_shape::cone`."""
+    """Return the question of an attribute: `has_bill_shape` for `has_bill_shape::cone`."""
     return name.partition("::")[0]
 
 
@@ -157,15 +157,15 @@ def _by_image(path: Path, fields: int) -> dict[int, list[str]]:
     """Return the fields after the image's id, by id.
 
     Raises:
-        UsageError: an id is none of CUB's, or comes twice.
+        UsageError: an id is not one of CUB's, or occurs twice.
     """
     found: dict[int, list[str]] = {}
     for number, (text, *rest) in enumerate(read_rows(path, fields), start=1):
         image = int(text) if text.isdecimal() else 0
         if not 1 <= image <= IMAGES or image in found:
             raise UsageError(
-                f"{path} line {number}: {text!r} is no image of CUB's 1 to {IMAGES}, or comes "
-                f"twice; get the official file"
+                f"{path} line {number}: {text!r} is not an image of CUB's 1 to {IMAGES}, or "
+                f"occurs twice; get the official file"
             )
         found[image] = rest
     return found

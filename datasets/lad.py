@@ -1,4 +1,4 @@
-"""LAD, the Large-scale Attribute Dataset, of which the vehicles are taken."""
+"""LAD, the Large-scale Attribute Dataset: its vehicles."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from leakbench.base.registry import register_dataset
 from leakbench.data.dataset import DataSet, Individuals
 from leakbench.data.images import inside
 from leakbench.data.label_files import read_lines
-from leakbench.datasets.reading.files import ABSENT, assembled, present
+from leakbench.datasets.reading.files import ABSENT, existing_files, individuals_from_files
 
 SEPARATOR = ", "
 VEHICLE_LABEL, VEHICLE_ATTRIBUTE = "Label_V_", "Attr_V_"
@@ -25,18 +25,19 @@ class LAD(DataSet):
     """Zhao, Fu, Liang, Wu, Wang, Wang 2018, A Large-scale Attribute Dataset for Zero-shot Learning.
 
     Reads `LAD_annotations/attribute_list.txt` and `attributes.txt`, which labels about 20 images of
-    each class, and `images/`. The images of vehicles are taken, whole: on animals wheel would only
-    say that they are no vehicle, and the four numbers of a box have no order that public readers
-    agree on. Property: wheel; main tasks: any attribute of vehicles by its id, such as Attr_V_181,
-    whose names are in `attribute_list.txt`.
+    each class, and `images/`. Only images of vehicles are used: on animals, wheel would only say
+    that they are not vehicles. They are not cropped, since public readers disagree on the order of
+    the box coordinates. Property: wheel. Main tasks: any attribute of vehicles by its id, such as
+    Attr_V_181, whose names are in `attribute_list.txt`.
 
-    Each image shows a vehicle of its own and is an identity.
+    Each image shows a different vehicle and is an identity.
 
-    Written to the format; never run on the real files, which could not be had.
+    Written from the description of the format; not tested on the real files, which were not
+    available.
 
     Attributes:
-        wheel: the id of the attribute that is the property wheel. By default the only one of
-            vehicles in whose English name there is `wheel`, but not `steering wheel`.
+        wheel: id of the attribute that is the property wheel. By default the only vehicle
+            attribute whose English name contains `wheel`, but not `steering wheel`.
     """
 
     folder = "LAD"
@@ -51,7 +52,7 @@ class LAD(DataSet):
     wheel: str = ""
 
     def load(self, data_root: Path | None, size: int) -> Individuals:
-        """Return the labelled vehicles whose image is present, in the order of the file."""
+        """Return the labelled vehicles whose image exists, in the order of the file."""
         assert data_root is not None
         folder = data_root / self.folder
         annotations = folder / "LAD_annotations"
@@ -60,10 +61,10 @@ class LAD(DataSet):
         listed = list(_labels(annotations / "attributes.txt", len(names)))
         vehicles = [(path, row) for label, path, row in listed if label.startswith(VEHICLE_LABEL)]
         files = [inside(folder, path, annotations / "attributes.txt") for path, _ in vehicles]
-        rows = present(files, folder / "images", self.source)
+        rows = existing_files(files, folder / "images", self.source)
         table = np.array([vehicles[i][1] for i in rows], dtype=np.bool_)
         columns = {name: i for i, name in enumerate(names) if name.startswith(VEHICLE_ATTRIBUTE)}
-        return assembled(
+        return individuals_from_files(
             names=[vehicles[i][0] for i in rows],
             files=[files[i] for i in rows],
             attributes={
@@ -75,7 +76,7 @@ class LAD(DataSet):
             size=size,
             left_out={
                 ABSENT: len(files) - len(rows),
-                "images that show no vehicle": len(listed) - len(vehicles),
+                "images without a vehicle": len(listed) - len(vehicles),
             },
         )
 

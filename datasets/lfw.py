@@ -1,4 +1,4 @@
-"""Labeled Faces in the Wild, deep-funneled, with labels in one of two layouts."""
+"""Labeled Faces in the Wild (LFW), deep-funneled, with labels in one of two layouts."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from leakbench.base.registry import register_dataset
 from leakbench.data.dataset import DataSet, Individuals
 from leakbench.data.images import Box, inside
 from leakbench.data.label_files import read_lines
-from leakbench.datasets.reading.files import ABSENT, assembled, present
+from leakbench.datasets.reading.files import ABSENT, existing_files, individuals_from_files
 
 FACE: Box = (31, 14, 219, 202)
-"""The square crop that puts LFW's faces where CelebA's are, and at their scale.
+"""The square crop that gives LFW's faces the position and scale of CelebA's.
 
-Measured on mean faces of unlabelled images: through it LFW's correlates with CelebA's at 0.96 over
-the middle of the picture. Through the centred square (36, 36, 214, 214), which has nearly the same
-scale, it does at 0.35: there the faces stand a tenth of the picture too high.
+Measured on mean faces of unlabelled images: with this crop, LFW's correlates with CelebA's at 0.96
+over the middle of the image. With the centred square (36, 36, 214, 214), of nearly the same scale,
+the correlation is 0.35, since faces are a tenth of the image too high.
 """
 
 PROPERTIES = {
@@ -33,7 +33,7 @@ PROPERTIES = {
     "smile": ("Smiling",),
     "young": ("Young", "Youth"),
 }
-"""Property → its attribute, in order of preference; Columbia's own file has Youth, not Young."""
+"""Property → its attributes, in order of preference; Columbia's file has Youth, not Young."""
 
 IMAGES = "lfw-deepfunneled"
 SCORES = "lfw_attributes*.txt"
@@ -49,17 +49,17 @@ class LFW(DataSet):
     """Huang, Ramesh, Berg, Learned-Miller 2007; deep-funneled by Huang, Mattar, Lee et al. 2012.
 
     Reads `lfw-deepfunneled/`, `labels.csv` and one `lfw_attributes*.txt` (Kumar, Berg, Belhumeur,
-    Nayar 2009); rows whose image is absent are left out. Properties: gender (Male), glasses
+    Nayar 2009). Rows without their image are left out. Properties: gender (Male), glasses
     (Eyeglasses), smile (Smiling), young (Young, or Youth); main tasks: the attributes of
     `lfw_attributes*.txt`, spaces written as `_`. The identity is the person's name.
 
     Attributes:
-        labels: where properties come from. `csv`: `labels.csv` (columns path, Male, Eyeglasses,
-            Smiling, Young of 1 or -1); other attributes still come from `lfw_attributes*.txt`, if
-            it is there. `columbia`: all from `lfw_attributes*.txt`, the scores of a classifier;
-            present where positive.
-        selection: `all` images, or those that the column group of `labels.csv` puts in `natural`
-            or `balanced`; with labels `csv` only.
+        labels: source of the properties. `csv`: `labels.csv` (columns path, Male, Eyeglasses,
+            Smiling, Young of 1 or -1); other attributes come from `lfw_attributes*.txt`, if it
+            exists. `columbia`: all from `lfw_attributes*.txt`, the scores of a classifier; positive
+            means present.
+        selection: `all` images, or those with `natural` or `balanced` in the column group of
+            `labels.csv`; with labels `csv` only.
     """
 
     folder = "lfw"
@@ -75,16 +75,16 @@ class LFW(DataSet):
     selection: Literal["all", "natural", "balanced"] = "all"
 
     def load(self, data_root: Path | None, size: int) -> Individuals:
-        """Return the faces whose image is present, in the order of the label file."""
+        """Return the faces whose image exists, in the order of the label file."""
         assert data_root is not None
         folder = data_root / self.folder
         paths, names, table, left_out = self._listed(folder)
         files = [inside(folder, path, folder) for path in paths]
-        rows = present(files, folder / IMAGES, self.source)
+        rows = existing_files(files, folder / IMAGES, self.source)
         left_out[ABSENT] = len(files) - len(rows)
         attributes = {name: table[rows, i] for i, name in enumerate(names)}
         people = [PurePosixPath(paths[i]).parent.name for i in rows]
-        return assembled(
+        return individuals_from_files(
             names=[paths[i] for i in rows],
             files=[files[i] for i in rows],
             attributes={**_properties(attributes, folder), **attributes},
@@ -95,14 +95,14 @@ class LFW(DataSet):
         )
 
     def main_tasks(self) -> Mapping[str, str]:
-        """Return CelebA's tasks."""
+        """Return the same tasks as CelebA's."""
         return {
             "2-class": "Mouth_Slightly_Open",
             "8-class": "Mouth_Slightly_Open+Black_Hair+Bangs",
         }
 
     def _listed(self, folder: Path) -> tuple[list[str], list[str], Table, dict[str, int]]:
-        """Return image paths, attribute names, presence (images, names), and who is left out."""
+        """Return image paths, attribute names, presence (images, names), and left-out counts."""
         scores = _score_file(folder)
         if self.labels == "csv":
             paths, names, table, others = self._csv(folder)
@@ -159,7 +159,7 @@ class LFW(DataSet):
 
 
 def _properties(attributes: Mapping[str, Presence], folder: Path) -> dict[str, Presence]:
-    """Return each property by its own name."""
+    """Return each property's presence by the property's name."""
     found = {}
     for name, known in PROPERTIES.items():
         own = next((each for each in known if each in attributes), None)
@@ -175,7 +175,7 @@ def _score_file(folder: Path) -> Path | None:
     found = sorted(folder.glob(SCORES))
     if len(found) > 1:
         raise UsageError(
-            f"{folder} holds {' and '.join(path.name for path in found)}; keep one of them there"
+            f"{folder} has {' and '.join(path.name for path in found)}; keep one of them there"
         )
     return found[0] if found else None
 
@@ -183,7 +183,7 @@ def _score_file(folder: Path) -> Path | None:
 def _joined(
     paths: list[str], names: list[str], table: Table, scores: Path
 ) -> tuple[list[str], list[str], Table]:
-    """Return the rows that have scores too, with the attributes that only the scores have."""
+    """Return the rows that also have scores, with the attributes that only the scores have."""
     scored, others, present_there = _columbia(scores)
     place = {path: i for i, path in enumerate(scored)}
     rows = [i for i, path in enumerate(paths) if path in place]

@@ -1,8 +1,8 @@
-"""The embedded default: drawn individuals whose every factor is known and independent.
+"""The embedded default data set: synthetic individuals with known, independent factors.
 
-Nothing to download, and no image of a real person. Attributes are independent of one another and
-true for half of the individuals, so no attack can profit from a correlation in the population:
-whatever it learns of a property, it learned from the images' features.
+It needs no download and shows no real person. Attributes are independent of each other and true
+for half of the individuals, so that no attack can use a correlation in the population: whatever it
+infers about a property comes from the images' features.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ from leakbench.datasets.drawing.scene import Factors, Subject
 from leakbench.datasets.drawing.vehicles import VEHICLES
 
 DRAWING_VERSION = 1
-"""Part of the fingerprint: raise it with every change of what is drawn."""
+"""Part of the fingerprint: raise it whenever the images change."""
 
 BLOCK = 64
-"""Individuals, or identities, sampled by one generator. Part of what is drawn."""
+"""Number of individuals, or identities, sampled by one generator. The images depend on it."""
 
 PIXELS_AT_ONCE = 2**17
-"""Drawn together: few enough for a core's cache, enough to hide the cost of each call."""
+"""Number of pixels rendered together: small enough for a core's cache, large enough to amortise the
+cost of a call."""
 
 SMALLEST, LARGEST = 16, 512
 
@@ -44,32 +45,32 @@ MAIN_TASKS: dict[SubjectName, tuple[str, str, str]] = {
     "vehicles": ("dark_paint", "two_windows", "facing_left"),
     "birds": ("long_tail", "crest", "facing_left"),
 }
-"""Attributes of the main tasks that a suite asks for as `2-class` and `8-class`."""
+"""Attributes of the main tasks `2-class` (the first) and `8-class`."""
 
 
 @register_dataset("synthetic")
 @dataclass(frozen=True, kw_only=True)
 class Synthetic(DataSet):
-    """Drawn faces, vehicles or birds, several images of each identity.
+    """Synthetic faces, vehicles or birds, with several images of each identity.
 
     Faces
-        have the properties gender (true: male), glasses, smile and young, and for main tasks hat,
-        dark_hair, looking_left and bright_background.
+        have the properties gender (true: male), glasses, smile and young, and the main-task
+        attributes hat, dark_hair, looking_left and bright_background.
     Vehicles
         have the property wheel, and dark_paint, two_windows, facing_left and cargo.
     Birds
         have the property beak (true: long, straight or hooked; false: a short cone), and long_tail,
         crest, dark_plumage and facing_left.
 
-    Individual i depends on the seed, the subject, `images_per_identity` and i alone: a larger data
+    Individual i depends only on the seed, the subject, `images_per_identity` and i: a larger data
     set begins with the smaller one.
 
     Attributes:
-        subject: what is drawn.
+        subject: what the images show.
         individuals: number of images.
-        images_per_identity: consecutive images that show the same person or object. Gender, age,
-            geometry and colours belong to the identity; pose, light, background, expression and
-            what is worn belong to the image.
+        images_per_identity: number of consecutive images of the same person or object. Gender, age,
+            geometry and colours belong to the identity; pose, light, background, expression,
+            glasses and hat belong to the image.
         seed: not negative.
     """
 
@@ -89,10 +90,10 @@ class Synthetic(DataSet):
         "beak",
     )
     size: ClassVar[str] = "any number"
-    terms: ClassVar[str] = "none: drawn"
+    terms: ClassVar[str] = "none: generated"
 
     def load(self, data_root: Path | None, size: int) -> Individuals:  # noqa: ARG002
-        """Draw all individuals, or find them in the cache; `data_root` is not looked at.
+        """Render all individuals, or read them from the cache; `data_root` is ignored.
 
         Raises:
             UsageError: a parameter or the size is out of range.
@@ -115,7 +116,7 @@ class Synthetic(DataSet):
         )
 
     def main_tasks(self) -> Mapping[str, str]:
-        """Return two tasks made of attributes that are none of the properties."""
+        """Return two tasks of attributes that are not among the properties."""
         first, second, third = MAIN_TASKS[self.subject]
         return {"2-class": first, "8-class": f"{first}+{second}+{third}"}
 
@@ -141,7 +142,7 @@ class Synthetic(DataSet):
         )
 
     def fingerprint(self, size: int) -> str:
-        """Return a short hash of all that the content depends on."""
+        """Return a short hash of everything that the content depends on."""
         content = repr((DRAWING_VERSION, BLOCK, *astuple(self), size))
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
@@ -163,11 +164,11 @@ class Synthetic(DataSet):
             ]
         )
 
-    def _uniform(self, what: str, block: int, columns: int) -> NDArray[np.float32]:
-        return self._generator(what, block).random((BLOCK, columns), dtype=np.float32)
+    def _uniform(self, purpose: str, block: int, columns: int) -> NDArray[np.float32]:
+        return self._generator(purpose, block).random((BLOCK, columns), dtype=np.float32)
 
-    def _generator(self, what: str, block: int) -> np.random.Generator:
-        name = int.from_bytes(f"{self.subject} {what}".encode())
+    def _generator(self, purpose: str, block: int) -> np.random.Generator:
+        name = int.from_bytes(f"{self.subject} {purpose}".encode())
         return np.random.default_rng([self.seed, name, block])
 
     def _check(self, size: int) -> None:
@@ -183,5 +184,6 @@ class Synthetic(DataSet):
                 )
         if not SMALLEST <= size <= LARGEST:
             raise UsageError(
-                f"size {size} is not for data set synthetic; pass {SMALLEST} to {LARGEST} pixels"
+                f"size {size} is out of range for data set synthetic; "
+                f"pass {SMALLEST} to {LARGEST} pixels"
             )

@@ -1,4 +1,4 @@
-"""UTKFace, aligned and cropped, whole or as a subset of images."""
+"""UTKFace, aligned and cropped, complete or as a subset of images."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from leakbench.base.errors import UsageError
 from leakbench.base.registry import register_dataset
 from leakbench.data.dataset import DataSet, Individuals
 from leakbench.data.images import Box
-from leakbench.datasets.reading.files import assembled
+from leakbench.datasets.reading.files import individuals_from_files
 
 MATCHED: Box = (-67, -100, 267, 234)
-"""The square that puts UTKFace's faces at the scale of CelebA's and LFW's.
+"""The square that gives UTKFace's faces the scale of CelebA's and LFW's.
 
-Measured on the mean faces of 1,200 images of each: the square of an UTKFace image that correlates
-best with CelebA's mean face is 348 pixels wide, with LFW's 320; this is their middle. The images
-have 200 pixels, so that nearly two thirds of the square lie outside.
+Measured on the mean faces of 1,200 images of each: the square of a UTKFace image that correlates
+best with CelebA's mean face is 348 pixels wide, with LFW's 320; this is the mean of both. The
+images have 200 pixels, so that nearly two thirds of the square are outside.
 """
 
 WHOLE: Box = (0, 0, 200, 200)
@@ -33,7 +33,7 @@ OLDEST = 120
 
 LABELLED = re.compile(r"([0-9]+)_([0-9]+)_([0-9]+)_[0-9]{8,}\D*jpg")
 INCOMPLETE = re.compile(r"([0-9]+_){0,2}[0-9]{8,}\D*jpg")
-"""After the date several official names have slips of the pen, such as `jpg.chip.jpg`."""
+"""After the date several official names have typing errors, such as `jpg.chip.jpg`."""
 
 
 @register_dataset("utkface")
@@ -41,20 +41,20 @@ INCOMPLETE = re.compile(r"([0-9]+_){0,2}[0-9]{8,}\D*jpg")
 class UTKFace(DataSet):
     """Zhang, Song, Qi 2017, Age Progression/Regression by Conditional Adversarial Autoencoder.
 
-    Reads `UTKFace/*.jpg`; the labels are the names, `AGE_GENDER_RACE_DATE.jpg.chip.jpg`. A name
-    that lacks one of them, as three official ones do, is left out. Properties: gender (0 in the
-    name: male) and young; neither glasses nor smile is labelled. Main tasks: the races, `white`,
+    Reads `UTKFace/*.jpg`; the labels are in the names, `AGE_GENDER_RACE_DATE.jpg.chip.jpg`. Files
+    whose name lacks a label, as three official ones do, are left out. Properties: gender (0 in the
+    name: male) and young; glasses and smile are not labelled. Main tasks: the races, `white`,
     `black`, `asian`, `indian`, `other_race`.
 
-    Who is shown is not known: each image is an identity of its own, and one person's images may be
+    The person is not known: each image is a separate identity, and images of the same person may be
     on both sides of the split.
 
     Attributes:
-        young_below: young is who has not reached this age, in years. CelebA's and LFW's `Young`
-            is an impression, not an age.
+        young_below: young means an age below this, in years. CelebA's and LFW's `Young` is an
+            impression, not an age.
         framing: `whole` images, whose faces are 1.67 times as large as CelebA's and LFW's at the
-            same image size; or `matched`, at their scale, where nearly two thirds of the picture
-            repeat the border pixels, which makes images easier to reconstruct.
+            same image size; or `matched`, at their scale, where nearly two thirds of the image
+            repeat border pixels, which makes images easier to reconstruct.
     """
 
     folder = "utkface"
@@ -77,10 +77,10 @@ class UTKFace(DataSet):
         kept = [name for name in names if labels[name] is not None]
         if not kept:
             raise UsageError(
-                f"{folder} holds no image named AGE_GENDER_RACE_DATE.jpg; get {self.source}"
+                f"{folder} has no image named AGE_GENDER_RACE_DATE.jpg; get {self.source}"
             )
         age, gender, race = np.array([labels[name] for name in kept], dtype=np.int64).T
-        return assembled(
+        return individuals_from_files(
             names=kept,
             files=[folder / name for name in kept],
             attributes={
@@ -96,7 +96,7 @@ class UTKFace(DataSet):
         )
 
     def main_tasks(self) -> Mapping[str, str]:
-        """Return a task that is no property; the names hold none of eight classes."""
+        """Return a task that is not a property; the names have none of eight classes."""
         return {"2-class": "white"}
 
 

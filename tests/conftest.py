@@ -1,4 +1,4 @@
-"""Fixtures that every test may use; each test session has a cache folder of its own."""
+"""Fixtures that all tests share; each test session has its own cache folder."""
 
 from __future__ import annotations
 
@@ -16,10 +16,21 @@ from leakbench.cli.main import main
 from leakbench.conformance.setting import SETUP
 from leakbench.experiments.cell import Setup
 
-collect_ignore = ["outside_package"]  # It is installed before its tests run.
+collect_ignore = ["outside_package"]  # A package that other tests install.
 
-# One thread a process: tests run on all cores at once.
+# One thread per process: tests run on all cores in parallel.
 torch.set_num_threads(1)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out tests marked `nightly`, unless `-m` mentions them."""
+    if "nightly" in config.option.markexpr:
+        return
+    nightly = [item for item in items if item.get_closest_marker("nightly")]
+    if nightly:
+        config.hook.pytest_deselected(items=nightly)
+        items[:] = [item for item in items if not item.get_closest_marker("nightly")]
 
 
 @pytest.fixture(scope="session", autouse=True)

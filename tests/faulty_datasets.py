@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -42,28 +41,6 @@ class Sound(DataSet):
 
     def main_tasks(self):
         return {"2-class": "left"}
-
-
-class NoDataclass(Sound):
-    """Forgot its decorator."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Undocumented(Sound):
-    """Says nothing of its parameter."""
-
-    depth: int = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class NoJSON(Sound):
-    """Has a path.
-
-    Attributes:
-        weights: where they are.
-    """
-
-    weights: Path = Path("weights")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -32,28 +31,6 @@ class Sound(Defense):
 
     def change(self, value, client):
         return self.factor * value
-
-
-class NoDataclass(Sound):
-    """Forgot its decorator."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Undocumented(Sound):
-    """Says nothing of its parameter."""
-
-    sigma: float = 0.1
-
-
-@dataclass(frozen=True, kw_only=True)
-class NoJSON(Sound):
-    """Has a path.
-
-    Attributes:
-        weights: where they are.
-    """
-
-    weights: Path = Path("weights")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -33,28 +32,6 @@ class Sound(Architecture):
 
     def classifier(self, classes, size):
         return nn.Sequential(nn.Linear(self.width * size**2, classes))
-
-
-class NoDataclass(Sound):
-    """Forgot its decorator."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Undocumented(Sound):
-    """Says nothing of its parameter."""
-
-    depth: int = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class NoJSON(Sound):
-    """Has a path.
-
-    Attributes:
-        weights: where they are.
-    """
-
-    weights: Path = Path("weights")
 
 
 @dataclass(frozen=True, kw_only=True)

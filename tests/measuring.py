@@ -9,6 +9,7 @@ from leakbench.base.registry import ATTACKS
 from leakbench.evaluation.measuring import measure
 from leakbench.evaluation.preparation import prepare
 from leakbench.experiments.cell import Cell, Setup
+from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.records.record import Record
 
 
@@ -25,4 +26,4 @@ def measured(
         setup.model_dump() | {"attack": attack, "attack_parameters": complete, **fields}
     )
     made = prepare(cell.setup, data_root, "cpu", lambda message: None)
-    return measure(cell, made, lambda share: None)
+    return measure(ResolvedCell.of(cell), made, lambda share: None)

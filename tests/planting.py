@@ -9,12 +9,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from leakbench.attacks.linear_layers.demixing.batch import Batch
-from leakbench.attacks.linear_layers.demixing.effort import Effort
-from leakbench.attacks.linear_layers.demixing.masked_space import MaskedSpace, masked_space_of
-from leakbench.attacks.linear_layers.demixing.mixture import Demixed, Others, others_of
-from leakbench.attacks.linear_layers.demixing.search import demix_masks, demix_smooth, has_kinks
+from leakbench.attacks.linear_layers.demixing.auxiliary_population import (
+    AuxiliaryPopulation,
+    population_of,
+)
+from leakbench.attacks.linear_layers.demixing.masked_space import MaskedSpace
+from leakbench.attacks.linear_layers.demixing.problem import MaskedProblem, masked_problem
+from leakbench.attacks.linear_layers.demixing.recovered import RecoveredIndividuals
+from leakbench.attacks.linear_layers.demixing.search_budget import SearchBudget
+from leakbench.attacks.linear_layers.demixing.victim_batch import VictimBatch
+from leakbench.attacks.linear_layers.demixing_attack import DemixingAttack
 from leakbench.attacks.linear_layers.head import Head, head_of
+from leakbench.attacks.mask_demixing import MaskDemixing
+from leakbench.attacks.newton_demixing import NewtonDemixing
 from leakbench.federation.client import Client, client_update, gradient
 from leakbench.federation.defense import Defense
 from leakbench.federation.shared_model import ACTIVATIONS, SharedModel
@@ -44,16 +51,20 @@ class Planted:
         return client_update(self.model, self.features, self.labels)
 
     @property
-    def others(self) -> Others:
-        return others_of(self.head, self.auxiliary, self.auxiliary_labels)
+    def population(self) -> AuxiliaryPopulation:
+        return population_of(self.head, self.auxiliary, self.auxiliary_labels)
 
     @property
     def space(self) -> MaskedSpace:
-        return masked_space_of(self.head, self.batch, self.batch.received(self.head.first))
+        return self.problem().space
 
     @property
-    def batch(self) -> Batch:
-        return Batch(self.update, len(self.labels), 0)
+    def batch(self) -> VictimBatch:
+        return VictimBatch(self.update, len(self.labels), 0)
+
+    def problem(self, batch: VictimBatch | None = None) -> MaskedProblem:
+        """Its own, or that of another batch of this model."""
+        return masked_problem(self.head, batch or self.batch, self.population)
 
     def columns(self) -> Tensor:
         """The true x_i, rows scaled, in double precision, shape (m, B)."""
@@ -128,34 +139,49 @@ def answer(attack: Attack, batch: Planted, update: dict[str, Tensor] | None = No
     return result
 
 
-def effort(
-    reflections: int = 3000, reflected: int = 128, rounds: int = 40, runs: int = 32
-) -> Effort:
-    return Effort(rounds, runs, 10, reflections, 1_000, reflected)
+def budget(
+    reflections: int = 3000, reflection_runs: int = 128, rounds: int = 40, runs: int = 32
+) -> SearchBudget:
+    return SearchBudget(rounds, runs, 10, reflections, 1_000, reflection_runs)
+
+
+def demixing_attack(head: Head, within: SearchBudget) -> DemixingAttack:
+    """The attack for a head, with a search budget."""
+    newton = {
+        "rounds": within.rounds,
+        "runs_at_once": within.runs,
+        "patience": within.patience,
+    }
+    if not head.has_kinks:
+        return NewtonDemixing(**newton)
+    return MaskDemixing(
+        **newton,
+        reflections=within.reflections,
+        quiet=within.reflection_patience,
+        reflected_at_once=within.reflection_runs,
+    )
 
 
 def found_in(
     batches: Sequence[Planted],
-    how: Effort | None = None,
+    within: SearchBudget | None = None,
     updates: Sequence[dict[str, Tensor]] | None = None,
-) -> list[Demixed]:
+) -> list[RecoveredIndividuals]:
     """Search batches that share a model and D_aux."""
     first = batches[0]
-    demix = demix_masks if has_kinks(first.head) else demix_smooth
     sent = updates or [each.update for each in batches]
-    return demix(
+    return demixing_attack(first.head, within or budget()).recover(
         first.head,
         [
-            Batch(update, len(each.labels), number)
+            VictimBatch(update, len(each.labels), number)
             for number, (each, update) in enumerate(zip(batches, sent, strict=True))
         ],
         (first.auxiliary, first.auxiliary_labels),
-        how or effort(),
         lambda share: None,
     )
 
 
-def best_cosines(found: Demixed, true: Tensor) -> Tensor:
+def best_cosines(found: RecoveredIndividuals, true: Tensor) -> Tensor:
     """Of each that was found with whoever is most like it."""
     pairs = functional.cosine_similarity(found.features[:, None], true.double()[None], dim=2)
     return pairs.max(1).values

@@ -1,4 +1,4 @@
-"""Facts about the reading of aPascal, on a tiny one in the official layout and a real one."""
+"""Reading aPascal, on a tiny copy in the official layout and a real one."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_wheel_is_found_by_its_name(root: Path) -> None:
 
 
 def test_objects_that_are_no_vehicles_are_left_out(official: Path) -> None:
-    assert load(official).left_out == {"objects that are no vehicles": 1}
+    assert load(official).left_out == {"objects that are not vehicles": 1}
 
 
 def test_objects_of_one_image_are_one_identity(official: Path) -> None:
@@ -140,7 +140,7 @@ BAD = {
     ),
     "no image": (
         lambda folder: [(folder / FOLDER / file).unlink() for file in IMAGES],
-        r"JPEGImages holds none of the images that are listed; get attribute_data/ from",
+        r"JPEGImages has none of the listed images; get attribute_data/ from",
     ),
     "truncated image": (truncate(IMAGE), r"b\.jpg cannot be decoded .*replace it or remove it"),
     "small image": (shrink(IMAGE, 8, 8), r"b\.jpg has 8×8 pixels, too few for the crop"),

@@ -22,16 +22,19 @@ from leakbench.base.choices import Mode
 from leakbench.base.errors import UsageError
 from leakbench.base.plugins import build, parameters_of
 from leakbench.base.registry import ATTACKS
+from leakbench.conformance.attack_trial import AttackTrial, difference
 from leakbench.data.images import to_images
 from leakbench.evaluation.measuring import measure
 from leakbench.evaluation.preparation import prepare
 from leakbench.experiments.cell import Cell, Setup
+from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.federation.batch_norm import batch_statistics, in_mode, running_statistics
 from leakbench.federation.client import client_update
 from leakbench.federation.models.lenet import LeNet
 from leakbench.federation.models.small_cnn import SmallCNN
 from leakbench.federation.shared_model import SharedModel
 from leakbench.metrics.image_metrics import psnr
+from leakbench.threat.attack import AttackResult
 from leakbench.threat.knowledge import Knowledge
 from leakbench.threat.observation import Observation
 from leakbench.threat.property_models.image import image_property_model
@@ -279,7 +282,7 @@ def test_the_mode_of_a_cell_changes_its_update_and_its_key(small_setup: Setup) -
     assert cells[0].key(1) != cells[1].key(1)
     context = prepare(cells[0].setup, None, "cpu", lambda message: None)
     weights = {n: t.clone() for n, t in context.server.model.state_dict().items()}  # type: ignore[union-attr]
-    records = [measure(cell, context, lambda share: None) for cell in cells]
+    records = [measure(ResolvedCell.of(cell), context, lambda share: None) for cell in cells]
     cosines = [r.metrics.feature_cosine.value for r in records]  # type: ignore[union-attr]
     assert cosines[0] != cosines[1]
     for name, tensor in context.server.model.state_dict().items():  # type: ignore[union-attr]
@@ -323,3 +326,58 @@ def test_the_image_classifier_learns_glasses_from_d_aux() -> None:
     said = scores["glasses"] > 0.5
     sensitivity, specificity = said[truth].float().mean(), (~said[~truth]).float().mean()
     assert (sensitivity + specificity) / 2 > 0.8
+
+
+READS_UPDATES = [
+    name
+    for name in ATTACKS.own()
+    if Knowledge.UPDATE in build(ATTACKS, name, {}).required_knowledge
+]
+
+
+def with_one_update_of_nan(trial: AttackTrial) -> list[AttackResult]:
+    """The attack's answers for two batches, the second of which has one number that is NaN."""
+    server, (good, spoilt) = trial.shown(trial.batch_size)
+    assert spoilt.update is not None
+    # The output layer's bias is the last parameter of every model.
+    spoilt.update[next(reversed(spoilt.update))].view(-1)[0] = math.nan
+    return trial.infer(server, [good, spoilt])
+
+
+@pytest.mark.parametrize("name", READS_UPDATES)
+def test_one_update_of_nan_does_not_change_the_answers_for_the_others(name: str) -> None:
+    trial = AttackTrial(name)
+    first, second = with_one_update_of_nan(trial)
+    server, (good, _) = trial.shown(trial.batch_size)
+    assert difference(first, trial.infer(server, [good])[0], rtol=1e-3, atol=1e-4) is None
+    assert all(bool(scores.isfinite().all()) for scores in second.scores.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("feature", {}),
+        ("feature_lbfgs", {}),
+        ("dlg", {}),
+        ("ig", {}),
+        ("gradinversion", {}),
+        ("mask_demixing", {}),
+        *(("feature", {"labels": labels}) for labels in ("counts", "ilrg", "row_minimum", "joint")),
+    ],
+    ids=str,
+)
+def test_an_update_of_nan_is_answered_with_individuals_of_d_aux_and_diverges(
+    name: str, parameters: dict[str, str]
+) -> None:
+    trial = AttackTrial(name, parameters=parameters)
+    first, second = with_one_update_of_nan(trial)
+    assert second.diverged
+    assert second.features is not None
+    space = trial.context.server.feature_space
+    assert space is not None
+    nearest = (second.features[:, None] - space.features[None]).abs().amax(2).amin(1)
+    assert nearest.max() == 0
+    # So that the cell can still say how good images, labels and certificates are.
+    assert (first.images is None) == (second.images is None)
+    assert (first.certified is None) == (second.certified is None)
+    assert second.labels is not None

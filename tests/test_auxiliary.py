@@ -17,6 +17,7 @@ from leakbench.datasets.synthetic import Synthetic
 from leakbench.evaluation.auxiliary import at_most, foreign_labels
 from leakbench.evaluation.preparation import EvaluationContext, check_available, prepare
 from leakbench.experiments.cell import Cell, Setup
+from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.experiments.suite import SuiteEntry, expand, load_suite
 from leakbench.records.measured import Measured
 from leakbench.records.store import Store
@@ -140,6 +141,60 @@ def test_more_than_d_aux_holds_are_drawn_again(labels: list[int] | None) -> None
     drawn = few.draw(wanted, 5, torch.Generator().manual_seed(0)).tolist()
     assert len(drawn) == 5
     assert set(drawn) == {0, 1}
+
+
+@pytest.mark.parametrize("label", [None, 0, 1, 2])
+def test_individuals_are_drawn_again_as_often_as_each_other_and_in_another_order(
+    label: int | None,
+) -> None:
+    """Of a label that an individual has, of one that none has (2), and of any label."""
+    labels = torch.tensor([0, 0, 0, 0, 0, 1, 1])
+    few = Auxiliary(torch.zeros(7, 3, 1, 1), labels, {}, torch.arange(7))
+    members = (labels == label).nonzero().flatten().tolist() if label in {0, 1} else list(range(7))
+    count = 3 * len(members)
+    wanted = None if label is None else torch.full((count,), label)
+    orders = set()
+    for seed in range(8):
+        drawn = few.draw(wanted, count, torch.Generator().manual_seed(seed)).tolist()
+        rounds = [drawn[n : n + len(members)] for n in range(0, count, len(members))]
+        assert all(sorted(each) == members for each in rounds)
+        orders.add(len({tuple(each) for each in rounds}))
+    assert max(orders) > 1
+
+
+def test_a_label_that_nobody_has_and_one_that_is_exhausted_share_individuals_evenly() -> None:
+    labels = torch.tensor([0, 0, 1, 1])
+    few = Auxiliary(torch.zeros(4, 3, 1, 1), labels, {}, torch.arange(4))
+    wanted = torch.tensor([5, 0, 5, 0, 1, 1, 0, 1])
+    drawn = few.draw(wanted, 8, torch.Generator().manual_seed(0))
+    of_label = [labels[row].item() for row, label in zip(drawn, wanted, strict=True) if label < 2]
+    assert of_label == [0, 0, 1, 1, 0, 1]
+    assert torch.bincount(drawn, minlength=4).max() <= 3
+
+
+def drawn_before(few: Auxiliary, labels: list[int], generator: torch.Generator) -> list[int]:
+    """Each label's first individual in one random order that is not taken."""
+    order = torch.randperm(len(few.labels), generator=generator)
+    shuffled = few.labels[order]
+    taken: list[int] = []
+    for label in labels:
+        fitting = order[shuffled == label].tolist() or order.tolist()
+        taken.append(next(row for row in fitting if row not in taken))
+    return taken
+
+
+def test_published_draws_stay_while_no_label_is_exhausted() -> None:
+    for seed in range(20):
+        random = torch.Generator().manual_seed(seed)
+        has = torch.randint(4, (60,), generator=random)
+        few = Auxiliary(torch.zeros(60, 3, 1, 1), has, {}, torch.arange(60))
+        wanted = torch.randint(5, (6,), generator=random)
+        one, other = (torch.Generator().manual_seed(seed) for _ in range(2))
+        drawn = few.draw(wanted, 6, one).tolist()
+        assert drawn == drawn_before(few, wanted.tolist(), other)
+        assert torch.equal(one.get_state(), other.get_state())
+        anybody = few.draw(None, 60, one)
+        assert torch.equal(anybody, torch.randperm(60, generator=other))
 
 
 def test_nobody_of_the_same_data_set_is_on_both_sides(small_setup: Setup) -> None:
@@ -284,7 +339,7 @@ def test_it_is_said_that_another_set_may_show_victims() -> None:
 
 
 def measured(cell: Cell) -> Measured:
-    return Measured(SuiteEntry(cell, "0", "Table 3", "table3", "Blind", 1.0), None)
+    return Measured(SuiteEntry(ResolvedCell.of(cell), "0", "Table 3", "table3", "Blind"), None)
 
 
 def test_settings_name_the_limit(small_setup: Setup) -> None:

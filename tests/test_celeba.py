@@ -1,4 +1,4 @@
-"""Facts about the reading of CelebA, on a tiny one in the official layout and on the real one."""
+"""Reading CelebA, on a tiny copy in the official layout and on the real one."""
 
 from __future__ import annotations
 
@@ -259,7 +259,7 @@ BAD = {
         lambda folder: shutil.rmtree(folder / IMAGES),
         r"img_align_celeba not found; get the aligned images",
     ),
-    "no image": (remove_all_images, r"img_align_celeba holds none .*unpack img_align_celeba\.zip"),
+    "no image": (remove_all_images, r"img_align_celeba has none .*unpack img_align_celeba\.zip"),
     "empty attribute file": (write(ATTRIBUTE_FILE, ""), r"list_attr_celeba\.txt does not begin"),
     "no count": (
         replace_line(ATTRIBUTE_FILE, 1, "many"),

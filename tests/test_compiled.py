@@ -16,16 +16,15 @@ from leakbench.attacks.dlg import DeepLeakage, ImprovedDeepLeakage
 from leakbench.attacks.feature import FeatureReconstruction
 from leakbench.attacks.gradinversion import GradInversion
 from leakbench.attacks.ig import InvertingGradients
-from leakbench.attacks.matching import engine as gradient_matching
-from leakbench.attacks.matching import memory
+from leakbench.attacks.matching import engine, memory, step
 from leakbench.attacks.matching.compiled import worth_compiling
 from leakbench.attacks.matching.engine import match_gradients
 from leakbench.attacks.matching.matching_attack import GradientMatching
-from leakbench.attacks.matching.memory import is_out_of_memory
 from leakbench.attacks.matching.method import Iterate, Method, Reconstruction, Victim
 from leakbench.attacks.matching.simulation import Simulation
 from leakbench.base.choices import Compiling
 from leakbench.base.errors import UsageError
+from leakbench.base.memory import is_out_of_memory
 from leakbench.federation.client import client_update
 from leakbench.federation.models.lenet import LeNet
 from leakbench.federation.models.small_cnn import SmallCNN
@@ -136,7 +135,7 @@ def test_what_clients_would_send_is_simulated_uncompiled(monkeypatch: pytest.Mon
     def refused(*_: Any) -> None:
         raise AssertionError("compiled")
 
-    monkeypatch.setattr(gradient_matching, "compiled", refused)
+    monkeypatch.setattr(step, "compiled", refused)
     of = case(FeatureReconstruction(budget=2), small(SmallCNN(width=4)))
     clients = of.victims[0].batch_size
     simulation = Simulation(None, lambda gradients: gradients, clients, ((1,),), 0.1)
@@ -171,17 +170,17 @@ def test_a_compiled_step_serves_groups_of_one_size_only(
     served: list[int] = []
     shapes: list[int] = []
 
-    def counting(step: Callable[..., Any], *example: Any) -> Callable[..., Any]:
+    def counting(function: Callable[..., Any], *example: Any) -> Callable[..., Any]:
         shapes.append(len(example[1]["number"]))
 
         def counted(weights: Any, tensors: dict[str, Any], *more: Any) -> Any:
             served.append(len(tensors["number"]))
-            return step(weights, tensors, *more)
+            return function(weights, tensors, *more)
 
         return counted
 
-    monkeypatch.setattr(gradient_matching, "compiled", counting)
-    monkeypatch.setattr(gradient_matching, "runs_together", lambda *_: 2 * of.method.runs)
+    monkeypatch.setattr(step, "compiled", counting)
+    monkeypatch.setattr(engine, "runs_together", lambda *_: 2 * of.method.runs)
     assert_same(of.found("on"), expected)
     assert shapes == [2 * of.method.runs]
     assert set(served) == set(shapes)
@@ -195,7 +194,7 @@ def test_a_step_that_does_not_compile_runs_uncompiled_with_one_warning(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     of = case(InvertingGradients(budget=STEPS), small(LeNet()), victims=5)
-    monkeypatch.setattr(gradient_matching, "runs_together", lambda *_: 2)
+    monkeypatch.setattr(engine, "runs_together", lambda *_: 2)
     prior = of.method.prior
     assert prior is not None
 
@@ -241,7 +240,7 @@ def test_out_of_memory_halves_the_victims_and_goes_on(
     of = case(FeatureReconstruction(budget=STEPS), small(LeNet()), victims=7)
     expected = of.found("off")
     tried: list[int] = []
-    whole = gradient_matching.dummy_gradients
+    whole = step.dummy_gradients
 
     def greedy(model: SharedModel, pixels: Tensor, *rest: Any, **more: Any) -> Any:
         tried.append(len(pixels))
@@ -249,8 +248,8 @@ def test_out_of_memory_halves_the_victims_and_goes_on(
             raise error
         return whole(model, pixels, *rest, **more)
 
-    monkeypatch.setattr(gradient_matching, "dummy_gradients", greedy)
-    monkeypatch.setattr(gradient_matching, "compiled", uncompiled)
+    monkeypatch.setattr(step, "dummy_gradients", greedy)
+    monkeypatch.setattr(step, "compiled", uncompiled)
     for compiling in ("off", "on"):
         tried.clear()
         assert_same(of.found(compiling), expected)  # type: ignore[arg-type]
@@ -262,7 +261,7 @@ def test_a_batch_that_does_not_fit_alone_is_refused(monkeypatch: pytest.MonkeyPa
     def full(*_: Any, **__: Any) -> Any:
         raise torch.cuda.OutOfMemoryError
 
-    monkeypatch.setattr(gradient_matching, "dummy_gradients", full)
+    monkeypatch.setattr(step, "dummy_gradients", full)
     of = case(FeatureReconstruction(budget=STEPS), small(LeNet()))
     with pytest.raises(UsageError, match="not even one batch of 2 fits into the memory of cpu"):
         of.found("off")
@@ -279,7 +278,7 @@ def test_another_error_is_not_taken_for_want_of_memory(monkeypatch: pytest.Monke
     def wrong(*_: Any, **__: Any) -> Any:
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr(gradient_matching, "dummy_gradients", wrong)
+    monkeypatch.setattr(step, "dummy_gradients", wrong)
     of = case(FeatureReconstruction(budget=STEPS), small(LeNet()))
     with pytest.raises(RuntimeError, match="shapes do not match"):
         of.found("off")

@@ -1,4 +1,4 @@
-"""Defenses one after another: their order, what they add up to, and what is refused."""
+"""Defenses one after another: their order, their combined effect, and invalid orders."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def composed(*defenses: dict[str, Any]) -> Defense:
     return built
 
 
-def test_defenses_apply_in_the_order_in_which_they_stand() -> None:
+def test_defenses_apply_in_the_order_given() -> None:
     zeros = {
         order: int((flat(composed(*order_of(order)).protect(gradient)(client(2))) == 0).sum())
         for order in ("sparse first", "noise first")
@@ -60,14 +60,14 @@ def test_sparsification_and_then_noise_is_just_that() -> None:
         ([STEPS, STEPS], "'local_steps' cannot come after 'local_steps': both decide.*keep one"),
         ([SUM, GAUSSIAN], "'gaussian' cannot come after 'secure_aggregation': it changes what one"),
         ([SUM, SUM], "both decide.*keep one"),
-        ([{"sigma": 0.1}], r"names no defense; write \{ name = "),
+        ([{"sigma": 0.1}], r"has no name; write \{ name = "),
         ([{"name": "composed", "defenses": [SPARSE]}], "cannot hold itself"),
         ([{"name": "gausian"}], "unknown defense 'gausian'; did you mean gaussian"),
         ([{"name": "gaussian", "sigma": -1}], r"'gaussian': sigma: .*\(got -1\)"),
         ([], "defenses: .*at least 1"),
     ],
 )
-def test_a_composition_that_makes_no_sense_is_one_sentence(
+def test_an_invalid_composition_is_refused_in_one_sentence(
     order: list[dict[str, Any]], message: str
 ) -> None:
     with pytest.raises(UsageError, match=message) as caught:
@@ -94,7 +94,7 @@ def test_a_client_s_part_is_all_but_the_aggregation() -> None:
     assert composed(SUM).client_part() is None
 
 
-def test_trust_is_the_product_of_its_parts() -> None:
+def test_reliability_is_the_product_of_its_parts() -> None:
     update = {"w": torch.tensor([0.0, 3.0, 1.0, 0.0])}
     noise = {"name": "gaussian", "sigma": 1.0}
     # Two of four entries were sent: their energy is 10, of which noise is 2.
@@ -103,7 +103,7 @@ def test_trust_is_the_product_of_its_parts() -> None:
 
 
 def shares(order: list[dict[str, Any]], individuals: int) -> tuple[float, float]:
-    """What is believed of an update, and which share of its energy is not noise."""
+    """The reliability of an update, and the share of its energy that is not noise."""
     made = composed(*order)
     of = client(individuals, width=16)
     quiet = [
@@ -126,12 +126,12 @@ def shares(order: list[dict[str, Any]], individuals: int) -> tuple[float, float]
         [{"name": "dp_sgd", "clip": 1.0, "noise": 0.02}, SUM],
     ],
 )
-def test_noise_is_expected_as_it_is_left_in_what_the_server_sees(
+def test_reliability_expects_the_noise_that_reaches_the_server(
     order: list[dict[str, Any]],
 ) -> None:
-    believed, true = shares(order, 8)
+    reliability, true = shares(order, 8)
     assert 0.05 < true < 0.95
-    assert believed == pytest.approx(true, abs=0.05)
+    assert reliability == pytest.approx(true, abs=0.05)
 
 
 def test_noise_of_several_steps_adds_up() -> None:

@@ -1,9 +1,10 @@
-"""Each rule of the conformance suite finds who breaks it, and nothing in a sound plugin."""
+"""Each rule of the conformance suite finds a plugin that breaks it, and nothing in a sound one."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import pytest
 
@@ -11,6 +12,7 @@ import faulty_attacks
 import faulty_datasets
 import faulty_defenses
 import faulty_models
+from faulty_declarations import faulty_declarations
 from leakbench.base.registry import ATTACKS, DATASETS, DEFENSES, MODELS, Registry
 from leakbench.conformance.attack_trial import AttackTrial
 from leakbench.conformance.attacks import ATTACK_CHECKS
@@ -25,21 +27,8 @@ NAME = "on_trial"
 Case = tuple[str, type, str]
 """A check's name, a plugin that breaks the rule, and what the finding says."""
 
-Register = Callable[[Registry, type], None]
-
-DECLARED: list[tuple[str, str, str]] = [
-    ("is a frozen dataclass", "NoDataclass", r"is no dataclass; put @dataclass"),
-    ("documents every parameter", "Undocumented", r"does not say what its parameter '\w+' is; add"),
-    ("has parameters that a record can hold", "NoJSON", r"not JSON .*let its fields be numbers"),
-]
-
-
-def declared(module: object) -> list[Case]:
-    return [(check, getattr(module, plugin), said) for check, plugin, said in DECLARED]
-
-
 OF_ATTACKS: list[Case] = [
-    *declared(faulty_attacks),
+    *faulty_declarations(faulty_attacks.Sound),
     ("is a frozen dataclass", faulty_attacks.CanBeChanged, "can be changed; write @dataclass"),
     ("documents every parameter", faulty_attacks.NoDocstring, "has no docstring; say what"),
     (
@@ -85,7 +74,7 @@ OF_ATTACKS: list[Case] = [
     (
         "uses only what it declares",
         faulty_attacks.Ungranted,
-        r"raised TypeError.*faulty_attacks\.py, line \d+; what `needs` does not name is None",
+        r"raised TypeError.*faulty_attacks\.py, line \d+; what `\w+` does not name is None",
     ),
     (
         "answers to an update that says nothing",
@@ -101,7 +90,7 @@ OF_ATTACKS: list[Case] = [
 ]
 
 OF_DEFENSES: list[Case] = [
-    *declared(faulty_defenses),
+    *faulty_declarations(faulty_defenses.Sound),
     ("has a reference and a stage", faulty_defenses.NoStage, "has stage 7; name one of"),
     ("has a reference and a stage", faulty_defenses.NoReference, "has no 'reference'"),
     ("sends the same for the same generator", faulty_defenses.Global, "draw from `client.generato"),
@@ -117,19 +106,19 @@ OF_DEFENSES: list[Case] = [
     ("leaves the client as it was", faulty_defenses.Watching, "changes the model's hooks"),
     ("lets a model be trained", faulty_defenses.Crowded, "one client by itself is 3; return"),
     ("lets a model be trained", faulty_defenses.Exploding, "trains a model to NaN"),
-    ("trusts entries by factors", faulty_defenses.Overtrusting, "by what is no factor"),
-    ("trusts entries by factors", faulty_defenses.Misshapen, "by what is no factor"),
-    ("has surrogates that treat runs apart", faulty_defenses.Mixing, "`surrogate` that mixes runs"),
+    ("has reliabilities from 0 to 1", faulty_defenses.Overtrusting, "that is no factor for it"),
+    ("has reliabilities from 0 to 1", faulty_defenses.Misshapen, "that is no factor for it"),
+    ("has surrogates that do not mix runs", faulty_defenses.Mixing, "`surrogate` that mixes runs"),
     (
         "has surrogates that can be differentiated",
         faulty_defenses.Steep,
-        "`surrogate_of_individuals` without finite slopes",
+        "`surrogate_of_individuals` without finite gradients",
     ),
     ("protects victims of a trained model", faulty_defenses.AfraidOfSize, "sends NaN or infinity"),
 ]
 
 OF_MODELS: list[Case] = [
-    *declared(faulty_models),
+    *faulty_declarations(faulty_models.Sound),
     ("has a reference and splits", faulty_models.NoSplits, r"has splits \(\); name at least one"),
     (
         "is made of an extractor and a classifier",
@@ -145,8 +134,8 @@ OF_MODELS: list[Case] = [
     ("ends with a linear layer", faulty_models.Unbiased, "ends with Linear; .*with bias"),
     ("starts from the seed", faulty_models.Seeding, "the same weights from every seed"),
     ("starts from the seed", faulty_models.Moody, "other weights from the same seed"),
-    ("sees each image by itself", faulty_models.Crowded, "answers an image otherwise beside"),
-    ("can be differentiated twice", faulty_models.Stepwise, "slope is zero or not finite"),
+    ("sees each image by itself", faulty_models.Crowded, "answers an image differently beside"),
+    ("can be differentiated twice", faulty_models.Stepwise, "derivative is zero or not finite"),
     ("can be differentiated twice", faulty_models.InPlace, "cannot be differentiated twice"),
     ("follows its device", faulty_models.Left, "stays behind when it is moved .*as a buffer"),
     ("can be stored", faulty_models.Tied, "cannot be stored .*share their memory"),
@@ -154,18 +143,22 @@ OF_MODELS: list[Case] = [
 ]
 
 OF_DATASETS: list[Case] = [
-    *declared(faulty_datasets),
+    *faulty_declarations(faulty_datasets.Sound),
     ("describes itself", faulty_datasets.NoTerms, "does not state its terms; write"),
     ("describes itself", faulty_datasets.NoSource, "has folder 'noise' and source ''"),
     ("has images of the size asked for", faulty_datasets.Fixed, "where 64 px were asked for"),
     ("has images of the size asked for", faulty_datasets.Floating, "float64 where 32 px"),
-    ("has attributes of everybody", faulty_datasets.Numbers, "'bright' of shape .*int64; return"),
-    ("has attributes of everybody", faulty_datasets.Nobody, r"identities of shape \(30,\)"),
+    (
+        "has attributes of every individual",
+        faulty_datasets.Numbers,
+        "'bright' of shape .*int64; return",
+    ),
+    ("has attributes of every individual", faulty_datasets.Nobody, r"identities of shape \(30,\)"),
     ("has a property that can be asked about", faulty_datasets.AllAlike, "no property of bright"),
     (
         "has main tasks of its attributes",
         faulty_datasets.NoTask,
-        "an attribute 'right' that it has",
+        "an attribute 'right' that it lacks",
     ),
     ("can be divided", faulty_datasets.Few, r"clients need at least as many|leave none for"),
     ("loads the same twice", faulty_datasets.Dated, "other fingerprint when it is loaded again"),
@@ -185,14 +178,43 @@ OF_DATASETS: list[Case] = [
 ]
 
 
+@dataclass(frozen=True)
+class Kind:
+    """A kind of plugin with its rules, plugins that break them, and plugins that keep them all."""
+
+    registry: Registry
+    trial: type[Trial]
+    checks: Sequence[Check]
+    broken: Sequence[Case]
+    sound: Sequence[type]
+
+
+KINDS = {
+    "attack": Kind(ATTACKS, AttackTrial, ATTACK_CHECKS, OF_ATTACKS, [faulty_attacks.Sound]),
+    "defense": Kind(DEFENSES, DefenseTrial, DEFENSE_CHECKS, OF_DEFENSES, [faulty_defenses.Sound]),
+    "model": Kind(MODELS, ModelTrial, MODEL_CHECKS, OF_MODELS, [faulty_models.Sound]),
+    "data set": Kind(
+        DATASETS,
+        DatasetTrial,
+        DATASET_CHECKS,
+        OF_DATASETS,
+        [faulty_datasets.Sound, faulty_datasets.OfFiles],
+    ),
+}
+
+Register = Callable[[str, type], Trial]
+
+
 @pytest.fixture
 def register(monkeypatch: pytest.MonkeyPatch) -> Register:
-    """Register a plugin for one test."""
+    """Register a plugin of a kind for one test, and return a trial of it."""
 
-    def registered(registry: Registry, plugin: type) -> None:
+    def registered(kind: str, plugin: type) -> Trial:
+        registry = KINDS[kind].registry
         registry.names()
         monkeypatch.setattr(plugin, "name", NAME, raising=False)
         monkeypatch.setitem(registry._plugins, NAME, plugin)
+        return KINDS[kind].trial(name=NAME)  # type: ignore[call-arg]
 
     return registered
 
@@ -201,100 +223,54 @@ def finding(checks: Sequence[Check], name: str, trial: Trial) -> str:
     return outcome_of(next(check for check in checks if check.name == name), trial).finding
 
 
-def caught(cases: Sequence[Case]) -> pytest.MarkDecorator:
-    ids = [f"{check}: {plugin.__name__}" for check, plugin, _ in cases]
-    return pytest.mark.parametrize(("check", "plugin", "said"), cases, ids=ids)
-
-
-@caught(OF_ATTACKS)
-def test_an_attack_that_breaks_a_rule_is_caught(
-    register: Register, check: str, plugin: type, said: str
-) -> None:
-    register(ATTACKS, plugin)
-    assert_said(finding(ATTACK_CHECKS, check, AttackTrial(NAME)), said)
-
-
-@caught(OF_DEFENSES)
-def test_a_defense_that_breaks_a_rule_is_caught(
-    register: Register, check: str, plugin: type, said: str
-) -> None:
-    register(DEFENSES, plugin)
-    assert_said(finding(DEFENSE_CHECKS, check, DefenseTrial(NAME)), said)
-
-
-@caught(OF_MODELS)
-def test_a_model_that_breaks_a_rule_is_caught(
-    register: Register, check: str, plugin: type, said: str
-) -> None:
-    register(MODELS, plugin)
-    assert_said(finding(MODEL_CHECKS, check, ModelTrial(NAME)), said)
-
-
-@caught(OF_DATASETS)
-def test_a_data_set_that_breaks_a_rule_is_caught(
-    register: Register, check: str, plugin: type, said: str
-) -> None:
-    register(DATASETS, plugin)
-    assert_said(finding(DATASET_CHECKS, check, DatasetTrial(NAME)), said)
-
-
 def assert_said(sentence: str, said: str) -> None:
     assert re.search(said, sentence), sentence
     assert "\n" not in sentence
 
 
-def test_an_attack_that_fails_under_a_defense_is_caught(register: Register) -> None:
-    register(ATTACKS, faulty_attacks.AfraidOfZeros)
-    trial = AttackTrial(NAME)
+@pytest.mark.parametrize(
+    ("kind", "check", "plugin", "said"),
+    [
+        pytest.param(kind, check, plugin, said, id=f"{kind} {check}: {plugin.__name__}")
+        for kind, about in KINDS.items()
+        for check, plugin, said in about.broken
+    ],
+)
+def test_a_plugin_that_breaks_a_rule_is_found(
+    register: Register, kind: str, check: str, plugin: type, said: str
+) -> None:
+    assert_said(finding(KINDS[kind].checks, check, register(kind, plugin)), said)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_rule_has_a_plugin_that_breaks_it(kind: str) -> None:
+    broken = {check for check, _, _ in KINDS[kind].broken}
+    assert broken == {check.name for check in KINDS[kind].checks}
+
+
+@pytest.mark.parametrize(
+    ("kind", "plugin"), [(kind, plugin) for kind, about in KINDS.items() for plugin in about.sound]
+)
+def test_nothing_is_found_in_a_sound_plugin(register: Register, kind: str, plugin: type) -> None:
+    trial = register(kind, plugin)
+    found = [outcome_of(check, trial).finding for check in KINDS[kind].checks]
+    assert not any(found), found
+
+
+def test_an_attack_that_fails_under_a_defense_is_found(register: Register) -> None:
+    trial = register("attack", faulty_attacks.AfraidOfZeros)
+    assert isinstance(trial, AttackTrial)
     checks = checks_under_defenses(trial)
     assert not finding(checks, "under none, static", trial)
     assert_said(finding(checks, "under sparsify, static", trial), r"raised AssertionError \(.*line")
 
 
-def test_a_defense_that_attacks_cannot_bear_is_caught(register: Register) -> None:
-    register(DEFENSES, faulty_defenses.Silencing)
-    trial = DefenseTrial(NAME)
+def test_a_defense_that_makes_an_attack_fail_is_found(register: Register) -> None:
+    trial = register("defense", faulty_defenses.Silencing)
+    assert isinstance(trial, DefenseTrial)
     checks = checks_of_attackers(trial)
     assert not finding(checks, "attacked by prior, static", trial)
     assert_said(
         finding(checks, "attacked by ul, adaptive", trial),
         f"under defense '{NAME}', knowing it: attack 'ul' cannot read an update",
     )
-
-
-@pytest.mark.parametrize(
-    ("cases", "checks"),
-    [
-        (OF_ATTACKS, ATTACK_CHECKS),
-        (OF_DEFENSES, DEFENSE_CHECKS),
-        (OF_MODELS, MODEL_CHECKS),
-        (OF_DATASETS, DATASET_CHECKS),
-    ],
-    ids=["attacks", "defenses", "models", "datasets"],
-)
-def test_every_check_has_a_plugin_that_it_catches(
-    cases: Sequence[Case], checks: Sequence[Check]
-) -> None:
-    assert {check for check, _, _ in cases} == {check.name for check in checks}
-
-
-@pytest.mark.parametrize(
-    ("registry", "plugin", "trial", "checks"),
-    [
-        (ATTACKS, faulty_attacks.Sound, AttackTrial, ATTACK_CHECKS),
-        (DEFENSES, faulty_defenses.Sound, DefenseTrial, DEFENSE_CHECKS),
-        (MODELS, faulty_models.Sound, ModelTrial, MODEL_CHECKS),
-        (DATASETS, faulty_datasets.Sound, DatasetTrial, DATASET_CHECKS),
-        (DATASETS, faulty_datasets.OfFiles, DatasetTrial, DATASET_CHECKS),
-    ],
-)
-def test_nothing_is_found_in_a_sound_plugin(
-    register: Register,
-    registry: Registry,
-    plugin: type,
-    trial: type[Trial],
-    checks: Sequence[Check],
-) -> None:
-    register(registry, plugin)
-    found = [outcome_of(check, trial(name=NAME)).finding for check in checks]
-    assert not any(found), found

@@ -1,4 +1,4 @@
-"""Facts about the reading of CUB-200-2011, on a tiny one in the official layout and a real one."""
+"""Reading CUB-200-2011, on a tiny copy in the official layout and a real one."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ BAD = {
     ),
     "no image": (
         lambda folder: [(folder / "images" / image_of(image)).unlink() for image in IDS],
-        r"images holds none of the images that are listed; get ",
+        r"images has none of the listed images; get ",
     ),
     "image row of one field": (
         replace_line("images.txt", 3, "7"),
@@ -214,7 +214,7 @@ BAD = {
     ),
     "image that CUB has not": (
         replace("images.txt", "7 002", "11789 002"),
-        r"images\.txt line 3: '11789' is no image of CUB's 1 to 11788.*; get the official",
+        r"images\.txt line 3: '11789' is not an image of CUB's 1 to 11788.*; get the official",
     ),
     "image twice": (replace("images.txt", "7 002", "2 002"), r"images\.txt line 3: '2' .*twice"),
     "image outside": (
@@ -322,7 +322,7 @@ def test_bad_class_level_labels_are_named(root: Path, damage: Damage, message: s
 
 
 def test_a_beak_of_unknown_attributes_is_named_with_those_of_bills(official: Path) -> None:
-    message = r"names 'has_bill_shape::long', which is no attribute.*: has_bill_shape::hooked, "
+    message = r"names 'has_bill_shape::long', which is not an attribute.*: has_bill_shape::hooked, "
     with pytest.raises(UsageError, match=message):
         load(official, beak="has_bill_shape::cone+has_bill_shape::long")
 

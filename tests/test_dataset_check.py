@@ -1,4 +1,4 @@
-"""Facts about `leakbench datasets list` and `leakbench datasets check`."""
+"""`leakbench datasets list` and `leakbench datasets check`."""
 
 from __future__ import annotations
 

@@ -12,16 +12,18 @@ import pytest
 import torch
 
 from clients import flat
-from leakbench.evaluation.measuring import infer, victim_batches
+from leakbench.base.registry import DEFENSES
+from leakbench.evaluation.measuring import Exchange, infer, victim_batches
 from leakbench.evaluation.preparation import EvaluationContext, prepare
 from leakbench.experiments.cell import Cell, Setup
-from leakbench.experiments.cell_defense import individuals_in_update
+from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.records.record import DefenseMetrics, Metrics
 from leakbench.threat.attack import Attack, AttackResult, Progress
 from leakbench.threat.knowledge import Knowledge
 from leakbench.threat.observation import Observation
 from leakbench.threat.server import Server
 from measuring import measured
+from suites import small_suite
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -51,15 +53,13 @@ def test_an_undefended_cell_through_the_defense_path_is_the_plain_one_bit_for_bi
 ) -> None:
     plain, nothing = metrics_of(small_setup, "feature")
     assert nothing is None
-    found, price = metrics_of(
-        small_setup, "feature", defense=defense, defense_parameters=parameters
-    )
+    found, cost = metrics_of(small_setup, "feature", defense=defense, defense_parameters=parameters)
     assert found == plain
-    assert price is not None
-    assert price.distortion.value == 0
-    assert price.utility.value == pytest.approx(plain.main_task["accuracy"])
-    assert price.utility_lost.value == 0
-    assert price.epsilon is None
+    assert cost is not None
+    assert cost.distortion.value == 0
+    assert cost.utility.value == pytest.approx(plain.main_task["accuracy"])
+    assert cost.utility_lost.value == 0
+    assert cost.epsilon is None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,9 +90,10 @@ def observed(context: EvaluationContext, **fields: Any) -> list[Observation]:
     cell = Cell.model_validate(
         context.setup.model_dump() | {"attack": "watching", "individuals": 16, **fields}
     )
-    truths = victim_batches(context, individuals_in_update(cell), cell.individuals)
     watching = Watching()
-    infer(watching, truths, cell, context, lambda share: None)
+    resolved = ResolvedCell(cell, watching, cell.spec("defense").build(DEFENSES))
+    truths = victim_batches(context, resolved.individuals_in_update, cell.individuals)
+    infer(watching, truths, Exchange.of(resolved), context, lambda share: None)
     return watching.seen
 
 
@@ -112,18 +113,18 @@ def test_a_server_sees_several_clients_batches_as_one(small_setup: Setup) -> Non
 
 
 def test_individuals_of_clients_aggregated_securely_are_scored_together(small_setup: Setup) -> None:
-    four, price = metrics_of(
+    four, cost = metrics_of(
         small_setup, "oracle", defense="secure_aggregation", defense_parameters={"of": 4}
     )
     assert four == metrics_of(small_setup, "oracle", batch_size=8)[0]
     assert four != metrics_of(small_setup, "oracle", batch_size=2)[0]
-    assert price is not None
-    assert price.distortion.value == pytest.approx(0, abs=1e-5)
-    assert price.utility.value == pytest.approx(four.main_task["accuracy"])
+    assert cost is not None
+    assert cost.distortion.value == pytest.approx(0, abs=1e-5)
+    assert cost.utility.value == pytest.approx(four.main_task["accuracy"])
 
 
-def test_the_change_of_noise_is_its_norm_beside_the_gradient_s(small_setup: Setup) -> None:
-    _, price = metrics_of(
+def test_the_distortion_of_noise_is_its_norm_over_the_gradient_s(small_setup: Setup) -> None:
+    _, cost = metrics_of(
         small_setup, "oracle", defense="gaussian", defense_parameters={"sigma": 0.01}
     )
     context = prepare(small_setup, None, "cpu", lambda message: None)
@@ -131,8 +132,8 @@ def test_the_change_of_noise_is_its_norm_beside_the_gradient_s(small_setup: Setu
         flat(dict(o.update)) for o in observed(context, batch_size=2) if o.update is not None
     ]
     ratios = [0.01 * len(update) ** 0.5 / update.norm().item() for update in updates]
-    assert price is not None
-    assert price.distortion.value == pytest.approx(sum(ratios) / len(ratios), rel=0.02)
+    assert cost is not None
+    assert cost.distortion.value == pytest.approx(sum(ratios) / len(ratios), rel=0.02)
 
 
 def test_utility_is_of_a_model_that_was_trained_under_the_defense(small_setup: Setup) -> None:
@@ -140,17 +141,17 @@ def test_utility_is_of_a_model_that_was_trained_under_the_defense(small_setup: S
     setup = small_setup.model_copy(update={"rounds": 60, "main_task": "dark_hair"})
     untrained = prepare(setup.model_copy(update={"rounds": 0}), None, "cpu", lambda message: None)
     clipped = {"defense": "clip", "defense_parameters": {"norm": 1e-12}}
-    metrics, price = metrics_of(setup, "oracle", **clipped)
-    assert price is not None
+    metrics, cost = metrics_of(setup, "oracle", **clipped)
+    assert cost is not None
     accuracy = untrained.main_task["accuracy"]
     lost = metrics.main_task["accuracy"] - accuracy
-    assert price.utility.value == pytest.approx(accuracy)
+    assert cost.utility.value == pytest.approx(accuracy)
     assert lost != 0
-    assert price.utility_lost.value == pytest.approx(lost, abs=1e-6)
-    assert price.utility_lost.low is not None
-    assert price.utility_lost.high is not None
-    assert price.utility_lost.low < lost < price.utility_lost.high
-    assert price.distortion.value == pytest.approx(1)
+    assert cost.utility_lost.value == pytest.approx(lost, abs=1e-6)
+    assert cost.utility_lost.low is not None
+    assert cost.utility_lost.high is not None
+    assert cost.utility_lost.low < lost < cost.utility_lost.high
+    assert cost.distortion.value == pytest.approx(1)
 
 
 def test_a_private_training_has_its_epsilon(small_setup: Setup) -> None:
@@ -158,15 +159,15 @@ def test_a_private_training_has_its_epsilon(small_setup: Setup) -> None:
         "opacus.accountants", reason="the extra `opacus` is not installed"
     )
     private = {"defense": "dp_sgd", "defense_parameters": {"clip": 1.0, "noise": 1.0}}
-    _, price = metrics_of(small_setup, "oracle", **private)
+    _, cost = metrics_of(small_setup, "oracle", **private)
     context = prepare(small_setup, None, "cpu", lambda message: None)
     smallest = min(len(rows) for rows in context.split.clients)
     accountant = accountants.RDPAccountant()
     for _ in range(small_setup.rounds):
         accountant.step(noise_multiplier=1.0, sample_rate=small_setup.client_batch / smallest)
-    assert price is not None
-    assert price.delta == pytest.approx(1 / smallest)
-    assert price.epsilon == pytest.approx(accountant.get_epsilon(1 / smallest))
+    assert cost is not None
+    assert cost.delta == pytest.approx(1 / smallest)
+    assert cost.epsilon == pytest.approx(accountant.get_epsilon(1 / smallest))
 
 
 GAUSSIAN = '{ name = "gaussian", sigma = 0.1 }'
@@ -199,29 +200,18 @@ def test_a_defense_that_does_not_fit_is_one_sentence_and_code_2(
     assert re.fullmatch(rf"leakbench: .*{message}.*\n", err)
 
 
-SUITE = """
-title = "Batch norm"
-
-[cell]
-image_size = 32
-dataset = "synthetic"
-dataset_parameters = { individuals = 200 }
-properties = ["gender"]
-main_task = "2-class"
-model_parameters = { width = 4, batch_norm = true }
-clients = 2
-rounds = 1
-victim_share = 0.2
-individuals = 4
-batch_size = 2
-
-[attack.prior]
-
-[[group]]
-title = "Private"
-layout = "table2"
-cell = { defense = "dp_sgd", defense_parameters = { clip = 1.0, noise = 1.0 } }
-"""
+SUITE = small_suite(
+    "[attack.prior]",
+    "[[group]]",
+    'title = "Private"',
+    'layout = "table2"',
+    'cell = { defense = "dp_sgd", defense_parameters = { clip = 1.0, noise = 1.0 } }',
+    dataset_parameters="{ individuals = 200 }",
+    model_parameters="{ width = 4, batch_norm = true }",
+    rounds="1",
+    individuals="4",
+    batch_size="2",
+)
 
 
 def test_batch_norm_under_dp_sgd_is_one_sentence_and_code_2(run: Run, tmp_path: Path) -> None:
@@ -229,15 +219,15 @@ def test_batch_norm_under_dp_sgd_is_one_sentence_and_code_2(run: Run, tmp_path: 
     path.write_text(SUITE)
     code, out, err = run("run", str(path), "--device", "cpu", "--workers", "1")
     assert (code, out) == (2, "")
-    # Said of the training when it happens, and at the end of the cells that need it.
-    of_training, of_cells = (line for line in err.splitlines() if line.startswith("failed: "))
-    assert "under dp_sgd" in of_training
-    for sentence in (of_training, of_cells):
+    # Printed when the training fails, and at the end for the cells that need it.
+    training, cells = (line for line in err.splitlines() if line.startswith("failed: "))
+    assert "under dp_sgd" in training
+    for sentence in (training, cells):
         assert "defense 'dp_sgd' needs a model without BatchNorm" in sentence
     assert "Traceback" not in err
 
 
-def test_list_and_show_tell_what_a_defense_does(run: Run) -> None:
+def test_list_and_show_describe_a_defense(run: Run) -> None:
     _, out, _ = run("list", "defenses")
     rows = {line.split()[0]: line for line in out.splitlines()[2:]}
     assert re.match(r"sparsify +update +fraction choice scope +Shokri", rows["sparsify"])

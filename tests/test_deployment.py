@@ -99,7 +99,7 @@ def test_outputs_are_seen_where_they_are_granted_only() -> None:
     assert observe(truth(), {}, ~Knowledge.OUTPUTS, 0, outputs=outputs).outputs is None
 
 
-def test_individuals_may_be_told_apart_by_outputs_but_not_without() -> None:
+def test_individuals_may_be_distinguished_by_outputs_only() -> None:
     answer = [AttackResult(scores={"gender": torch.tensor([0.1, 0.9])})]
     seen = Observation(batch_size=2, seed=0, outputs={"m": torch.rand(2, 3)})
     check_results("stub", answer, [seen], SERVER)

@@ -1,4 +1,4 @@
-"""The documentation builds without a warning and without a network, and its examples run."""
+"""The documentation builds without warnings and without a network, and its examples run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +15,7 @@ from unittest import SkipTest
 
 import pytest
 
-from leakbench.base.registry import ATTACKS, DATASETS, DEFENSES, MODELS
+from leakbench.base.registry import ATTACKS, DATASETS, DEFENSES, MODELS, Registry
 from leakbench.experiments.suite import suite_names
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,10 +37,10 @@ WITH_EXAMPLES = sorted(
 
 
 class Reader:
-    """Does what a page says, in an empty folder: writes files, runs commands, compares outputs.
+    """Follows a page in an empty folder: writes files, runs commands, compares outputs.
 
-    A block with a title is a file. A block of bash or Python without one is run; what a block of
-    text after it shows must be in its output, whatever the numbers.
+    A block with a title is a file. A block of bash or Python without one is run; its output must
+    contain the lines of the block of text that follows, except for their numbers.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -49,13 +49,13 @@ class Reader:
         self.blocks = 0
         hook = folder.parent / "hook"
         hook.mkdir()
-        # What `pip install -e` puts into `installed` counts as installed.
+        # Packages that `pip install -e` puts into `installed` are found as installed ones.
         installed = folder.parent / "installed"
         (hook / "sitecustomize.py").write_text(f"import site\nsite.addsitedir({str(installed)!r})")
         self.environment = {
             **os.environ,
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-            "PYTHONPATH": os.pathsep.join([str(hook), str(ROOT)]),
+            "PYTHONPATH": os.pathsep.join([str(hook), str(ROOT / "bench")]),
             "OMP_NUM_THREADS": "1",
             "PIP_TARGET": str(installed),
             "PIP_NO_INDEX": "1",
@@ -112,7 +112,7 @@ def lines(text: str) -> Iterator[str]:
 
 
 def shows(line: str, printed: str) -> bool:
-    """Whether a line is what is printed; an ellipsis at its end stands for any."""
+    """Whether a line was printed; an ellipsis at its end matches any rest."""
     begun = line.removesuffix("…")
     return line == printed or (begun != line and printed.startswith(begun))
 
@@ -120,7 +120,7 @@ def shows(line: str, printed: str) -> bool:
 @needs_docs
 @pytest.mark.slow
 @pytest.mark.parametrize("page", WITH_EXAMPLES)
-def test_what_a_page_tells_to_do_works(page: str, tmp_path: Path) -> None:
+def test_the_examples_of_a_page_run(page: str, tmp_path: Path) -> None:
     from sybil import Sybil
     from sybil.parsers.markdown import SkipParser
 
@@ -193,16 +193,16 @@ CHROMIUM = next(
 def test_pages_opened_as_files_are_searched_and_ask_for_nothing_else(site: Path) -> None:
     api = pytest.importorskip("playwright.sync_api", reason="a browser is driven by playwright")
     with api.sync_playwright() as playwright:
-        # The sandbox is not to be had as root; nothing but our own files is opened.
+        # The sandbox is not available to root; only our own files are opened.
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page()
         requests: list[str] = []
         complaints: list[str] = []
         page.on("request", lambda request: requests.append(request.url))
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        # In a folder below, where a path from the top would lead nowhere.
+        # In a subfolder, where paths relative to the top would be wrong.
         page.goto((site / "attacks" / "index.html").as_uri())
-        # The search listens to keys; text that is filled in without any may go unheard.
+        # The search reacts to keys; it may miss text that is filled in without any.
         page.get_by_role("textbox", name="Search").click()
         page.keyboard.type("Kariyappa")
         found = page.locator(".md-search-result__link").first
@@ -223,32 +223,28 @@ def test_every_plugin_suite_and_command_is_described() -> None:
 
     from leakbench.cli.main import app
 
-    attacks = "".join(page.read_text("utf-8") for page in (PAGES / "attacks").glob("*.md"))
-    # What other tests register has no file of the checkout.
-    own = [name for name in ATTACKS.names() if ATTACKS.get(name).__module__.startswith(OWN)]
-    assert [name for name in own if f"`{name}`" not in attacks] == []
-    defenses = [
-        name for name in DEFENSES.names() if DEFENSES.get(name).__module__.startswith("leakbench.")
-    ]
-    assert [name for name in defenses if f"`{name}`" not in read("defenses.md")] == []
-    assert [name for name in suite_names() if f"`{name}`" not in read("command-line.md")] == []
+    attacks = [f"attacks/{page.name}" for page in (PAGES / "attacks").glob("*.md")]
     sets = (ROOT / "datasets" / "README.md").read_text(encoding="utf-8")
-    ours = [
-        name for name in DATASETS.names() if DATASETS.get(name).__module__.startswith("leakbench.")
-    ]
-    assert [name for name in ours if f"`{name}`" not in sets] == []
-    models = [
-        name for name in MODELS.names() if MODELS.get(name).__module__.startswith("leakbench.")
-    ]
-    assert [name for name in models if f"`{name}`" not in read("how-it-fits.md")] == []
+    assert undescribed(own(ATTACKS), read(*attacks)) == []
+    assert undescribed(own(DEFENSES), read("defenses.md")) == []
+    assert undescribed(own(DATASETS), sets) == []
+    assert undescribed(own(MODELS), read("how-it-fits.md")) == []
+    assert undescribed(suite_names(), read("command-line.md")) == []
     commands = get_command(app).commands
     assert [n for n in commands if f"`leakbench {n}" not in read("command-line.md")] == []
 
 
-OWN = ("leakbench.attacks.", "leakbench.baselines.")
+def own(registry: Registry) -> list[str]:
+    """The names of this project's plugins, without those that other tests register."""
+    names = registry.names()
+    return [name for name in names if registry.get(name).__module__.startswith("leakbench.")]
 
 
-def test_the_numbers_it_reads_are_published_ones() -> None:
+def undescribed(names: Iterable[str], text: str) -> list[str]:
+    return [name for name in names if f"`{name}`" not in text]
+
+
+def test_the_numbers_that_it_explains_are_published() -> None:
     published = (ROOT / "results" / "table2.md").read_text(encoding="utf-8")
     numbers = re.findall(r"\d+\.\d \[\d+\.\d, \d+\.\d\]", read("reading.md"))
     assert len(numbers) >= 10

@@ -19,6 +19,7 @@ from leakbench.base.registry import MODELS
 from leakbench.evaluation.measuring import measure, victim_batches
 from leakbench.evaluation.preparation import prepare
 from leakbench.experiments.cell import Cell, Setup
+from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.federation.client import client_update
 from leakbench.federation.models.small_cnn import SmallCNN
 from leakbench.federation.shared_model import Architecture, SharedModel
@@ -154,7 +155,7 @@ def b1_cell(**fields: object) -> Cell:
 
 def measured(cell: Cell) -> Record:
     context = prepare(cell.setup, None, "cpu", lambda message: None)
-    return measure(cell, context, lambda share: None)
+    return measure(ResolvedCell.of(cell), context, lambda share: None)
 
 
 @pytest.mark.slow

@@ -12,10 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from leakbench.attacks.matching import memory
 from leakbench.attacks.matching.distance import Gradients, cosine_distance, squared_error
-from leakbench.attacks.matching.engine import dummy_gradients, match_gradients
+from leakbench.attacks.matching.dummy_gradients import dummy_gradients
+from leakbench.attacks.matching.engine import match_gradients
 from leakbench.attacks.matching.method import (
     CENTRED,
     RAW,
@@ -355,6 +357,36 @@ def test_runs_end_at_the_tolerance_and_the_others_go_on() -> None:
     assert_images(found[0], log[3].variables[0])
     assert_images(found[1], log[5].variables[0])
     assert_images(found[2], log[1].variables[2])
+
+
+class IndexingCounted(TorchDispatchMode):
+    """Counts how often tensors are indexed by tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        self.count += func.overloadpacket is torch.ops.aten.index
+        return func(*args, **(kwargs or {}))
+
+
+def test_hundreds_of_runs_that_end_one_by_one_are_gathered_in_one_pass() -> None:
+    """The work of an end does not grow with the number of victims."""
+    victims = [
+        script(*[9.0 + seed] * seed, *[seed / 1000] * (200 - seed), seed=seed)
+        for seed in range(200)
+    ]
+    with IndexingCounted() as indexing:
+        found, log = run_script(*victims, tolerance=0.5)
+    assert [answer.steps for answer in found] == [seed + 1 for seed in range(200)]
+    assert [answer.loss for answer in found] == pytest.approx([n / 1000 for n in range(200)])
+    assert [len(step.variables) for step in log] == list(range(200, 0, -1))
+    for number, answer in enumerate(found):
+        assert_images(answer, log[number].variables[0])
+    assert indexing.count < 50 * len(victims)
 
 
 def test_a_run_within_the_tolerance_at_once_has_not_diverged() -> None:

@@ -29,6 +29,7 @@ from leakbench.baselines.hybrid_capturing.training import Examples
 from leakbench.data.images import to_images
 from leakbench.evaluation.preparation import EvaluationContext, prepare
 from leakbench.experiments.cell import Setup
+from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.experiments.suite import SuiteEntry
 from leakbench.federation.shared_model import Normalise
 from leakbench.records.measured import Measured
@@ -256,7 +257,7 @@ def test_the_record_and_the_report_say_whose_accuracy_it_is(small_setup: Setup) 
         for batch_size in (1, 4):
             fields = {"batch_size": batch_size, "individuals": 8, "parameters": small}
             record = measured(small_setup, None, form, **fields)
-            entry = SuiteEntry(record.cell, record.key, "T", "table2", column, 1.0)
+            entry = SuiteEntry(ResolvedCell.of(record.cell), record.key, "T", "table2", column)
             cells.append(Measured(entry, record))
     deployed = [m.record.metrics.deployed for m in cells if m.record and m.record.metrics]
     assert deployed[0] == deployed[1]

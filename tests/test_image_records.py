@@ -21,6 +21,7 @@ from leakbench.evaluation.measuring import victim_batches
 from leakbench.evaluation.preparation import EvaluationContext, prepare
 from leakbench.evaluation.scoring import score
 from leakbench.experiments.cell import Cell, Setup
+from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.experiments.suite import SuiteEntry
 from leakbench.records.measured import Measured
 from leakbench.records.record import Cost, Record
@@ -193,7 +194,7 @@ def reconstruction_table(
     )
     assert Record.model_validate_json(record.model_dump_json()) == record
     entry = SuiteEntry(
-        cell=cell, key="0", group="Table 2", layout="table2", column="Stub", work=1.0
+        ResolvedCell.of(cell), key="0", group="Table 2", layout="table2", column="Stub"
     )
     report = details([Measured(entry, record)])
     columns, _, row = (line for line in report.split("##")[1].splitlines() if line[:1] == "|")

@@ -1,4 +1,4 @@
-"""Facts about the decoding of image files: a crop of its own for each, and what lies beyond."""
+"""Decoding image files: a crop of its own for each, and what lies beyond."""
 
 from __future__ import annotations
 

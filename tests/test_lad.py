@@ -1,4 +1,4 @@
-"""Facts about the reading of LAD's vehicles, on a tiny one in the official format."""
+"""Reading LAD's vehicles, on a tiny copy in the official format."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from leakbench.datasets.lad import LAD
 from leakbench.evaluation.measuring import measure
 from leakbench.evaluation.preparation import prepare
 from leakbench.experiments.cell import Cell
+from leakbench.experiments.resolved_cell import ResolvedCell
 
 ATTRIBUTES = [
     "Attr_A_001, color: is brown, 棕色",
@@ -71,7 +72,7 @@ def test_another_wheel_can_be_chosen_by_id(official: Path) -> None:
 def test_only_vehicles_are_taken_and_each_is_an_identity(official: Path) -> None:
     vehicles = load(official)
     assert vehicles.identities.tolist() == [0, 1, 2]
-    assert vehicles.left_out == {"images that show no vehicle": 1}
+    assert vehicles.left_out == {"images without a vehicle": 1}
 
 
 def test_images_are_whole(official: Path) -> None:
@@ -131,7 +132,7 @@ BAD = {
     ),
     "no image": (
         lambda folder: [(folder / file).unlink() for file in FILES],
-        r"images holds none of the images that are listed; get LAD_annotations/ and",
+        r"images has none of the listed images; get LAD_annotations/ and",
     ),
     "names that are no text": (
         lambda folder: (folder / NAME_FILE).write_text(ATTRIBUTES[0], encoding="gb2312"),
@@ -182,6 +183,6 @@ def test_a_set_in_the_format_is_measured_end_to_end(tmp_path: Path) -> None:
         grant=("model", "update", "auxiliary", "labels", "features"),
     )
     context = prepare(cell.setup, tmp_path, "cpu", lambda message: None)
-    metrics = measure(cell, context, lambda share: None).metrics
+    metrics = measure(ResolvedCell.of(cell), context, lambda share: None).metrics
     assert metrics is not None
     assert metrics.properties["wheel"].balanced_accuracy.value == 1

@@ -1,4 +1,4 @@
-"""Facts about the reading of LFW in both layouts of its labels, on a tiny one and on a real one."""
+"""Reading LFW in both layouts of its labels, on a tiny copy and on a real one."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ BAD = {
     ),
     "two score files": (
         write("lfw_attributes_2.txt", ""),
-        r"holds lfw_attributes\.txt and lfw_attributes_2\.txt; keep one of them",
+        r"has lfw_attributes\.txt and lfw_attributes_2\.txt; keep one of them",
     ),
     "no images": (
         lambda folder: shutil.rmtree(folder / "lfw-deepfunneled"),
@@ -196,7 +196,7 @@ BAD = {
     ),
     "other images": (
         lambda folder: [(folder / file).unlink() for file in FILES],
-        r"lfw-deepfunneled holds none of the images that are listed; get ",
+        r"lfw-deepfunneled has none of the listed images; get ",
     ),
     "truncated image": (truncate(FILES[2]), r"Bob_0001\.jpg cannot be decoded .*replace it or"),
     "small image": (shrink(FILES[2], 200, 250), r"Bob_0001\.jpg has 200×250 pixels, too few"),

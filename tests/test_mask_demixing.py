@@ -5,30 +5,37 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional
 
 from faces import faces
-from leakbench.attacks.linear_layers.demixing import search
-from leakbench.attacks.linear_layers.demixing.batch import Batch
-from leakbench.attacks.linear_layers.demixing.effort import Effort
-from leakbench.attacks.linear_layers.demixing.found import Found
-from leakbench.attacks.linear_layers.demixing.masked_space import masked_space_of, polish
-from leakbench.attacks.linear_layers.demixing.mixture import Demixed, individuals_of, others_of
+from leakbench.attacks import mask_demixing
+from leakbench.attacks.feature import FeatureReconstruction
+from leakbench.attacks.ig import InvertingGradients
+from leakbench.attacks.linear_layers.demixing import reflections
+from leakbench.attacks.linear_layers.demixing.auxiliary_population import population_of
+from leakbench.attacks.linear_layers.demixing.masked_space import refine
+from leakbench.attacks.linear_layers.demixing.recovered import (
+    RecoveredIndividuals,
+    recovered_from_columns,
+)
 from leakbench.attacks.linear_layers.demixing.reflections import Reflections
-from leakbench.attacks.linear_layers.demixing.search import demix_masks
-from leakbench.attacks.linear_layers.demixing_attack import _answer, _others
+from leakbench.attacks.linear_layers.demixing.search_budget import SearchBudget
+from leakbench.attacks.linear_layers.demixing.victim_batch import VictimBatch
+from leakbench.attacks.linear_layers.demixing_attack import combined, unmatched
 from leakbench.attacks.linear_layers.head import head_of
 from leakbench.attacks.mask_demixing import MaskDemixing
 from leakbench.base.errors import UsageError
-from leakbench.base.plugins import build
-from leakbench.base.registry import MODELS
-from leakbench.evaluation.measuring import infer, measure, victim_batches
+from leakbench.base.plugins import build, parameters_of
+from leakbench.base.registry import ATTACKS, MODELS
+from leakbench.evaluation.measuring import Exchange, infer, measure, victim_batches
 from leakbench.evaluation.preparation import prepare
 from leakbench.experiments.cell import Cell, Setup
 from leakbench.experiments.overrides import override
+from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.experiments.suite import expand, load_suite
 from leakbench.federation.client import client_update
 from leakbench.federation.defense import Defense
@@ -39,12 +46,20 @@ from leakbench.federation.defenses.quantise import Quantisation
 from leakbench.federation.defenses.secure_aggregation import SecureAggregation
 from leakbench.federation.defenses.sparsify import Sparsification
 from leakbench.federation.models.small_cnn import SmallCNN
-from leakbench.federation.shared_model import SharedModel
 from leakbench.metrics.of_attacks import CERTIFIED
+from leakbench.records.record import Record
 from leakbench.threat.attack import AttackResult
-from leakbench.threat.server import Server
+from leakbench.threat.knowledge import Knowledge
 from measuring import measured
-from planting import Planted, best_cosines, effort, found_in, planted
+from planting import (
+    Planted,
+    best_cosines,
+    budget,
+    demixing_attack,
+    found_in,
+    planted,
+    server_of,
+)
 
 
 @pytest.mark.parametrize(("classes", "units"), [(2, 128), (8, 128), (100, 256)])
@@ -71,9 +86,9 @@ def test_the_true_columns_have_both_properties() -> None:
     space, columns = batch.space, batch.columns()
     assert space.rank == 8
     assert space.residuals.shape == (8, 7)
-    polished, _, gaps = polish(columns != 0, space)
-    assert gaps.max() < 1e-5
-    parallel = functional.cosine_similarity(polished, columns, dim=0)
+    vectors, _, distances = refine(columns != 0, space)
+    assert distances.max() < 1e-5
+    parallel = functional.cosine_similarity(vectors, columns, dim=0)
     torch.testing.assert_close(parallel.abs(), torch.ones(8).double())
 
 
@@ -82,13 +97,13 @@ def test_residuals_of_few_individuals_lie_in_a_smaller_space_than_that_of_classe
     assert planted(3, classes=2).space.residuals.shape == (2, 1)
 
 
-def test_polishing_mends_a_mask_with_a_few_units_wrong() -> None:
+def test_refining_corrects_a_mask_with_a_few_units_wrong() -> None:
     batch = planted(8)
     right = batch.columns() != 0
     wrong = right.clone()
     wrong[:3] = ~wrong[:3]
-    _, masks, gaps = polish(wrong, batch.space)
-    assert gaps.max() < 1e-4
+    _, masks, distances = refine(wrong, batch.space)
+    assert distances.max() < 1e-4
     assert torch.equal(masks, right)
 
 
@@ -96,29 +111,29 @@ def test_who_is_not_who_was_found_is_not_certified() -> None:
     """A column that is wrong takes its part of all features, and so everybody's certificate."""
     batch = planted(8)
     columns = batch.columns()
-    right = individuals_of(batch.head, batch.space, columns)
+    right = recovered_from_columns(batch.head, batch.space, columns)
     assert right.mismatch.max() < 1e-4
     wrong = columns.clone()
     wrong[:, 0] = batch.space.basis @ torch.randn(8).double()
-    found = individuals_of(batch.head, batch.space, wrong)
+    found = recovered_from_columns(batch.head, batch.space, wrong)
     assert not found.certified.any()
 
 
 def test_without_columns_nobody_is_found() -> None:
     batch = planted(4)
-    assert len(individuals_of(batch.head, batch.space, batch.columns()[:, :0])) == 0
+    assert len(recovered_from_columns(batch.head, batch.space, batch.columns()[:, :0])) == 0
 
 
-def test_others_are_individuals_of_d_aux_as_the_first_layer_sees_them() -> None:
+def test_the_population_is_d_aux_as_the_first_layer_sees_it() -> None:
     batch = planted(4, classes=2)
     z = batch.model.classifier[0](batch.auxiliary)
-    torch.testing.assert_close(batch.others.z, z, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(batch.others.residuals.sum(1), torch.zeros(200))
+    torch.testing.assert_close(batch.population.z, z, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(batch.population.residuals.sum(1), torch.zeros(200))
 
 
 def test_unknown_labels_of_d_aux_are_drawn() -> None:
     batch = planted(4)
-    unknown = others_of(batch.head, batch.auxiliary, torch.full((200,), -1))
+    unknown = population_of(batch.head, batch.auxiliary, torch.full((200,), -1))
     assert (unknown.residuals.min(1).values < 0).all()
     assert len(unknown.labels.unique()) == 8
 
@@ -141,7 +156,7 @@ def test_no_certificate_is_false_over_ten_thousand_individuals(
         certified = false = exact = 0
         for seed in range(batches):
             batch = planted(individuals, classes, units, seed)
-            (found,) = found_in([batch], effort(600, 64, rounds=20))
+            (found,) = found_in([batch], budget(600, 64, rounds=20))
             cosines = best_cosines(found, batch.features) if len(found) else torch.empty(0)
             certified += int(found.certified.sum())
             false += int((cosines[found.certified] < CERTIFIED).sum())
@@ -194,7 +209,9 @@ def test_real_faces_are_found_exactly(data_root: Path, main_task: str) -> None:
     settings = ["rounds=20", "individuals=64", "batch_size=32", f"main_task={main_task}"]
     chosen = expand(name, override(suite, settings), ["attack=mask_demixing"])
     cell = next(p.cell for p in chosen if "labels" not in p.cell.grant)
-    found = measure(cell, prepare(cell.setup, data_root, "cpu", lambda m: None), lambda s: None)
+    found = measure(
+        ResolvedCell.of(cell), prepare(cell.setup, data_root, "cpu", lambda m: None), lambda s: None
+    )
     assert found.metrics is not None
     assert found.metrics.certificates is not None
     assert (found.metrics.certificates.share, found.metrics.certificates.false) == (1.0, 0)
@@ -219,8 +236,8 @@ def test_behind_noise_the_proposed_attack_answers_and_nobody_is_certified(
 def test_dummies_nearest_to_those_who_are_certain_are_left_out() -> None:
     dummies = torch.eye(4)
     certain = torch.tensor([[0.1, 0.0, 1.0, 0.0], [0.9, 0.1, 0.2, 0.0]])
-    assert _others(certain, dummies).tolist() == [1, 3]
-    assert _others(certain[:0], dummies).tolist() == [0, 1, 2, 3]
+    assert unmatched(certain, dummies).tolist() == [1, 3]
+    assert unmatched(certain[:0], dummies).tolist() == [0, 1, 2, 3]
 
 
 def test_faces_whose_masks_all_but_agree_are_told_apart() -> None:
@@ -229,14 +246,14 @@ def test_faces_whose_masks_all_but_agree_are_told_apart() -> None:
     model = SmallCNN(width=4, hidden=64).build(2, 16, "convolutions")
     images, labels = faces(64, 16), torch.randint(2, (64,))
     features = model.features(images).detach()
-    found = demix_masks(
-        head_of(model, "mask_demixing"),
+    head = head_of(model, "mask_demixing")
+    found = demixing_attack(head, budget(500, 64)).recover(
+        head,
         [
-            Batch(client_update(model, images[i : i + 4], labels[i : i + 4]), 4, seed)
+            VictimBatch(client_update(model, images[i : i + 4], labels[i : i + 4]), 4, seed)
             for seed, i in enumerate((0, 4))
         ],
         (features[8:], labels[8:]),
-        effort(500, 64),
         lambda share: None,
     )
     for first, each in zip((0, 4), found, strict=True):
@@ -244,8 +261,10 @@ def test_faces_whose_masks_all_but_agree_are_told_apart() -> None:
         assert best_cosines(each, features[first : first + 4]).min() > CERTIFIED
 
 
-def found_behind(batch: Planted, defense: Defense, how: Effort | None = None) -> Demixed:
-    (found,) = found_in([batch], how or effort(reflections=200), [batch.changed(defense)])
+def found_behind(
+    batch: Planted, defense: Defense, within: SearchBudget | None = None
+) -> RecoveredIndividuals:
+    (found,) = found_in([batch], within or budget(reflections=200), [batch.changed(defense)])
     return found
 
 
@@ -282,7 +301,7 @@ def test_what_changes_lengths_alone_hides_nobody(defense: Defense, certified: bo
 def test_what_a_defense_blurs_is_not_certified_falsely(defense: Defense, classes: int) -> None:
     for seed in range(3):
         batch = planted(8, classes, seed=seed)
-        found = found_behind(batch, defense, effort(60, rounds=4))
+        found = found_behind(batch, defense, budget(60, rounds=4))
         if len(found):
             assert (best_cosines(found, batch.features)[found.certified] > CERTIFIED).all()
 
@@ -311,20 +330,19 @@ def test_of_two_who_share_a_mask_and_a_label_the_mean_is_not_certified(individua
     assert functional.cosine_similarity(features[0], alike, dim=0) < CERTIFIED
     pair = replace(batch, features=features, labels=labels)
     assert pair.space.rank == individuals - 1
-    (found,) = found_in([pair], effort(400, 64, rounds=4))
+    (found,) = found_in([pair], budget(400, 64, rounds=4))
     assert not found.certified.any()
 
 
 def test_a_search_that_finds_the_same_again_and_again_gives_up() -> None:
     """Behind noise somebody weak stays uncertain."""
     batch = planted(8)
-    noisy = Batch(batch.changed(GaussianNoise(sigma=3e-4)), 8, 0)
-    space = masked_space_of(batch.head, noisy, noisy.received(batch.head.first))
-    found, looks = Found(batch.head, space), []
-    search = Reflections([space], [found], [batch.others], [0], 128)
-    search.search(replace(effort(20_000), quiet=300), looks.append)
-    assert not found.done
-    assert found.best.certain.sum() >= 5
+    problem = batch.problem(VictimBatch(batch.changed(GaussianNoise(sigma=3e-4)), 8, 0))
+    looks: list[float] = []
+    search = Reflections([problem], 128)
+    search.search(replace(budget(20_000), reflection_patience=300), looks.append)
+    assert not problem.candidates.done
+    assert problem.recovered.certain.sum() >= 5
     assert len(looks) < 1_000
 
 
@@ -345,7 +363,7 @@ def test_somebody_twice_in_a_batch_is_found_once() -> None:
 def test_of_an_update_that_says_nothing_nobody_is_found(value: float) -> None:
     batch = planted(4)
     update = {name: torch.full_like(of, value) for name, of in batch.update.items()}
-    (found,) = found_in([batch], effort(20, 16, rounds=2), [update])
+    (found,) = found_in([batch], budget(20, 16, rounds=2), [update])
     assert not found.certain.any()
 
 
@@ -355,16 +373,16 @@ def test_where_memory_runs_out_fewer_victims_stand_side_by_side(
     asked: list[int] = []
 
     class Narrow(Reflections):
-        def search(self, effort: Effort, progress: Callable[[float], None]) -> None:
-            asked.append(len(self.spaces))
-            if len(self.spaces) > 1:
+        def search(self, budget: SearchBudget, progress: Callable[[float], None]) -> None:
+            asked.append(len(self.problems))
+            if len(self.problems) > 1:
                 raise RuntimeError("CUDA out of memory")
-            super().search(effort, progress)
+            super().search(budget, progress)
 
-    monkeypatch.setattr(search, "Reflections", Narrow)
-    monkeypatch.setattr(search, "SIDE_BY_SIDE", (2**17, 2**17))
+    monkeypatch.setattr(mask_demixing, "Reflections", Narrow)
+    monkeypatch.setattr(reflections, "SIDE_BY_SIDE", (2**17, 2**17))
     batch = planted(3)
-    found = found_in([batch] * 5, effort(reflected=64))
+    found = found_in([batch] * 5, budget(reflection_runs=64))
     assert asked[0] > 1
     assert asked[-5:] == [1] * 5
     assert all(each.certified.all() for each in found)
@@ -392,13 +410,14 @@ def test_a_batch_is_found_alike_beside_others_of_other_sizes() -> None:
     """Their residuals span spaces of other dimensions, and are filled up."""
     batches = [planted(8), planted(3)]
     alone = [found_in([each])[0] for each in batches]
-    head, fewer = batches[0].head, Batch(batches[0].update, 3, 1)
-    spaces = [batches[0].space, masked_space_of(head, fewer, fewer.received(head.first))]
-    found = [Found(batches[0].head, space) for space in spaces]
-    together = Reflections(spaces, found, [batches[0].others] * 2, [0, 1], 128)
+    fewer = VictimBatch(batches[0].update, 3, 1)
+    problems = [batches[0].problem(), batches[0].problem(fewer)]
+    together = Reflections(problems, 128)
     assert together.widths.tolist() == [7, 3]
-    together.search(effort(500), lambda share: None)
-    torch.testing.assert_close(found[0].best.features, alone[0].features, rtol=1e-4, atol=1e-5)
+    together.search(budget(500), lambda share: None)
+    torch.testing.assert_close(
+        problems[0].recovered.features, alone[0].features, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_its_labels_of_d_aux_may_be_unknown(small_setup: Setup) -> None:
@@ -412,7 +431,9 @@ def test_its_labels_of_d_aux_may_be_unknown(small_setup: Setup) -> None:
     )
     without = replace(context, server=replace(context.server, auxiliary=unknown))
     truths = victim_batches(without, 4, 8)
-    answers = infer(MaskDemixing(), truths, cell, without, lambda share: None)
+    answers = infer(
+        MaskDemixing(), truths, Exchange.of(ResolvedCell.of(cell)), without, lambda share: None
+    )
     assert all(bool(i.certified is not None and i.certified.all()) for i in answers.results)
 
 
@@ -428,12 +449,12 @@ def test_batch_statistics_are_refused(small_setup: Setup) -> None:
 
 
 def test_it_reads_no_images() -> None:
-    with pytest.raises(ValueError, match="finds no images"):
-        MaskDemixing(reads="images")
+    with pytest.raises(UsageError, match="finds no images"):
+        build(ATTACKS, "mask_demixing", {"reads": "images"})
 
 
 def test_the_certain_come_first_and_dummies_are_not_certified() -> None:
-    found = Demixed(
+    found = RecoveredIndividuals(
         features=torch.eye(3).double()[:1],
         labels=torch.tensor([1]),
         mismatch=torch.zeros(1),
@@ -444,7 +465,7 @@ def test_the_certain_come_first_and_dummies_are_not_certified() -> None:
     dummies = AttackResult(
         scores={}, features=torch.eye(3), labels=torch.tensor([0, 0, 2]), loss=0.5, steps=7
     )
-    answer = _answer(found, dummies, lambda features: {}, server_of(planted(1).model))
+    answer = combined(found, dummies, server_of(planted(1)))
     assert answer.certified is not None
     assert answer.features is not None
     assert answer.certified.tolist() == [True, False, False]
@@ -454,11 +475,72 @@ def test_the_certain_come_first_and_dummies_are_not_certified() -> None:
     assert answer.steps == 7
 
 
-def server_of(model: SharedModel) -> Server:
-    return Server(classes=8, image_shape=(3, 16, 16), properties=(), model=model)
+def test_parameters_of_the_fallback_stand_beside_its_own() -> None:
+    attack = build(ATTACKS, "mask_demixing", {"budget": 7, "rounds": 3})
+    assert (attack.rounds, attack.fallback) == (3, "feature")
+    assert isinstance(attack.fallback_attack, FeatureReconstruction)
+    assert (attack.fallback_attack.steps, attack.fallback_attack.labels) == (7, "counts")
+    flat = parameters_of(attack)
+    assert (flat["budget"], flat["labels"], flat["rounds"]) == (7, "counts", 3)
+    assert "fallback" not in flat
+    assert "fallback_parameters" not in flat
+    assert build(ATTACKS, "mask_demixing", flat) == attack
 
 
-def test_its_restarts_and_labels_are_the_fallback_s() -> None:
-    assert MaskDemixing().labels == "counts"
-    assert MaskDemixing(budget=7).steps == 7
-    assert MaskDemixing().runs == 1
+def test_another_fallback_brings_its_own_parameters() -> None:
+    attack = build(ATTACKS, "mask_demixing", {"fallback": "ig", "tv": 0.1, "labels": "counts"})
+    assert isinstance(attack.fallback_attack, InvertingGradients)
+    assert parameters_of(attack)["fallback"] == "ig"
+    assert build(ATTACKS, "mask_demixing", parameters_of(attack)) == attack
+    assert Knowledge.LABELS not in attack.required_knowledge
+    known = build(ATTACKS, "mask_demixing", {"fallback": "ig"})
+    assert Knowledge.LABELS in known.required_knowledge
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"tv": 0.1}, "'mask_demixing' has no parameter 'tv'; it has: budget"),
+        ({"fallback": "ig", "lam": 0.1}, "'mask_demixing' has no parameter 'lam'; it has: budget"),
+        ({"fallback": "igg"}, "'igg'.*ig"),
+        ({"fallback": "newton_demixing"}, "both have a parameter 'fallback'; choose another"),
+        ({"budget": 0}, "budget: input should be greater than 0"),
+    ],
+)
+def test_a_fallback_that_cannot_be_is_refused(parameters: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        build(ATTACKS, "mask_demixing", parameters)
+
+
+def test_the_fallback_answers_for_whoever_is_not_found(small_setup: Setup) -> None:
+    """Where nothing is searched, the blind control's answer is its own."""
+    grant = ("model", "update", "auxiliary")
+    idle = {"rounds": 0, "reflections": 0, "fallback": "blind", "labels": "ignored"}
+    fields = {"batch_size": 4, "individuals": 8, "grant": grant}
+    found = measured(small_setup, None, "mask_demixing", idle, **fields)
+    assert found.cell.attack_parameters["fallback"] == "blind"
+    assert found.metrics is not None
+    assert found.metrics.certificates is not None
+    assert found.metrics.certificates.share == 0
+    assert found.metrics.label_accuracy is None
+
+
+def test_a_fallback_without_features_is_refused(small_setup: Setup) -> None:
+    idle = {"rounds": 0, "reflections": 0, "fallback": "prior"}
+    with pytest.raises(UsageError, match="'prior', which reconstructs no features; choose"):
+        measured(small_setup, None, "mask_demixing", idle, batch_size=4, individuals=8)
+
+
+def test_published_parameters_keep_their_keys() -> None:
+    folder = Path(__file__).parent.parent / "results" / "records"
+    records = [
+        Record.model_validate_json(path.read_text(encoding="utf-8"))
+        for path in sorted(folder.glob("*.json"))
+    ]
+    demixing = [each for each in records if each.cell.attack.endswith("_demixing")]
+    assert len(demixing) > 100
+    for record in demixing:
+        attack = build(ATTACKS, record.cell.attack, record.cell.attack_parameters)
+        cell = record.cell.model_copy(update={"attack_parameters": parameters_of(attack)})
+        assert list(cell.attack_parameters) == list(record.cell.attack_parameters)
+        assert cell.key(attack.version) == record.key

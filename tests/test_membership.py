@@ -120,7 +120,7 @@ def test_membership_without_candidates_is_refused(context: EvaluationContext) ->
     scores = {"gender": torch.full((2,), 0.3), "glasses": torch.full((2,), 0.7)}
     answer = AttackResult(scores=scores, membership=torch.zeros(4))
     shown = Observation(batch_size=2, seed=0, candidates=torch.zeros(3, 3, 32, 32))
-    with pytest.raises(UsageError, match=r"need `Knowledge\.CANDIDATES`"):
+    with pytest.raises(UsageError, match=r"require `Knowledge\.CANDIDATES`"):
         check_results("stub", [answer], [Observation(batch_size=2, seed=0)], context.server)
     with pytest.raises(UsageError, match=r"membership of shape \(4,\), expected \(3,\)"):
         check_results("stub", [answer], [shown], context.server)

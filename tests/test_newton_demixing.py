@@ -8,11 +8,12 @@ from torch import nn
 from torch.nn import functional
 
 from leakbench.attacks.linear_layers.activations import Rectifier, Smooth, activation_of
+from leakbench.attacks.linear_layers.demixing.deflated_subspace import deflated_subspace
+from leakbench.attacks.linear_layers.demixing.gradient_space import GradientSpace
 from leakbench.attacks.linear_layers.demixing.levenberg_marquardt import least_squares
-from leakbench.attacks.linear_layers.demixing.mixture import Space, individuals_alone, space_of
-from leakbench.attacks.linear_layers.demixing.remaining import remaining_after
-from leakbench.attacks.linear_layers.demixing.search import WIDEST, scale_of
-from leakbench.attacks.linear_layers.demixing.sent import Sent
+from leakbench.attacks.linear_layers.demixing.problem import smooth_problem
+from leakbench.attacks.linear_layers.demixing.recovered import recovered_from_features
+from leakbench.attacks.linear_layers.demixing.reflections import WIDEST
 from leakbench.attacks.linear_layers.head import head_of
 from leakbench.attacks.newton_demixing import NewtonDemixing
 from leakbench.base.errors import UsageError
@@ -20,15 +21,15 @@ from leakbench.experiments.cell import Setup
 from leakbench.federation.shared_model import SharedModel
 from leakbench.metrics.of_attacks import CERTIFIED
 from measuring import measured
-from planting import Planted, best_cosines, effort, found_in, planted
+from planting import Planted, best_cosines, budget, found_in, planted
 
 SMOOTH = ["gelu", "silu", "tanh"]
 
 
-def _space(batch: Planted) -> Space:
-    gradient, scale = batch.head.first.gradient(batch.update), scale_of(batch.head, batch.others)
-    received, precision = Sent.whole(gradient), batch.batch.precision(batch.head)
-    return space_of(received, len(batch.labels), scale, precision)
+def _space(batch: Planted) -> GradientSpace:
+    problem = smooth_problem(batch.head, batch.batch, batch.population)
+    assert problem is not None
+    return problem.space
 
 
 @pytest.mark.parametrize("activation", [*SMOOTH, "leaky_relu"])
@@ -114,13 +115,13 @@ def test_a_softened_kink_becomes_the_kink() -> None:
     torch.testing.assert_close(leaky.value(z), functional.leaky_relu(z, 0.1))
     sharp = torch.tensor(1e4).double()
     torch.testing.assert_close(leaky.value(z, sharp), leaky.value(z))
-    torch.testing.assert_close(leaky.gain(z, sharp), leaky.gain(z))
+    torch.testing.assert_close(leaky.derivative(z, sharp), leaky.derivative(z))
     soft = torch.tensor(2.0).double()
     step = 1e-6
-    rise = (leaky.value(z + step, soft) - leaky.value(z, soft)) / step
-    torch.testing.assert_close(leaky.rise(z, soft), rise, rtol=1e-4, atol=1e-5)
-    bend = (leaky.gain(z + step, soft) - leaky.gain(z, soft)) / step
-    torch.testing.assert_close(leaky.bend(z, soft), bend, rtol=1e-4, atol=1e-5)
+    slope = (leaky.value(z + step, soft) - leaky.value(z, soft)) / step
+    torch.testing.assert_close(leaky.value_derivative(z, soft), slope, rtol=1e-4, atol=1e-5)
+    slope = (leaky.derivative(z + step, soft) - leaky.derivative(z, soft)) / step
+    torch.testing.assert_close(leaky.second_derivative(z, soft), slope, rtol=1e-4, atol=1e-5)
 
 
 def test_a_module_that_works_in_place_does_not_change_what_it_is_given() -> None:
@@ -149,39 +150,39 @@ def test_who_is_found_leaves_the_others_a_dimension_less_and_is_no_longer_there(
     batch = planted(6)
     space, columns = batch.space, batch.columns()
     extended = functional.pad(batch.features.double(), (0, 1), value=1.0) @ space.rows
-    remaining = remaining_after(space, columns[:, :2])
-    assert remaining.directions.shape == (3, 6)
-    away = extended - remaining.origin
-    outside = (away - away @ remaining.directions.mT @ remaining.directions).norm(dim=1)
+    subspace = deflated_subspace(space, columns[:, :2])
+    assert subspace.directions.shape == (3, 6)
+    away = extended - subspace.origin
+    outside = (away - away @ subspace.directions.mT @ subspace.directions).norm(dim=1)
     assert outside[2:].max() < 1e-3 * away.norm(dim=1).max()
     assert outside[:2].min() > 1e-2 * away.norm(dim=1).max()
 
 
 def test_with_all_but_one_found_there_is_nothing_left_to_search() -> None:
     batch = planted(4)
-    remaining = remaining_after(batch.space, batch.columns()[:, :3])
-    assert remaining.directions.shape == (0, 4)
+    subspace = deflated_subspace(batch.space, batch.columns()[:, :3])
+    assert subspace.directions.shape == (0, 4)
     last = functional.pad(batch.features[3:].double(), (0, 1), value=1.0) @ batch.space.rows
-    torch.testing.assert_close(remaining.origin[None], last, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(subspace.origin[None], last, rtol=1e-3, atol=1e-3)
 
 
 def test_where_classes_are_many_newton_s_method_finds_masks() -> None:
     batch = planted(32, 100, 256)
     assert batch.space.directions.shape[1] > WIDEST
-    (found,) = found_in([batch], effort(reflections=0))
+    (found,) = found_in([batch], budget(reflections=0))
     assert found.certified.all()
     assert best_cosines(found, batch.features).min() > CERTIFIED
 
 
 def test_who_is_found_alone_is_certified_though_others_are_missing() -> None:
     batch = planted(12, 100, hidden_layers=0)
-    alone = individuals_alone(batch.head, _space(batch), batch.features[:5].double())
+    alone = recovered_from_features(batch.head, _space(batch), batch.features[:5].double())
     assert alone.certified.all()
 
 
 def test_somebody_else_is_not_certified_alone() -> None:
     batch = planted(12, 100, hidden_layers=0)
-    alone = individuals_alone(batch.head, _space(batch), batch.auxiliary[:20].double())
+    alone = recovered_from_features(batch.head, _space(batch), batch.auxiliary[:20].double())
     assert not alone.certain.any()
 
 
@@ -204,7 +205,7 @@ def test_no_certificate_is_false_over_ten_thousand_individuals(
         certified = false = exact = 0
         for seed in range(batches):
             batch = planted(individuals, classes, units, seed, activation, layers)
-            (found,) = found_in([batch], effort(300, 64, rounds=30))
+            (found,) = found_in([batch], budget(300, 64, rounds=30))
             cosines = best_cosines(found, batch.features) if len(found) else torch.empty(0)
             certified += int(found.certified.sum())
             false += int((cosines[found.certified] < CERTIFIED).sum())

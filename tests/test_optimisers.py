@@ -11,7 +11,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from leakbench.attacks.matching.distance import squared_error
-from leakbench.attacks.matching.engine import dummy_gradients
+from leakbench.attacks.matching.dummy_gradients import dummy_gradients
 from leakbench.attacks.matching.optimisers import LBFGS, Adam, Optimiser, State
 from leakbench.attacks.matching.schedules import (
     Schedule,

@@ -12,36 +12,21 @@ from pathlib import Path
 import pytest
 
 from leakbench.conformance.scaffold.new_plugin import CHECKOUT, new_plugin
+from suites import small_suite
 
 EXAMPLE = Path(__file__).parent / "outside_package"
 
-SUITE = """
-title = "Small"
-
-[cell]
-image_size = 32
-dataset = "synthetic"
-dataset_parameters = { individuals = 300 }
-properties = ["gender", "glasses"]
-main_task = "2-class"
-model_parameters = { width = 4 }
-clients = 2
-rounds = 3
-victim_share = 0.2
-individuals = 16
-batch_size = 1
-
-[attack.quotient]
-
-[attack.prior]
-
-[attack.oracle]
-grant = ["model", "auxiliary", "features"]
-
-[[group]]
-title = "An attack from outside"
-layout = "table2"
-"""
+SUITE = small_suite(
+    "[attack.quotient]",
+    "[attack.prior]",
+    "[attack.oracle]",
+    'grant = ["model", "auxiliary", "features"]',
+    "[[group]]",
+    'title = "An attack from outside"',
+    'layout = "table2"',
+    individuals="16",
+    batch_size="1",
+)
 
 FAULTS = {
     "raising": "1 / 0",
@@ -49,7 +34,7 @@ FAULTS = {
     "prior": "",
     "unregistered": "class Plugin: pass",
 }
-"""Names of attacks → modules of a stranger's package that claims them."""
+"""Names of attacks → modules of another package that claims them."""
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +52,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def leakbench(
-    *arguments: str, site: Path, folder: Path, module: str = "leakbench"
+    *arguments: str, site: Path, folder: Path, module: str = "leakbench", script: str = ""
 ) -> subprocess.CompletedProcess[str]:
+    started = [script] if script else ["-m", module]
     return subprocess.run(
-        [sys.executable, "-m", module, *arguments],
+        [sys.executable, *started, *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(site), str(CHECKOUT / "bench")])},
         capture_output=True,
@@ -78,6 +64,34 @@ def leakbench(
         check=False,
         timeout=500,
     )
+
+
+COMMANDS = """
+import sys
+
+from leakbench.cli.main import main
+
+for command in sys.argv[1:]:
+    sys.argv = ["leakbench", *command.split()]
+    try:
+        main()
+    except SystemExit as left:
+        print(f"== {command}: {left.code or 0} ==")
+"""
+"""Runs several commands in one process, most of whose time goes to imports."""
+
+
+def outputs(*commands: str, site: Path, folder: Path) -> dict[str, tuple[int, str]]:
+    """Run commands one after another, and return the exit code and the output of each."""
+    (folder / "commands.py").write_text(COMMANDS)
+    done = leakbench(*commands, site=site, folder=folder, script="commands.py")
+    assert (done.returncode, done.stderr) == (0, "")
+    found, rest = {}, done.stdout
+    for command in commands:
+        printed, _, rest = rest.partition(f"== {command}: ")
+        code, _, rest = rest.partition(" ==\n")
+        found[command] = (int(code), printed)
+    return found
 
 
 def test_the_example_is_what_leakbench_new_writes(tmp_path: Path) -> None:
@@ -89,16 +103,14 @@ def test_the_example_is_what_leakbench_new_writes(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_an_installed_attack_is_listed_shown_and_conforms(site: Path, tmp_path: Path) -> None:
-    listed = leakbench("list", "attacks", "q*", site=site, folder=tmp_path)
-    assert listed.returncode == 0, listed.stderr
-    (row,) = listed.stdout.splitlines()[2:]
+    commands = ("list attacks q*", "show quotient", "check quotient")
+    listed, shown, checked = outputs(*commands, site=site, folder=tmp_path).values()
+    (row,) = listed[1].splitlines()[2:]
     assert row.split()[:2] == ["quotient", "Quotient"]
     assert "model update auxiliary" in row
-    shown = leakbench("show", "quotient", site=site, folder=tmp_path)
-    assert "units: from how many quotients to choose" in shown.stdout
-    checked = leakbench("check", "quotient", site=site, folder=tmp_path)
-    assert checked.returncode == 0, checked.stdout
-    assert "attack quotient conforms" in checked.stdout
+    assert "units: from how many quotients to choose" in shown[1]
+    assert checked[0] == 0, checked
+    assert "attack quotient conforms" in checked[1]
     tests = ("-q", "-p", "no:cacheprovider", str(EXAMPLE / "tests"), "-c", os.devnull)
     tested = leakbench(*tests, site=site, folder=tmp_path, module="pytest")
     assert tested.returncode == 0, tested.stdout
@@ -126,7 +138,9 @@ def test_an_installed_attack_is_a_column_of_a_table_and_beats_the_prior(
 
 
 @pytest.mark.slow
-def test_strangers_that_cannot_be_used_are_named_and_the_rest_is_listed(tmp_path: Path) -> None:
+def test_unusable_plugins_are_named_and_the_rest_is_listed(
+    tmp_path: Path,
+) -> None:
     site = tmp_path / "site"
     info = site / "stranger-1.0.dist-info"
     info.mkdir(parents=True)
@@ -135,23 +149,25 @@ def test_strangers_that_cannot_be_used_are_named_and_the_rest_is_listed(tmp_path
     (info / "entry_points.txt").write_text("\n".join(["[leakbench.attacks]", *points]) + "\n")
     for name, source in FAULTS.items():
         (site / f"stranger_{name}.py").write_text(source)
-    listed = leakbench("list", "attacks", site=site, folder=tmp_path)
-    assert listed.returncode == 0, listed.stderr
-    table, _, beneath = listed.stdout.partition("\n\n")
+    commands = ("list attacks", "check raising", "check prior")
+    found = outputs(*commands, site=site, folder=tmp_path)
+    code, listed = found["list attacks"]
+    assert code == 0
+    table, _, beneath = listed.partition("\n\n")
     rows = {line.split()[0]: line for line in table.splitlines()[2:]}
     assert "Proposed" in rows["feature"]
     assert all("(cannot be used: see below)" in rows[name] for name in FAULTS)
     assert beneath.splitlines()[::2] == [
-        "attack 'leaving' of package stranger cannot be imported (SystemExit: 3); mend or "
+        "attack 'leaving' of package stranger cannot be imported (SystemExit: 3); fix or "
         "uninstall it",
         "attack 'prior' is registered twice, by package stranger and by "
         "leakbench.baselines.prior.Prior; rename one of them or uninstall its package",
         "attack 'raising' of package stranger cannot be imported (ZeroDivisionError: division by "
-        "zero); mend or uninstall it",
-        "entry point 'unregistered' of package stranger does not lead to a class registered as "
+        "zero); fix or uninstall it",
+        "entry point 'unregistered' of package stranger does not name a class registered as "
         "attack 'unregistered'; put the register decorator on it",
     ]
     for name in ("raising", "prior"):
-        checked = leakbench("check", name, site=site, folder=tmp_path)
-        assert (checked.returncode, checked.stderr) == (1, "")
-        assert f"attack {name} cannot be used." in checked.stdout
+        code, checked = found[f"check {name}"]
+        assert code == 1
+        assert f"attack {name} cannot be used." in checked

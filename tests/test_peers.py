@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from faces import faces
 from leakbench.attacks.ig import InvertingGradients
 from leakbench.attacks.matching.distance import cosine_distance, squared_error
-from leakbench.attacks.matching.engine import dummy_gradients, match_gradients
+from leakbench.attacks.matching.dummy_gradients import dummy_gradients
+from leakbench.attacks.matching.engine import match_gradients
 from leakbench.attacks.matching.method import CENTRED, Victim
 from leakbench.attacks.matching.priors import total_variation
 from leakbench.federation.client import client_update

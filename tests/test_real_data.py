@@ -14,6 +14,7 @@ from leakbench.base.registry import ATTACKS, DATASETS
 from leakbench.evaluation.measuring import measure
 from leakbench.evaluation.preparation import prepare
 from leakbench.experiments.cell import Cell
+from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.records.record import Metrics
 
 Gray = NDArray[np.floating]
@@ -38,7 +39,7 @@ def measured(data_root: Path, attack: str, **fields: object) -> Metrics:
         }
     )
     context = prepare(cell.setup, data_root, "cpu", lambda message: None)
-    metrics = measure(cell, context, lambda share: None).metrics
+    metrics = measure(ResolvedCell.of(cell), context, lambda share: None).metrics
     assert metrics is not None
     return metrics
 

@@ -1,4 +1,4 @@
-"""Facts about registries, with outside packages as `pip` would leave them."""
+"""Registries, with outside packages as `pip` would leave them."""
 
 from __future__ import annotations
 
@@ -184,13 +184,13 @@ def test_an_outside_plugin_takes_parameters_like_our_own(
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("import no_such_module", r"cannot be imported .*no_such_module.*mend or uninstall"),
-        ("1 / 0", r"cannot be imported \(ZeroDivisionError.*mend or uninstall"),
-        ("def f(:", r"cannot be imported \(SyntaxError.*mend or uninstall"),
-        ("", r"cannot be imported \(AttributeError.*Plugin.*mend or uninstall"),
-        ("class Plugin: pass", r"does not lead to a class registered .*register decorator"),
-        ("Plugin = 3", r"does not lead to a class registered .*register decorator"),
-        (PLUGIN.format(name="other"), r"does not lead to a class registered as attack 'theirs'"),
+        ("import no_such_module", r"cannot be imported .*no_such_module.*fix or uninstall"),
+        ("1 / 0", r"cannot be imported \(ZeroDivisionError.*fix or uninstall"),
+        ("def f(:", r"cannot be imported \(SyntaxError.*fix or uninstall"),
+        ("", r"cannot be imported \(AttributeError.*Plugin.*fix or uninstall"),
+        ("class Plugin: pass", r"does not name a class registered .*register decorator"),
+        ("Plugin = 3", r"does not name a class registered .*register decorator"),
+        (PLUGIN.format(name="other"), r"does not name a class registered as attack 'theirs'"),
     ],
     ids=["import", "exception", "syntax", "nothing", "unregistered", "no class", "another name"],
 )
@@ -279,7 +279,7 @@ def test_an_own_module_that_raises_on_import_is_one_sentence_and_the_rest_goes_o
     assert registry.get("good").name == "good"
     (sentence,) = registry.broken.values()
     assert re.fullmatch(
-        r"own_plugins\.bad cannot be imported \(.*, line \d+\); mend that, or remove "
+        r"own_plugins\.bad cannot be imported \(.*, line \d+\); fix that, or remove "
         r".*own_plugins/bad\.py",
         sentence,
     )
@@ -318,4 +318,4 @@ def test_a_module_that_needs_a_broken_one_names_where_the_fault_is(
 ) -> None:
     registry = own(a="import own_plugins.bad", bad="\n\n1 / 0")
     registry.names()
-    assert re.search(r"bad\.py, line 3\); mend that, or remove", registry.broken["own_plugins.a"])
+    assert re.search(r"bad\.py, line 3\); fix that, or remove", registry.broken["own_plugins.a"])

@@ -1,4 +1,4 @@
-"""Facts about the split into clients, D_aux and victims."""
+"""The split into clients, D_aux and victims."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def uneven() -> Individuals:
     )
 
 
-@pytest.fixture(params=["drawn", "uneven"])
+@pytest.fixture(params=["synthetic", "uneven"])
 def people(request: pytest.FixtureRequest) -> Individuals:
-    return Synthetic(individuals=400).load(None, 16) if request.param == "drawn" else uneven()
+    return Synthetic(individuals=400).load(None, 16) if request.param == "synthetic" else uneven()
 
 
 def split(
@@ -145,8 +145,8 @@ def test_an_identity_task_spares_the_only_image_of_a_person(people: Individuals)
 
 def test_an_identity_task_leaves_every_person_an_image_to_learn_from(people: Individuals) -> None:
     found = split(people, "identity", victims=0.9)
-    everybody = set(people.identities.tolist()) - identities(people, found.auxiliary)
-    assert identities(people, training(found)) == everybody
+    expected = set(people.identities.tolist()) - identities(people, found.auxiliary)
+    assert identities(people, training(found)) == expected
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_an_empty_group_is_an_error(auxiliary: float, victims: float, group: str
         split(few(20), clients=2, auxiliary=auxiliary, victims=victims)
 
 
-def test_an_identity_task_needs_a_second_image_of_somebody() -> None:
+def test_an_identity_task_needs_a_second_image_of_some_identity() -> None:
     with pytest.raises(UsageError, match=r"20 individuals of 20 identities .*the victims;"):
         split(few(20, each=1), "identity", clients=2)
 

@@ -106,10 +106,10 @@ def test_each_defense_is_trained_under_once() -> None:
     cells = list({cell.key: cell for cell in suite_entries("fig5")}.values())
     steps = steps_of(cells)
     trained = [step.task for step in steps if isinstance(step.task, TrainUnder)]
-    told = [(task.defense, json.dumps(task.parameters, default=str)) for task in trained]
+    told = [json.dumps(task.defense.table(), default=str) for task in trained]
     assert len(set(told)) == len(told)
     # What clients do by themselves: several clients' mean costs nothing.
-    assert {task.defense for task in trained}.isdisjoint({"none", "secure_aggregation"})
+    assert {task.defense.name for task in trained}.isdisjoint({"none", "secure_aggregation"})
     for step in steps:
         if step.entry is not None and step.entry.cell.defense == "gaussian":
             assert len(step.needs) == 2
@@ -141,7 +141,7 @@ def test_shared_work_is_forgotten_when_no_cell_needs_it(
 def test_the_same_training_is_not_done_by_two_at_once(quick: list[SuiteEntry]) -> None:
     cell = quick[0].cell
     more = cell.model_copy(update={"properties": ("gender",)})
-    other = replace(quick[0], cell=more, key=more.key(1))
+    other = replace(quick[0], resolved=replace(quick[0].resolved, cell=more), key=more.key(1))
     first, second = (s for s in steps_of([quick[0], other]) if isinstance(s.task, Prepare))
     assert first.alone == second.alone != ""
 

@@ -1,4 +1,4 @@
-"""Facts about the drawn data set."""
+"""The synthetic data set."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def test_is_registered_by_name() -> None:
 @each_subject
 @pytest.mark.parametrize("size", [32, 64, 128])
 def test_has_the_shapes_asked_for(subject: SubjectName, size: int) -> None:
-    drawn = Synthetic(subject=subject, individuals=5).load(None, size)
-    assert drawn.images.shape == (5, 3, size, size)
-    assert drawn.images.dtype == np.uint8
-    assert drawn.identities.tolist() == [0, 0, 0, 0, 1]
-    assert drawn.identities.dtype == np.int64
-    for values in drawn.attributes.values():
+    loaded = Synthetic(subject=subject, individuals=5).load(None, size)
+    assert loaded.images.shape == (5, 3, size, size)
+    assert loaded.images.dtype == np.uint8
+    assert loaded.identities.tolist() == [0, 0, 0, 0, 1]
+    assert loaded.identities.dtype == np.int64
+    for values in loaded.attributes.values():
         assert values.shape == (5,)
         assert values.dtype == np.bool_
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import inspect
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import combinations
 from types import FrameType, FunctionType, ModuleType
 from typing import Any, get_type_hints
@@ -16,11 +17,12 @@ from torch import Tensor
 
 from leakbench.base.errors import UsageError
 from leakbench.base.plugins import build
-from leakbench.base.registry import ATTACKS
+from leakbench.base.registry import ATTACKS, DEFENSES
 from leakbench.data.images import to_images
 from leakbench.evaluation.measuring import measure, victim_batches
 from leakbench.evaluation.preparation import EvaluationContext, prepare
 from leakbench.experiments.cell import Cell, Setup
+from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.federation.client import Client, client_update
 from leakbench.threat.attack import Attack, check_batch_size, check_grant
 from leakbench.threat.knowledge import Knowledge
@@ -49,7 +51,7 @@ def reachable(roots: list[object]) -> Iterator[object]:
 
 
 def holds(objects: list[object], secret: Tensor) -> bool:
-    """Whether the secret's rows stand in any tensor or array, whole storages included."""
+    """Whether the secret's rows are in any tensor or array, whole storages included."""
     wanted = {row.tobytes() for row in secret.reshape(len(secret), -1).numpy()}
     for found in objects:
         if isinstance(found, Tensor):
@@ -108,6 +110,25 @@ def test_no_ungranted_truth_can_be_reached(
     assert bool(space) == (Knowledge.MODEL | Knowledge.AUXILIARY in knowledge)
 
 
+def test_what_is_no_knowledge_is_handed_on_whatever_is_granted(
+    context: EvaluationContext,
+) -> None:
+    defense = DEFENSES.get("none")()
+    whole = replace(
+        context.server,
+        mode="train",
+        learning_rate=0.7,
+        compiling="off",
+        precision="bfloat16",
+        defense=defense,
+    )
+    server = granted(whole, Knowledge.NOTHING)
+    assert (server.model, server.auxiliary, server.feature_space, server.defense) == (None,) * 4
+    assert (server.mode, server.learning_rate) == ("train", 0.7)
+    assert (server.compiling, server.precision) == ("off", "bfloat16")
+    assert granted(whole, Knowledge.DEFENSE).defense is defense
+
+
 def test_the_harness_hands_over_what_an_attack_declares_not_all_that_is_granted(
     context: EvaluationContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,7 +148,7 @@ def test_the_harness_hands_over_what_an_attack_declares_not_all_that_is_granted(
         individuals=4,
         grant=("model", "update", "auxiliary", "labels", "features"),
     )
-    measure(cell, context, lambda share: None)
+    measure(ResolvedCell.of(cell), context, lambda share: None)
     server, first, _ = seen
     assert isinstance(server, Server)
     assert server.model is None
@@ -138,7 +159,7 @@ def test_the_harness_hands_over_what_an_attack_declares_not_all_that_is_granted(
 
 @pytest.mark.parametrize("known", [False, True])
 @pytest.mark.parametrize("name", ["feature", "ul", "blind"])
-def test_of_a_defense_only_who_adapts_sees_what_it_is_and_nobody_what_was_drawn(
+def test_only_an_adaptive_attack_sees_the_defense_and_none_its_random_draws(
     context: EvaluationContext, monkeypatch: pytest.MonkeyPatch, name: str, known: bool
 ) -> None:
     seen: list[Any] = []
@@ -161,7 +182,7 @@ def test_of_a_defense_only_who_adapts_sees_what_it_is_and_nobody_what_was_drawn(
         defense_parameters={"sigma": 0.01},
         grant=("model", "update", "auxiliary", "labels", *(["defense"] if known else [])),
     )
-    record = measure(cell, context, lambda share: None)
+    record = measure(ResolvedCell.of(cell), context, lambda share: None)
     server, observations = seen
     optional_knowledge = known and name != "blind"
     assert (server.defense is not None) == optional_knowledge
@@ -184,13 +205,15 @@ def test_to_know_that_there_is_no_defense_changes_nothing(
     known = ("model", "update", "auxiliary", "labels")
     static, adaptive = (
         measure(
-            Cell(
-                **context.setup.model_dump(),
-                attack=name,
-                attack_parameters=short,
-                batch_size=2,
-                individuals=8,
-                grant=grant,
+            ResolvedCell.of(
+                Cell(
+                    **context.setup.model_dump(),
+                    attack=name,
+                    attack_parameters=short,
+                    batch_size=2,
+                    individuals=8,
+                    grant=grant,
+                )
             ),
             context,
             lambda share: None,

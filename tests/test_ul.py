@@ -187,7 +187,7 @@ def test_the_server_simulates_in_the_clients_mode(
 
     monkeypatch.setattr("leakbench.federation.client.client_update", spy)
     attack = UnintendedLeakage(batches=4)
-    server = granted(context.server, attack.required_knowledge, mode)
+    server = replace(granted(context.server, attack.required_knowledge), mode=mode)
     attack.infer(server, observations(context, 2, 1), lambda share: None)
     assert trained == [mode == "train"] * 8
 

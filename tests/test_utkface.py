@@ -1,4 +1,4 @@
-"""Facts about the reading of UTKFace, whose labels are file names, on a tiny and on a real one."""
+"""Reading UTKFace, whose labels are file names, on a tiny and on a real one."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ BAD = {
     "no folder": (shutil.rmtree, r"folder .*UTKFace not found; get the aligned and cropped faces"),
     "no image": (
         lambda folder: [(folder / file).unlink() for file in FILES],
-        r"UTKFace holds no image named AGE_GENDER_RACE_DATE\.jpg; get the aligned",
+        r"UTKFace has no image named AGE_GENDER_RACE_DATE\.jpg; get the aligned",
     ),
     "truncated image": (truncate(FILES[2]), r"39_1_4_.* cannot be decoded .*replace it or remove"),
     "text as an image": (write_bytes(FILES[2], b"404"), r"39_1_4_.* cannot be decoded"),

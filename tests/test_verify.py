@@ -91,9 +91,13 @@ OF_GENDER = "metrics/properties/gender"
         ("cell/model", "dreams", r"cannot be measured here: unknown model 'dreams'"),
         ("cell/defense", "dreams", r"cannot be measured here: unknown defense 'dreams'"),
         ("cell/attack_parameters/budget", -4, r"budget: .*greater than 0"),
-        ("cell/attack_parameters", {"budget": 4}, r"attack 'feature' has no labels, reads"),
+        (
+            "cell/attack_parameters",
+            {"budget": 4},
+            r"attack 'feature' lacks the parameter labels, reads",
+        ),
         ("cell/grant", ["model"], r"needs to know update and labels and auxiliary"),
-        ("cell/individuals", 23, r"23 individuals are no batches of 2"),
+        ("cell/individuals", 23, r"23 individuals cannot be divided into batches of 2"),
         (
             "knowledge",
             ["update"],

@@ -6,13 +6,12 @@ import pytest
 import torch
 from torch.nn import functional
 
-from leakbench.attacks.linear_layers.demixing.batch import Batch
-from leakbench.attacks.linear_layers.demixing.mixture import Demixed
-from leakbench.attacks.linear_layers.demixing.search import demix_masks, demix_smooth
+from leakbench.attacks.linear_layers.demixing.recovered import RecoveredIndividuals
+from leakbench.attacks.linear_layers.demixing.victim_batch import VictimBatch
 from leakbench.attacks.linear_layers.demixing.withheld import (
+    completed,
     completed_to_rank,
     predictor_of,
-    sent,
     withheld_of,
 )
 from leakbench.base.plugins import build, parameters_of
@@ -20,12 +19,13 @@ from leakbench.base.registry import ATTACKS
 from leakbench.evaluation.measuring import measure
 from leakbench.evaluation.preparation import prepare
 from leakbench.experiments.cell import Cell, Setup
+from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.federation.defense import Defense
 from leakbench.federation.defenses.noise import GaussianNoise
 from leakbench.federation.defenses.soteria import Soteria
 from leakbench.federation.defenses.sparsify import Sparsification
 from leakbench.metrics.of_attacks import CERTIFIED
-from planting import Planted, best_cosines, effort, planted
+from planting import Planted, best_cosines, budget, demixing_attack, planted
 
 
 def low_rank(rows: int, columns: int, rank: int) -> torch.Tensor:
@@ -37,8 +37,8 @@ def low_rank(rows: int, columns: int, rank: int) -> torch.Tensor:
 def test_a_matrix_of_low_rank_follows_from_a_part_of_its_entries(rank: int) -> None:
     matrix = low_rank(60, 80, rank)
     known = torch.rand(60, 80) < 0.5
-    completed = completed_to_rank(torch.where(known, matrix, 0.0), known, rank)
-    torch.testing.assert_close(completed, matrix, rtol=1e-4, atol=1e-4)
+    filled = completed_to_rank(torch.where(known, matrix, 0.0), known, rank)
+    torch.testing.assert_close(filled, matrix, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("share", "rank"), [(0.3, 2), (0.3, 8), (0.25, 8), (0.2, 4)])
@@ -50,7 +50,7 @@ def test_a_completion_is_right_or_is_none(share: float, rank: int) -> None:
         matrix = torch.randn(128, rank).double() @ torch.randn(rank, 97).double()
         withheld = torch.rand(128, 97) >= share
         given = torch.where(withheld, 0.0, matrix)
-        found = sent(given, withheld, rank)
+        found = completed(given, withheld, rank)
         if torch.equal(found.gradient, given):
             continue
         error = (found.gradient - matrix)[found.rows][:, :-1][:, found.columns]
@@ -64,7 +64,7 @@ def test_rows_and_columns_with_too_few_entries_are_left_out() -> None:
     withheld = torch.rand(40, 50) < 0.3
     withheld[3], withheld[:, 7] = True, True
     withheld[3, :4] = False
-    found = sent(torch.where(withheld, 0.0, matrix), withheld, 2)
+    found = completed(torch.where(withheld, 0.0, matrix), withheld, 2)
     assert found.rows.nonzero().flatten().tolist() == [r for r in range(40) if r != 3]
     assert found.columns.nonzero().flatten().tolist() == [c for c in range(49) if c != 7]
     inside = found.gradient[found.rows][:, :7]
@@ -75,7 +75,7 @@ def test_without_the_bias_nothing_is_completed() -> None:
     matrix = low_rank(40, 50, 2)
     withheld = torch.zeros(40, 50, dtype=torch.bool)
     withheld[:, -1] = True
-    found = sent(matrix, withheld, 2)
+    found = completed(matrix, withheld, 2)
     assert found.rows.all()
     assert found.columns.all()
     assert torch.equal(found.gradient, matrix)
@@ -105,23 +105,22 @@ def test_features_are_predicted_from_others_and_known_ones_are_themselves() -> N
     features = causes @ torch.rand(3, 12).double() + 0.5
     known = torch.arange(12) < 6
     predictor = predictor_of(features[100:], known)
-    whole = Demixed(features[:100, known], *(torch.zeros(100) for _ in range(5)))
+    whole = RecoveredIndividuals(features[:100, known], *(torch.zeros(100) for _ in range(5)))
     predicted = predictor.complete(whole).features
     torch.testing.assert_close(predicted[:, known], features[:100, known])
     assert functional.cosine_similarity(predicted, features[:100]).min() > 0.99
 
 
-def found_behind(batch: Planted, defense: Defense, known: bool) -> Demixed:
+def found_behind(batch: Planted, defense: Defense, known: bool) -> RecoveredIndividuals:
     update, size = batch.changed(defense), len(batch.labels)
     reliability = defense.reliability(update, size) if known else {}
-    demix = demix_masks if len(batch.head.layers) == 2 else demix_smooth
-    (found,) = demix(
-        batch.head,
-        [Batch(update, size, 0, reliability)],
-        (batch.auxiliary, batch.auxiliary_labels),
-        effort(200, rounds=4),
-        lambda share: None,
-    )
+    return recovered(batch, VictimBatch(update, size, 0, reliability))
+
+
+def recovered(planted: Planted, batch: VictimBatch) -> RecoveredIndividuals:
+    attack = demixing_attack(planted.head, budget(200, rounds=4))
+    auxiliary = planted.auxiliary, planted.auxiliary_labels
+    (found,) = attack.recover(planted.head, [batch], auxiliary, lambda share: None)
     return found
 
 
@@ -143,13 +142,7 @@ def test_withheld_columns_are_predicted_and_nobody_is_certified() -> None:
     withheld = torch.arange(batch.features.shape[1]) % 2 == 0
     update[name] = update[name].masked_fill(withheld, 0.0)
     reliability = {name: (~withheld).float()[None]}
-    (found,) = demix_masks(
-        batch.head,
-        [Batch(update, 4, 0, reliability)],
-        (batch.auxiliary, batch.auxiliary_labels),
-        effort(200, rounds=4),
-        lambda share: None,
-    )
+    found = recovered(batch, VictimBatch(update, 4, 0, reliability))
     assert found.certain.all()
     assert not found.certified.any()
     assert found.features.shape == batch.features.shape
@@ -177,7 +170,7 @@ def test_behind_soteria_who_knows_it_has_features_that_the_static_attack_has_not
     cosines = []
     for granted in (grant, (*grant, "defense")):
         cell = Cell.model_validate(small_setup.model_dump() | fields | {"grant": granted})
-        metrics = measure(cell, context, lambda share: None).metrics
+        metrics = measure(ResolvedCell.of(cell), context, lambda share: None).metrics
         assert metrics is not None
         assert metrics.certificates is not None
         assert metrics.certificates.false == 0

@@ -1,4 +1,4 @@
-"""Activations, element by element, with what Newton's method needs of them."""
+"""Activations, element by element, with the derivatives that Newton's method needs."""
 
 from __future__ import annotations
 
@@ -22,46 +22,46 @@ class Activation(ABC):
         """Return φ(z)."""
 
     @abstractmethod
-    def rise(self, z: Tensor, sharpness: Tensor | None) -> Tensor:
+    def value_derivative(self, z: Tensor, sharpness: Tensor | None) -> Tensor:
         """Return the derivative of `value`."""
 
     @abstractmethod
-    def gain(self, z: Tensor, sharpness: Tensor | None = None) -> Tensor:
-        """Return φ'(z), by which errors are multiplied on their way back."""
+    def derivative(self, z: Tensor, sharpness: Tensor | None = None) -> Tensor:
+        """Return φ'(z), by which backpropagation multiplies errors."""
 
     @abstractmethod
-    def bend(self, z: Tensor, sharpness: Tensor | None) -> Tensor:
-        """Return the derivative of `gain`."""
+    def second_derivative(self, z: Tensor, sharpness: Tensor | None) -> Tensor:
+        """Return the derivative of `derivative`."""
 
 
 @dataclass(frozen=True)
 class Rectifier(Activation):
     """z where z > 0, else slope · z: ReLU and leaky ReLU.
 
-    Softened, the gain is slope + (1 − slope) σ(βz) in place of slope or 1, and the value z times
-    that.
+    Softened, the derivative is slope + (1 − slope) σ(βz) in place of slope or 1, and the value is z
+    times that.
 
     Attributes:
-        slope: below 1, of the negative side.
+        slope: of the negative side, below 1.
     """
 
     slope: float = 0.0
 
     def value(self, z: Tensor, sharpness: Tensor | None = None) -> Tensor:
         """Return φ(z)."""
-        return z * self.gain(z, sharpness)
+        return z * self.derivative(z, sharpness)
 
-    def rise(self, z: Tensor, sharpness: Tensor | None) -> Tensor:
+    def value_derivative(self, z: Tensor, sharpness: Tensor | None) -> Tensor:
         """Return the derivative of `value`."""
-        return self.gain(z, sharpness) + z * self.bend(z, sharpness)
+        return self.derivative(z, sharpness) + z * self.second_derivative(z, sharpness)
 
-    def gain(self, z: Tensor, sharpness: Tensor | None = None) -> Tensor:
+    def derivative(self, z: Tensor, sharpness: Tensor | None = None) -> Tensor:
         """Return the slope at z."""
         on = (z > 0).to(z.dtype) if sharpness is None else (sharpness * z).sigmoid()
         return self.slope + (1 - self.slope) * on
 
-    def bend(self, z: Tensor, sharpness: Tensor | None) -> Tensor:
-        """Return the derivative of `gain`."""
+    def second_derivative(self, z: Tensor, sharpness: Tensor | None) -> Tensor:
+        """Return the derivative of `derivative`."""
         if sharpness is None:
             return torch.zeros_like(z)
         on = (sharpness * z).sigmoid()
@@ -70,7 +70,7 @@ class Rectifier(Activation):
 
 @dataclass(frozen=True)
 class Smooth(Activation):
-    """One with a continuous derivative. There is nothing to soften.
+    """An activation with a continuous derivative, of which nothing is softened.
 
     Attributes:
         function: φ, element by element, differentiable twice.
@@ -82,21 +82,21 @@ class Smooth(Activation):
         """Return φ(z)."""
         return self.function(z)
 
-    def rise(self, z: Tensor, sharpness: Tensor | None) -> Tensor:  # noqa: ARG002
+    def value_derivative(self, z: Tensor, sharpness: Tensor | None) -> Tensor:  # noqa: ARG002
         """Return φ'(z)."""
-        return self.gain(z)
+        return self.derivative(z)
 
-    def gain(self, z: Tensor, sharpness: Tensor | None = None) -> Tensor:  # noqa: ARG002
+    def derivative(self, z: Tensor, sharpness: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Return φ'(z)."""
         return _derivative(self.function)(z)
 
-    def bend(self, z: Tensor, sharpness: Tensor | None) -> Tensor:  # noqa: ARG002
+    def second_derivative(self, z: Tensor, sharpness: Tensor | None) -> Tensor:  # noqa: ARG002
         """Return φ''(z)."""
         return _derivative(_derivative(self.function))(z)
 
 
 def activation_of(module: nn.Module) -> Activation | None:
-    """Return what a module computes; None if it is no activation that is known."""
+    """Return what a module computes; None if it is no known activation."""
     if isinstance(module, nn.ReLU):
         return Rectifier()
     if isinstance(module, nn.LeakyReLU) and module.negative_slope < 1:

@@ -1,4 +1,4 @@
-"""A classifier of linear layers: what the server knows of it, and how its errors arise."""
+"""A classifier of linear layers: its weights, and the errors that its gradients are made of."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from leakbench.attacks.linear_layers.activations import Activation, activation_of
+from leakbench.attacks.linear_layers.activations import Activation, Rectifier, activation_of
 from leakbench.base.errors import UsageError
 from leakbench.federation.shared_model import SharedModel
 
 
 @dataclass(frozen=True)
 class Layer:
-    """z = W a + b and the activation after it, in double precision where there is such.
+    """z = W a + b and the activation after it, in double precision where the device has it.
 
     Attributes:
-        names: of W and b in an update.
+        names: names of W and b in an update.
         weight: W, shape (m, d).
         bias: b, shape (m,).
         activation: none after the output layer.
@@ -75,15 +75,21 @@ class Head:
         """Return what follows the first so many layers."""
         return Head(self.layers[layers:])
 
+    @property
+    def has_kinks(self) -> bool:
+        """Whether there are hidden layers, and all of them have a rectifier."""
+        hidden = self.layers[:-1]
+        return bool(hidden) and all(isinstance(layer.activation, Rectifier) for layer in hidden)
+
     def inputs_after(self, features: Tensor, layers: int) -> Tensor:
-        """Return what individuals' features (n, d) are after so many layers, shape (n, d')."""
+        """Return the inputs (n, d') of the layer after so many layers, for features (n, d)."""
         for layer in self.layers[:layers]:
             assert layer.activation is not None
             features = layer.activation.value(layer.forward(features))
         return features
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what individuals' features (n, d) make of it.
+        """Return z of the first layer and class probabilities for features (n, d).
 
         Returns:
             z of the first layer, shape (n, m), and class probabilities, shape (n, K).
@@ -102,13 +108,13 @@ class Head:
         every = self._forward(z, sharpness)
         x = every[-1].softmax(-1) - targets
         for layer, following, at in reversed(self._hidden(every)):
-            x = (x @ following.weight) * layer.gain(at, sharpness)
+            x = (x @ following.weight) * layer.derivative(at, sharpness)
         return x
 
     def linearised(
         self, z: Tensor, tangents: Tensor, targets: Tensor, sharpness: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Return x and its derivatives where z moves in some directions.
+        """Return x and its derivatives by z along some directions.
 
         Args:
             z: shape (n, m).
@@ -121,15 +127,15 @@ class Head:
         every, moving = self._forward(z, sharpness), [tangents]
         hidden = self._hidden(every)
         for activation, following, at in hidden:
-            rise = activation.rise(at, sharpness)
-            moving.append(following.weight @ (rise[..., None] * moving[-1]))
+            slope = activation.value_derivative(at, sharpness)
+            moving.append(following.weight @ (slope[..., None] * moving[-1]))
         p = every[-1].softmax(-1)
         x, dx = p - targets, p[..., None] * (moving[-1] - p[:, None] @ moving[-1])
         for (activation, following, at), dz in zip(hidden[::-1], moving[-2::-1], strict=True):
-            back, gain = x @ following.weight, activation.gain(at, sharpness)
-            bend = activation.bend(at, sharpness)
-            dx = (bend * back)[..., None] * dz + gain[..., None] * (following.weight.T @ dx)
-            x = back * gain
+            back, derivative = x @ following.weight, activation.derivative(at, sharpness)
+            second = activation.second_derivative(at, sharpness)
+            dx = (second * back)[..., None] * dz + derivative[..., None] * (following.weight.T @ dx)
+            x = back * derivative
         return x, dx
 
     def _forward(self, z: Tensor, sharpness: Tensor | None) -> list[Tensor]:
@@ -141,7 +147,7 @@ class Head:
         return every
 
     def _hidden(self, every: Sequence[Tensor]) -> list[tuple[Activation, Layer, Tensor]]:
-        """Return the hidden layers' activations, with the layer that follows and z."""
+        """Return each hidden layer's activation, the layer that follows, and z."""
         pairs = zip(self.layers, self.layers[1:], every, strict=False)
         return [(at.activation, following, z) for at, following, z in pairs if at.activation]
 
@@ -186,10 +192,10 @@ def head_of(model: SharedModel, attack: str) -> Head:
 
 
 def _check_nothing_between(head: Head, model: SharedModel, attack: str) -> None:
-    """Refuse a classifier that does more than its layers say, or in another order.
+    """Refuse a classifier that computes anything but its layers in their order.
 
     Raises:
-        UsageError: its outputs are others than those of its layers.
+        UsageError: its outputs differ from those of its layers.
     """
     layer = next(m for m in model.classifier.modules() if isinstance(m, nn.Linear))
     drawn = torch.randn(4, layer.in_features, generator=torch.Generator().manual_seed(0))

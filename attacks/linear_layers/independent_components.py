@@ -2,7 +2,7 @@
 
 Row j of the gradient of W, shape (m, d), is Σ_i x_ji h_i: a mixture of B features, each of which
 has d values. Whitened, the rows are b ≤ B mixtures that are not correlated, and a feature is one of
-their combinations: the one that is sparse, of one sign, and tells nothing of the others.
+their combinations: the one that is sparse, of one sign, and independent of the others.
 
 After Kariyappa, Guo, Maeng, Xiong, Suh, Qureshi, Lee 2023 (Cocktail Party Attack). Their public
 code computes the negative entropy and then overwrites it with zero, and takes absolute values of
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from leakbench.attacks.linear_layers.demixing.mixture import rank_of
+from leakbench.attacks.linear_layers.demixing.gradient_space import rank_of
 
 
 @dataclass(frozen=True)

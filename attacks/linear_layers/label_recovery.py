@@ -164,7 +164,7 @@ def row_minimum_labels(weight_gradient: Tensor, batch_size: int) -> Tensor:
 def label_counts_from_bias(bias_gradient: Tensor, expected: Tensor, batch_size: int) -> Tensor:
     """Return labels whose counts explain the bias gradient, mean(p) − counts / B.
 
-    mean(p) is not known; `expected` stands in for it. Labels are taken greedily, each time the
+    mean(p) is not known; `expected` approximates it. Labels are taken greedily, each time the
     class of which most is left of B · (expected − gradient), so repeats are found. Exact at B = 1,
     and wherever `expected` is off by less than 1 / 2B in every class; a trained model whose
     predictions differ from `expected` makes it err.
@@ -202,7 +202,8 @@ def ilrg_labels(
     ∇b_j = Σ_c n_c / B · (p_cj − [j = c]) and Σ_c n_c = B; here by non-negative least squares,
     rounded to integers by largest remainders. Exact at B = 1, and wherever all individuals have
     the same predictions; nearly so on an untrained model. The more a trained model's predictions
-    differ, the more it errs, most of all with few classes: at K = 2, e_0 = e_1 tells nothing.
+    differ, the more it errs, most of all with few classes: at K = 2, e_0 = e_1 carries no
+    information.
 
     Args:
         weight_gradient: shape (K, d).

@@ -4,8 +4,8 @@ The gradient of the layer's [W, b] is G = X H over the B individuals: x_i, the i
 zero where individual i does not activate a unit, and the i-th row of H is [h_i, 1]. With G = U S Vᵀ
 of rank b, X = U Q and H = Q⁻¹ S Vᵀ for some invertible Q. Of b − 1 rows of U whose units an
 individual does not activate, if they have rank b − 1, the kernel is its column q of Q: rows are
-drawn until they are such, which takes about 2ᵇ draws where half of the units are active. Whether a
-kernel is a column shows at all the other units, of which a wrong one makes none vanish.
+sampled until this holds, which takes about 2ᵇ samples where half of the units are active. All other
+units tell whether a kernel is a column: a wrong one vanishes at none of them.
 
 After Dimitrov, Baader, Müller, Vechev 2024 (SPEAR), Algorithms 1 and 2. Rows of G are scaled to
 unit length throughout, so that rounding is alike in all of them.
@@ -19,15 +19,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from leakbench.attacks.linear_layers.demixing.mixture import (
-    CERTAIN,
+from leakbench.attacks.linear_layers.demixing.gradient_space import (
     TINY,
-    UNSURE,
-    Space,
+    GradientSpace,
     precision_of,
     space_of,
 )
-from leakbench.attacks.linear_layers.demixing.sent import Sent
+from leakbench.attacks.linear_layers.demixing.observed_gradient import ObservedGradient
+from leakbench.attacks.linear_layers.demixing.recovered import CERTAIN, UNSURE
 from leakbench.attacks.linear_layers.head import Head
 
 
@@ -56,10 +55,10 @@ class Separation:
 
     Attributes:
         features: h, shape (b, d).
-        score: the share of units and individuals of which the features say the same as the columns:
-            active, or not.
-        exact: whether the score is 1, what is no individual's moves each feature by less than 1 %,
-            and no other columns have the same zeros.
+        score: share of units and individuals at which features and columns agree whether the unit
+            is active.
+        exact: whether the score is 1, noise moves each feature by less than 1 %, and no other
+            columns have the same zeros.
     """
 
     features: Tensor
@@ -80,8 +79,8 @@ class SparseColumns:
         gradient = head.first.gradient(update)
         length = gradient.norm(dim=1)
         scale = torch.where(length > 0, 1 / length, 0.0)
-        self.space: Space = space_of(
-            Sent.whole(gradient), individuals, scale, precision_of(head, update)
+        self.space: GradientSpace = space_of(
+            ObservedGradient.whole(gradient), individuals, scale, precision_of(head, update)
         )
         self.rank = self.space.rank
         self._live = (length > 0).nonzero().flatten()
@@ -103,11 +102,11 @@ class SparseColumns:
         generator: torch.Generator,
         progress: Callable[[float], None],
     ) -> Separation | None:
-        """Draw rows until a batch fits, or the draws are spent.
+        """Sample rows until a batch fits or the samples are spent.
 
         Args:
-            samples: draws, at most.
-            at_once: of these side by side.
+            samples: samples, at most.
+            at_once: samples side by side.
             generator: a CPU generator.
 
         Returns:
@@ -137,7 +136,7 @@ class SparseColumns:
         return best
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Return b − 1 different units that somebody activates, so many times.
+        """Return samples of b − 1 different units that at least one individual activates.
 
         Returns:
             Shape (count, b − 1).
@@ -180,9 +179,9 @@ class SparseColumns:
         return vanish
 
     def settle(self, vectors: Tensor) -> Columns:
-        """Return who of vectors (n, b) is sparse, fitted to all its zeros and each but once.
+        """Return the sparse ones of vectors (n, b), fitted to all their zeros, without repeats.
 
-        Rows that were drawn may all but depend on each other, and magnify rounding.
+        Sampled rows may be nearly dependent, and magnify rounding.
         """
         zeros = self.zeros(vectors, COARSE)
         for _ in range(FITS):
@@ -238,7 +237,7 @@ class SparseColumns:
         )
 
     def _only_ones(self, columns: Columns) -> bool:
-        """Whether no other vectors vanish where columns do, as far as rounding lets it be told.
+        """Whether no other vectors vanish where columns do, as far as rounding shows.
 
         Where all units that one individual activates are active for another too, any multiple of
         the one's column may be added to the other's, and some have a score of 1.
@@ -253,7 +252,7 @@ class SparseColumns:
         return vectors[self._enough(self.zeros(vectors, COARSE))]
 
     def _enough(self, zeros: Tensor) -> Tensor:
-        """Whether more units vanish than were drawn to; a single individual is there anyway."""
+        """Whether more units vanish than were sampled; always for a single individual."""
         if self.rank == 1:
             return torch.ones_like(zeros[:, 0])
         return zeros[:, self._live].sum(1) >= self.rank - 1 + SPARE_ZEROS
@@ -315,17 +314,17 @@ def _exchanges(chosen: Tensor, place: int, count: int) -> Tensor:
 
 
 SPARE_ZEROS = 3
-"""Units besides those drawn at which a candidate vanishes at least."""
+"""Fewest units besides the sampled ones at which a candidate vanishes."""
 
 FEW = 64
-"""Draws at once are no more than this times 2ᵇ: a small batch is found in fewer."""
+"""Samples at once, at most, in multiples of 2ᵇ: a small batch is found in fewer."""
 
 MOST = 512
-"""Candidates that are kept. With two classes the difference of two columns vanishes at more units
-than either, wherever both individuals do the same: there are many that are wrong and as sparse."""
+"""Candidates that are kept. With two classes the difference of two columns vanishes wherever both
+individuals have the same mask, at more units than either: many wrong candidates are as sparse."""
 
 AGAIN = 4
-"""How many times as many draws there are before exchanges are tried again."""
+"""Factor by which the samples grow before exchanges are tried again."""
 
 SINGULAR = 1e-8
 """Pivots smaller than this, relative to the largest, say that rows depend on each other."""
@@ -340,4 +339,4 @@ SAME = 1 - 1e-6
 """Cosine from which two candidates are the same."""
 
 INDEPENDENT = 1e-6
-"""What is left of a candidate that depends on others is shorter than this."""
+"""Length below which the rest of a candidate after projection says that it depends on others."""

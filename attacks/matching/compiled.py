@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from leakbench.attacks.matching.memory import is_out_of_memory
 from leakbench.attacks.matching.runs import each_tensor
 from leakbench.base.choices import Compiling
+from leakbench.base.memory import is_out_of_memory
 from leakbench.federation.shared_model import SharedModel
 from leakbench.threat.attack import NotCompiled
 

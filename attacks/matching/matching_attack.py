@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from leakbench.attacks.linear_layers.auxiliary_fallback import auxiliary_result, has_finite_update
 from leakbench.attacks.linear_layers.label_recovery import Scheme, recover_labels
 from leakbench.attacks.matching.engine import match_gradients
 from leakbench.attacks.matching.method import Method, Reconstruction, Victim
@@ -36,17 +37,17 @@ Reader = Literal["features", "images"]
 
 @dataclass(frozen=True, kw_only=True)
 class GradientMatching(Attack):
-    """Finds dummy images whose gradient is the update, and reads properties off them.
+    """Optimises dummy images until their gradient is the update, and infers properties from them.
 
-    Where the cell grants the `defense`, entries that it withholds count for nothing, dummies make
-    the update that clients would make of them, and an update that is mostly noise is read by the
-    posterior, see `leakbench.attacks.matching.posterior`.
+    Where the cell grants the `defense`, entries that it withholds are ignored, the defense is
+    applied to the dummies' updates, and an update that is mostly noise is matched by the posterior,
+    see `leakbench.attacks.matching.posterior`.
 
     Attributes:
         budget: gradient evaluations per victim batch, all runs together.
         labels: `known` labels are granted; `joint` ones are optimised with the images, one soft
             label for each individual; any other is a scheme of label recovery, run first.
-        reads: what properties are read off: `features` by f_p on the dummies' deep features
+        reads: what properties are inferred from: `features` by f_p on the dummies' deep features
             f_n(x̃), or `images` by a classifier trained on the images of D_aux.
     """
 
@@ -86,26 +87,40 @@ class GradientMatching(Attack):
         model: SharedModel,  # noqa: ARG002
         observation: Observation,  # noqa: ARG002
     ) -> Mapping[str, tuple[Tensor, Tensor]]:
-        """Return the BatchNorm statistics that the method's prior matches, if it has such."""
+        """Return the BatchNorm statistics that the method's prior matches, if it has one."""
         return {}
 
     def work(self, batch_size: int) -> float:
-        """All gradient evaluations of an individual; small batches use the processor worse."""
+        """All gradient evaluations of an individual; small batches use the processor less well."""
         return self.budget * (1 + 2 / batch_size)
 
     def infer(
         self, server: Server, observations: Sequence[Observation], progress: Progress
     ) -> list[AttackResult]:
-        """Reconstruct each batch's images and read the properties off them."""
+        """Reconstruct each batch's images and read the properties off them.
+
+        For a batch whose update is not finite the result is individuals of D_aux.
+        """
         assert server.model is not None
+        readable = [has_finite_update(observation) for observation in observations]
         expected = self._expected_predictions(server)
-        victims = [self._victim(server, observation, expected) for observation in observations]
+        victims = [
+            self._victim(server, observation, expected)
+            for observation, is_finite in zip(observations, readable, strict=True)
+            if is_finite
+        ]
         if server.defense is None:
             found = self._found(server, self.method(server), victims, progress)
         else:
             found = self._found_behind(server, victims, progress)
-        read = self._reader(server)
-        return [self._inference(server, reconstruction, read) for reconstruction in found]
+        progress(1.0)
+        read, reconstructions = self._reader(server), iter(found)
+        return [
+            self._result(server, next(reconstructions), read)
+            if is_finite
+            else auxiliary_result(server, observation, images=True)
+            for observation, is_finite in zip(observations, readable, strict=True)
+        ]
 
     def _victim(self, server: Server, observation: Observation, expected: Tensor | None) -> Victim:
         assert server.model is not None and observation.update is not None
@@ -184,7 +199,7 @@ class GradientMatching(Attack):
         return recover_labels(self.labels, model, observation.update, size, expected)
 
     def _reader(self, server: Server) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
-        """Return what reads properties off images and their deep features."""
+        """Return the function from images and their deep features to properties."""
         if self.reads == "images":
             of_images = image_property_model(server)
             return lambda images, _features: of_images(images.clamp(0, 1))
@@ -192,7 +207,7 @@ class GradientMatching(Attack):
         of_features = server.feature_space.property_model
         return lambda _images, features: of_features(features)
 
-    def _inference(
+    def _result(
         self,
         server: Server,
         found: Reconstruction,

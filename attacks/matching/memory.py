@@ -1,4 +1,4 @@
-"""How many runs stand side by side, by the memory there is."""
+"""How many runs fit into memory side by side."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from leakbench.attacks.matching.factors import factors_are_smaller
 from leakbench.attacks.matching.method import Method
-from leakbench.base.errors import UsageError
 from leakbench.federation.shared_model import SharedModel, watched
 
 
@@ -34,23 +33,8 @@ def runs_together(model: SharedModel, method: Method, sample: Tensor, factored: 
     return max(1, free // 2 // (KEPT * activations + KEPT * gradients + 2 * state))
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on whichever device."""
-    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or any(
-        sentence in str(error) for sentence in OUT_OF_MEMORY
-    )
-
-
-def does_not_fit(batch_size: int, device: torch.device) -> UsageError:
-    """Return what to say where not even one victim batch fits into memory."""
-    return UsageError(
-        f"not even one batch of {batch_size} fits into the memory of {device.type}; lower "
-        f"batch_size or image_size, or run fewer --workers"
-    )
-
-
 def _activations(model: SharedModel, sample: Tensor) -> int:
-    """Return how many numbers the model's modules give out for a batch."""
+    """Return the number of activations of the model for a batch."""
     sizes: list[int] = []
 
     def count(_name: str, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -63,7 +47,7 @@ def _activations(model: SharedModel, sample: Tensor) -> int:
 
 
 def _gradients(model: SharedModel, batch_size: int, factored: bool) -> int:
-    """Return how many numbers a run's gradients are, those that stay factors left out."""
+    """Return the number of entries of a run's gradients, without those that stay factors."""
     linear = [m for m in model.modules() if type(m) is nn.Linear] if factored else []
     left_out = sum(
         layer.weight.numel()
@@ -81,6 +65,3 @@ HELD = 2**30
 
 KEPT = 6
 """Copies of activations and gradients that double differentiation keeps at once, about."""
-
-OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "out of memory")
-"""What PyTorch says where it has no exception class of its own for it."""

@@ -1,4 +1,4 @@
-"""How a gradient-matching attack states what it does: the vocabulary of the engine."""
+"""The parts of a gradient-matching method: what an attack declares and the engine runs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ CENTRED = PixelRange(-1.0, 1.0)
 
 @dataclass(frozen=True)
 class Iterate:
-    """What a prior may look at: the dummies of R runs.
+    """The dummies of R runs, as a prior sees them.
 
     Attributes:
         images: in the method's coordinates, shape (R, B, 3, size, size).
@@ -60,13 +60,13 @@ class Victim:
 
     Attributes:
         update: parameter name → gradient.
-        labels: of the dummies, shape (B,), or None to seek them jointly, as soft labels.
+        labels: of the dummies, shape (B,), or None to optimise them jointly, as soft labels.
         batch_size: B.
         seed: of its runs.
         statistics: BatchNorm layer → mean and variance, for a prior that matches them.
-        reliability: parameter name → factors that broadcast to the parameter's shape, by which the
-            update and the dummies' gradients are multiplied before they are compared; what is left
-            out is taken as it is.
+        reliability: parameter name → weights that broadcast to the parameter's shape, by which the
+            update and the dummies' gradients are multiplied before they are compared; 1 where left
+            out.
     """
 
     update: Mapping[str, Tensor]
@@ -92,26 +92,26 @@ def standard_normal(image_shape: tuple[int, int, int]) -> Start:
 
 @dataclass(frozen=True)
 class Method:
-    """What tells one gradient-matching attack from another.
+    """In what one gradient-matching attack differs from another.
 
     Attributes:
         distance: dummy gradients and updates of R runs to a distance each, shape (R,).
-        optimiser: moves images, and label logits where labels are sought jointly.
+        optimiser: of images, and of label logits where labels are optimised jointly.
         start: the first images, in the coordinates of `pixels`.
         steps: gradient evaluations of a run, restarts included.
         runs: how many runs a victim gets; the one with the least distance counts.
         schedule: factor of the learning rate.
         prior: what is added to the distance for the optimiser, shape (R,).
         pixels: coordinates of the images.
-        projected: in how many evaluations from a start on images are kept in the pixel range; 0 for
-            none, infinity for all.
+        projected: number of evaluations after a start in which images are kept in the pixel range;
+            0 for none, infinity for all.
         noise: standard deviation of the noise added to the images after each step, times the
             schedule's factor.
         tolerance: a run has converged, and ends, at this distance.
         factors: whether the distance takes weight gradients of linear layers as `Factors`, and
             targets as `Measured`: it does if it needs nothing of them but inner products.
-        patience: a run is stuck, and starts afresh, when its distance has not fallen by a hundredth
-            in so many evaluations; None to let it go on.
+        patience: evaluations without a decrease of the distance by 1 % after which a run is stuck
+            and restarts; None for no limit.
     """
 
     distance: Callable[[Any, Any], Tensor]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -16,13 +16,13 @@ from leakbench.attacks.matching.priors import Statistics
 
 @dataclass(frozen=True)
 class Runs:
-    """R runs that go on. Every tensor has the runs as its first axis.
+    """R runs that have not ended. Every tensor has the runs as its first axis.
 
     Attributes:
         image_shape: of a run's dummies, (B, 3, size, size).
         number: of the run among those that began together; `method.runs` of each victim.
         victim: which victim it belongs to.
-        target, target_statistics, labels: the victim's; no labels where they are sought.
+        target, target_statistics, labels: the victim's; no labels where they are optimised.
         target_norms: ‖target‖² by parameter, for distances that take it, else empty.
         reliability: the victim's; the target is multiplied by it already.
         shares: which dummies are each client's, in its order, if a defense is simulated; shape
@@ -65,7 +65,7 @@ class Runs:
         return replace(self, **each_tensor(self.tensors(), lambda tensor: tensor[chosen]))
 
     def tensors(self) -> dict[str, Any]:
-        """Return all that is of tensors, by name."""
+        """Return all tensors by name."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "image_shape"}
         return {name: value for name, value in values.items() if value is not None}
 
@@ -73,13 +73,48 @@ class Runs:
         """Return the target with its norms."""
         return {name: Measured(self.target[name], n) for name, n in self.target_norms.items()}
 
+    def ended(self, chosen: Tensor) -> EndedRuns:
+        """Return the results of the runs that are chosen, shape (R,)."""
+        return EndedRuns(**{f.name: getattr(self, f.name)[chosen] for f in fields(EndedRuns)})
+
     def parts(self, variables: Tensor) -> tuple[Tensor, Tensor]:
-        """Return images (R, B, 3, size, size) and label logits (R, B, K), or (R, B, 0)."""
-        size, channels, height, width = self.image_shape
-        pixels = self.image_shape.numel()
-        images = variables[:, :pixels].reshape(-1, size, height, width, channels).movedim(-1, 2)
-        logits = variables[:, pixels:]
-        return images, logits.reshape(len(variables), size, logits.shape[1] // size)
+        """Return images and label logits; see `parts`."""
+        return parts(variables, self.image_shape)
+
+
+@dataclass(frozen=True)
+class EndedRuns:
+    """The results of R runs that have ended; attributes as of `Runs`.
+
+    All else, an L-BFGS history above all, is large and no longer needed.
+    """
+
+    number: Tensor
+    taken: Tensor
+    restarts: Tensor
+    first_loss: Tensor
+    best_loss: Tensor
+    best: Tensor
+
+
+def concatenated(ended: Sequence[EndedRuns]) -> EndedRuns:
+    """Return several groups of runs as one, in their order."""
+    names = [f.name for f in fields(EndedRuns)]
+    return EndedRuns(**{n: torch.cat([getattr(each, n) for each in ended]) for n in names})
+
+
+def parts(variables: Tensor, image_shape: torch.Size) -> tuple[Tensor, Tensor]:
+    """Return images (R, B, 3, size, size) and label logits (R, B, K), or (R, B, 0).
+
+    Args:
+        variables: see `joined`, shape (R, n).
+        image_shape: of a run's dummies, (B, 3, size, size).
+    """
+    size, channels, height, width = image_shape
+    pixels = image_shape.numel()
+    images = variables[:, :pixels].reshape(-1, size, height, width, channels).movedim(-1, 2)
+    logits = variables[:, pixels:]
+    return images, logits.reshape(len(variables), size, logits.shape[1] // size)
 
 
 def joined(images: Tensor, logits: Tensor) -> Tensor:

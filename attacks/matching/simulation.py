@@ -1,9 +1,9 @@
-"""What clients of a known defense would send for the dummies of R runs, differentiably.
+"""Updates that clients of a known defense would send for the dummies of R runs, differentiably.
 
 The adversary knows neither in which order a client takes its individuals nor, under secure
-aggregation, who belongs to which client. Each run draws both and keeps to it. Of mini-batches it
-takes the mean over its order and the reverse, in which everybody stands before everybody else once:
-to first order in η that is the mean over all orders.
+aggregation, which individual belongs to which client. Each run draws both once. Of mini-batches it
+takes the mean over its order and the reverse, in which each individual comes before each other one
+once: to first order in η that is the mean over all orders.
 """
 
 from __future__ import annotations

@@ -84,7 +84,9 @@ def parametrised_loss(
 def regularised_loss(
     logits: Tensor, labels: Tensor, secret: Tensor, betas: tuple[float, float]
 ) -> Tensor:
-    """Return β_y·NLL(y) + β_s·(H_{s=0} − H_{s=1}), a scalar; a mean over nobody counts as 0.
+    """Return β_y·NLL(y) + β_s·(H_{s=0} − H_{s=1}), a scalar.
+
+    A mean over no individuals counts as 0.
 
     Args:
         logits: of F, shape (n, classes).

@@ -20,7 +20,7 @@ from leakbench.baselines.hybrid_capturing.networks import (
     regularised_loss,
 )
 from leakbench.threat.attack import Progress
-from leakbench.threat.property_models.logistic import a_quarter_of_people
+from leakbench.threat.property_models.logistic import held_out_quarter
 from leakbench.threat.server import Auxiliary
 
 BATCH = 100
@@ -39,7 +39,7 @@ class Examples:
         images: in [0, 1], shape (n, 3, size, size).
         labels: y, main-task classes, shape (n,).
         secret: s, 0 or 1, shape (n,).
-        held_out: who validates, all images of a quarter of the people, shape (n,).
+        held_out: validation rows, all images of a quarter of the people, shape (n,).
         classes: number K.
     """
 
@@ -53,7 +53,7 @@ class Examples:
     def of(cls, auxiliary: Auxiliary, secret: Tensor, classes: int) -> Examples:
         """Return D_aux with the people held out, the same for every property and form."""
         people = auxiliary.identities.cpu().numpy()
-        held_out = torch.from_numpy(a_quarter_of_people(people, seed_for("hcn", "held out")))
+        held_out = torch.from_numpy(held_out_quarter(people, seed_for("hcn", "held out")))
         images = auxiliary.images
         return cls(images, auxiliary.labels, secret.long(), held_out.to(images.device), classes)
 

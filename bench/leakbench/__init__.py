@@ -1,6 +1,6 @@
-"""leakbench: what a federated-learning server learns about each individual, measured.
+"""leakbench measures what a federated-learning server infers about each individual.
 
-The public names, for audits of one's own model and for plugins of other packages::
+The public names, for audits of your own model and for plugins in other packages::
 
     from leakbench import audit, LabelledImages
     from leakbench import Attack, AttackResult, Knowledge, Observation, Server, register_attack
@@ -70,7 +70,7 @@ _HOME = {
     "Observation": "threat.observation",
     "Server": "threat.server",
 }
-"""Public names → the module that defines them, imported when the name is asked for: the command
+"""Public name → the module that defines it, imported at the first use of the name: the command
 line starts without PyTorch."""
 
 

@@ -1,1 +1,1 @@
-"""How individuals of `synthetic` are drawn."""
+"""The renderer of the data set `synthetic`."""

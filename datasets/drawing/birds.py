@@ -1,9 +1,9 @@
-"""Birds with a short conical beak, or a long one: straight like a needle, or hooked.
+"""Birds with a short conical beak, or a long one: needle-shaped, or hooked.
 
-Beak, crest and plumage are lighter than the background in one image and darker in the next. What
-tells is shape.
+Beak, crest and plumage are lighter than the background in some images and darker in others. Only
+shape is informative.
 
-Frame: the bird faces right; the middle of its body is (−0.1, 0.1), its head about (0.3, −0.3).
+Coordinates: the bird faces right; the centre of its body is (−0.1, 0.1), its head near (0.3, −0.3).
 """
 
 from __future__ import annotations
@@ -13,7 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from leakbench.datasets.drawing.scene import SCENE, Factors, Subject, background, develop, pose
+from leakbench.datasets.drawing.scene import (
+    SCENE,
+    Factors,
+    Subject,
+    add_light_and_noise,
+    background,
+    pose,
+)
 from leakbench.datasets.drawing.shapes import (
     Array,
     Canvas,
@@ -29,7 +36,7 @@ from leakbench.datasets.drawing.shapes import (
 
 @dataclass(frozen=True)
 class _Bird:
-    """Measures that several parts of one bird share; shape (n,) or (n, 3) each."""
+    """Measures that several parts of a bird share; shape (n,) or (n, 3) each."""
 
     plumage: Colour
     accent: Colour
@@ -40,7 +47,7 @@ class _Bird:
 
 
 def draw(factors: Factors, size: int, noise: np.random.Generator) -> NDArray[np.uint8]:
-    """Draw n birds, uint8 RGB, shape (n, 3, size, size)."""
+    """Return images of n birds, uint8 RGB, shape (n, 3, size, size)."""
     image = background(factors, size, factors.between("back_tone", 0.2, 0.9))
     placed = pose(factors, shift=0.15, turn=0.25, scale=(0.85, 1.1))
     placed.mirror[:] = factors.where("facing_left", -1, 1)
@@ -53,7 +60,7 @@ def draw(factors: Factors, size: int, noise: np.random.Generator) -> NDArray[np.
     _body(canvas, factors, bird)
     _wing(canvas, factors, bird)
     _eye(canvas, bird)
-    return develop(image, factors, noise)
+    return add_light_and_noise(image, factors, noise)
 
 
 def _measure(factors: Factors) -> _Bird:

@@ -1,10 +1,10 @@
-"""Faces: gender, glasses, smile and age, each told by several local and noisy cues.
+"""Faces: gender, glasses, smile and age, each shown by several local and noisy cues.
 
-No single pixel says much. Lips, frames, hair and beards are darker than what surrounds them in one
-image and lighter in the next; wrinkles and grey strands are a dark line beside a light one; and the
-whole moves with the pose. What tells is shape.
+No single pixel is informative. Lips, frames, hair and beards are darker than their surroundings in
+some images and lighter in others; wrinkles and grey strands are a dark line beside a light one; and
+everything moves with the pose. Only shape is informative.
 
-Frame: the middle of the face is (0, 0); the head is about 1 wide and 1.25 high.
+Coordinates: the centre of the face is (0, 0); the head is about 1 wide and 1.25 high.
 """
 
 from __future__ import annotations
@@ -14,7 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from leakbench.datasets.drawing.scene import SCENE, Factors, Subject, background, develop, pose
+from leakbench.datasets.drawing.scene import (
+    SCENE,
+    Factors,
+    Subject,
+    add_light_and_noise,
+    background,
+    pose,
+)
 from leakbench.datasets.drawing.shapes import (
     Array,
     Canvas,
@@ -39,7 +46,7 @@ BLACK = np.array([[0.06, 0.05, 0.05]], dtype=np.float32)
 
 @dataclass(frozen=True)
 class _Face:
-    """Measures that several parts of one face share; shape (n,) or (n, 3) each."""
+    """Measures that several parts of a face share; shape (n,) or (n, 3) each."""
 
     skin: Colour
     hair: Colour
@@ -53,7 +60,7 @@ class _Face:
 
 
 def draw(factors: Factors, size: int, noise: np.random.Generator) -> NDArray[np.uint8]:
-    """Draw n faces, uint8 RGB, shape (n, 3, size, size)."""
+    """Return images of n faces, uint8 RGB, shape (n, 3, size, size)."""
     tone = factors.where(
         "bright_background",
         factors.between("back_tone", 0.62, 0.95),
@@ -76,7 +83,7 @@ def draw(factors: Factors, size: int, noise: np.random.Generator) -> NDArray[np.
     _hair_above(canvas, factors, face)
     _glasses(canvas, factors, face)
     _hat(canvas, factors, face)
-    return develop(image, factors, noise)
+    return add_light_and_noise(image, factors, noise)
 
 
 def _measure(factors: Factors) -> _Face:
@@ -116,7 +123,7 @@ def _shade(colour: Colour, factor: float) -> Colour:
 def _strands(
     canvas: Canvas, factors: Factors, face: _Face, shape: Shape, seen: Number = 1.0
 ) -> None:
-    """Paint grey strands in the hair of the old."""
+    """Paint grey strands in the hair of faces that are not young."""
     grey = mix(face.hair, face.hair.mean(axis=1, keepdims=True), np.ones(len(factors), np.float32))
     strength = factors.between("grey", 0.4, 0.85) * factors.where("young", 0, 1) * seen
     period = factors.between("strand", 0.14, 0.2)
@@ -150,7 +157,7 @@ def _head(canvas: Canvas, factors: Factors, face: _Face) -> None:
 
 
 def _age(canvas: Canvas, factors: Factors, face: _Face) -> None:
-    """Paint folds of the old: on the forehead, from nose to mouth, and under the eyes."""
+    """Paint wrinkles of faces that are not young: forehead, cheeks, and under the eyes."""
     depth = factors.where("young", 0, 1) * factors.between("fold_depth", 0.55, 1)
     wide = factors.between("fold_width", 0.2, 0.32)
     bend = factors.between("fold_bend", -0.05, 0.03)
@@ -170,7 +177,7 @@ def _age(canvas: Canvas, factors: Factors, face: _Face) -> None:
 
 
 def _fold(canvas: Canvas, face: _Face, valley: Shape, ridge: Shape, depth: Array) -> None:
-    """Paint a dark line beside a light one: together as bright as smooth skin."""
+    """Paint a dark line beside a light one, with the mean brightness of smooth skin."""
     canvas.paint(valley, _shade(face.skin, 0.6), depth)
     canvas.paint(ridge, np.clip(face.skin * 1.2 + 0.06, 0, 1), depth)
 
@@ -185,7 +192,7 @@ def _nose(canvas: Canvas, factors: Factors, face: _Face) -> None:
 
 def _beard(canvas: Canvas, factors: Factors, face: _Face) -> None:
     male = factors.where("gender", 1, 0)
-    # Lighter or darker than the skin, whatever the hair: a shadow, or grey stubble.
+    # Lighter or darker than the skin, independent of the hair.
     light = factors.chance("beard_light", 0.5)[:, None] > 0
     colour = np.where(light, face.skin * 0.55 + 0.45, face.skin * 0.45).astype(np.float32)
     x, y = face.yaw, face.mouth_y
@@ -197,7 +204,7 @@ def _beard(canvas: Canvas, factors: Factors, face: _Face) -> None:
 
 
 def _mouth(canvas: Canvas, factors: Factors, face: _Face) -> None:
-    """Turn the corners up for a smile, else level or down; parted lips show teeth or a gap."""
+    """Paint the mouth: corners up for a smile, else level or down; lips closed or parted."""
     up = factors.where("smile", 1, -1)
     rise = factors.where(
         "smile", factors.between("rise", 0.15, 0.22), factors.between("rise", -0.11, -0.01)
@@ -218,7 +225,7 @@ def _mouth(canvas: Canvas, factors: Factors, face: _Face) -> None:
 
 
 def _mouth_colours(factors: Factors, face: _Face) -> tuple[Colour, Colour]:
-    """Return colours of the lips, paler or redder than the skin, and of what is between them."""
+    """Return colours of the lips, paler or redder than the skin, and of the mouth between them."""
     light = factors.chance("lip_light", 0.15)[:, None] > 0
     red = np.array([[0.62, 0.1, 0.16]], np.float32)
     pale = np.clip(face.skin * 0.4 + np.array([[0.6, 0.42, 0.46]], np.float32), 0, 1)
@@ -229,7 +236,7 @@ def _mouth_colours(factors: Factors, face: _Face) -> tuple[Colour, Colour]:
 
 
 def _eye_sockets(canvas: Canvas, factors: Factors, face: _Face) -> None:
-    """Shade or shine round the eyes of anyone, to hide whether frames darken that place."""
+    """Paint random light or dark eye sockets, so that brightness there does not reveal glasses."""
     light = factors.chance("socket_light", 0.5)[:, None] > 0
     tone = np.where(light, face.skin * 0.5 + 0.5, face.skin * 0.45).astype(np.float32)
     strength = factors.between("socket", 0, 0.5)
@@ -269,7 +276,7 @@ def _hair_above(canvas: Canvas, factors: Factors, face: _Face) -> None:
     cap = ellipse(0.0, -0.1, face.width + 0.06, 0.62)
     opening = ellipse(face.yaw * 0.5 + part, hairline + 0.6, face.width * 0.95, 0.6)
     hair = cap - opening - below(factors.between("side_hair", 0.0, 0.2))
-    # Without an edge, fair hair over fair skin reads as a bald head.
+    # Without an edge, fair hair over fair skin looks like a bald head.
     canvas.paint(hair.grown(0.02), _shade(face.hair, 0.6))
     canvas.paint(hair, face.hair)
     _strands(canvas, factors, face, hair)

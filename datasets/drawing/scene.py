@@ -1,4 +1,4 @@
-"""What drawings of every subject share: their factors, pose, background, light and noise."""
+"""Shared by all subjects: factors, pose, background, light and noise."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ BACKGROUND = (
 )
 LIGHT = ("light_angle", "light_strength", "gain", "contrast", "cast_hue", "cast", "noise")
 SCENE = (*POSE, *BACKGROUND, *LIGHT)
-"""Names of the latents that `pose`, `background` and `develop` read."""
+"""Names of the latents that `pose`, `background` and `add_light_and_noise` use."""
 
 
 @dataclass(frozen=True)
 class Factors:
-    """All that decides what n images show, apart from pixel noise.
+    """All generative factors of n images, except pixel noise.
 
     Attributes:
         attributes: name → presence, shape (n,) each.
-        latents: name → nuisance, uniform in [0, 1) and independent of all else, shape (n,) each.
+        latents: name → nuisance factor, uniform in [0, 1) and independent, shape (n,) each.
     """
 
     attributes: Mapping[str, NDArray[np.bool_]]
@@ -43,7 +43,7 @@ class Factors:
         )
 
     def between(self, latent: str, low: Number, high: Number) -> Array:
-        """Return a latent stretched over [low, high), shape (n,)."""
+        """Return a latent scaled to [low, high), shape (n,)."""
         return low + (high - low) * self.latents[latent]
 
     def where(self, attribute: str, yes: Number, no: Number) -> Array:
@@ -55,7 +55,7 @@ class Factors:
         return (self.latents[latent] < probability).astype(np.float32)
 
     def flipped(self, attribute: str) -> Factors:
-        """Return the same with one attribute turned round in every image."""
+        """Return the same factors with one attribute negated in every image."""
         return replace(self, attributes={**self.attributes, attribute: ~self.attributes[attribute]})
 
 
@@ -64,11 +64,11 @@ Draw = Callable[[Factors, int, np.random.Generator], NDArray[np.uint8]]
 
 @dataclass(frozen=True)
 class Subject:
-    """A kind of thing to draw.
+    """A kind of object to render.
 
     Attributes:
-        fixed_attributes, varying_attributes: those of an identity, and those of one image of it.
-        fixed_latents, varying_latents: likewise for nuisance.
+        fixed_attributes, varying_attributes: attributes of an identity, and of a single image.
+        fixed_latents, varying_latents: likewise for nuisance factors.
         draw: factors of n images, size and pixel noise → uint8 RGB, shape (n, 3, size, size).
     """
 
@@ -84,9 +84,9 @@ def pose(factors: Factors, *, shift: float, turn: float, scale: tuple[float, flo
 
     Args:
         factors: with the latents `POSE`.
-        shift: greatest shift along each axis, image half-widths.
-        turn: greatest turn to either side, radians.
-        scale: smallest and greatest scale.
+        shift: largest shift along each axis, in image half-widths.
+        turn: largest rotation to either side, in radians.
+        scale: smallest and largest scale.
     """
     return Pose(
         x=factors.between("shift_x", -shift, shift),
@@ -98,12 +98,12 @@ def pose(factors: Factors, *, shift: float, turn: float, scale: tuple[float, flo
 
 
 def background(factors: Factors, size: int, tone: Array) -> Array:
-    """Return a coloured ground with a gradient and two waves over it, shape (n, 3, size, size).
+    """Return a coloured background with a gradient and two waves, shape (n, 3, size, size).
 
     Args:
         factors: with the latents `BACKGROUND`.
         size: pixels a side.
-        tone: its mean luminance in 0–1, shape (n,).
+        tone: mean luminance in 0–1, shape (n,).
     """
     ground = tint(tone, factors.latents["back_hue"], factors.between("back_colour", 0, 0.4))
     slope = factors.between("back_ramp", 0, 0.2)
@@ -121,13 +121,15 @@ def background(factors: Factors, size: int, tone: Array) -> Array:
     return ground[:, :, None, None] + pattern[:, None]
 
 
-def develop(image: Array, factors: Factors, noise: np.random.Generator) -> NDArray[np.uint8]:
-    """Light the painted images from one side, cast a colour over them, and add sensor noise.
+def add_light_and_noise(
+    image: Array, factors: Factors, noise: np.random.Generator
+) -> NDArray[np.uint8]:
+    """Return the images lit from one side, with a colour cast and sensor noise.
 
     Args:
         image: RGB around 0–1, shape (n, 3, size, size); overwritten.
         factors: with the latents `LIGHT`.
-        noise: pixel noise comes from here.
+        noise: generator of the pixel noise.
 
     Returns:
         uint8 RGB, shape (n, 3, size, size).

@@ -1,8 +1,8 @@
-"""Anti-aliased drawing of many images at once from signed distances.
+"""Anti-aliased rendering of many images at once from signed distances.
 
-A shape is a signed distance (negative inside) together with the box that bounds it. Coordinates run
-from −1 (left, top) to 1 (right, bottom) whatever the number of pixels, so one description draws at
-any size. Every parameter of a shape holds one number an image, shape (n,), or is a plain number.
+A shape is a signed distance (negative inside) with its bounding box. Coordinates run from −1 (left,
+top) to 1 (right, bottom), so that a shape can be rendered at any number of pixels. Every parameter
+of a shape is one number per image, shape (n,), or a plain number.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Array = NDArray[np.floating]
 """float32 throughout."""
 
 Number = Array | float
-"""One number an image, shape (n,), or one for all."""
+"""One number per image, shape (n,), or one for all."""
 
 Colour = Array
 """RGB in 0–1, shape (n, 3)."""
@@ -29,7 +29,7 @@ Distance = Callable[[Array, Array], Array]
 
 @dataclass(frozen=True)
 class Shape:
-    """A region of the plane in the coordinates of a frame.
+    """A region of the plane, in the coordinates of a pose.
 
     Attributes:
         distance: signed distance from coordinates x and y, shape (n, h, w), to the edge.
@@ -61,19 +61,21 @@ class Shape:
     def grown(self, by: Number) -> Shape:
         """Return the shape with its edge moved outwards by `by`."""
         x, y, half_x, half_y = self.box
-        return Shape(lambda u, v: self.distance(u, v) - _wide(by), (x, y, half_x + by, half_y + by))
+        return Shape(
+            lambda u, v: self.distance(u, v) - _broadcast(by), (x, y, half_x + by, half_y + by)
+        )
 
     def outline(self, thickness: Number) -> Shape:
         """Return a line along the edge, `thickness` to either side of it."""
         x, y, half_x, half_y = self.box
         return Shape(
-            lambda u, v: np.abs(self.distance(u, v)) - _wide(thickness),
+            lambda u, v: np.abs(self.distance(u, v)) - _broadcast(thickness),
             (x, y, half_x + thickness, half_y + thickness),
         )
 
 
-def _wide(number: Number) -> Number:
-    """One number an image, shaped (n, 1, 1) to meet the pixels of that image."""
+def _broadcast(number: Number) -> Number:
+    """Return one number per image in shape (n, 1, 1), to broadcast over its pixels."""
     return number[:, None, None] if isinstance(number, np.ndarray) else number
 
 
@@ -86,20 +88,20 @@ def _hull(
 
 
 def _turned(x: Array, y: Array, centre: tuple[Number, Number], angle: Number) -> tuple[Array, ...]:
-    """Coordinates seen from `centre`, turned by `angle` radians."""
-    dx, dy = x - _wide(centre[0]), y - _wide(centre[1])
+    """Return coordinates relative to `centre`, rotated by `angle` radians."""
+    dx, dy = x - _broadcast(centre[0]), y - _broadcast(centre[1])
     if isinstance(angle, float) and angle == 0:
         return dx, dy
-    cos, sin = _wide(np.cos(angle)), _wide(np.sin(angle))
+    cos, sin = _broadcast(np.cos(angle)), _broadcast(np.sin(angle))
     return dx * cos + dy * sin, dy * cos - dx * sin
 
 
 def ellipse(x: Number, y: Number, half_x: Number, half_y: Number, angle: Number = 0.0) -> Shape:
-    """Return an ellipse about (x, y), turned by `angle` radians clockwise."""
-    half_a, half_b = _wide(half_x), _wide(half_y)
+    """Return an ellipse centred at (x, y), rotated by `angle` radians clockwise."""
+    half_a, half_b = _broadcast(half_x), _broadcast(half_y)
 
     def distance(u: Array, v: Array) -> Array:
-        # First order in the distance to the edge, which is all that anti-aliasing looks at.
+        # First order in the distance to the edge, which suffices for anti-aliasing.
         dx, dy = _turned(u, v, (x, y), angle)
         a, b = dx / half_a, dy / half_b
         level = a * a + b * b - 1
@@ -125,14 +127,14 @@ def rectangle(
     rounding: Number = 0.0,
     angle: Number = 0.0,
 ) -> Shape:
-    """Return a rectangle about (x, y) whose corners are rounded off by `rounding`."""
-    inner_x, inner_y = _wide(half_x - rounding), _wide(half_y - rounding)
+    """Return a rectangle centred at (x, y), its corners rounded by `rounding`."""
+    inner_x, inner_y = _broadcast(half_x - rounding), _broadcast(half_y - rounding)
 
     def distance(u: Array, v: Array) -> Array:
         dx, dy = _turned(u, v, (x, y), angle)
         dx, dy = np.abs(dx) - inner_x, np.abs(dy) - inner_y
         outside = np.hypot(np.maximum(dx, 0), np.maximum(dy, 0))
-        return outside + np.minimum(np.maximum(dx, dy), 0) - _wide(rounding)
+        return outside + np.minimum(np.maximum(dx, dy), 0) - _broadcast(rounding)
 
     turned = not (isinstance(angle, float) and angle == 0)
     reach = half_x + half_y
@@ -145,9 +147,11 @@ def stroke(x0: Number, y0: Number, x1: Number, y1: Number, thickness: Number) ->
     square = dx * dx + dy * dy + 1e-9
 
     def distance(u: Array, v: Array) -> Array:
-        a, b = u - _wide(x0), v - _wide(y0)
-        along = np.clip(a * _wide(dx / square) + b * _wide(dy / square), 0, 1)
-        return np.hypot(a - along * _wide(dx), b - along * _wide(dy)) - _wide(thickness)
+        a, b = u - _broadcast(x0), v - _broadcast(y0)
+        along = np.clip(a * _broadcast(dx / square) + b * _broadcast(dy / square), 0, 1)
+        return np.hypot(a - along * _broadcast(dx), b - along * _broadcast(dy)) - _broadcast(
+            thickness
+        )
 
     return Shape(
         distance,
@@ -182,13 +186,13 @@ def curve(
     bend = -rise / (half_x * half_x)
 
     def distance(u: Array, v: Array) -> Array:
-        dx = u - _wide(x)
-        height = v - _wide(y) - dx * (dx * _wide(bend) + _wide(slope))
-        steepness = dx * _wide(2 * bend) + _wide(slope)
+        dx = u - _broadcast(x)
+        height = v - _broadcast(y) - dx * (dx * _broadcast(bend) + _broadcast(slope))
+        steepness = dx * _broadcast(2 * bend) + _broadcast(slope)
         line = np.abs(height) / np.sqrt(1 + steepness * steepness)
-        taper = np.abs(dx) / _wide(half_x)
-        ends = np.abs(dx) - _wide(half_x)
-        edge: Array = np.maximum(line - _wide(thickness) * (1 - 0.5 * taper), ends)
+        taper = np.abs(dx) / _broadcast(half_x)
+        ends = np.abs(dx) - _broadcast(half_x)
+        edge: Array = np.maximum(line - _broadcast(thickness) * (1 - 0.5 * taper), ends)
         return edge
 
     tall = np.abs(rise) + np.abs(slope) * half_x + thickness
@@ -205,7 +209,10 @@ def polygon(corners: Sequence[tuple[Number, Number]]) -> Shape:
         edges.append((x0, y0, dy / length, -dx / length))
 
     def distance(u: Array, v: Array) -> Array:
-        sides = ((u - _wide(x)) * _wide(nx) + (v - _wide(y)) * _wide(ny) for x, y, nx, ny in edges)
+        sides = (
+            (u - _broadcast(x)) * _broadcast(nx) + (v - _broadcast(y)) * _broadcast(ny)
+            for x, y, nx, ny in edges
+        )
         return reduce(np.maximum, sides)
 
     left, right = reduce(np.minimum, xs), reduce(np.maximum, xs)
@@ -215,8 +222,8 @@ def polygon(corners: Sequence[tuple[Number, Number]]) -> Shape:
 
 
 def below(y: Number, side: Number = 1.0) -> Shape:
-    """Return the half plane under height `y`, over it where `side` is −1; only to cut with."""
-    return Shape(lambda _, v: _wide(side) * (_wide(y) - v), (0.0, 0.0, np.inf, np.inf))
+    """Return the half plane below height `y`, above it if `side` is −1; only for cutting."""
+    return Shape(lambda _, v: _broadcast(side) * (_broadcast(y) - v), (0.0, 0.0, np.inf, np.inf))
 
 
 def stripes(period: Number, phase: Number, angle: Number, share: Number = 0.5) -> Shape:
@@ -224,27 +231,29 @@ def stripes(period: Number, phase: Number, angle: Number, share: Number = 0.5) -
 
     Args:
         period: from one stripe to the next.
-        phase: where they start, in periods.
+        phase: offset of the first stripe, in periods.
         angle: of the direction across them, radians from horizontal.
         share: part of the plane that they cover.
     """
-    across_x, across_y = _wide(np.cos(angle) / period), _wide(np.sin(angle) / period)
+    across_x, across_y = _broadcast(np.cos(angle) / period), _broadcast(np.sin(angle) / period)
 
     def distance(u: Array, v: Array) -> Array:
-        place = u * across_x + v * across_y + _wide(phase)
-        return (np.abs(place - np.floor(place) - 0.5) - _wide(share * 0.5)) * _wide(period)
+        place = u * across_x + v * across_y + _broadcast(phase)
+        return (np.abs(place - np.floor(place) - 0.5) - _broadcast(share * 0.5)) * _broadcast(
+            period
+        )
 
     return Shape(distance, (0.0, 0.0, np.inf, np.inf))
 
 
 @dataclass(frozen=True)
 class Pose:
-    """Where the frame of a subject lies in its image; every field has shape (n,).
+    """Position, rotation and scale of a subject in its image; every field has shape (n,).
 
     Attributes:
-        x, y: the frame's origin in the image.
-        angle: clockwise turn in radians.
-        scale: length of the frame's unit in the image.
+        x, y: the origin of the subject's coordinates in the image.
+        angle: clockwise rotation in radians.
+        scale: length of the coordinates' unit in the image.
         mirror: 1, or −1 to look the other way.
     """
 
@@ -256,11 +265,11 @@ class Pose:
 
 
 class Canvas:
-    """A batch of images under way, and the frame in which shapes are given.
+    """A batch of images that are painted on, and the coordinates in which shapes are given.
 
     Args:
         image: RGB around 0–1, shape (n, 3, size, size); painted on in place.
-        pose: of the frame; shapes painted on this canvas are given in its coordinates.
+        pose: shapes painted on this canvas are given in its coordinates.
     """
 
     def __init__(self, image: Array, pose: Pose) -> None:
@@ -268,7 +277,7 @@ class Canvas:
         self._pose = pose
         size = image.shape[-1]
         cos, sin = np.cos(pose.angle), np.sin(pose.angle)
-        # Where one unit to the right, and one down, of the frame leads in the image.
+        # One unit to the right, and one down, of the pose's coordinates, in the image.
         self._right_x, self._right_y = (
             pose.scale * pose.mirror * cos,
             pose.scale * pose.mirror * sin,
@@ -278,10 +287,10 @@ class Canvas:
         axis = pixel_centres(size)
         x = (axis - pose.x[:, None]) / pose.scale[:, None]
         y = (axis - pose.y[:, None]) / pose.scale[:, None]
-        self._x = x[:, None, :] * _wide(cos * pose.mirror) + y[:, :, None] * _wide(
+        self._x = x[:, None, :] * _broadcast(cos * pose.mirror) + y[:, :, None] * _broadcast(
             sin * pose.mirror
         )
-        self._y = y[:, :, None] * _wide(cos) - x[:, None, :] * _wide(sin)
+        self._y = y[:, :, None] * _broadcast(cos) - x[:, None, :] * _broadcast(sin)
         self._pixel = 2 / (size * pose.scale)
 
     def paint(
@@ -291,24 +300,24 @@ class Canvas:
         opacity: Number = 1.0,
         softness: Number = 0.0,
     ) -> None:
-        """Lay `shape` over the images.
+        """Paint `shape` onto the images.
 
         Args:
-            shape: in the coordinates of the frame.
+            shape: in the coordinates of the pose.
             colour: shape (n, 3).
-            opacity: 0–1; images where it is 0 stay as they are.
-            softness: half width of the blur of the edge, beside the half pixel of anti-aliasing.
+            opacity: 0–1; images with opacity 0 are unchanged.
+            softness: half width of the blurred edge, in addition to half a pixel of anti-aliasing.
         """
         rows, columns = self._window(shape.box, softness, opacity)
         if rows.stop <= rows.start or columns.stop <= columns.start:
             return
         cover = shape.distance(self._x[:, rows, columns], self._y[:, rows, columns])
         blur = self._pixel + 2 * softness
-        cover *= _wide(-1 / blur)
+        cover *= _broadcast(-1 / blur)
         cover += 0.5
         np.clip(cover, 0, 1, out=cover)
         if not (isinstance(opacity, float) and opacity == 1):
-            cover *= _wide(opacity)
+            cover *= _broadcast(opacity)
         window = self.image[:, :, rows, columns]
         change = colour[:, :, None, None] - window
         change *= cover[:, None]
@@ -317,7 +326,7 @@ class Canvas:
     def _window(
         self, box: tuple[Number, Number, Number, Number], softness: Number, opacity: Number
     ) -> tuple[slice, slice]:
-        """Find the pixels that any image's shape can touch, with its blurred edge."""
+        """Return the window of pixels that the shape covers in any image, with its blurred edge."""
         placed, size = self._pose, self.image.shape[-1]
         x, y, half_x, half_y = box
         margin = self._pixel + softness
@@ -334,18 +343,18 @@ class Canvas:
 
 
 def _pixels(centre: Array, reach: Array, size: int) -> slice:
-    """Find the pixels within `reach` of `centre` in any image, along one axis."""
+    """Return the slice of pixels within `reach` of `centre` in any image, along one axis."""
     if not len(centre):
         return slice(0, 0)
     low = float((centre - reach).min())
     high = float((centre + reach).max())
-    # An unbounded shape reaches over the whole canvas.
+    # An unbounded shape covers the whole canvas.
     low, high = max(low, -1.0), min(high, 1.0)
     return slice(math.floor((low + 1) / 2 * size), math.ceil((high + 1) / 2 * size))
 
 
 def pixel_centres(size: int) -> Array:
-    """Return coordinates of the middles of `size` pixels over [−1, 1], shape (size,)."""
+    """Return the coordinates of the centres of `size` pixels over [−1, 1], shape (size,)."""
     return ((np.arange(size, dtype=np.float32) + np.float32(0.5)) * (2 / size) - 1).astype(
         np.float32
     )
@@ -355,12 +364,12 @@ def waves(size: int, across: Array, down: Array, phase: Array) -> Array:
     """Return a plane wave in each image, values in [−1, 1], shape (n, size, size).
 
     Args:
-        size: pixels a side.
-        across: radians for each unit along x, shape (n,).
-        down: radians for each unit along y, shape (n,).
+        size: height and width in pixels.
+        across: radians per unit along x, shape (n,).
+        down: radians per unit along y, shape (n,).
         phase: radians, shape (n,).
     """
-    # sin(a + b) by its parts: sines of 2·size numbers, not of size².
+    # sin(a + b) by the addition formula: sines of 2·size numbers, not of size².
     axis = pixel_centres(size)
     a = axis * across[:, None]
     b = axis * down[:, None] + phase[:, None]
@@ -382,7 +391,7 @@ def mix(a: Colour, b: Colour, share: Array) -> Colour:
 
 
 def tint(luminance: Array, hue: Array, saturation: Number) -> Colour:
-    """Return colours of given luminance, hue (round the circle) and saturation, all 0–1, (n, 3)."""
+    """Return colours of given luminance, hue (cyclic) and saturation, all 0–1, shape (n, 3)."""
     thirds = np.array([0, 1 / 3, 2 / 3], dtype=np.float32)
     wheel = np.cos(2 * np.pi * (hue[:, None] - thirds))
     if isinstance(saturation, np.ndarray):

@@ -1,9 +1,9 @@
 """Vehicles on wheels (cars, vans, trucks) and without (sledges, boats, hovercraft).
 
-Wheels and what stands in their place (runners, hull, skirt) are as dark, as light and as large as
-each other on average; bodies are the same for both. What tells is shape.
+Wheels and what replaces them (runners, hull, skirt) have the same brightness and size on average;
+bodies are the same for both. Only shape is informative.
 
-Frame: the vehicle faces right, about 1.5 long; the ground is at y = 0.45.
+Coordinates: the vehicle faces right and is about 1.5 long; the ground is at y = 0.45.
 """
 
 from __future__ import annotations
@@ -13,7 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from leakbench.datasets.drawing.scene import SCENE, Factors, Subject, background, develop, pose
+from leakbench.datasets.drawing.scene import (
+    SCENE,
+    Factors,
+    Subject,
+    add_light_and_noise,
+    background,
+    pose,
+)
 from leakbench.datasets.drawing.shapes import (
     Array,
     Canvas,
@@ -31,7 +38,7 @@ GROUND = 0.45
 
 @dataclass(frozen=True)
 class _Body:
-    """Measures that several parts of one vehicle share; shape (n,) or (n, 3) each."""
+    """Measures that several parts of a vehicle share; shape (n,) or (n, 3) each."""
 
     paint: Colour
     half: Array
@@ -40,7 +47,7 @@ class _Body:
 
 
 def draw(factors: Factors, size: int, noise: np.random.Generator) -> NDArray[np.uint8]:
-    """Draw n vehicles, uint8 RGB, shape (n, 3, size, size)."""
+    """Return images of n vehicles, uint8 RGB, shape (n, 3, size, size)."""
     image = background(factors, size, factors.between("back_tone", 0.2, 0.9))
     placed = pose(factors, shift=0.15, turn=0.22, scale=(0.85, 1.1))
     placed.mirror[:] = factors.where("facing_left", -1, 1)
@@ -52,7 +59,7 @@ def draw(factors: Factors, size: int, noise: np.random.Generator) -> NDArray[np.
     _hull(canvas, factors, body)
     _wheels(canvas, factors, body)
     _runners(canvas, factors, body)
-    return develop(image, factors, noise)
+    return add_light_and_noise(image, factors, noise)
 
 
 def _measure(factors: Factors) -> _Body:
@@ -75,7 +82,7 @@ def _ground(canvas: Canvas, factors: Factors) -> None:
 
 
 def _cargo(canvas: Canvas, factors: Factors, body: _Body) -> None:
-    """Lash a load on the roof."""
+    """Paint a load on the roof."""
     load = tint(factors.between("cargo_tone", 0.15, 0.9), factors.latents["cargo_hue"], 0.5)
     x = factors.between("cabin_x", -0.3, -0.05)
     top = body.deck - factors.between("cabin_height", 0.28, 0.42)
@@ -155,7 +162,7 @@ def _wheels(canvas: Canvas, factors: Factors, body: _Body) -> None:
 
 
 def _runners(canvas: Canvas, factors: Factors, body: _Body) -> None:
-    """Paint a sledge's runners, a boat's keel or a hovercraft's skirt; one of three an identity."""
+    """Paint a sledge's runners, a boat's keel or a hovercraft's skirt, by identity."""
     still = factors.where("wheel", 0, 1)
     kind = np.floor(factors.latents["kind"] * 3)
     gear, trim = _gear_colours(factors)

@@ -1,1 +1,1 @@
-"""What data sets of files share."""
+"""Readers that several data sets share."""

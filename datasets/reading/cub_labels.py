@@ -21,19 +21,19 @@ CHUNK = 200_000
 """Lines parsed at once: few enough to keep memory low."""
 
 UNKNOWN = 2
-"""Neither present (1) nor absent (0): the file does not say."""
+"""Neither present (1) nor absent (0): the file has no label."""
 
 
 def image_labels(
     path: Path, listed: list[int], ids: NDArray[np.int64], attributes: int
 ) -> tuple[NDArray[np.float64], int]:
-    """Return what annotators saw in images, and how many labels are of images not listed.
+    """Return image-level attribute labels, and the number of labels of images not listed.
 
-    The latter are no fault: the whole file beside a subset of the images.
+    The latter are allowed: the complete file beside a subset of the images.
 
     Args:
-        path: lines of image, attribute, presence, certainty and seconds; more fields follow the
-            presence of images 2275 and 9364.
+        path: lines of image, attribute, presence, certainty and seconds; images 2275 and 9364
+            have additional fields after the presence.
         listed: ids of all images that `images.txt` lists.
         ids: of n images.
         attributes: their number.
@@ -42,7 +42,7 @@ def image_labels(
         0 or 100 percent, shape (n, attributes), and the number of labels.
 
     Raises:
-        UsageError: the file is malformed, or an image has not all of its labels.
+        UsageError: the file is malformed, or an image lacks some of its labels.
     """
     stat = path.stat()
     key = digest("CUB labels", 1, str(path.absolute()), stat.st_size, stat.st_mtime_ns, attributes)

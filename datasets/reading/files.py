@@ -1,4 +1,4 @@
-"""What data sets of image files share: which images are there, and the content's fingerprint."""
+"""Individuals from image files: existing files, decoding, fingerprint of the content."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from leakbench.data.dataset import Individuals
 from leakbench.data.images import Box, Fit, decoded
 
 ABSENT = "listed, but their image is absent"
-"""Why individuals are left out of a subset of the images."""
+"""Reason why individuals are left out of a subset of the images."""
 
 
-def present(files: Sequence[Path], folder: Path, source: str) -> NDArray[np.int64]:
-    """Return the positions of the files that exist, shape (n,).
+def existing_files(files: Sequence[Path], folder: Path, source: str) -> NDArray[np.int64]:
+    """Return the indices of the files that exist, shape (n,).
 
     Raises:
-        UsageError: there is none.
+        UsageError: none of the files exists.
     """
     if not folder.is_dir():
         raise UsageError(f"folder {folder} not found; get {source}")
     rows = np.array([i for i, file in enumerate(files) if file.is_file()], dtype=np.int64)
     if not len(rows):
-        raise UsageError(f"{folder} holds none of the images that are listed; get {source}")
+        raise UsageError(f"{folder} has none of the listed images; get {source}")
     return rows
 
 
-def assembled(
+def individuals_from_files(
     names: Sequence[str],
     files: Sequence[Path],
     attributes: Mapping[str, NDArray[np.bool_]],
@@ -46,12 +46,12 @@ def assembled(
     """Return individuals whose images are decoded from files.
 
     Args:
-        names: what tells each individual from the others in the label files.
+        names: unique name of each individual in the label files.
         files: the image file of each individual.
         attributes: name → presence, shape (n,) each.
         identities: shape (n,).
         crop, size, fit: see `decoded`.
-        left_out: see `Individuals`; reasons that concern nobody are dropped.
+        left_out: see `Individuals`; reasons with count 0 are dropped.
 
     Raises:
         UsageError: an image cannot be decoded.
@@ -74,7 +74,7 @@ def content_fingerprint(
     identities: NDArray[np.int64],
     images: NDArray[np.uint8],
 ) -> str:
-    """Return a short hash of all that a data set tells and shows.
+    """Return a short hash of a data set's labels and images.
 
     Args:
         names: of the n individuals.

@@ -1,4 +1,4 @@
-"""Before a hidden ReLU layer: x_i is a mask times W_oᵀ r, with r in a known space."""
+"""Before a hidden ReLU layer x_i is a mask times W_oᵀ r_i, with r_i in a known space."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ import torch
 from torch import Tensor
 
 from leakbench.attacks.linear_layers.activations import Rectifier
-from leakbench.attacks.linear_layers.demixing.batch import Batch
-from leakbench.attacks.linear_layers.demixing.mixture import (
-    SPARE_UNITS,
+from leakbench.attacks.linear_layers.demixing.gradient_space import (
     TINY,
-    Space,
+    GradientSpace,
     rank_of,
     space_of,
 )
-from leakbench.attacks.linear_layers.demixing.sent import Sent
+from leakbench.attacks.linear_layers.demixing.observed_gradient import ObservedGradient
+from leakbench.attacks.linear_layers.demixing.recovered import SPARE_UNITS
+from leakbench.attacks.linear_layers.demixing.victim_batch import VictimBatch
 from leakbench.attacks.linear_layers.demixing.withheld import withheld_of
 from leakbench.attacks.linear_layers.head import Head
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskedSpace(Space):
+class MaskedSpace(GradientSpace):
     """Where the x_i of one victim batch lie, rows scaled so that all units count alike.
 
     Attributes:
         residuals: Q of the space of the r_i, orthonormal, shape (K, q).
         directions: W_oᵀ Q, rows scaled, shape (m, q).
-        slope: of the activation where a unit is not active.
+        slope: of the activation where a unit is inactive.
     """
 
     residuals: Tensor
@@ -37,21 +37,21 @@ class MaskedSpace(Space):
 
     @property
     def tells_apart(self) -> bool:
-        """Whether other vectors than individuals' are kept out: by all units but these."""
+        """Whether enough units are left to tell individuals' vectors from others."""
         return self.rank + self.directions.shape[1] + SPARE_UNITS < self.units
 
-    def gains(self, on: Tensor) -> Tensor:
-        """Return what masks of active units, of any shape, multiply by."""
-        return self.slope + (1 - self.slope) * on.to(self.basis.dtype)
+    def derivatives(self, active: Tensor) -> Tensor:
+        """Return the activation's derivatives for masks of active units, of any shape."""
+        return self.slope + (1 - self.slope) * active.to(self.basis.dtype)
 
 
-def masked_space_of(head: Head, batch: Batch, received: Sent) -> MaskedSpace:
+def masked_space_of(head: Head, batch: VictimBatch, observed: ObservedGradient) -> MaskedSpace:
     """Return where the x_i of a batch lie.
 
     Args:
         head: a hidden layer with a rectifier, and the output layer.
         batch: whose update is finite.
-        received: its gradient of the first layer.
+        observed: its gradient of the first layer.
     """
     activation = head.first.activation
     assert isinstance(activation, Rectifier)
@@ -59,7 +59,7 @@ def masked_space_of(head: Head, batch: Batch, received: Sent) -> MaskedSpace:
     directions = head.output.weight.T @ residuals
     length = directions.norm(dim=1)
     scale = 1 / length.clamp_min(LEAST_UNIT * length.median())
-    space = space_of(received, batch.individuals, scale, batch.precision(head))
+    space = space_of(observed, batch.individuals, scale, batch.precision(head))
     return MaskedSpace(
         **vars(space),
         residuals=residuals,
@@ -68,10 +68,10 @@ def masked_space_of(head: Head, batch: Batch, received: Sent) -> MaskedSpace:
     )
 
 
-def _residual_space(head: Head, batch: Batch) -> Tensor:
+def _residual_space(head: Head, batch: VictimBatch) -> Tensor:
     """Return Q of the space of the r_i, orthonormal, shape (K, q).
 
-    Where a part of the output layer's gradient was withheld it is all that adds up to 0.
+    Where a part of the output layer's gradient was withheld: of all vectors that add up to 0.
     """
     if withheld_of(head.output, batch.update, batch.reliability).any():
         centred = torch.eye(head.classes).to(head.output.weight) - 1 / head.classes
@@ -83,75 +83,84 @@ def _residual_space(head: Head, batch: Batch) -> Tensor:
     return some
 
 
-def polish(on: Tensor, space: MaskedSpace) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the vectors with both properties that given masks are near to, and how nearly.
+def refine(active: Tensor, space: MaskedSpace) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the masked vectors W_oᵀ r nearest to the column space, from approximate masks.
 
-    For its mask the r of least distance to the space, relative to its length, is an eigenvector;
-    the mask follows from the vector's projection.
+    For a given mask the r of least distance to the space, relative to its length, is an
+    eigenvector; the mask in turn follows from the vector's projection onto the space.
 
     Args:
-        on: active units, shape (m, n).
+        active: units of each mask, shape (m, n).
 
     Returns:
-        Vectors and their masks, shape (m, n) each, and their relative distances to the space,
+        Vectors and their masks, shape (m, n) each, and their relative distances from the space,
         shape (n,).
     """
-    for again in range(POLISHING):
-        r = _least_distant(space.gains(on), space)
-        s = space.directions @ r.mT
-        vector = s * space.gains(on)
-        better = _nearer(_projected(vector, space.basis), s, space.slope)
-        if torch.equal(better, on) or again == POLISHING - 1:
+    for iteration in range(REFINEMENTS):
+        direction = space.directions @ _nearest_residuals(space.derivatives(active), space).mT
+        vector = direction * space.derivatives(active)
+        better = _nearer(_projected(vector, space.basis), direction, space.slope)
+        if torch.equal(better, active) or iteration == REFINEMENTS - 1:
             break
-        on = better
-    gap = vector - _projected(vector, space.basis)
-    return vector, on, gap.norm(dim=0) / vector.norm(dim=0).clamp_min(TINY)
+        active = better
+    return vector, active, _relative_distance(vector, space)
 
 
-def mended(active: Tensor, space: MaskedSpace) -> tuple[Tensor, Tensor]:
-    """Return the vectors with both properties for masks that are about right.
+def repair(active: Tensor, space: MaskedSpace) -> tuple[Tensor, Tensor]:
+    """Return the masked vectors nearest to the column space, from masks that are almost right.
 
-    On a unit where W_oᵀ r is all but 0, a vector's projection does not tell whether it is active:
-    there the mask stays.
+    On a unit where W_oᵀ r is nearly 0, a vector's projection does not tell whether it is active:
+    there the given mask stays.
 
     Args:
-        active: units, shape (m, n).
+        active: units of each mask, shape (m, n).
 
     Returns:
-        Vectors, shape (m, n), and their relative distances to the space, shape (n,).
+        Vectors, shape (m, n), and their relative distances from the space, shape (n,).
     """
-    on = active
-    for _ in range(POLISHING):
-        s = space.directions @ _least_distant(space.gains(on), space).mT
-        inside = _projected(s * space.gains(on), space.basis)
-        little = s.abs() < LITTLE * s.square().mean(0).sqrt()
-        on = torch.where(little, active, _nearer(inside, s, space.slope))
-    vector = (space.directions @ _least_distant(space.gains(on), space).mT) * space.gains(on)
-    gap = vector - _projected(vector, space.basis)
-    return vector, gap.norm(dim=0) / vector.norm(dim=0).clamp_min(TINY)
+    mask = active
+    for _ in range(REFINEMENTS):
+        direction = space.directions @ _nearest_residuals(space.derivatives(mask), space).mT
+        inside = _projected(direction * space.derivatives(mask), space.basis)
+        undecided = direction.abs() < UNDECIDED * direction.square().mean(0).sqrt()
+        mask = torch.where(undecided, active, _nearer(inside, direction, space.slope))
+    direction = space.directions @ _nearest_residuals(space.derivatives(mask), space).mT
+    vector = direction * space.derivatives(mask)
+    return vector, _relative_distance(vector, space)
 
 
-def _nearer(x: Tensor, s: Tensor, slope: float) -> Tensor:
-    """Return where x is nearer to s than to slope · s."""
-    on: Tensor = x * s > (1 + slope) / 2 * s.square()
-    return on
+def _relative_distance(vector: Tensor, space: MaskedSpace) -> Tensor:
+    """Return the distances of vectors (m, n) from the column space, relative, shape (n,)."""
+    outside = vector - _projected(vector, space.basis)
+    relative: Tensor = outside.norm(dim=0) / vector.norm(dim=0).clamp_min(TINY)
+    return relative
 
 
-def _least_distant(gains: Tensor, space: MaskedSpace) -> Tensor:
-    """Return the r for which gains ⊙ W_oᵀ r is the least distant from the space, shape (n, q)."""
-    masked = gains.mT[:, :, None] * space.directions
+def _nearer(x: Tensor, direction: Tensor, slope: float) -> Tensor:
+    """Return where x is nearer to the direction than to slope times it."""
+    active: Tensor = x * direction > (1 + slope) / 2 * direction.square()
+    return active
+
+
+def _nearest_residuals(derivatives: Tensor, space: MaskedSpace) -> Tensor:
+    """Return the r for which derivatives ⊙ W_oᵀ r is nearest to the space, shape (n, q).
+
+    Args:
+        derivatives: shape (m, n).
+    """
+    masked = derivatives.mT[:, :, None] * space.directions
     length = masked.mT @ masked
     inside = space.basis.mT @ masked
     trace = length.diagonal(dim1=1, dim2=2).mean(1)
     eye = torch.eye(length.shape[1], dtype=length.dtype, device=length.device)
     root = torch.linalg.cholesky(length + (1e-12 * trace + TINY)[:, None, None] * eye)
-    # A generalised eigenproblem, brought to the ordinary one.
+    # A generalised eigenproblem, reduced to the ordinary one.
     distance = length - inside.mT @ inside
     half = torch.linalg.solve_triangular(root, distance, upper=False)
     whole = torch.linalg.solve_triangular(root, half.mT, upper=False)
     vectors = torch.linalg.eigh(whole).eigenvectors[:, :, :1]
-    found: Tensor = torch.linalg.solve_triangular(root.mT, vectors, upper=True)
-    return found[:, :, 0]
+    residuals: Tensor = torch.linalg.solve_triangular(root.mT, vectors, upper=True)
+    return residuals[:, :, 0]
 
 
 def _projected(x: Tensor, basis: Tensor) -> Tensor:
@@ -161,10 +170,11 @@ def _projected(x: Tensor, basis: Tensor) -> Tensor:
 
 
 LEAST_UNIT = 0.1
-"""A unit's row is scaled up as if its direction had at least this length, of the median's."""
+"""Least length, relative to the median, as which a unit's direction is scaled."""
 
-LITTLE = 0.05
-"""Of the root mean square of W_oᵀ r over units: below this x does not tell who is active."""
+UNDECIDED = 0.05
+"""Size of W_oᵀ r, relative to its root mean square over units, below which x does not tell whether
+a unit is active."""
 
-POLISHING = 8
-"""Times that mask and r follow from each other."""
+REFINEMENTS = 8
+"""Times that mask and r are computed from each other."""

@@ -1,9 +1,9 @@
 """Search for individuals whose mask fits both spaces of a gradient, by relaxed reflections.
 
-Before a hidden layer with a kink, who is in the batch has an x in the column space of the gradient
-and a z = W h + b in what its row space leaves; and unit by unit they go together: where z > 0, x is
-that of W_oᵀ r, where not, it is that times the slope. So a run at (z, x) is reflected at the spaces
-and at the pairs that go together, by turns.
+Before a hidden layer with a kink, an individual of the batch has an x in the column space of the
+gradient and a z = W h + b in the space that its row space leaves. Unit by unit they belong
+together: where z > 0, x is that of W_oᵀ r; elsewhere, it is that times the slope. So a run at
+(z, x) is reflected at the spaces and at the pairs that belong together, alternately.
 """
 
 from __future__ import annotations
@@ -15,38 +15,32 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from leakbench.attacks.linear_layers.demixing.effort import Effort
-from leakbench.attacks.linear_layers.demixing.found import Found
-from leakbench.attacks.linear_layers.demixing.masked_space import MaskedSpace, mended, polish
-from leakbench.attacks.linear_layers.demixing.mixture import BLUR, SPARE_UNITS, TINY, Others
-from leakbench.attacks.linear_layers.demixing.remaining import remaining_after
+from leakbench.attacks.linear_layers.demixing.deflated_subspace import deflated_subspace
+from leakbench.attacks.linear_layers.demixing.gradient_space import TINY
+from leakbench.attacks.linear_layers.demixing.masks import PROMISING, repair_masks, take_masks
+from leakbench.attacks.linear_layers.demixing.problem import MaskedProblem
+from leakbench.attacks.linear_layers.demixing.recovered import SPARE_UNITS
+from leakbench.attacks.linear_layers.demixing.search_budget import SearchBudget
+from leakbench.attacks.linear_layers.head import Head
 
 
 class Reflections:
-    """Runs of several victims side by side; tensors have shape (victims, …).
+    """Runs of several victim batches side by side; tensors have shape (victims, …).
 
     A run is at z and x, shape (m,), and its last residual direction r, shape (q,). What a victim's
-    runs do does not depend on the others: the widest one's dimensions are filled up with zeros.
+    runs do does not depend on the others: dimensions are padded with zeros to those of the widest.
 
     Args:
-        spaces: of victims.
-        found: takes what is found in each.
-        others: of D_aux, from whom runs start; features as far as each space knows them.
-        runs: of each victim.
+        problems: of the victim batches, whose candidates take what is found.
+        runs: of each victim batch.
     """
 
-    def __init__(
-        self,
-        spaces: Sequence[MaskedSpace],
-        found: Sequence[Found],
-        others: Sequence[Others],
-        seeds: Sequence[int],
-        runs: int,
-    ) -> None:
-        self.spaces, self.found, self.others = spaces, found, others
-        self.slope = spaces[0].slope
-        self.draws = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self.going = list(range(len(spaces)))
+    def __init__(self, problems: Sequence[MaskedProblem], runs: int) -> None:
+        self.problems = problems
+        self.slope = problems[0].space.slope
+        self.generators = [torch.Generator().manual_seed(each.batch.seed) for each in problems]
+        self.open = list(range(len(problems)))
+        spaces = [problem.space for problem in problems]
         self.basis = _padded([space.basis.float() for space in spaces])
         self.directions = _padded([space.directions.float() for space in spaces])
         self.squares = (self.directions[..., :, None] * self.directions[..., None, :]).flatten(-2)
@@ -56,201 +50,188 @@ class Reflections:
         self.x = self.basis.new_zeros(victims, units, runs)
         self.z, self.r = torch.zeros_like(self.x), self.basis.new_zeros(victims, runs, width)
         self.origin = self.basis.new_zeros(victims, units, 1)
-        self.left_basis = torch.zeros_like(self.basis)
-        self.left = torch.zeros(victims, runs, dtype=torch.long, device=self.x.device)
-        self.quiet = [0] * victims
+        self.z_basis = torch.zeros_like(self.basis)
+        self.iterations_left = torch.zeros(victims, runs, dtype=torch.long, device=self.x.device)
+        self.idle = [0] * victims
         for place in range(victims):
-            self._leave_out_found(place)
+            self._deflate(place)
 
-    def search(self, effort: Effort, progress: Callable[[float], None]) -> None:
-        """Search until all are certain, or for as long as the effort says."""
-        told = 0.0
-        for iteration in range(effort.reflections):
-            self._start_afresh()
-            z, x, on = self._nearest()
-            self.z = self.z + STEP * (self._left(2 * z - self.z) - z)
-            self.x = self.x + STEP * (self._projected(2 * x - self.x) - x)
-            self.left -= 1
+    def search(self, budget: SearchBudget, progress: Callable[[float], None]) -> None:
+        """Search until all individuals are certain or the budget is spent."""
+        done = 0.0
+        for iteration in range(budget.reflections):
+            self._restart()
+            z, x, active = self._pairs()
+            self.z = self.z + STEP * (self._project_z(2 * z - self.z) - z)
+            self.x = self.x + STEP * (self._project_x(2 * x - self.x) - x)
+            self.iterations_left -= 1
             if iteration % HARVEST_EVERY == 0:
-                self._harvest(x, on)
-                self._drop_finished(effort.quiet)
-                shares = [len(f) / s.rank for f, s in zip(self.found, self.spaces, strict=True)]
-                told = max(told, sum(min(share, 1.0) for share in shares) / len(shares))
-                progress(told)
-                if not self.going:
+                self._harvest(x, active)
+                self._drop_finished(budget.reflection_patience)
+                shares = [len(each.candidates) / each.space.rank for each in self.problems]
+                done = max(done, sum(min(share, 1.0) for share in shares) / len(shares))
+                progress(done)
+                if not self.open:
                     break
 
-    def _start_afresh(self) -> None:
-        """Start those runs that have had their time, from individuals of D_aux.
+    def _restart(self) -> None:
+        """Start runs whose time is over, from individuals of D_aux.
 
-        How long a run gets is drawn, mostly little, seldom much, for no time is right for all
+        The length of a run is random, mostly short and rarely long, as no length is right for all
         (Luby, Sinclair, Zuckerman 1993, Optimal speedup of Las Vegas algorithms).
         """
-        over = self.left <= 0
+        over = self.iterations_left <= 0
         for place in over.any(1).nonzero().flatten().tolist():
             rows = over[place].nonzero().flatten()
-            victim = self.going[place]
-            space, others, draw = self.spaces[victim], self.others[victim], self.draws[victim]
-            count = len(rows)
-            doubled = torch.empty(count).geometric_(0.5, generator=draw).sub(1).clamp_max(6)
-            drawn = torch.randint(len(others), (count,), generator=draw).to(others.z.device)
-            noise = torch.randn(space.rank, count, generator=draw).to(self.x.device)
-            r = others.residuals[drawn] @ space.residuals.float()
+            victim = self.open[place]
+            space, population = self.problems[victim].space, self.problems[victim].population
+            generator, count = self.generators[victim], len(rows)
+            doubled = torch.empty(count).geometric_(0.5, generator=generator).sub(1).clamp_max(6)
+            chosen = torch.randint(len(population), (count,), generator=generator)
+            chosen = chosen.to(population.z.device)
+            noise = torch.randn(space.rank, count, generator=generator).to(self.x.device)
+            r = population.residuals[chosen] @ space.residuals.float()
             r = functional.pad(r, (0, self.r.shape[2] - r.shape[1]))
-            s = self.directions[place] @ r.mT
-            factor = _to_length(s, dim=0)
-            s, r = s * factor, r * factor.mT
-            z = self._left(self._scaled(victim, others.z[drawn].mT), place)
-            on = (others.z[drawn].mT if space.guessed else z) > 0
-            anywhere = space.basis.float() @ noise
-            anywhere = ELSEWHERE * _to_length(anywhere, dim=0) * anywhere
+            direction = self.directions[place] @ r.mT
+            factor = _to_length(direction, dim=0)
+            direction, r = direction * factor, r * factor.mT
+            z = self._project_z(self._scaled(victim, population.z[chosen].mT), place)
+            active = (population.z[chosen].mT if space.is_predicted else z) > 0
+            random = space.basis.float() @ noise
+            random = RANDOM_PART * _to_length(random, dim=0) * random
             self.z[place, :, rows] = z
-            self.x[place, :, rows] = self._gains(on) * s + anywhere
+            self.x[place, :, rows] = self._derivatives(active) * direction + random
             self.r[place, rows] = r
-            self.left[place, rows] = (SHORTEST * 2**doubled).long().to(self.left.device)
+            length = (SHORTEST * 2**doubled).long()
+            self.iterations_left[place, rows] = length.to(self.iterations_left.device)
 
-    def _nearest(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return z and x that go together, near to those of the runs, and the masks; keep r.
+    def _pairs(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return z and x that belong together, near those of the runs, and the masks; keep r.
 
-        The mask is the best one for the last r, the new r the best one for that mask; then the mask
-        for that r. The length of x is fixed, else 0 would be everywhere.
+        The mask is the best one for the last r, the new r the best one for that mask; then follows
+        the mask for that r. The length of x is fixed, or 0 would be a solution everywhere.
         """
         q = self.directions.shape[2]
-        gains = self._gains(self._mask(self.directions @ self.r.mT))
-        normal = (gains.square().mT @ self.squares).reshape(*self.r.shape, q)
+        derivatives = self._derivatives(self._mask(self.directions @ self.r.mT))
+        normal = (derivatives.square().mT @ self.squares).reshape(*self.r.shape, q)
         trace = normal.diagonal(dim1=2, dim2=3).sum(2) / self.widths[:, None]
         eye = torch.eye(q, dtype=self.x.dtype, device=self.x.device)
         ridge = eye * (RIDGE * trace + TINY)[..., None, None]
-        r = torch.linalg.solve(normal + ridge, (gains * self.x).mT @ self.directions)
-        s = self.directions @ r.mT
-        factor = _to_length(s, dim=1)
-        s, self.r = s * factor, r * factor.mT
-        on = self._mask(s)
-        return torch.where(on, self.z.clamp_min(0), self.z.clamp_max(0)), self._gains(on) * s, on
+        r = torch.linalg.solve(normal + ridge, (derivatives * self.x).mT @ self.directions)
+        direction = self.directions @ r.mT
+        factor = _to_length(direction, dim=1)
+        direction, self.r = direction * factor, r * factor.mT
+        active = self._mask(direction)
+        z = torch.where(active, self.z.clamp_min(0), self.z.clamp_max(0))
+        return z, self._derivatives(active) * direction, active
 
-    def _mask(self, s: Tensor) -> Tensor:
-        """Return where (z, x) is nearer to (z > 0, s) than to (z ≤ 0, slope · s)."""
-        active = self.z.clamp_max(0).square() + (self.x - s).square()
-        nearer: Tensor = active < self.z.clamp_min(0).square() + (self.x - self.slope * s).square()
+    def _mask(self, direction: Tensor) -> Tensor:
+        """Return where (z, x) is nearer to (z > 0, W_oᵀ r) than to (z ≤ 0, slope · W_oᵀ r)."""
+        active = self.z.clamp_max(0).square() + (self.x - direction).square()
+        inactive = self.z.clamp_min(0).square() + (self.x - self.slope * direction).square()
+        nearer: Tensor = active < inactive
         return nearer
 
-    def _gains(self, on: Tensor) -> Tensor:
-        return self.slope + (1 - self.slope) * on.to(self.x.dtype)
+    def _derivatives(self, active: Tensor) -> Tensor:
+        return self.slope + (1 - self.slope) * active.to(self.x.dtype)
 
-    def _projected(self, x: Tensor) -> Tensor:
+    def _project_x(self, x: Tensor) -> Tensor:
+        """Return x projected onto the column space."""
         onto: Tensor = self.basis @ (self.basis.mT @ x)
         return onto
 
-    def _left(self, z: Tensor, place: int | None = None) -> Tensor:
-        """Return z projected onto what is left of the row space."""
+    def _project_z(self, z: Tensor, place: int | None = None) -> Tensor:
+        """Return z projected onto what the row space, deflated, allows."""
         at = slice(None) if place is None else place
-        away, basis = z - self.origin[at], self.left_basis[at]
+        away, basis = z - self.origin[at], self.z_basis[at]
         onto: Tensor = self.origin[at] + basis @ (basis.mT @ away)
         return onto
 
     def _scaled(self, victim: int, z: Tensor) -> Tensor:
-        """Return z so that it weighs as much as x; not at all where z is a guess."""
-        return z * 0 if self.spaces[victim].guessed else z / self.others[victim].z.std()
+        """Return z with as much weight as x, or with none where it is predicted."""
+        problem = self.problems[victim]
+        return z * 0 if problem.space.is_predicted else z / problem.population.z.std()
 
-    def _leave_out_found(self, place: int) -> None:
-        """Take those who are found out of the row space."""
-        victim = self.going[place]
-        space, head = self.spaces[victim], self.found[victim].head
-        layer = head.first.extended() @ space.rows
-        remaining = remaining_after(space, self.found[victim].columns)
-        basis = torch.linalg.qr(layer @ remaining.directions.mT)[0].float()
-        self.origin[place] = self._scaled(victim, (layer @ remaining.origin).float()[:, None])
-        self.left_basis[place] = 0
-        if not space.guessed:
-            self.left_basis[place, :, : basis.shape[1]] = basis
+    def _deflate(self, place: int) -> None:
+        """Take individuals that are found out of the row space."""
+        problem = self.problems[self.open[place]]
+        space = problem.space
+        layer = problem.head.first.extended() @ space.rows
+        subspace = deflated_subspace(space, problem.candidates.columns)
+        basis = torch.linalg.qr(layer @ subspace.directions.mT)[0].float()
+        origin = (layer @ subspace.origin).float()[:, None]
+        self.origin[place] = self._scaled(self.open[place], origin)
+        self.z_basis[place] = 0
+        if not space.is_predicted:
+            self.z_basis[place, :, : basis.shape[1]] = basis
 
-    def _harvest(self, x: Tensor, on: Tensor) -> None:
-        """Take what is right and end its runs, also if it is not new."""
-        gap = x - self._projected(x)
-        promising = gap.norm(dim=1) < PROMISING * x.norm(dim=1)
-        promising &= on.sum(1) > SPARE_UNITS
-        for place, victim in enumerate(self.going):
-            self.quiet[victim] += HARVEST_EVERY
+    def _harvest(self, x: Tensor, active: Tensor) -> None:
+        """Take what is right and end its runs, even where it is not new."""
+        outside = x - self._project_x(x)
+        promising = outside.norm(dim=1) < PROMISING * x.norm(dim=1)
+        promising &= active.sum(1) > SPARE_UNITS
+        for place, victim in enumerate(self.open):
+            self.idle[victim] += HARVEST_EVERY
             rows = promising[place].nonzero().flatten()
             if len(rows):
-                found = self.found[victim]
-                before, reached = len(found), found.reached
-                right = harvest(on[place][:, rows], self.spaces[victim], found)
-                self.left[place, rows[right]] = 0
-                if len(found) != before:
-                    refine(self.spaces[victim], found)
-                    if len(found) >= self.spaces[victim].rank and not found.done:
-                        # They do not fit together: somebody among them is nobody.
-                        found.forget()
-                    self._leave_out_found(place)
-                if found.reached > reached:
-                    self.quiet[victim] = 0
+                space, candidates = self.problems[victim].space, self.problems[victim].candidates
+                before, score = len(candidates), candidates.score
+                right = take_masks(active[place][:, rows], space, candidates)
+                self.iterations_left[place, rows[right]] = 0
+                if len(candidates) != before:
+                    repair_masks(space, candidates)
+                    if len(candidates) >= space.rank and not candidates.done:
+                        # They do not fit together, so that at least one is no individual's.
+                        candidates.discard_uncertain()
+                    self._deflate(place)
+                if candidates.score > score:
+                    self.idle[victim] = 0
 
     def _drop_finished(self, patience: int) -> None:
-        """Go on with those victims who are neither found nor given up."""
+        """Keep the victims that are neither found completely nor given up."""
         places = [
             place
-            for place, victim in enumerate(self.going)
-            if not self.found[victim].done and self.quiet[victim] < patience
+            for place, victim in enumerate(self.open)
+            if not self.problems[victim].candidates.done and self.idle[victim] < patience
         ]
-        if len(places) == len(self.going):
+        if len(places) == len(self.open):
             return
-        self.going = [self.going[place] for place in places]
-        of_spaces = ("basis", "directions", "squares", "widths", "origin", "left_basis")
-        for name in (*of_spaces, "x", "z", "r", "left"):
+        self.open = [self.open[place] for place in places]
+        of_spaces = ("basis", "directions", "squares", "widths", "origin", "z_basis")
+        for name in (*of_spaces, "x", "z", "r", "iterations_left"):
             setattr(self, name, getattr(self, name)[places])
 
 
-def harvest(on: Tensor, space: MaskedSpace, found: Found) -> Tensor:
-    """Polish masks, take those that are right; say which, shape (n,).
+def batches_side_by_side(head: Head, runs: int, individuals: int) -> int:
+    """Return how many victim batches to search side by side.
 
     Args:
-        on: shape (m, n).
+        runs: of each batch.
+        individuals: of the largest batch.
     """
-    polished, masks, gaps = polish(on, space)
-    tolerances = (RIGHT + BLUR * space.blur(polished)).clamp_max(PROMISING)
-    # Few units, or none, fit anywhere.
-    right = (gaps < tolerances) & (masks.sum(0) > SPARE_UNITS)
-    found.add(polished[:, right], gaps[right], tolerances[right])
-    return right
-
-
-def refine(space: MaskedSpace, found: Found) -> None:
-    """Mend masks by the features that all columns make, where some are not certified yet.
-
-    On a unit where W_oᵀ r is all but 0, x does not tell whether it is active; z does.
-    """
-    for _ in range(REFINING):
-        who = found.individuals
-        if who is None or len(found) < space.rank or bool(who.certified.all()):
-            return
-        columns = next(found.choices())
-        extended = torch.linalg.pinv(columns) @ space.gradient
-        factor = extended[:, -1:]
-        z = found.head.first.forward(extended[:, :-1] / torch.where(factor == 0, 1.0, factor))
-        active = (z > 0).mT
-        vectors, gaps = mended(active, space)
-        right = (gaps < RIGHT) & (active.sum(0) > SPARE_UNITS)
-        found.add(vectors[:, right], gaps[right], torch.full_like(gaps[right], RIGHT))
+    units = len(head.first.bias)
+    width = min(individuals, head.classes - 1, WIDEST)
+    numbers = max(runs * units, (runs + units) * width**2)
+    return max(1, SIDE_BY_SIDE[head.first.weight.device.type != "cpu"] // numbers)
 
 
 def _to_length(x: Tensor, dim: int) -> Tensor:
-    """Return by what to multiply vectors, along `dim`, for a mean square of ½."""
+    """Return the factors of vectors, along `dim`, for a mean square of ½."""
     factor: Tensor = sqrt(x.shape[dim] / 2) / x.norm(dim=dim, keepdim=True).clamp_min(TINY)
     return factor
 
 
 def _padded(matrices: Sequence[Tensor]) -> Tensor:
-    """Return matrices on one another, with columns of zeros to the width of the widest."""
+    """Return matrices stacked, with columns of zeros to the width of the widest."""
     width = max(matrix.shape[1] for matrix in matrices)
     return torch.stack([functional.pad(m, (0, width - m.shape[1])) for m in matrices])
 
 
 STEP = 0.5
-"""Of the relaxed reflections (Elser, Rankenburg, Thibault 2007), β."""
+"""Step β of the relaxed reflections (Elser, Rankenburg, Thibault 2007)."""
 
-ELSEWHERE = 0.5
-"""Length of the random part of a start beside that of somebody else's mask."""
+RANDOM_PART = 0.5
+"""Length of the random part of a start, relative to that of an auxiliary individual's mask."""
 
 SHORTEST = 50
 """Iterations of the shortest runs."""
@@ -258,14 +239,11 @@ SHORTEST = 50
 HARVEST_EVERY = 4
 """Iterations between looks at what has been found."""
 
-PROMISING = 0.05
-"""Relative distance from the space at which a vector is polished."""
-
-RIGHT = 1e-3
-"""Relative distance from the space at which a polished vector is taken for an x_i."""
-
-REFINING = 3
-"""Times that masks and features follow from each other."""
-
 RIDGE = 1e-5
-"""Of the least squares in single precision, relative."""
+"""Relative ridge of the least squares in single precision."""
+
+WIDEST = 16
+"""Dimensions of the space of residuals up to which reflections find more than Newton's method."""
+
+SIDE_BY_SIDE = (2**16, 2**26)
+"""Numbers in the runs of victims side by side: what stays in a core's cache, and on a GPU."""

@@ -1,9 +1,9 @@
-"""What a known defense withholds of a layer's gradient, and what can be had in spite of it.
+"""Entries of a layer's gradient that a known defense withholds, and how to complete them.
 
 The gradient has rank B. So entries that were not sent follow from those that were, as long as every
 row and every column has some more than B of them (Candès, Recht 2009, Exact Matrix Completion via
-Convex Optimization), here by alternating least squares. Of columns that were not sent at all
-nothing follows: those features are predicted from the others, as D_aux has them.
+Convex Optimization), here by alternating least squares. Columns that were not sent at all cannot be
+completed: those entries of the features are predicted from the others by regression on D_aux.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from leakbench.attacks.linear_layers.demixing.mixture import Demixed
-from leakbench.attacks.linear_layers.demixing.sent import Sent
+from leakbench.attacks.linear_layers.demixing.observed_gradient import ObservedGradient
+from leakbench.attacks.linear_layers.demixing.recovered import RecoveredIndividuals
 from leakbench.attacks.linear_layers.head import Head, Layer
 
 
@@ -24,10 +24,10 @@ class Predictor:
     """h from its known entries, by least squares on D_aux: h = known · weights + offset.
 
     Attributes:
-        known: which entries are, shape (d,).
+        known: which entries are known, shape (d,).
         weights: shape (known, d).
         offset: shape (d,).
-        least, most: of each entry on D_aux, shape (d,).
+        least, most: range of each entry on D_aux, shape (d,).
     """
 
     known: Tensor
@@ -37,17 +37,17 @@ class Predictor:
     most: Tensor
 
     def head(self, head: Head) -> Head:
-        """Return the head that takes known entries only; what it makes of them is a guess."""
+        """Return the head as a function of known entries only, an approximation."""
         first = head.first
         weight = first.weight @ self.weights.mT
         bias = first.bias + first.weight @ self.offset
         return Head((replace(first, weight=weight, bias=bias), *head.layers[1:]))
 
-    def complete(self, found: Demixed) -> Demixed:
-        """Return individuals with all of h, of whom known entries were found."""
-        features = (found.features @ self.weights + self.offset).clamp(self.least, self.most)
-        features[:, self.known] = found.features
-        return replace(found, features=features)
+    def complete(self, individuals: RecoveredIndividuals) -> RecoveredIndividuals:
+        """Return individuals with all of h, where only known entries were recovered."""
+        features = (individuals.features @ self.weights + self.offset).clamp(self.least, self.most)
+        features[:, self.known] = individuals.features
+        return replace(individuals, features=features)
 
 
 def withheld_of(
@@ -55,11 +55,11 @@ def withheld_of(
 ) -> Tensor:
     """Return which entries of [W, b]'s gradient were not sent, shape (m, d + 1).
 
-    Where entries are left out one by one, at random, a column of which none was sent is that of a
-    feature that nobody has.
+    Where entries are left out independently at random, a column of which none was sent belongs to
+    an entry of h that is zero for all individuals.
 
     Args:
-        reliability: as a defense tells, see `Defense.reliability`.
+        reliability: weights that the defense gives entries, see `Defense.reliability`.
     """
     names = layer.names
     believed = {
@@ -76,8 +76,8 @@ def withheld_of(
     return torch.cat([weight, bias[:, None]], dim=1).to(layer.weight.device)
 
 
-def sent(gradient: Tensor, withheld: Tensor, individuals: int) -> Sent:
-    """Return a gradient, completed as far as what was sent tells.
+def completed(gradient: Tensor, withheld: Tensor, individuals: int) -> ObservedGradient:
+    """Return a gradient, completed as far as the entries that were sent allow.
 
     Args:
         gradient: of [W, b], rows of any scale, shape (m, d + 1).
@@ -85,20 +85,20 @@ def sent(gradient: Tensor, withheld: Tensor, individuals: int) -> Sent:
         individuals: B, the rank.
     """
     if not withheld.any():
-        return Sent.whole(gradient)
+        return ObservedGradient.whole(gradient)
     rank = min(individuals, *gradient.shape)
     rows, columns = _with_enough(~withheld, rank + SPARE)
-    # Without the bias there is no scale: as if nothing had been known of the defense.
+    # Without the bias there is no scale: go on as if the defense were unknown.
     if not (rows.any() and columns[-1]):
-        return Sent.whole(gradient)
+        return ObservedGradient.whole(gradient)
     some, known = gradient[rows][:, columns], ~withheld[rows][:, columns]
-    completed = completed_to_rank(some, known, rank)
-    misfit = (completed - some)[known].square().mean().sqrt()
+    filled = completed_to_rank(some, known, rank)
+    misfit = (filled - some)[known].square().mean().sqrt()
     if misfit > MISFIT * some[known].square().mean().sqrt():
-        return Sent.whole(gradient)
+        return ObservedGradient.whole(gradient)
     whole = torch.zeros_like(gradient)
-    whole[rows.nonzero(), columns.nonzero().mT] = completed
-    return Sent(whole, rows, columns[:-1], float(misfit))
+    whole[rows.nonzero(), columns.nonzero().mT] = filled
+    return ObservedGradient(whole, rows, columns[:-1], float(misfit))
 
 
 def completed_to_rank(matrix: Tensor, known: Tensor, rank: int) -> Tensor:
@@ -125,7 +125,7 @@ def completed_to_rank(matrix: Tensor, known: Tensor, rank: int) -> Tensor:
 
 
 def _completed(filled: Tensor, weights: Tensor, columns: Tensor) -> tuple[Tensor, float]:
-    """Return the matrix from a start, and its misfit on what is known."""
+    """Return the matrix from a start, and its misfit on known entries."""
     misfit = torch.inf
     for _ in range(ALTERNATIONS):
         rows = _fitted(filled, weights, columns)
@@ -138,7 +138,7 @@ def _completed(filled: Tensor, weights: Tensor, columns: Tensor) -> tuple[Tensor
 
 
 def predictor_of(features: Tensor, known: Tensor) -> Predictor:
-    """Return how D_aux's features follow from some of their entries.
+    """Return the least-squares prediction of D_aux's features from some of their entries.
 
     Args:
         features: of D_aux, shape (n, d).
@@ -157,7 +157,7 @@ def predictor_of(features: Tensor, known: Tensor) -> Predictor:
 
 
 def _with_enough(known: Tensor, least: int) -> tuple[Tensor, Tensor]:
-    """Return rows and columns each of which has so many known entries in the others."""
+    """Return rows and columns that have at least so many known entries in each other."""
     rows = torch.ones_like(known[:, 0])
     columns = torch.ones_like(known[0])
     while True:
@@ -185,28 +185,28 @@ def _fitted(matrix: Tensor, weights: Tensor, columns: Tensor) -> Tensor:
 
 
 OFTEN = 20
-"""Entries that would be sent of a column on average, if it were one like the others."""
+"""Expected number of sent entries from which a column without any is taken for zero."""
 
 SPARE = 4
-"""Known entries of a row or column besides as many as the rank."""
+"""Known entries that a row or column needs beyond the rank."""
 
 ALTERNATIONS = 300
-"""Of rows and columns, at most."""
+"""Most alternations between rows and columns."""
 
 ATTEMPTS = 4
-"""Starts of the completion, the first from an SVD."""
+"""Most starts of the completion, the first from an SVD."""
 
 ENOUGH = 1e-3
-"""Relative misfit that needs no other start."""
+"""Relative misfit at which no other start is tried."""
 
 MISFIT = 0.3
-"""Relative misfit from which on nothing was completed."""
+"""Relative misfit above which the completion has failed."""
 
 FITTED = 1e-7
 """Relative misfit that is rounding."""
 
 RIDGE = 1e-2
-"""Of the prediction from D_aux, relative."""
+"""Relative ridge of the prediction from D_aux."""
 
 TINY = 1e-9
-"""Of the least squares, relative."""
+"""Relative ridge of the alternating least squares."""

@@ -17,11 +17,10 @@ from leakbench.base.errors import UsageError
 from leakbench.base.plugins import build, parameters_of
 from leakbench.base.registry import ATTACKS
 from leakbench.base.seeds import digest, seed_for
-from leakbench.evaluation.measuring import infer
+from leakbench.evaluation.measuring import Exchange, infer
 from leakbench.evaluation.scoring import groupings_of, match_all, ordered_scores, score
 from leakbench.experiments.cell import Cell
-from leakbench.experiments.cell_defense import defense_of
-from leakbench.experiments.cell_knowledge import knowledge_of
+from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.metrics import estimates as metrics
 from leakbench.metrics.classification import balanced_accuracy
 from leakbench.metrics.estimates import Estimate
@@ -29,7 +28,6 @@ from leakbench.records.record import Metrics
 from leakbench.threat.attack import Attack, AttackResult, Progress, check_batch_size, check_grant
 from leakbench.threat.knowledge import Knowledge
 from leakbench.threat.observation import GroundTruth, Observation
-from leakbench.threat.server import granted
 from leakbench.threat.validation import check_results
 
 FEWEST = 5
@@ -131,14 +129,17 @@ def _attacked(
         cell = _cell(case, attack, some[0], sum(batch.size for batch in some))
         check_grant(attack, Knowledge.parse(cell.grant))
         check_batch_size(attack, some[0].size)
-        knowledge = knowledge_of(attack, cell)
+        exchange = Exchange.of(ResolvedCell.of(cell))
+        knowledge = exchange.knowledge
         if some[0].truth is None:
-            found, took = _of_unknown(case, attack, cell, some, compiling)
+            found, took = _of_unknown(case, attack, exchange, some, compiling)
             errors: Iterable[float] = []
         else:
             truths = [batch.truth for batch in some if batch.truth is not None]
             sent = [batch.update for batch in some if batch.update is not None]
-            answers = infer(attack, truths, cell, case.context, _silent, compiling, sent or None)
+            answers = infer(
+                attack, truths, exchange, case.context, _silent, compiling, sent or None
+            )
             found, took, errors = answers.results, answers.seconds, answers.changes
         for row, result in zip(rows, found, strict=True):
             results[row] = result
@@ -200,31 +201,26 @@ def _cell(case: Case, attack: Attack, batch: Batch, individuals: int) -> Cell:
 
 
 def _of_unknown(
-    case: Case, attack: Attack, cell: Cell, batches: Sequence[Batch], compiling: Compiling
+    case: Case, attack: Attack, exchange: Exchange, batches: Sequence[Batch], compiling: Compiling
 ) -> tuple[list[AttackResult], float]:
     """Show an attack updates of which nobody knows the truth; return its answers and seconds.
 
     Raises:
         UsageError: it needs to see more than updates, or its answer is malformed.
     """
-    knowledge = knowledge_of(attack, cell)
+    knowledge = exchange.knowledge
     beyond = knowledge & (Knowledge.LABELS | Knowledge.STATISTICS | Knowledge.OUTPUTS)
     if beyond:
         raise UsageError(
             f"attack {attack.name!r} needs to know {' and '.join(beyond.names())} of batches whose "
             f"truth is not given; give it, or choose parameters that need less"
         )
-    server = replace(
-        granted(case.context.server, knowledge, cell.mode),
-        learning_rate=cell.learning_rate,
-        defense=defense_of(cell) if Knowledge.DEFENSE in knowledge else None,
-        compiling=compiling,
-    )
+    server = exchange.server(case.context.server, compiling)
     observations = [
         Observation(
             batch_size=batch.size,
             # As the harness seeds it, so that to know the truth changes no answer.
-            seed=seed_for("attack", cell.attack, cell.batch_size, cell.seed, number),
+            seed=exchange.attack_seed(attack, number),
             update=batch.update if Knowledge.UPDATE in knowledge else None,
         )
         for number, batch in enumerate(batches)

@@ -1,1 +1,1 @@
-"""What everything else stands on: errors, files, seeds, registries, plugins, devices."""
+"""Foundations of all packages: errors, files, seeds, registry, plugins, cache, devices."""

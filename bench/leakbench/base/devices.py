@@ -1,18 +1,20 @@
-"""Devices and cores to compute on."""
+"""Choice of device, precision and number of workers; settings for reproducible computation."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from leakbench.base.choices import Precision
 from leakbench.base.errors import UsageError
 
 
 def check_precision(precision: Precision, device: str) -> None:
-    """Refuse a precision that a device does not have.
+    """Refuse a precision that the device does not support.
 
     Raises:
-        UsageError: names those that it has.
+        UsageError: names the supported ones.
     """
     if precision == "tf32" and not device.startswith("cuda"):
         raise UsageError(
@@ -21,10 +23,10 @@ def check_precision(precision: Precision, device: str) -> None:
 
 
 def chosen_device(name: str) -> str:
-    """Return the device to compute on; `auto` takes a GPU where there is one.
+    """Return the device to compute on; `auto` uses a GPU if there is one.
 
     Raises:
-        UsageError: it is not there.
+        UsageError: it is not available.
     """
     import torch
 
@@ -38,7 +40,7 @@ def chosen_device(name: str) -> str:
 
 
 def default_workers(device: str) -> int:
-    """Return how many workers there are by default: one a core, or one a GPU."""
+    """Return the default number of workers: one per core, or one per GPU."""
     if device == "cpu":
         return available_cores()
     if device == "cuda":
@@ -56,11 +58,26 @@ def available_cores() -> int:
 
 
 def compute_reproducibly() -> None:
-    """Let this process give numbers that do not depend on the run, with one thread."""
+    """Set PyTorch to one thread and deterministic algorithms in this process."""
     import torch
 
     torch.set_num_threads(1)
-    # No reduced precision, no choice by timing.
+    # No reduced precision, no choice of algorithms by timing.
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
+
+
+@contextmanager
+def computing_reproducibly() -> Iterator[None]:
+    """Compute as `compute_reproducibly` says for a while; afterwards as before."""
+    import torch
+
+    threads, cudnn = torch.get_num_threads(), torch.backends.cudnn
+    before = cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic
+    compute_reproducibly()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic = before

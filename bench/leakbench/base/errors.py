@@ -1,10 +1,10 @@
-"""The one exception whose message is meant for the user."""
+"""The exception for errors that the user can correct."""
 
 from __future__ import annotations
 
 
 class UsageError(Exception):
-    """Something the user can put right: one sentence that names the thing and the way out.
+    """An error that the user can correct: one sentence that names the fault and what to do.
 
     The command line prints it without a traceback and exits with code 2.
     """

@@ -8,7 +8,7 @@ import pandas as pd
 
 
 def markdown_table(rows: Sequence[Sequence[str]], columns: Sequence[str]) -> str:
-    """Return a Markdown table; what would end a place or a line does not."""
-    inside = [[" ".join(text.replace("|", "\\|").split()) for text in row] for row in rows]
-    frame = pd.DataFrame(inside, columns=pd.Index(columns), dtype=str)
+    """Return a Markdown table, with `|` escaped and line breaks in cells replaced by spaces."""
+    cells = [[" ".join(text.replace("|", "\\|").split()) for text in row] for row in rows]
+    frame = pd.DataFrame(cells, columns=pd.Index(columns), dtype=str)
     return str(frame.to_markdown(index=False, disable_numparse=True))

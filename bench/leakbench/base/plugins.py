@@ -66,8 +66,12 @@ class FlatParameters:
     """
 
     @classmethod
-    def flat_names(cls) -> list[str]:
-        """Return the names of all parameters, those of the plugins that it holds included."""
+    def flat_names(cls, given: Mapping[str, Any]) -> list[str]:
+        """Return the names of all parameters, those of the plugins that it holds included.
+
+        Args:
+            given: some of the parameters, which may choose the plugins that it holds.
+        """
         raise NotImplementedError
 
     @classmethod
@@ -91,7 +95,7 @@ def build(registry: Registry, name: str, parameters: Mapping[str, Any]) -> Any:
         UsageError: the plugin, or one of the parameters, is unknown, or a value does not fit.
     """
     plugin = registry.get(name)
-    known = parameter_names(plugin)
+    known = parameter_names(plugin, parameters)
     for parameter, value in parameters.items():
         if parameter not in known:
             raise UsageError(
@@ -113,10 +117,14 @@ def _adapter(plugin: type) -> TypeAdapter[Any]:
     return TypeAdapter(plugin)
 
 
-def parameter_names(plugin: Any) -> list[str]:
-    """Return the names of the parameters that a plugin takes, in their order."""
+def parameter_names(plugin: Any, given: Mapping[str, Any] | None = None) -> list[str]:
+    """Return the names of the parameters that a plugin takes, in their order.
+
+    Args:
+        given: some of its parameters, where they decide which others there are.
+    """
     if issubclass(plugin, FlatParameters):
-        names: list[str] = plugin.flat_names()
+        names: list[str] = plugin.flat_names(given or {})
         return names
     return [each.name for each in dataclasses.fields(plugin)]
 

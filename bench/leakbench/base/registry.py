@@ -8,10 +8,10 @@ A plugin registers itself with a decorator on its class::
 
 Plugins of this project are the modules at the top of `leakbench.attacks`, `leakbench.baselines`,
 `leakbench.datasets`, `leakbench.federation.models` and `leakbench.federation.defenses`; they are
-imported at the first look-up. An outside package names its plugins in entry points of the group
+imported at the first look-up. An outside package declares its plugins as entry points of the group
 `leakbench.attacks` (`leakbench.datasets`, `leakbench.models`, `leakbench.defenses`); they are
-imported only when their name is asked for, or listed. A plugin that cannot be imported, or takes a
-name that another has, is refused in one sentence; all others can be used.
+imported only when their name is used or listed. A plugin that cannot be imported, or has the name
+of another, is refused with one sentence; all others can be used.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class Registry:
     """Plugins of one kind by name.
 
     Args:
-        kind: what it holds, in the singular, as error messages name it.
-        packages: our own packages or modules whose import registers their plugins.
+        kind: the kind of plugin, in the singular, for error messages.
+        packages: packages of this project whose modules register their plugins when imported.
         group: the entry-point group of outside plugins.
 
     Attributes:
-        broken: our own modules that could not be imported → what is wrong with each.
+        broken: modules of this project that could not be imported → the error of each.
     """
 
     def __init__(self, kind: str, packages: Iterable[str], group: str) -> None:
@@ -50,8 +50,8 @@ class Registry:
         self._packages = tuple(packages)
         self._group = group
         self._plugins: dict[str, type] = {}
-        self._from_outside: set[str] = set()
-        self._contested: dict[str, str] = {}
+        self._loaded_from_outside: set[str] = set()
+        self._conflicts: dict[str, str] = {}
         self._imported = self._importing = False
         self.broken: dict[str, str] = {}
 
@@ -65,14 +65,14 @@ class Registry:
         def decorate(plugin: Plugin) -> Plugin:
             present = self._plugins.get(name)
             if present is not None and _path(present) != _path(plugin):
-                twice = (
+                conflict = (
                     f"{self.kind} {name!r} is registered twice, by {_path(present)} and "
                     f"{_path(plugin)}; rename one of them"
                 )
                 if self._importing:
-                    # Of two of our own neither may have it: which came first says nothing.
-                    self._contested[name] = twice
-                raise UsageError(twice)
+                    # Neither may have the name: the order of import is arbitrary.
+                    self._conflicts[name] = conflict
+                raise UsageError(conflict)
             plugin.name = name  # type: ignore[attr-defined]
             self._plugins[name] = plugin
             return plugin
@@ -86,13 +86,13 @@ class Registry:
         return sorted(name for name in known if fnmatchcase(name, pattern))
 
     def own(self) -> list[str]:
-        """Return the names of our own plugins that can be used, sorted."""
+        """Return the names of this project's plugins that can be used, sorted."""
         self._import_own()
-        ours = set(self._plugins) - self._from_outside
+        ours = set(self._plugins) - self._loaded_from_outside
         return sorted(name for name in ours if self._fault(name) is None)
 
     def is_outside(self, name: str) -> bool:
-        """Whether `name` comes from an outside package that has not been imported yet."""
+        """Return whether `name` comes from an outside package that has not been imported yet."""
         self._import_own()
         return name not in self._plugins and name in self._outside()
 
@@ -118,7 +118,7 @@ class Registry:
 
     @cached_property
     def _points(self) -> tuple[EntryPoint, ...]:
-        """The entry points of outside packages; looking for them reads every installed package."""
+        """The entry points of outside packages; finding them reads every installed package."""
         return tuple(entry_points(group=self._group))
 
     def _outside(self) -> dict[str, EntryPoint]:
@@ -130,33 +130,33 @@ class Registry:
         except (Exception, SystemExit) as error:
             raise UsageError(
                 f"{self.kind} {point.name!r} of package {_package(point)} cannot be imported "
-                f"({_what(error)}); mend or uninstall it"
+                f"({_summary(error)}); fix or uninstall it"
             ) from error
         if not isinstance(plugin, type) or self._plugins.get(point.name) is not plugin:
             raise UsageError(
-                f"entry point {point.name!r} of package {_package(point)} does not lead to a class "
+                f"entry point {point.name!r} of package {_package(point)} does not name a class "
                 f"registered as {self.kind} {point.name!r}; put the register decorator on it"
             )
-        self._from_outside.add(point.name)
+        self._loaded_from_outside.add(point.name)
 
     def _fault(self, name: str) -> str | None:
-        """Return why nobody may have a name: two claim it, or its module is not whole."""
-        if name in self._contested:
-            return self._contested[name]
+        """Return why a name cannot be used: two plugins have it, or its module is broken."""
+        if name in self._conflicts:
+            return self._conflicts[name]
         plugin = self._plugins.get(name)
         if plugin is not None and plugin.__module__ in self.broken:
             return self.broken[plugin.__module__]
-        givers = {
+        providers = {
             point.value: f"package {_package(point)}"
             for point in self._points
             if point.name == name
         }
-        if plugin is not None and name not in self._from_outside:
-            givers.setdefault(f"{plugin.__module__}:{plugin.__qualname__}", _path(plugin))
-        if len(givers) < 2:
+        if plugin is not None and name not in self._loaded_from_outside:
+            providers.setdefault(f"{plugin.__module__}:{plugin.__qualname__}", _path(plugin))
+        if len(providers) < 2:
             return None
         return (
-            f"{self.kind} {name!r} is registered twice, by {' and by '.join(givers.values())}; "
+            f"{self.kind} {name!r} is registered twice, by {' and by '.join(providers.values())}; "
             f"rename one of them or uninstall its package"
         )
 
@@ -172,24 +172,24 @@ class Registry:
         self._importing = False
 
     def _import(self, module: str) -> None:
-        """Import one of our own modules; if that fails, the others can be used all the same."""
+        """Import a module of this project; if that fails, the others can still be used."""
         try:
             importlib.import_module(module)
         except UsageError as error:
             self.broken[module] = str(error)
         except (Exception, SystemExit) as error:
             self.broken[module] = (
-                f"{module} cannot be imported ({_what(error)}; {_where(error)}); mend that, or "
-                f"remove {_file(module)}"
+                f"{module} cannot be imported ({_summary(error)}; {_location(error)}); "
+                f"fix that, or remove {_file(module)}"
             )
 
 
-def _what(error: BaseException) -> str:
+def _summary(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def _where(error: BaseException) -> str:
-    """Return where an error was raised, or which line is no Python: not always in the module."""
+def _location(error: BaseException) -> str:
+    """Return file and line of an error; of a syntax error, the line that is not valid."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}, line {error.lineno}"
     frame = traceback.extract_tb(error.__traceback__)[-1]

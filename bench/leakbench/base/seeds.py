@@ -1,4 +1,4 @@
-"""Seeds derived from what they are for, so that any part can be run alone with the same numbers."""
+"""Seeds hashed from what they are used for, so that any part run alone gives the same numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An attack on trial: what it is shown, and how its answers are compared."""
+"""An attack under test: what it observes, and how its results are compared."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from leakbench.threat.observation import Observation, observe
 from leakbench.threat.server import Server, granted
 
 Shown = tuple[Server, list[Observation]]
-"""What an attack gets to see."""
+"""What an attack observes."""
 
 
 @dataclass(frozen=True)
 class AttackTrial(Trial):
-    """An attack and what it is tried on.
+    """An attack and what it is checked on.
 
     Attributes:
         device: where the server's tensors are.
@@ -54,11 +54,11 @@ class AttackTrial(Trial):
         return min(3, self.plugin.largest_batch or 3)
 
     def shown(self, batch_size: int, everything: bool = False) -> Shown:
-        """Return what the attack sees of two victim batches.
+        """Return what the attack observes of two victim batches.
 
         Args:
             batch_size: B.
-            everything: whether it is shown all that there is, not what it declares to need.
+            everything: whether it is granted all knowledge instead of what it declares.
         """
         context, model = self.context, self.context.server.model
         assert model is not None
@@ -86,11 +86,11 @@ class AttackTrial(Trial):
         return server, observations
 
     def infer(self, server: Server, observations: Sequence[Observation]) -> list[AttackResult]:
-        """Return what the attack answers."""
+        """Return the attack's results."""
         return self.attack.infer(server, observations, lambda _: None)
 
     def answers(self) -> list[AttackResult]:
-        """Return what it answers to two batches that it is shown anew."""
+        """Return its results for two batches, observed anew."""
         return self.infer(*self.shown(self.batch_size))
 
 

@@ -1,4 +1,4 @@
-"""What every attack and control must do."""
+"""Checks of attacks and controls."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from leakbench.conformance.declarations import DECLARATIONS, refuse_empty
 from leakbench.conformance.global_state import fingerprints, refuse_moved, seeded
 from leakbench.evaluation.measuring import measure
 from leakbench.experiments.cell import Cell
+from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.records.record import Record
 from leakbench.threat.attack import AttackResult
 from leakbench.threat.knowledge import Knowledge
@@ -49,7 +50,7 @@ def has_presets_that_can_be_built(trial: AttackTrial) -> None:
 
 
 def declares_what_a_server_can_know(trial: AttackTrial) -> None:
-    """`needs` and `optional_knowledge` are `Knowledge`; true features are for controls."""
+    """`required_knowledge` and `optional_knowledge` are `Knowledge`; features are for controls."""
     for attribute in ("required_knowledge", "optional_knowledge"):
         knowledge = getattr(trial.attack, attribute)
         if not isinstance(knowledge, Knowledge):
@@ -120,9 +121,9 @@ def tells_its_progress(trial: AttackTrial) -> None:
     server, observations = trial.shown(trial.batch_size)
     trial.attack.infer(server, observations, shares.append)
     if not shares or abs(shares[-1] - 1) > 1e-6 or shares != sorted(shares):
-        told = ", ".join(f"{share:g}" for share in shares[:5]) or "nothing"
+        reported = ", ".join(f"{share:g}" for share in shares[:5]) or "nothing"
         raise FindingError(
-            f"{trial} tells its progress as {told}{', …' if len(shares) > 5 else ''}; call "
+            f"{trial} tells its progress as {reported}{', …' if len(shares) > 5 else ''}; call "
             f"`progress` with shares that never fall and end with 1"
         )
 
@@ -158,7 +159,7 @@ def draws_from_the_seed_it_is_given(trial: AttackTrial) -> None:
 
 
 def leaves_global_generators_alone(trial: AttackTrial) -> None:
-    """What is drawn elsewhere does not depend on which attacks ran before."""
+    """Random numbers elsewhere do not depend on which attacks ran before."""
     before = fingerprints()
     trial.answers()
     refuse_moved(trial, before, "`torch.Generator().manual_seed(observation.seed)`")
@@ -195,7 +196,7 @@ def leaves_what_it_is_given_as_it_was(trial: AttackTrial) -> None:
 
 
 def uses_only_what_it_declares(trial: AttackTrial) -> None:
-    """More knowledge than `needs` says changes nothing."""
+    """More knowledge than `required_knowledge` changes nothing."""
     needed = trial.infer(*trial.shown(trial.batch_size))
     generous = trial.infer(*trial.shown(trial.batch_size, everything=True))
     _refuse_different(
@@ -209,7 +210,7 @@ def uses_only_what_it_declares(trial: AttackTrial) -> None:
 
 
 def answers_to_an_update_that_says_nothing(trial: AttackTrial) -> None:
-    """Clients may send zeros, or what has overflowed; that is one victim's bad luck, no error."""
+    """Clients may send zeros or overflowed numbers, which is no error of the cell."""
     server, observations = trial.shown(trial.batch_size)
     if Knowledge.UPDATE not in trial.attack.required_knowledge:
         raise NotCheckedError("it sees no update")
@@ -225,7 +226,7 @@ def answers_to_an_update_that_says_nothing(trial: AttackTrial) -> None:
         except Exception as error:
             raise FindingError(
                 f"{trial} raises {type(error).__name__} for an update that is all {what}; return "
-                f"`linear_layers.auxiliary_fallback.without_update(…)`, which says `diverged`"
+                f"`linear_layers.auxiliary_fallback.auxiliary_result(…)`, which says `diverged`"
             ) from error
         try:
             check_results(trial.name, answers, spoilt, server)
@@ -252,7 +253,7 @@ def can_be_measured(trial: AttackTrial) -> None:
             "grant": trial.attack.required_knowledge.names(),
         }
     )
-    record = measure(cell, context, lambda _: None, compiling="off")
+    record = measure(ResolvedCell.of(cell), context, lambda _: None, compiling="off")
     text = record.model_dump_json()
     try:
         again = Record.model_validate_json(text).model_dump_json()

@@ -1,4 +1,4 @@
-"""A check: a rule for plugins of one kind, which a plugin keeps or breaks."""
+"""A check: a rule that a plugin of some kind keeps or breaks."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from leakbench.base.devices import computing_reproducibly
 from leakbench.base.errors import UsageError
 from leakbench.base.plugins import build
 from leakbench.base.registry import Registry
@@ -20,7 +21,7 @@ class FindingError(UsageError):
 
 
 class NotCheckedError(Exception):
-    """Why a check can say nothing here, a few words."""
+    """Why a check does not apply here."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Check:
 
 
 def checks(*functions: Callable[[Any], None]) -> tuple[Check, ...]:
-    """Return checks that are called what their functions are."""
+    """Return checks named after their functions."""
     return tuple(Check(each.__name__.replace("_", " "), each) for each in functions)
 
 
@@ -80,12 +81,12 @@ class Trial:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one check.
+    """The result of one check.
 
     Attributes:
         check: its name.
-        finding: what is wrong, one sentence; empty where nothing is.
-        unchecked: why nothing could be said; empty where something could.
+        finding: what is wrong, one sentence; empty if nothing is.
+        unchecked: why the check does not apply; empty where it does.
     """
 
     check: str
@@ -94,9 +95,15 @@ class Outcome:
 
 
 def outcome_of(check: Check, trial: Trial) -> Outcome:
-    """Run a check; whatever the plugin raises is a finding."""
+    """Run a check; whatever the plugin raises is a finding.
+
+    It computes as the workers that run cells do, with one thread: with several, sums depend on how
+    they are divided among threads, and steps of an optimiser multiply the rounding until an answer
+    differs that depends on nothing it should not.
+    """
     try:
-        check.run(trial)
+        with computing_reproducibly():
+            check.run(trial)
     except NotCheckedError as why:
         return Outcome(check.name, unchecked=str(why))
     except UsageError as error:
@@ -112,5 +119,6 @@ def _raised(error: Exception, trial: Trial) -> str:
     own = [frame for frame in frames if Path(frame.filename) == trial.file] or frames
     what = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
     where = f"{own[-1].filename}, line {own[-1].lineno}"
-    hint = "; what `needs` does not name is None" if trial.registry.kind == "attack" else ""
+    of_attacks = "; what `required_knowledge` does not name is None"
+    hint = of_attacks if trial.registry.kind == "attack" else ""
     return f"{trial} raised {what} ({where}{hint}); mend that line, or refuse with a UsageError"

@@ -1,4 +1,4 @@
-"""A client with a small model and made-up images, on which a defense can be tried."""
+"""A client with a small model and random images, on which a defense can be tried."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def small_model(**parameters: Any) -> SharedModel:
 
 
 def client(individuals: int, seed: int = 0, **parameters: Any) -> Client:
-    """Return a client with as many individuals, whose generator begins with a seed.
+    """Return a client of so many individuals, with a seeded generator.
 
     Args:
         parameters: of its model.

@@ -1,4 +1,4 @@
-"""What `leakbench datasets check` prints: what a data set holds, and whether it is usable."""
+"""Describe what a data set holds and whether it is usable: `leakbench datasets check`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PREFIX = "dataset."
 
 
 def checked(name: str, settings: Sequence[str], data_root: Path | None) -> str:
-    """Load a data set, every image decoded, and return what was found.
+    """Load a data set, decode every image, and return a description.
 
     Args:
         name: a registered data set.

@@ -1,4 +1,4 @@
-"""What every data set must do."""
+"""Checks of data sets."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from leakbench.data.dataset import DataSet, Individuals
 from leakbench.data.split import split_individuals, task_attributes
 
 SIZE = 32
-"""Pixels at which most is tried."""
+"""Image size of most checks, in pixels."""
 
 
 @dataclass(frozen=True)
 class DatasetTrial(Trial):
-    """A data set and where it lies.
+    """A data set and the folder of its files.
 
     Attributes:
         data_root: folder of the data sets; None where there is none.
@@ -38,14 +38,14 @@ class DatasetTrial(Trial):
         return self.built  # type: ignore[no-any-return]
 
     def load(self, size: int = SIZE) -> Individuals:
-        """Load it anew.
+        """Load it again.
 
         Raises:
-            NotCheckedError: its data are not there.
+            NotCheckedError: its files are missing.
         """
         folder = self.dataset.folder
         if folder is not None and not (self.data_root and (self.data_root / folder).is_dir()):
-            raise NotCheckedError(f"its folder {folder}/ is not there; pass --data-root DIR")
+            raise NotCheckedError(f"its folder {folder}/ is missing; pass --data-root DIR")
         return self.dataset.load(self.data_root, size)
 
     @cached_property
@@ -87,7 +87,7 @@ def has_images_of_the_size_asked_for(trial: DatasetTrial) -> None:
             )
 
 
-def has_attributes_of_everybody(trial: DatasetTrial) -> None:
+def has_attributes_of_every_individual(trial: DatasetTrial) -> None:
     """Booleans of shape (n,), and an integer for each identity."""
     individuals = trial.individuals
     count = len(individuals.images)
@@ -106,7 +106,7 @@ def has_attributes_of_everybody(trial: DatasetTrial) -> None:
 
 
 def has_a_property_that_can_be_asked_about(trial: DatasetTrial) -> None:
-    """At least one of its properties is both present and absent."""
+    """At least one of its properties is present in some individuals and absent in others."""
     found = trial.individuals.attributes
     both = [
         name
@@ -116,7 +116,7 @@ def has_a_property_that_can_be_asked_about(trial: DatasetTrial) -> None:
     if not both:
         raise FindingError(
             f"{trial} has no property of {', '.join(trial.plugin.properties)} that some of its "
-            f"individuals have and others not; label one"
+            f"individuals have and others do not; label one"
         )
 
 
@@ -126,19 +126,19 @@ def has_main_tasks_of_its_attributes(trial: DatasetTrial) -> None:
         for attribute in task_attributes(task):
             if attribute not in trial.individuals.attributes:
                 raise FindingError(
-                    f"{trial} has a main task {name!r} of an attribute {attribute!r} that it has "
-                    f"not; return that attribute too, or leave the task out"
+                    f"{trial} has a main task {name!r} of an attribute {attribute!r} that it "
+                    f"lacks; return that attribute too, or leave the task out"
                 )
 
 
 def can_be_divided(trial: DatasetTrial) -> None:
-    """There are people enough for clients, D_aux and victims."""
+    """It has enough individuals for clients, D_aux and victims."""
     tasks = trial.dataset.main_tasks()
     split_individuals(trial.individuals, next(iter(tasks.values()), "identity"), 2, 0.45, 0.15, 0)
 
 
 def loads_the_same_twice(trial: DatasetTrial) -> None:
-    """The same bits, the same fingerprint, whatever the global generators."""
+    """Images, labels and fingerprint are equal, whatever the global generators."""
     with seeded(1):
         first = trial.load()
     with seeded(2):
@@ -159,7 +159,7 @@ def loads_the_same_twice(trial: DatasetTrial) -> None:
 
 
 def has_a_fingerprint(trial: DatasetTrial) -> None:
-    """A record says by it which data were measured."""
+    """A record names the measured data by it."""
     fingerprint = trial.individuals.fingerprint
     if not isinstance(fingerprint, str) or not fingerprint:
         raise FindingError(
@@ -169,14 +169,14 @@ def has_a_fingerprint(trial: DatasetTrial) -> None:
 
 
 def leaves_global_generators_alone(trial: DatasetTrial) -> None:
-    """What is drawn elsewhere does not depend on which data were loaded."""
+    """Random numbers elsewhere do not depend on which data were loaded."""
     before = fingerprints()
     trial.load()
     refuse_moved(trial, before, "`np.random.default_rng(SEED)`")
 
 
 def refuses_an_empty_folder_in_one_sentence(trial: DatasetTrial) -> None:
-    """Who has unpacked nothing, or elsewhere, is told what is missing."""
+    """The error names the file that is missing."""
     if trial.dataset.folder is None:
         raise NotCheckedError("it is embedded")
     with tempfile.TemporaryDirectory() as folder:
@@ -190,7 +190,9 @@ def refuses_an_empty_folder_in_one_sentence(trial: DatasetTrial) -> None:
                 f"{trial} raises {type(error).__name__} where its folder is empty; raise a "
                 f"`UsageError` that names the missing file"
             ) from error
-    raise FindingError(f"{trial} loads an empty folder; raise a `UsageError` that names what lacks")
+    raise FindingError(
+        f"{trial} loads an empty folder; raise a `UsageError` that names what is missing"
+    )
 
 
 DATASET_CHECKS = (
@@ -198,7 +200,7 @@ DATASET_CHECKS = (
     *checks(
         describes_itself,
         has_images_of_the_size_asked_for,
-        has_attributes_of_everybody,
+        has_attributes_of_every_individual,
         has_a_property_that_can_be_asked_about,
         has_main_tasks_of_its_attributes,
         can_be_divided,

@@ -1,4 +1,4 @@
-"""What all plugins have in common: a frozen dataclass that documents its parameters."""
+"""Checks that all kinds share: a plugin is a frozen dataclass that documents its parameters."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def is_a_frozen_dataclass(trial: Trial) -> None:
 
 
 def documents_every_parameter(trial: Trial) -> None:
-    """`leakbench show` has nothing but the docstring to explain a parameter with."""
+    """`leakbench show` explains parameters by the docstring."""
     plugin = trial.plugin
     text = vars(plugin).get("__doc__") or ""
-    # A dataclass without a docstring gets its signature for one.
+    # The docstring of a dataclass that has none is its signature.
     if not text.strip() or text.startswith(f"{plugin.__name__}("):
         raise FindingError(f"{trial} has no docstring; say what it does, in a sentence or more")
     for field in fields(plugin):
@@ -60,8 +60,8 @@ def has_parameters_that_a_record_can_hold(trial: Trial) -> None:
         ) from None
     if again != trial.built:
         raise FindingError(
-            f"{trial} becomes another when it is built from its own parameters as JSON; annotate "
-            f"its fields with the types that they have"
+            f"{trial} differs after it is built from its own parameters as JSON; annotate its "
+            f"fields with the types that they have"
         )
 
 

@@ -8,21 +8,21 @@ from leakbench.base.registry import ATTACKS, DEFENSES
 from leakbench.conformance.attack_trial import AttackTrial
 from leakbench.conformance.check import Check, FindingError, NotCheckedError
 from leakbench.conformance.defenses import DefenseTrial
-from leakbench.evaluation.measuring import infer, victim_batches
+from leakbench.evaluation.measuring import Exchange, infer, victim_batches
 from leakbench.experiments.cell import Cell
-from leakbench.experiments.cell_defense import individuals_in_update
+from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.threat.knowledge import Knowledge
 
 
 def under(attack: AttackTrial, defense: DefenseTrial, adaptive: bool) -> None:
-    """Let an attack answer for two updates that are defended.
+    """Run an attack on two defended updates.
 
     Args:
         adaptive: whether it is granted the defense.
 
     Raises:
-        FindingError: it does not, or not with as many rows as individuals stand behind an update.
-        NotCheckedError: it is not defined for as many.
+        FindingError: it fails, or returns another number of rows than the update has individuals.
+        NotCheckedError: it is not defined for so many individuals.
     """
     context = attack.context
     needs = attack.attack.required_knowledge
@@ -38,13 +38,14 @@ def under(attack: AttackTrial, defense: DefenseTrial, adaptive: bool) -> None:
             "defense_parameters": parameters_of(defense.defense),
         }
     )
-    together = individuals_in_update(cell)
+    resolved = ResolvedCell(cell, attack.attack, defense.defense)
+    together = resolved.individuals_in_update
     if together > (attack.plugin.largest_batch or together):
         raise NotCheckedError(f"{attack.name} is defined up to B = {attack.plugin.largest_batch}")
     truths = victim_batches(context, together, 2 * together)
     try:
         # The harness refuses other rows than there are individuals.
-        infer(attack.attack, truths, cell, context, lambda _: None, compiling="off")
+        infer(attack.attack, truths, Exchange.of(resolved), context, lambda _: None, "off")
     except UsageError as error:
         knowing = "knowing it" if adaptive else "not knowing of it"
         raise FindingError(f"under defense {defense.name!r}, {knowing}: {error}") from None

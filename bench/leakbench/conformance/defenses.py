@@ -1,4 +1,4 @@
-"""What every defense must do by itself; what it does to attacks is in `defended`."""
+"""Checks of defenses by themselves; `defended` checks attacks under them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from leakbench.federation.client import Client, Update, gradient
 from leakbench.federation.defense import Defense, Stage
 
 INDIVIDUALS = 4
-"""Of the client on which most is tried."""
+"""Batch size of the client in most checks."""
 
 
 @dataclass(frozen=True)
 class DefenseTrial(Trial):
-    """A defense and where it is tried.
+    """A defense and the device of its client.
 
     Attributes:
         device: where the client computes.
@@ -55,7 +55,7 @@ class DefenseTrial(Trial):
 
 
 def has_a_reference_and_a_stage(trial: DefenseTrial) -> None:
-    """A reader needs the publication; who composes defenses, their order."""
+    """A reader needs the publication, a composition the order of its defenses."""
     refuse_empty(trial, "reference")
     if not isinstance(trial.plugin.stage, Stage):
         raise FindingError(
@@ -64,7 +64,7 @@ def has_a_reference_and_a_stage(trial: DefenseTrial) -> None:
 
 
 def sends_the_same_for_the_same_generator(trial: DefenseTrial) -> None:
-    """All that a client draws, it draws from its generator."""
+    """A client takes all its random numbers from its generator."""
     with seeded(1):
         first = trial.update(trial.client(seed=5))
     with seeded(2):
@@ -77,14 +77,14 @@ def sends_the_same_for_the_same_generator(trial: DefenseTrial) -> None:
 
 
 def leaves_global_generators_alone(trial: DefenseTrial) -> None:
-    """What is drawn elsewhere does not depend on which defense there is."""
+    """Random numbers elsewhere do not depend on the defense."""
     of, before = trial.client(), fingerprints()
     trial.update(of)
     refuse_moved(trial, before, "`client.generator`")
 
 
 def sends_something_for_every_parameter(trial: DefenseTrial) -> None:
-    """An update has the parameters' names, in their order, shapes and types; finite numbers."""
+    """An update has the parameters' names, order, shapes and types, and is finite."""
     for individuals in (2, 6):
         of = trial.client(individuals)
         update = trial.update(of)
@@ -139,7 +139,7 @@ def leaves_the_client_as_it_was(trial: DefenseTrial) -> None:
 
 
 def lets_a_model_be_trained(trial: DefenseTrial) -> None:
-    """Utility is that of a model trained under what one client does by itself."""
+    """Utility is measured on a model trained under the part that one client does."""
     own = trial.defense.client_part()
     if own is None:
         return
@@ -156,15 +156,15 @@ def lets_a_model_be_trained(trial: DefenseTrial) -> None:
         )
 
 
-def trusts_entries_by_factors(trial: DefenseTrial) -> None:
-    """`reliability` says of entries how far they are to be believed, from 0 to 1."""
+def has_reliabilities_from_0_to_1(trial: DefenseTrial) -> None:
+    """`reliability` weighs the entries of an update by factors from 0 to 1."""
     update = trial.update(trial.client())
     for name, factor in trial.defense.reliability(update, INDIVIDUALS).items():
         fits = name in update and _broadcasts(factor, update[name])
         if not fits or bool(((factor < 0) | (factor > 1) | factor.isnan()).any()):
             raise FindingError(
-                f"{trial} trusts {name} by what is no factor for it; return numbers in [0, 1] of "
-                f"as many axes as the parameter has, which broadcast to its shape"
+                f"{trial} has a reliability of {name} that is no factor for it; return numbers "
+                f"in [0, 1] of as many axes as the parameter has, which broadcast to its shape"
             )
 
 
@@ -173,8 +173,8 @@ def _broadcasts(factor: Tensor, value: Tensor) -> bool:
     return factor.ndim == value.ndim and all(a in (1, b) for a, b in axes)
 
 
-def has_surrogates_that_treat_runs_apart(trial: DefenseTrial) -> None:
-    """What an adaptive attacker differentiates answers for each run what it would alone."""
+def has_surrogates_that_do_not_mix_runs(trial: DefenseTrial) -> None:
+    """The surrogate of several runs is that of each run alone."""
     for of in ("surrogate", "surrogate_of_individuals"):
         surrogate, runs = getattr(trial.defense, of), _runs(trial)
         together = surrogate(runs)
@@ -189,7 +189,7 @@ def has_surrogates_that_treat_runs_apart(trial: DefenseTrial) -> None:
 
 
 def has_surrogates_that_can_be_differentiated(trial: DefenseTrial) -> None:
-    """An adaptive attacker follows their slopes."""
+    """An adaptive attack follows their gradients."""
     for of in ("surrogate", "surrogate_of_individuals"):
         runs = _runs(trial)
         total = torch.stack(
@@ -202,8 +202,8 @@ def has_surrogates_that_can_be_differentiated(trial: DefenseTrial) -> None:
         )
         if any(slope is None or not bool(slope.isfinite().all()) for slope in slopes):
             raise FindingError(
-                f"{trial} has a `{of}` without finite slopes; make it of differentiable functions, "
-                f"and keep square roots and divisions away from zero"
+                f"{trial} has a `{of}` without finite gradients; make it of differentiable "
+                f"functions, and keep square roots and divisions away from zero"
             )
 
 
@@ -214,7 +214,7 @@ def _runs(trial: DefenseTrial) -> Mapping[str, Tensor]:
 
 
 def protects_victims_of_a_trained_model(trial: DefenseTrial) -> None:
-    """On the model that is attacked, and real victims, it sends finite numbers too."""
+    """It sends finite numbers for the trained model and real victims too."""
     context = prepared_with({}, trial.device)
     assert context.server.model is not None
     truth = victim_batches(context, INDIVIDUALS, INDIVIDUALS)[0]
@@ -237,8 +237,8 @@ DEFENSE_CHECKS = (
         sends_something_for_every_parameter,
         leaves_the_client_as_it_was,
         lets_a_model_be_trained,
-        trusts_entries_by_factors,
-        has_surrogates_that_treat_runs_apart,
+        has_reliabilities_from_0_to_1,
+        has_surrogates_that_do_not_mix_runs,
         has_surrogates_that_can_be_differentiated,
         protects_victims_of_a_trained_model,
     ),

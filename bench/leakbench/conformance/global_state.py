@@ -1,4 +1,4 @@
-"""The global random generators, which belong to nobody."""
+"""The global random generators, which plugins must not use."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from leakbench.conformance.check import FindingError, Trial
 
 
 def fingerprints() -> dict[str, Any]:
-    """Return what the state of each global generator is, by the name of its library."""
+    """Return the state of each global generator by the name of its library."""
     numpy: Any = np.random.get_state(legacy=True)  # noqa: NPY002
     return {
         "random": random.getstate(),
@@ -25,7 +25,7 @@ def fingerprints() -> dict[str, Any]:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Let all global generators begin with a seed, and afterwards be what they were before."""
+    """Seed all global generators, and restore their states afterwards."""
     before = random.getstate(), np.random.get_state(legacy=True)  # noqa: NPY002
     with torch.random.fork_rng():
         random.seed(seed)

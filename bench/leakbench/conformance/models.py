@@ -1,4 +1,4 @@
-"""What every shared model must do."""
+"""Checks of shared models."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CLASSES, SIZE, INDIVIDUALS = 8, 32, 3
 
 @dataclass(frozen=True)
 class ModelTrial(Trial):
-    """A model and where it is tried.
+    """A model and its device.
 
     Attributes:
         device: where it computes.
@@ -44,7 +44,7 @@ class ModelTrial(Trial):
         return model.to(self.device).eval()
 
     def images(self, size: int = SIZE) -> Tensor:
-        """Return made-up images, always the same."""
+        """Return random images, always the same."""
         draw = torch.Generator().manual_seed(0)
         return torch.rand(INDIVIDUALS, 3, size, size, generator=draw).to(self.device)
 
@@ -55,12 +55,12 @@ class ModelTrial(Trial):
 
 
 def has_a_reference_and_splits(trial: ModelTrial) -> None:
-    """A reader needs the publication, an attack a place between f_n and f_c."""
+    """A reader needs the publication, an attack the layer where features end."""
     refuse_empty(trial, "reference")
     splits = trial.plugin.splits
     if not isinstance(splits, tuple) or not splits:
         raise FindingError(
-            f"{trial} has splits {splits!r}; name at least one place, in a tuple of strings"
+            f"{trial} has splits {splits!r}; name at least one layer, in a tuple of strings"
         )
 
 
@@ -106,13 +106,13 @@ def ends_with_a_linear_layer(trial: ModelTrial) -> None:
 
 
 def starts_from_the_seed(trial: ModelTrial) -> None:
-    """Weights are drawn from PyTorch's global generator, which the caller seeds."""
+    """Initial weights depend on PyTorch's global generator, which the caller seeds."""
     for split in trial.plugin.splits:
         first, again, other = (trial.model(split, seed) for seed in (1, 1, 2))
         if not _same_weights(first, again):
             raise FindingError(
-                f"{trial} starts with other weights from the same seed; draw them with PyTorch's "
-                f"own functions, without a generator of your own"
+                f"{trial} starts with other weights from the same seed; initialise them with "
+                f"PyTorch's functions, without a generator of your own"
             )
         if _same_weights(first, other):
             raise FindingError(
@@ -135,13 +135,13 @@ def sees_each_image_by_itself(trial: ModelTrial) -> None:
             alone = torch.cat([model(image[None]) for image in images])
         if not torch.allclose(together, alone, rtol=1e-4, atol=1e-5):
             raise FindingError(
-                f"{trial} split after {split!r} answers an image otherwise beside others, or the "
-                f"second time; let nothing be random or normalise by the batch after `.eval()`"
+                f"{trial} split after {split!r} answers an image differently beside others, or "
+                f"the second time; let nothing be random or normalise by the batch after `.eval()`"
             )
 
 
 def can_be_differentiated_twice(trial: ModelTrial) -> None:
-    """Gradient matching follows the slope of a gradient."""
+    """Gradient matching differentiates a gradient."""
     for split, model in trial.each_split():
         images = trial.images().requires_grad_()
         weights = {name: p.detach().requires_grad_() for name, p in model.named_parameters()}
@@ -159,8 +159,8 @@ def can_be_differentiated_twice(trial: ModelTrial) -> None:
             ) from None
         if not bool(slope.isfinite().all()) or not bool(slope.any()):
             raise FindingError(
-                f"{trial} split after {split!r} has a gradient whose slope is zero or not finite; "
-                f"use differentiable layers"
+                f"{trial} split after {split!r} has a gradient whose derivative is zero or not "
+                f"finite; use differentiable layers"
             )
 
 
@@ -177,13 +177,13 @@ def follows_its_device(trial: ModelTrial) -> None:
             ) from None
         if on != "meta":
             raise FindingError(
-                f"{trial} split after {split!r} answers on {on} when it was moved elsewhere; "
-                f"compute where the images are"
+                f"{trial} split after {split!r} computes on {on} after it was moved elsewhere; "
+                f"compute on the device of the images"
             )
 
 
 def can_be_stored(trial: ModelTrial) -> None:
-    """Its weights go to a file and back."""
+    """Its weights can be written to a file and read back."""
     for split, model in trial.each_split():
         tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
         try:
@@ -203,7 +203,7 @@ def _short(error: Exception) -> str:
 def refuses_what_does_not_fit(trial: ModelTrial) -> None:
     """An unknown split is one sentence."""
     if type(trial.architecture).check is Architecture.check:
-        raise NotCheckedError("it has the check that all share")
+        raise NotCheckedError("it has the default check")
     try:
         trial.architecture.check(SIZE, "no such place")
     except UsageError:

@@ -1,4 +1,4 @@
-"""A small setup in which plugins are tried, made real once a process and device."""
+"""A small setup in which plugins are checked, prepared once a process and device."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SETUP = Setup(
 
 
 def prepared_with(changes: Mapping[str, Any], device: str) -> EvaluationContext:
-    """Return the small setup made real, with some of its fields changed.
+    """Return the small setup prepared, with some of its fields changed.
 
     Raises:
         UsageError: a field does not fit.
@@ -38,7 +38,7 @@ def _prepared(setup: str, device: str) -> EvaluationContext:
 
 
 def devices() -> list[str]:
-    """Return the devices that there are on which tensors can be computed."""
+    """Return the devices that PyTorch can compute on here."""
     import torch
 
     return ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

@@ -1,4 +1,4 @@
-"""What `leakbench check` does: find a plugin, run all checks of its kind, and say what is wrong."""
+"""Run every check of a plugin's kind on it, and report its faults: `leakbench check`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from leakbench.base.errors import UsageError
+from leakbench.base.plugins import parameter_names
 from leakbench.base.registry import ATTACKS, DATASETS, DEFENSES, MODELS, Registry
 from leakbench.conformance.attack_trial import AttackTrial
 from leakbench.conformance.attacks import ATTACK_CHECKS
@@ -33,12 +34,12 @@ REGISTRIES: dict[str, Registry] = {
 
 @dataclass(frozen=True)
 class Report:
-    """What came of all checks of a plugin.
+    """The results of all checks of a plugin.
 
     Attributes:
-        subject: what was checked, a few words.
-        outcomes: by check, once for each device.
-        refused: why it cannot be used at all, if so.
+        subject: the kind and name of what was checked.
+        outcomes: of each check, once for each device.
+        refused: why it cannot be used at all; empty if it can.
     """
 
     subject: str
@@ -47,7 +48,7 @@ class Report:
 
     @property
     def findings(self) -> dict[str, list[str]]:
-        """What is wrong, a sentence each → the checks that found it, none where it is refused."""
+        """Each fault, one sentence → the checks that found it; none if the plugin is refused."""
         found: dict[str, list[str]] = {self.refused: []} if self.refused else {}
         for outcome in self.outcomes:
             if outcome.finding:
@@ -67,9 +68,9 @@ class Report:
             if outcome.unchecked:
                 unchecked.setdefault(outcome.unchecked, []).append(outcome.check)
         for why, names in unchecked.items():
-            lines.append(f"- not checked, for {why}: {', '.join(names)}")
+            lines.append(f"- not checked, since {why}: {', '.join(names)}")
         if "cuda" not in devices():
-            lines.append("- not checked on a GPU, for there is none here")
+            lines.append("- not checked on a GPU: there is none here")
         ran = [outcome for outcome in self.outcomes if not outcome.unchecked]
         failed = sum(bool(outcome.finding) for outcome in ran)
         verdict = (
@@ -85,15 +86,15 @@ def check_plugin(
     kind: str | None,
     parameters: Mapping[str, Any],
     data_root: Path | None,
-    tell: Callable[[str], None] = lambda _: None,
+    on_check: Callable[[str], None] = lambda _: None,
 ) -> Report:
-    """Run the conformance suite on a plugin, in a cache folder of its own.
+    """Run the conformance suite on a plugin, with an empty cache folder.
 
     Args:
         kind: one of `REGISTRIES`; needed where plugins of several kinds have the name.
-        parameters: of the plugin, where not those of its example.
-        data_root: where a data set of files lies.
-        tell: told the name of each check before it runs.
+        parameters: of the plugin, over those of its example.
+        data_root: folder of the data sets.
+        on_check: called with the name of each check before it runs.
 
     Raises:
         UsageError: there is no such plugin, or several, or it has no such parameter.
@@ -110,10 +111,10 @@ def check_plugin(
         for device in devices() if kind != "dataset" else ["cpu"]:
             trial, every = _trial(kind, name, parameters, device, data_root)
             for check in every:
-                tell(f"{check} ({device})")
+                on_check(f"{check} ({device})")
                 outcomes.append(outcome_of(check, trial))
                 if check is DECLARATIONS[0] and outcomes[-1].finding:
-                    # Without parameters it cannot be built: all others would say no more.
+                    # Without parameters it cannot be built: no other check can find more.
                     return Report(subject, outcomes)
     return Report(subject, outcomes)
 
@@ -134,13 +135,13 @@ def _trial(
 
 
 def _refuse_unknown(registry: Registry, name: str, parameters: Mapping[str, Any]) -> None:
-    """Refuse parameters that the plugin has not: that is the user's mistake, not the plugin's.
+    """Refuse parameters that the plugin does not have: a mistake of the user, not of the plugin.
 
     Raises:
         UsageError: names the first.
     """
     plugin = registry.get(name)
-    known = [each.name for each in fields(plugin)] if is_dataclass(plugin) else []
+    known = parameter_names(plugin, parameters) if is_dataclass(plugin) else []
     for parameter in parameters:
         if parameter not in known:
             raise UsageError(
@@ -150,7 +151,7 @@ def _refuse_unknown(registry: Registry, name: str, parameters: Mapping[str, Any]
 
 
 def _kind_of(name: str) -> str:
-    """Return the kind of which there is a plugin called `name`, usable or not.
+    """Return the kind of the plugin called `name`, usable or not.
 
     Raises:
         UsageError: there is none, or several.
@@ -179,14 +180,14 @@ def _is_claimed(registry: Registry, name: str) -> bool:
 
 
 def _broken_module(registry: Registry, name: str) -> str | None:
-    """Return what is wrong with our own module of this name, if it cannot be imported."""
+    """Return why our own module of this name cannot be imported, if it cannot."""
     registry.names()
     found = (why for module, why in registry.broken.items() if module.endswith(f".{name}"))
     return next(found, None)
 
 
 def _refused(registry: Registry, name: str) -> str:
-    """Return why a plugin cannot be used, which is a finding; empty where it can.
+    """Return why a plugin cannot be used, which is a finding; empty if it can.
 
     Raises:
         UsageError: there is none of that name.
@@ -204,7 +205,7 @@ def _refused(registry: Registry, name: str) -> str:
 
 @contextmanager
 def _empty_cache() -> Iterator[None]:
-    """Let nothing be found that an earlier version of the plugin left in the cache folder."""
+    """Use an empty cache folder, without what an earlier version of the plugin left."""
     before = os.environ.get("LEAKBENCH_CACHE")
     with tempfile.TemporaryDirectory() as folder:
         os.environ["LEAKBENCH_CACHE"] = folder

@@ -1,4 +1,4 @@
-"""What a data set gives the suite: individuals with images, attributes and identities."""
+"""Data sets: base class, and individuals with images, attributes and identities."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from leakbench.base.errors import UsageError
 
 @dataclass(frozen=True)
 class Individuals:
-    """Every individual of a data set.
+    """All individuals of a data set.
 
     Attributes:
         images: uint8 RGB in 0–255, shape (n, 3, size, size); may be memory-mapped.
         attributes: name → presence, shape (n,) each; properties and main-task attributes alike.
-        identities: who is shown, shape (n,); equal numbers mean the same person or object.
-        fingerprint: changes whenever the content of the data set does.
-        left_out: reason → number of entries of the label files that are no individuals for it.
+        identities: number of the person or object shown, shape (n,).
+        fingerprint: hash of the content of the data set.
+        left_out: reason → number of entries of the label files that were left out.
     """
 
     images: NDArray[np.uint8]
@@ -36,10 +36,10 @@ class Individuals:
         return len(self.identities)
 
     def attribute(self, name: str, use: str = "attribute") -> NDArray[np.bool_]:
-        """Return presence of attribute `name`, shape (n,).
+        """Return the presence of attribute `name`, shape (n,).
 
         Raises:
-            UsageError: the data set has no such attribute; lists those that it has.
+            UsageError: the data set has no such attribute; lists the existing ones.
         """
         if name not in self.attributes:
             known = ", ".join(self.attributes)
@@ -52,10 +52,10 @@ class DataSet(ABC):
 
     Attributes:
         folder: its official folder under the data root; None for an embedded data set.
-        source: where to get it, one sentence; empty for an embedded data set.
-        properties: the properties of individuals that it can be asked about.
-        size: number of individuals when whole, a few words.
-        terms: on what terms it may be used, a few words.
+        source: where to get it, a noun phrase for error messages; empty for an embedded data set.
+        properties: the properties for which it has labels.
+        size: number of individuals in the complete data set, as a short phrase.
+        terms: terms of use, as a short phrase.
     """
 
     folder: ClassVar[str | None]
@@ -73,5 +73,5 @@ class DataSet(ABC):
         """
 
     def main_tasks(self) -> Mapping[str, str]:
-        """Return main tasks by a name that every data set gives to its own, such as `2-class`."""
+        """Return common name of a main task, such as `2-class` → this data set's main task."""
         return {}

@@ -1,4 +1,4 @@
-"""Decoding of image files to one square size, cached as a memory-mapped array."""
+"""Decode image files to one square size, cached as a memory-mapped array."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ Box = tuple[int, int, int, int]
 """Left, upper, right, lower in pixels, from 0; right and lower are the first ones outside."""
 
 Fit = Literal["inside", "square", "extended"]
-"""How a crop is laid on its image.
+"""How a crop is applied to its image.
 
-`inside` takes it as it is, and it must lie within the image; `square` widens it, see
-`square_around`; `extended` lets it reach beyond the image, whose border pixels go on there.
+`inside` uses it unchanged; it must lie within the image. `square` widens it, see `square_around`.
+`extended` allows it to exceed the image, whose border pixels are repeated there.
 """
 
 OVERHANG = 0.02
-"""Share of the longer side by which a box to be made square may overhang: hands shake."""
+"""Share of the longer side by which a box may exceed the image with `square`: annotators' boxes are
+inexact."""
 
 
 def inside(folder: Path, name: str, listed_in: Path) -> Path:
     """Return `folder / name` for a path read from a label file.
 
     Raises:
-        UsageError: the path would leave the folder.
+        UsageError: the path is outside the folder.
     """
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or not path.parts:
@@ -50,12 +51,12 @@ def decoded(
 ) -> NDArray[np.uint8]:
     """Return the files' images, cropped and resized, uint8 RGB, shape (n, 3, size, size).
 
-    The first call decodes every file; later ones map the cached result. The cache is keyed by the
-    files' paths, sizes and times of change, the crops, the fit and the size.
+    The first call decodes every file; later calls map the cached result. The cache key consists of
+    the files' paths, sizes and modification times, the crops, the fit and the size.
 
     Args:
-        files: one for each image; a file may occur several times.
-        crop: the same for all, a list of one for each, or none.
+        files: one for each image; a file may occur more than once.
+        crop: one for all images, a list with one for each, or none.
         size: height and width of the result in pixels.
         fit: how crops are laid on their images.
 
@@ -80,10 +81,10 @@ def decoded(
 
 
 def square_around(box: Box, width: int, height: int) -> Box:
-    """Return the smallest square around a box, moved into the image.
+    """Return the smallest square around a box, shifted into the image.
 
-    Where the image is too narrow for it, the result is as wide as the image, and no square. The box
-    itself is always inside.
+    If the image is too narrow for it, the result is as wide as the image and not square. It always
+    contains the box.
     """
     left, upper, right, lower = box
     side = max(right - left, lower - upper)
@@ -125,7 +126,7 @@ def _cropped(whole: Image.Image, crop: Box, fit: Fit, file: Path) -> Image.Image
 
 
 def _extended(whole: Image.Image, crop: Box) -> Image.Image:
-    """Return a crop that may reach beyond the image."""
+    """Return a crop that may exceed the image; border pixels are repeated."""
     rows = np.clip(np.arange(crop[1], crop[3]), 0, whole.height - 1)
     columns = np.clip(np.arange(crop[0], crop[2]), 0, whole.width - 1)
     return Image.fromarray(np.asarray(whole)[rows[:, None], columns])

@@ -1,4 +1,4 @@
-"""Reading of the text files in which data sets keep their labels."""
+"""Read the label files of data sets."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from leakbench.base.errors import UsageError
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """Yield the lines of a UTF-8 text file, blank ones at the end left out.
+    """Yield the lines of a UTF-8 text file, without blank lines at the end.
 
     Raises:
-        UsageError: the file is missing or is no text.
+        UsageError: the file is missing or is not text.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -24,10 +24,10 @@ def read_lines(path: Path) -> Iterator[str]:
 
 
 def read_rows(path: Path, fields: int, separator: str | None = None) -> Iterator[list[str]]:
-    """Yield the fields of each line, split at `separator` or at white space.
+    """Yield the fields of each line, split at `separator` or at whitespace.
 
     Raises:
-        UsageError: the file is missing, or a line has another number of fields.
+        UsageError: the file is missing, or a line has a different number of fields.
     """
     for number, line in enumerate(read_lines(path), start=1):
         row = line.split(separator)

@@ -1,4 +1,4 @@
-"""Main-task labels, and who is client, auxiliary or victim: three groups that share no identity."""
+"""Main-task labels, and the split into clients, D_aux and victims, which share no identity."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Split:
 
     Attributes:
         clients: rows that train the shared model, grouped by client.
-        auxiliary: rows of D_aux; set aside if D_aux comes from another data set.
-        victims: rows from which victim batches are drawn; they also test the main task.
+        auxiliary: rows of D_aux; unused if D_aux comes from another data set.
+        victims: rows from which victim batches are sampled; they also test the main task.
         labels: main-task class of every row of the data set, shape (n,); −1 for rows of D_aux
-            when the main task is identity, since none of its people is a class.
+            if the main task is identity, since its identities are not among the classes.
         classes: number K of classes.
     """
 
@@ -44,9 +44,9 @@ def split_individuals(
 ) -> Split:
     """Divide a data set into clients, D_aux and victims.
 
-    Nobody in D_aux is a client or a victim, nobody belongs to two clients, and victims are no
-    client's training data. Victims' identities differ from the clients' too, except where the main
-    task is identity: then victims are unseen images of the clients' people.
+    No identity of D_aux is a client's or a victim's, no identity belongs to two clients, and no
+    victim is in a client's training data. Victims' identities differ from the clients' too, except
+    if the main task is identity: then victims are unseen images of the clients' identities.
 
     Raises:
         UsageError: unknown attribute in the main task, or too few individuals for a group.
@@ -82,7 +82,7 @@ def split_individuals(
 
 
 def task_attributes(main_task: str) -> list[str]:
-    """Return the attributes that a main task is made of; none for identity."""
+    """Return the attributes of a main task; none for identity."""
     return [] if main_task == IDENTITY_TASK else main_task.split("+")
 
 
@@ -116,7 +116,7 @@ def attribute_classes(individuals: Individuals, main_task: str) -> NDArray[np.in
 def _some_images_of_each(
     person: NDArray[np.int64], share: float, random: np.random.Generator
 ) -> NDArray[np.bool_]:
-    """Return a mask of about `share` of each person's images, but never of a person's only one."""
+    """Return a mask of about `share` of each person's images; never of a person's only image."""
     rank = np.empty(len(person), dtype=np.int64)
     for rows in np.split(np.argsort(person, kind="stable"), np.cumsum(np.bincount(person))[:-1]):
         rank[rows] = random.permutation(len(rows))
@@ -127,7 +127,7 @@ def _some_images_of_each(
 def _among_clients(
     rows: NDArray[np.int64], person: NDArray[np.int64], clients: int, random: np.random.Generator
 ) -> list[NDArray[np.int64]]:
-    """Return each client's rows: whole persons, about the same number for each client."""
+    """Return each client's rows: all images of a person, about as many persons per client."""
     people = random.permutation(np.unique(person[rows]))
     if len(people) < clients:
         raise UsageError(

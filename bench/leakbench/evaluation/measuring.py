@@ -7,31 +7,29 @@ import resource
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from leakbench.base.choices import Compiling
+from leakbench.base.choices import Compiling, Mode, Precision
 from leakbench.base.errors import UsageError
-from leakbench.base.plugins import build
-from leakbench.base.registry import ATTACKS
 from leakbench.base.seeds import generator_for, seed_for
 from leakbench.data.images import to_images
 from leakbench.evaluation.defense_cost import defense_metrics, distortion
 from leakbench.evaluation.preparation import EvaluationContext
 from leakbench.evaluation.scoring import score
-from leakbench.experiments.cell import Cell
-from leakbench.experiments.cell_defense import defense_of, individuals_in_update
-from leakbench.experiments.cell_knowledge import knowledge_of
+from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.federation.batch_norm import batch_statistics, in_mode
 from leakbench.federation.client import Client, Update, gradient
-from leakbench.federation.shared_model import SharedModel, deep_features
+from leakbench.federation.defense import Defense
+from leakbench.federation.shared_model import deep_features
 from leakbench.records.record import Cost, Record
 from leakbench.threat.attack import (
     Attack,
@@ -44,44 +42,43 @@ from leakbench.threat.attack import (
 from leakbench.threat.candidates import Candidates, candidates_of
 from leakbench.threat.deployment import serve
 from leakbench.threat.knowledge import Knowledge
-from leakbench.threat.observation import GroundTruth, Observation, observe
-from leakbench.threat.server import granted
+from leakbench.threat.observation import GroundTruth, observe
+from leakbench.threat.server import Server, granted
 from leakbench.threat.validation import check_results
 
 
 def measure(
-    cell: Cell,
+    resolved: ResolvedCell,
     context: EvaluationContext,
     progress: Progress,
     lpips_weights: Path | None = None,
     compiling: Compiling = "auto",
     say: Callable[[str], None] = lambda _: None,
 ) -> Record:
-    """Run one cell on its prepared setup and return its record.
+    """Measure one cell in the context of its setup and return its record.
 
     Args:
-        say: told in a few words what else is being done.
         lpips_weights: a file of AlexNet's weights; without it images have no LPIPS.
+        say: receives a short text about each long step.
 
     Raises:
         UsageError: the cell cannot be run as described, or the attack's answer is malformed.
     """
-    attack: Attack = build(ATTACKS, cell.attack, cell.attack_parameters)
+    cell, attack = resolved.cell, resolved.attack
     check_grant(attack, Knowledge.parse(cell.grant))
-    together = individuals_in_update(cell)
-    check_batch_size(attack, together)
-    truths = victim_batches(context, together, cell.individuals)
+    check_batch_size(attack, resolved.individuals_in_update)
+    truths = victim_batches(context, resolved.individuals_in_update, cell.individuals)
     if context.device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
-    answers = infer(attack, truths, cell, context, progress, compiling)
+    answers = infer(attack, truths, Exchange.of(resolved), context, progress, compiling)
     results = answers.results
     diverged = [result.diverged for result in results]
     return Record(
-        key=cell.key(attack.version),
+        key=resolved.key,
         cell=cell,
         attack_version=attack.version,
         status="diverged" if all(diverged) else "done",
-        knowledge=tuple(knowledge_of(attack, cell).names()),
+        knowledge=tuple(resolved.knowledge.names()),
         metrics=score(
             truths,
             results,
@@ -90,7 +87,7 @@ def measure(
             lpips_weights,
             answers.outputs,
             answers.candidates,
-            defense_metrics(defense_of(cell), answers.changes, context, say)
+            defense_metrics(resolved.defense, answers.changes, context, say)
             if answers.changes
             else None,
         ),
@@ -110,6 +107,63 @@ def measure(
         },
         device=context.device,
     )
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """What passes between the clients and the server, and what the adversary may use of it.
+
+    Attributes:
+        knowledge: what the attack gets to know.
+        batch_size: individuals B in a client's batch.
+        mode: how clients run the model for their update.
+        learning_rate: η, which the server sets.
+        defense: what clients do to their updates.
+        precision: in which attacks let the model compute; clients compute in float32.
+        seed: of the defense's and the attack's randomness, with the batch's number.
+    """
+
+    knowledge: Knowledge
+    batch_size: int
+    mode: Mode
+    learning_rate: float
+    defense: Defense
+    precision: Precision
+    seed: int
+
+    @classmethod
+    def of(cls, resolved: ResolvedCell) -> Self:
+        """Return the exchange that a cell describes."""
+        cell = resolved.cell
+        return cls(
+            knowledge=resolved.knowledge,
+            batch_size=cell.batch_size,
+            mode=cell.mode,
+            learning_rate=cell.learning_rate,
+            defense=resolved.defense,
+            precision=cell.precision,
+            seed=cell.seed,
+        )
+
+    def attack_seed(self, attack: Attack, number: int) -> int:
+        """Return the seed of an attack on batch `number`."""
+        return seed_for("attack", attack.name, self.batch_size, self.seed, number)
+
+    def defense_generator(self, number: int) -> torch.Generator:
+        """Return what the client of batch `number` draws from."""
+        return generator_for("defense", self.seed, self.batch_size, number)
+
+    def server(self, server: Server, compiling: Compiling) -> Server:
+        """Return the server with what it is granted, and how it computes."""
+        whole = replace(
+            server,
+            mode=self.mode,
+            learning_rate=self.learning_rate,
+            defense=self.defense,
+            compiling=compiling,
+            precision=self.precision,
+        )
+        return granted(whole, self.knowledge)
 
 
 @dataclass(frozen=True)
@@ -134,7 +188,7 @@ class Answers:
 def infer(
     attack: Attack,
     truths: Sequence[GroundTruth],
-    cell: Cell,
+    exchange: Exchange,
     context: EvaluationContext,
     progress: Progress,
     compiling: Compiling = "auto",
@@ -149,53 +203,53 @@ def infer(
     Raises:
         UsageError: an answer, or a model that it deploys, is malformed.
     """
-    knowledge = knowledge_of(attack, cell)
     assert context.server.model is not None
-    model = in_mode(context.server.model, cell.mode)
-    defense = defense_of(cell)
-    server = replace(
-        granted(context.server, knowledge, cell.mode),
-        learning_rate=cell.learning_rate,
-        defense=defense if Knowledge.DEFENSE in knowledge else None,
-        compiling=compiling,
-        precision=cell.precision,
-    )
-    deploying = time.perf_counter()
-    outputs = None
-    if Knowledge.OUTPUTS in knowledge:
+    model = in_mode(context.server.model, exchange.mode)
+    server = exchange.server(context.server, compiling)
+    outputs, candidates, deploying = None, None, 0.0
+    if Knowledge.OUTPUTS in exchange.knowledge:
+        started = time.perf_counter()
         images = [truth.images for truth in truths]
         outputs = serve(attack, server, images, part_of(progress, 0, 2))
         progress = part_of(progress, 1, 2)
-    deployed = time.perf_counter()
-    candidates = None
-    if Knowledge.CANDIDATES in knowledge:
+        deploying = time.perf_counter() - started
+    if Knowledge.CANDIDATES in exchange.knowledge:
         candidates = [
             candidates_of(
-                truths, number, generator_for("candidates", cell.seed, cell.batch_size, number)
+                truths,
+                number,
+                generator_for("candidates", exchange.seed, exchange.batch_size, number),
             )
             for number in range(len(truths))
         ]
-    compute = defense.protect(gradient)
+    compute = exchange.defense.protect(gradient)
     observations, changes = [], []
     for number, truth in enumerate(truths):
         client = Client(
             model=model,
             images=truth.images,
             labels=truth.labels,
-            learning_rate=cell.learning_rate,
-            generator=generator_for("defense", cell.seed, cell.batch_size, number),
+            learning_rate=exchange.learning_rate,
+            generator=exchange.defense_generator(number),
         )
         sent = compute(client) if captured is None else captured[number]
-        if cell.defense != "none":
+        if exchange.defense.name != "none":
             changes.append(distortion(sent, gradient(client)))
-        of_batch = outputs[number] if outputs else None
-        shown = candidates[number].images if candidates else None
+        wanted = Knowledge.STATISTICS in exchange.knowledge
         observations.append(
-            _observation(truth, number, model, sent, knowledge, cell, of_batch, shown)
+            observe(
+                truth,
+                sent,
+                exchange.knowledge,
+                exchange.attack_seed(attack, number),
+                batch_statistics(model, truth.images) if wanted else None,
+                outputs[number] if outputs else None,
+                candidates[number].images if candidates else None,
+            )
         )
     started = time.perf_counter()
     results = attack.infer(server, observations, progress)
-    seconds = time.perf_counter() - started + deployed - deploying
+    seconds = time.perf_counter() - started + deploying
     check_results(attack.name, results, observations, server)
     return Answers(results, outputs, candidates, changes, seconds)
 
@@ -255,27 +309,6 @@ def _occurrence(identities: NDArray[np.int64]) -> NDArray[np.int64]:
         ranks.append(before[identity])
         before[identity] += 1
     return np.array(ranks)
-
-
-def _observation(
-    truth: GroundTruth,
-    number: int,
-    model: SharedModel,
-    sent: Mapping[str, Tensor],
-    knowledge: Knowledge,
-    cell: Cell,
-    outputs: Mapping[str, Tensor] | None,
-    candidates: Tensor | None,
-) -> Observation:
-    """Return what the adversary sees of batch `number`, on a model as clients run it.
-
-    Args:
-        sent: the update, as the defense let it pass.
-    """
-    seed = seed_for("attack", cell.attack, cell.batch_size, cell.seed, number)
-    wanted = Knowledge.STATISTICS in knowledge
-    statistics = batch_statistics(model, truth.images) if wanted else None
-    return observe(truth, sent, knowledge, seed, statistics, outputs, candidates)
 
 
 def _peak_memory_mib(device: str) -> float:

@@ -5,10 +5,9 @@ Images, weights and f_p are cached under keys of everything that shaped them, an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from leakbench.base.cache import cached_tensors, is_cached, locked
 from leakbench.base.errors import UsageError
-from leakbench.base.plugins import build, parameters_of
+from leakbench.base.plugins import PluginSpec, parameters_of
 from leakbench.base.registry import DATASETS, DEFENSES, MODELS
 from leakbench.base.seeds import digest, seed_for, tensor_digest
 from leakbench.data.dataset import DataSet, Individuals
@@ -81,7 +80,7 @@ def load_individuals(setup: Setup, data_root: Path | None) -> Individuals:
     Raises:
         UsageError: it is unknown, malformed or not there.
     """
-    dataset: DataSet = build(DATASETS, setup.dataset, setup.dataset_parameters)
+    dataset: DataSet = setup.spec("dataset").build(DATASETS)
     check_available(setup, data_root)
     return dataset.load(data_root, setup.image_size)
 
@@ -94,7 +93,7 @@ def load_auxiliary_individuals(setup: Setup, data_root: Path | None) -> Individu
     """
     if not setup.auxiliary_dataset:
         return None
-    dataset: DataSet = build(DATASETS, setup.auxiliary_dataset, setup.auxiliary_dataset_parameters)
+    dataset: DataSet = setup.spec("auxiliary_dataset").build(DATASETS)
     check_available(setup, data_root)
     individuals = dataset.load(data_root, setup.image_size)
     check_properties(individuals, setup.auxiliary_dataset, setup.properties)
@@ -215,8 +214,7 @@ def trained_under(
 
 def train_under(
     setup: Setup,
-    defense: str,
-    parameters: Mapping[str, Any],
+    defense: PluginSpec,
     data_root: Path | None,
     device: str,
     say: Callable[[str], None],
@@ -228,22 +226,16 @@ def train_under(
     """
     individuals = load_individuals(setup, data_root)
     split = _split(individuals, setup)
-    _trained(setup, individuals, split, device, say, build(DEFENSES, defense, parameters))
+    _trained(setup, individuals, split, device, say, defense.build(DEFENSES))
 
 
-def is_trained(
-    setup: Setup,
-    data: str,
-    device: str,
-    defense: str = "none",
-    parameters: Mapping[str, Any] | None = None,
-) -> bool:
+def is_trained(setup: Setup, data: str, device: str, defense: PluginSpec | None = None) -> bool:
     """Whether the weights after a setup's training, perhaps under a defense, are in the cache.
 
     Args:
         data: the fingerprint of the clients' data set.
     """
-    under = None if defense == "none" else build(DEFENSES, defense, parameters or {})
+    under = None if defense is None else defense.build(DEFENSES)
     run = _training_run(setup, data, device, under)
     return is_cached(_weights(run, setup.rounds))
 
@@ -265,7 +257,7 @@ def _trained(
     defense: Defense | None = None,
 ) -> SharedModel:
     """Return the shared model after `setup.rounds`, going on from the latest cached checkpoint."""
-    architecture: Architecture = build(MODELS, setup.model, setup.model_parameters)
+    architecture: Architecture = setup.spec("model").build(MODELS)
     architecture.check(setup.image_size, setup.split)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for("weights", setup.seed))

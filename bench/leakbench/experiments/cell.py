@@ -8,6 +8,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from leakbench.base.choices import Mode, Precision, PropertyModelKind
+from leakbench.base.plugins import PluginSpec
 from leakbench.base.seeds import digest
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -75,6 +76,10 @@ class Setup(BaseModel):
                 "set that D_aux comes from"
             )
         return self
+
+    def spec(self, field: str) -> PluginSpec:
+        """Return the plugin that a field names, with the parameters in `<field>_parameters`."""
+        return PluginSpec(getattr(self, field), getattr(self, f"{field}_parameters"))
 
     @property
     def auxiliary_source(self) -> str:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from leakbench.base.plugins import PluginSpec
 from leakbench.base.registry import DEFENSES
 from leakbench.experiments.cell import Cell
 
@@ -50,10 +51,8 @@ def _parts(cell: Cell) -> list[tuple[str, dict[str, Any]]]:
     """Return a cell's defenses in their order, each with the parameters that are worth a word."""
     if cell.defense != "composed":
         return [(cell.defense, _given(cell.defense, cell.defense_parameters))]
-    return [
-        (table["name"], _given(table["name"], {k: v for k, v in table.items() if k != "name"}))
-        for table in cell.defense_parameters["defenses"]
-    ]
+    parts = [PluginSpec.from_table(t, "composed") for t in cell.defense_parameters["defenses"]]
+    return [(part.name, _given(part.name, part.parameters)) for part in parts]
 
 
 def _given(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:

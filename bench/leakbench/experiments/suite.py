@@ -15,12 +15,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from leakbench.base.errors import UsageError
-from leakbench.base.plugins import build, parameter_names, parameters_of, sentence
+from leakbench.base.plugins import PluginSpec, build, parameter_names, parameters_of, sentence
 from leakbench.base.registry import ATTACKS, DATASETS, DEFENSES, MODELS
 from leakbench.experiments.cell import Cell
-from leakbench.experiments.cell_defense import individuals_in_update
-from leakbench.threat.attack import Attack, check_batch_size, check_grant
-from leakbench.threat.knowledge import Knowledge
+from leakbench.experiments.resolved_cell import ResolvedCell
+from leakbench.threat.attack import Attack
 
 FOLDER = Path(__file__).parent / "suites"
 
@@ -126,22 +125,28 @@ class Suite(BaseModel):
 
 @dataclass(frozen=True)
 class SuiteEntry:
-    """A cell of a suite and where it stands: in which group and under which column.
+    """A cell of a suite and its place in the tables: its group and its column.
 
     Attributes:
+        resolved: the cell with its plugins.
+        key: of its record.
         swept: parameter of attacks → value in this cell's row, in which the column may stand
             without having the parameter.
         optional: whether it may be left out, see `Group`.
     """
 
-    cell: Cell
+    resolved: ResolvedCell
     key: str
     group: str
     layout: Layout
     column: str
-    work: float
     swept: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     optional: bool = False
+
+    @property
+    def cell(self) -> Cell:
+        """The cell itself."""
+        return self.resolved.cell
 
 
 def suite_names(pattern: str = "*") -> list[str]:
@@ -208,7 +213,7 @@ def expand(name: str, suite: Suite, only: Iterable[str] = ()) -> list[SuiteEntry
     filters = [_filter(text) for text in only]
     headings = {c: e.title or ATTACKS.get(e.attack or c).title for c, e in suite.attack.items()}
     headings = _told_apart(headings, suite.attack)
-    entry = []
+    entries = []
     for group in suite.group:
         columns = columns_of(suite, group)
         titles = _told_apart(
@@ -218,32 +223,33 @@ def expand(name: str, suite: Suite, only: Iterable[str] = ()) -> list[SuiteEntry
             for column, chosen in columns.items():
                 fixed = group.attack[column].parameters if column in group.attack else {}
                 varied = {k: v for k, v in swept.items() if k not in fixed}
-                cell, attack = _cell(name, fields, column, chosen, varied)
+                resolved = _cell(name, fields, column, chosen, varied)
                 aliases = {"attack": column, "main_task": fields.get("main_task")}
-                if all(_matches(cell, aliases, field, values) for field, values in filters):
-                    entry.append(
+                if all(
+                    _matches(resolved.cell, aliases, field, values) for field, values in filters
+                ):
+                    entries.append(
                         SuiteEntry(
-                            cell=cell,
-                            key=cell.key(attack.version),
+                            resolved=resolved,
+                            key=resolved.key,
                             group=group.title,
                             layout=group.layout,
                             column=titles[column],
-                            work=cell.individuals * attack.work(individuals_in_update(cell)),
                             swept=swept,
                             optional=group.optional,
                         )
                     )
-    if not entry:
+    if not entries:
         raise UsageError(f"suite {name}: no cell is left by --only {' --only '.join(only)}")
-    _refuse_two_in_one_place(name, entry)
-    return entry
+    _refuse_two_in_one_place(name, entries)
+    return entries
 
 
-def _refuse_two_in_one_place(name: str, entry: Iterable[SuiteEntry]) -> None:
+def _refuse_two_in_one_place(name: str, entries: Iterable[SuiteEntry]) -> None:
     """Refuse a table in which one cell would stand on another."""
     unseen = {"attack", "attack_parameters", "grant", "properties"}
     standing: dict[tuple[str, ...], str] = {}
-    for each in entry:
+    for each in entries:
         row = each.cell.model_dump_json(exclude=unseen)
         for shown in each.cell.properties:
             place = (each.group, each.column, shown, row, str(sorted(each.swept.items())))
@@ -305,19 +311,14 @@ def _taken_apart(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
         table = fields.get(field)
         if not isinstance(table, Mapping):
             continue
-        if "name" not in table:
-            raise UsageError(
-                f"suite {name}: {dict(table)} of {field!r} names none; write "
-                f'{{ name = "NAME", PARAMETER = VALUE }}'
-            )
-        apart[field] = table["name"]
-        apart[f"{field}_parameters"] = {k: v for k, v in table.items() if k != "name"}
+        spec = PluginSpec.from_table(table, f"suite {name}: {field}")
+        apart |= {field: spec.name, f"{field}_parameters": dict(spec.parameters)}
     return apart
 
 
 def _cell(
     name: str, fields: dict[str, Any], column: str, chosen: Column, swept: Mapping[str, Any]
-) -> tuple[Cell, Attack]:
+) -> ResolvedCell:
     plugin = chosen.attack or column
     parameters = {**_preset(name, column, chosen), **chosen.parameters}
     parameters |= {k: v for k, v in swept.items() if k in known_parameters(column, chosen)}
@@ -332,22 +333,20 @@ def _cell(
         cell = Cell.model_validate(complete)
     except ValidationError as error:
         raise UsageError(f"suite {name}: {sentence(error)}") from None
+    built: dict[str, Any] = {}
     for field, registry in PLUGIN_FIELDS.items():
         if not getattr(cell, field) and field == "auxiliary_dataset":
             continue
-        built = build(registry, getattr(cell, field), getattr(cell, f"{field}_parameters"))
-        complete[f"{field}_parameters"] = parameters_of(built)
-        if field == "dataset":
-            complete["main_task"] = built.main_tasks().get(cell.main_task, cell.main_task)
-    check_grant(attack, Knowledge.parse(cell.grant))
-    together = individuals_in_update(cell)
-    check_batch_size(attack, together)
-    if cell.individuals % together:
-        raise UsageError(
-            f"suite {name}: {cell.individuals} individuals cannot be divided into batches of "
-            f"{together}; set `individuals` to a multiple"
-        )
-    return Cell.model_validate(complete), attack
+        built[field] = cell.spec(field).build(registry)
+        complete[f"{field}_parameters"] = parameters_of(built[field])
+    tasks = built["dataset"].main_tasks()
+    complete["main_task"] = tasks.get(cell.main_task, cell.main_task)
+    resolved = ResolvedCell(Cell.model_validate(complete), attack, built["defense"])
+    try:
+        resolved.check()
+    except UsageError as error:
+        raise UsageError(f"suite {name}: {error}") from None
+    return resolved
 
 
 def _preset(name: str, column: str, chosen: Column) -> Mapping[str, Any]:
@@ -366,7 +365,7 @@ def _preset(name: str, column: str, chosen: Column) -> Mapping[str, Any]:
 
 def known_parameters(column: str, chosen: Column) -> list[str]:
     """Return the names of the parameters that a column's attack has."""
-    return parameter_names(ATTACKS.get(chosen.attack or column))
+    return parameter_names(ATTACKS.get(chosen.attack or column), chosen.parameters)
 
 
 def having_parameter(columns: Mapping[str, Column], parameter: str, where: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The update that one client sends, and the statistics and accuracy of the model that it runs."""
+"""BatchNorm layers of a shared model: training mode, batch statistics, running statistics."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from leakbench.federation.shared_model import SharedModel, watched
 
 
 def in_mode(model: SharedModel, mode: Mode) -> SharedModel:
-    """Return the attacked model as clients run it: in `train`, a copy that normalises by the batch.
+    """Return the model as clients run it: in mode `train`, a copy that normalises by the batch.
 
     The copy keeps no running statistics, so that computing an update with it changes nothing.
     """
@@ -68,7 +68,7 @@ def channel_moments(inputs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def running_statistics(model: SharedModel) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return running mean and variance of every BatchNorm layer: what the model itself tells."""
+    """Return running mean and variance of every BatchNorm layer: part of the model."""
     return {
         name: (layer.running_mean, layer.running_var)
         for name, layer in batch_norm_layers(model).items()

@@ -1,4 +1,4 @@
-"""The client's side of one update: what it holds, and how it computes what it sends."""
+"""One client: its batch, and the gradient that it computes as its update."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from leakbench.federation.shared_model import SharedModel
 
 @dataclass(frozen=True)
 class Client:
-    """What a client holds when it is asked for an update.
+    """The inputs of a client's update: model, batch, learning rate, random generator.
 
     Attributes:
         model: the shared model as the client runs it, see `batch_norm.in_mode`.
         images: in [0, 1], shape (B, 3, size, size).
         labels: main-task classes, shape (B,).
-        learning_rate: η, public, for clients that take steps of their own.
-        generator: what the client draws from; on the CPU.
+        learning_rate: η, public, for clients that take several local steps.
+        generator: of the client's random numbers; on the CPU.
     """
 
     model: SharedModel
@@ -33,10 +33,10 @@ class Client:
 
 
 Update = dict[str, Tensor]
-"""Parameter name → what the client sends for it: a gradient, or a change of weights over −η."""
+"""Parameter name → the sent gradient, or change of weights divided by −η."""
 
 Compute = Callable[[Client], Update]
-"""How a client computes its update."""
+"""A function that computes a client's update."""
 
 
 def gradient(client: Client) -> Update:

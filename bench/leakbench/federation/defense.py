@@ -1,4 +1,4 @@
-"""What a defense is: a change to how a client computes its update, or to what it sends."""
+"""Base class of defenses, which change how a client computes its update or what it sends."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ if TYPE_CHECKING:
 
 
 class Stage(IntEnum):
-    """Where a defense comes in; those of an earlier stage come first."""
+    """When a defense is applied: earlier stages come first."""
 
     GRADIENT = 0
-    """How one gradient is computed."""
+    """Changes how a gradient is computed."""
     STEPS = 1
-    """How gradients become the update."""
+    """Changes how gradients are combined into the update."""
     UPDATE = 2
-    """What is sent of the update."""
+    """Changes the update before it is sent."""
     AGGREGATE = 3
-    """What the server sees of what several clients send."""
+    """Changes what the server sees of several clients' updates."""
 
 
 class Defense(ABC):
     """A registered defense. Subclasses are frozen dataclasses: their fields are its parameters.
 
-    An adversary that knows the defense (`Knowledge.DEFENSE`) holds this very object: it can run
-    `protect` on individuals of its own, and ask `reliability` what an update is worth.
+    An adversary that knows the defense (`Knowledge.DEFENSE`) gets this object: it can apply
+    `protect` to its own individuals, and weigh an update's entries by `reliability`.
 
     Attributes:
         name: set by the registry.
         reference: the publication it comes from.
-        stage: where it comes in.
-        example_parameters: with which the conformance suite tries it.
+        stage: when it is applied.
+        example_parameters: parameters for the conformance suite.
     """
 
     name: ClassVar[str]
@@ -50,71 +50,70 @@ class Defense(ABC):
         """Return how a client computes its update under this defense.
 
         Args:
-            compute: how it would without.
+            compute: computes the update without this defense.
         """
 
     @property
     def clients(self) -> int:
-        """How many clients' batches the server sees as one."""
+        """Number of clients whose updates the server sees as one."""
         return 1
 
     def client_part(self) -> Defense | None:
-        """Return the part of the defense that a client does by itself; None for none."""
+        """Return the part of the defense that a single client applies; None if there is none."""
         return self
 
     @property
     def uses(self) -> int:
-        """How often each individual of a client's batch enters a gradient."""
+        """Number of gradients in which each individual of a client's batch is used."""
         return 1
 
     def reliability(self, update: Update, individuals: int) -> Mapping[str, Tensor]:  # noqa: ARG002
-        """Return how far entries of a sent update are to be believed, for who knows the defense.
+        """Return reliability weights of a sent update's entries, for an adaptive adversary.
 
         Args:
             update: as it was sent.
-            individuals: how many stand behind it.
+            individuals: number of individuals that contribute to it.
 
         Returns:
-            Parameter name → factors in [0, 1] that broadcast to the parameter's shape: of what was
-            sent the share of its energy that is not noise; of an entry that was withheld, how far
-            the zero in its place may be believed. What is left out is believed.
+            Parameter name → weights in [0, 1] that broadcast to the parameter's shape. For sent
+            entries: the share of their energy that is not noise. For withheld entries: the weight
+            of the zero in their place. Parameters that are left out have weight 1.
         """
         return {}
 
     def rescale(self, update: Update, individuals: int) -> tuple[Update, int]:
-        """Return the update and the number of individuals by which defenses before this one judge.
+        """Return update and number of individuals as input of earlier defenses' `reliability`.
 
-        Of noise that several updates hold, each their own, more or less is left in what is sent;
-        the update is scaled so that the noise in it is what one of them holds.
+        If several updates are combined, each with independent noise, the sent update has more or
+        less noise than one of them. It is scaled so that its noise is that of one update.
         """
         return update, individuals
 
     def surrogate_of_individuals(self, gradients: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return what clients take of each individual's gradient, before they average.
+        """Return each individual's gradient as clients change it before averaging.
 
-        As `surrogate`, but of R individuals: shape (R, *parameter's).
+        As `surrogate`, but for R individuals: shape (R, *parameter's).
         """
         return gradients
 
     def surrogate(self, gradients: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return what clients would send for these gradients, differentiably; without draws.
+        """Return what clients would send for these gradients, differentiably, without randomness.
 
         Args:
             gradients: of R runs, shape (R, *parameter's).
 
         Returns:
-            The very same mapping where gradients are sent as they are.
+            The same mapping object if gradients are sent unchanged.
         """
         return gradients
 
     def local_epochs(self, individuals: int) -> Sequence[Sequence[int]]:
-        """Return the sizes of the mini-batches of each epoch that leads a client to its update.
+        """Return the sizes of the mini-batches of each local epoch.
 
-        In each it takes one step of SGD; the update is the sum of their gradients, as that of a
-        single batch is its gradient.
+        A client takes one SGD step per mini-batch, and its update is the sum of their gradients.
 
         Args:
-            individuals: in the client's batch.
+            individuals: number of individuals in the client's batch.
         """
         return ((individuals,),)
 
@@ -125,11 +124,11 @@ class Defense(ABC):
         delta: float,  # noqa: ARG002
         uses: int = 1,  # noqa: ARG002
     ) -> float | None:
-        """Return ε of the (ε, δ)-differential privacy of training; None where there is none.
+        """Return ε of training with (ε, δ)-differential privacy; None if there is no guarantee.
 
         Args:
-            sampled: share of a client's individuals that are in a round's batch.
-            rounds: of training.
-            uses: how often each of them enters a gradient in a round.
+            sampled: share of a client's individuals in a round's batch.
+            rounds: number of training rounds.
+            uses: number of gradients in which each of them is used in a round.
         """
         return None

@@ -55,7 +55,7 @@ class Architecture(ABC):
     Attributes:
         name: set by the registry.
         reference: the publication it comes from.
-        splits: the places where f can be split into f_n and f_c, the default first.
+        splits: names of the layers after which f can be split into f_n and f_c, the default first.
     """
 
     name: ClassVar[str]
@@ -73,7 +73,7 @@ class Architecture(ABC):
         """
 
     def check(self, size: int, split: str) -> None:
-        """Refuse an image size or a split that the model does not have.
+        """Refuse an image size or a split that the model does not support.
 
         Raises:
             UsageError: names the value and the choices.
@@ -98,12 +98,12 @@ ACTIVATIONS: Mapping[str, type[nn.Module]] = {
 
 
 Watch = Callable[[str, tuple[Any, ...], Tensor], None]
-"""A module's name, its arguments and its output, to whatever is kept of them."""
+"""Callback with a module's name, its arguments and its output."""
 
 
 @contextmanager
 def watched(modules: Mapping[str, nn.Module], watch: Watch) -> Iterator[None]:
-    """Call `watch` whenever one of the modules is met in a forward pass."""
+    """Call `watch` after every forward pass of each of the modules."""
 
     def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
         return lambda _module, inputs, output: watch(name, inputs, output)
@@ -124,7 +124,7 @@ def deep_features(model: SharedModel, images: Tensor, batch: int = 256) -> Tenso
 
 
 def main_task_hits(model: SharedModel, images: Tensor, labels: Tensor) -> Tensor:
-    """Return whether the model gives each image its class, shape (n,)."""
+    """Return whether the model classifies each image correctly, shape (n,)."""
     parts = [images[i : i + 256] for i in range(0, len(images), 256)]
     with torch.no_grad():
         predicted = torch.cat([model(part).argmax(1) for part in parts])

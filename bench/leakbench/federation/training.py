@@ -1,4 +1,4 @@
-"""Collaborative training of the shared model."""
+"""Federated training of the shared model by synchronous SGD."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from leakbench.federation.shared_model import SharedModel
 
 @dataclass(frozen=True)
 class ClientData:
-    """What one client holds: images uint8 (m, 3, size, size) and main-task classes (m,)."""
+    """The data of one client: images uint8 (m, 3, size, size) and main-task classes (m,)."""
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
@@ -34,13 +34,13 @@ def train(
 ) -> None:
     """Run rounds of synchronous SGD, W ← W − η Σ_k (m_k/M) g_k, on `model` in place.
 
-    In each round every client k, holding m_k of the M individuals, sends its update g_k for a batch
-    drawn from its data. The draw depends on `seed`, the round and the client alone, so that
-    training can stop at any round and go on later with the same result.
+    In each round every client k, which has m_k of the M individuals, sends its update g_k for a
+    random batch of its data. The batch depends only on `seed`, the round and the client, so that
+    training can stop at any round and continue later with the same result.
 
     Args:
         rounds: the rounds to run, e.g. `range(0, 100)` and then `range(100, 200)`.
-        compute: how a client computes g_k; the gradient of the mean cross-entropy if undefended.
+        compute: computes g_k; without a defense, the gradient of the mean cross-entropy.
     """
     device = next(model.parameters()).device
     total = sum(len(client.labels) for client in clients)
@@ -49,8 +49,8 @@ def train(
         aggregate = [torch.zeros_like(parameter) for parameter in model.parameters()]
         for k, client in enumerate(clients):
             size = len(client.labels)
-            draw = generator_for("training batch", seed, number, k)
-            rows = torch.randperm(size, generator=draw)[:client_batch].numpy()
+            generator = generator_for("training batch", seed, number, k)
+            rows = torch.randperm(size, generator=generator)[:client_batch].numpy()
             update = compute(
                 Client(
                     model=model,

@@ -11,15 +11,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from leakbench.base.errors import UsageError
-from leakbench.base.plugins import build, parameters_of, sentence
-from leakbench.base.registry import ATTACKS, DATASETS, DEFENSES, MODELS
+from leakbench.base.plugins import PluginSpec, parameters_of, sentence
+from leakbench.base.registry import ATTACKS, DATASETS, DEFENSES, MODELS, Registry
 from leakbench.experiments.cell import SCHEMA, Cell
-from leakbench.experiments.cell_defense import individuals_in_update
-from leakbench.experiments.cell_knowledge import knowledge_of
+from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.records.possible_values import impossible_values
 from leakbench.records.record import Record
-from leakbench.threat.attack import Attack, check_batch_size, check_grant
-from leakbench.threat.knowledge import Knowledge
 
 VERSIONS = ("leakbench", "python", "torch", "numpy")
 """Packages whose versions a record must name."""
@@ -69,8 +66,7 @@ def faults(record: Record, name: str) -> Iterator[str]:
         yield f"has status {record.status!r} and no metrics"
         return
     try:
-        attack = buildable(record.cell)
-        yield from _unfitting(record, attack)
+        yield from _unfitting(record, buildable(record.cell))
         numbers = list(impossible_values(record))
     except UsageError as error:
         # Without its plugins neither its key nor its knowledge can be checked.
@@ -85,48 +81,45 @@ def faults(record: Record, name: str) -> Iterator[str]:
     yield from _undated(record)
 
 
-def buildable(cell: Cell) -> Attack:
-    """Return the cell's attack.
+def buildable(cell: Cell) -> ResolvedCell:
+    """Return the cell with its plugins.
 
     Raises:
         UsageError: one of its plugins is unknown, lacks a parameter, or is not granted the
             knowledge that it requires.
     """
-    for registry, field in ((DATASETS, "dataset"), (MODELS, "model"), (DEFENSES, "defense")):
-        _complete(registry, getattr(cell, field), getattr(cell, f"{field}_parameters"))
+    for registry, field in ((DATASETS, "dataset"), (MODELS, "model")):
+        _check_complete(registry, cell.spec(field), cell.spec(field).build(registry))
     if cell.auxiliary_dataset:
-        _complete(DATASETS, cell.auxiliary_dataset, cell.auxiliary_dataset_parameters)
-    attack: Attack = _complete(ATTACKS, cell.attack, cell.attack_parameters)
-    check_grant(attack, Knowledge.parse(cell.grant))
-    together = individuals_in_update(cell)
-    check_batch_size(attack, together)
-    if cell.individuals % together:
-        raise UsageError(f"{cell.individuals} individuals are no batches of {together}")
-    return attack
+        auxiliary = cell.spec("auxiliary_dataset")
+        _check_complete(DATASETS, auxiliary, auxiliary.build(DATASETS))
+    resolved = ResolvedCell.of(cell)
+    _check_complete(DEFENSES, cell.spec("defense"), resolved.defense)
+    _check_complete(ATTACKS, cell.spec("attack"), resolved.attack)
+    resolved.check()
+    return resolved
 
 
-def _complete(registry: Any, name: str, parameters: Mapping[str, Any]) -> Any:
-    """Return a plugin whose parameters are all given.
+def _check_complete(registry: Registry, spec: PluginSpec, plugin: Any) -> None:
+    """Refuse a plugin of which a parameter is missing: no suite would give the cell such a key.
 
     Raises:
-        UsageError: it is unknown, a parameter does not fit, or one is missing: then the key is not
-            the one that a suite would give the cell.
+        UsageError: names the missing parameters.
     """
-    plugin = build(registry, name, parameters)
-    missing = [each for each in parameters_of(plugin) if each not in parameters]
+    missing = [each for each in parameters_of(plugin) if each not in spec.parameters]
     if missing:
-        raise UsageError(f"{registry.kind} {name!r} has no {', '.join(missing)}")
-    return plugin
+        raise UsageError(f"{registry.kind} {spec.name!r} lacks the parameter {', '.join(missing)}")
 
 
-def _unfitting(record: Record, attack: Attack) -> Iterator[str]:
+def _unfitting(record: Record, resolved: ResolvedCell) -> Iterator[str]:
     """Yield where the record contradicts this leakbench, or its own cell."""
+    attack = resolved.attack
     if record.attack_version != attack.version:
         yield (
             f"is of version {record.attack_version} of attack {attack.name!r}, which here has "
             f"version {attack.version}; measure the cell again"
         )
-    recorded, expected = list(record.knowledge), knowledge_of(attack, record.cell).names()
+    recorded, expected = list(record.knowledge), resolved.knowledge.names()
     if recorded != expected:
         yield (
             f"says that the attack knew {', '.join(recorded) or 'nothing'}, and what it requires "

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leakbench.base.errors import UsageError
-from leakbench.base.registry import ATTACKS
-from leakbench.experiments.cell_defense import defense_of
+from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.experiments.suite import SuiteEntry
 from leakbench.metrics.catalogue import spec_of
 from leakbench.metrics.estimates import Estimate
@@ -87,8 +86,7 @@ def _fault(record: Record, path: Path) -> str | None:
     if record.key != path.stem:
         return f"the record in it has another key, {record.key}"
     try:
-        ATTACKS.get(record.cell.attack)
-        defense_of(record.cell)
+        ResolvedCell.of(record.cell)
     except UsageError as error:
         return str(error)
     if record.key != record.cell.key(record.attack_version):

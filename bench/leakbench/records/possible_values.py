@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from leakbench.experiments.cell_defense import individuals_in_update
+from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.metrics.catalogue import spec_of
 from leakbench.metrics.estimates import Estimate
 from leakbench.metrics.spec import Leaf, MetricSpec, leaves
@@ -21,7 +21,7 @@ def impossible_values(record: Record) -> Iterator[str]:
     assert record.metrics is not None
     counted = {
         "individuals": record.cell.individuals,
-        "updates": record.cell.individuals // individuals_in_update(record.cell),
+        "updates": ResolvedCell.of(record.cell).updates,
     }
     for leaf in leaves(record.metrics):
         spec = spec_of(leaf.path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from leakbench.experiments.cell_defense import updates_seen
+from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.metrics.catalogue import CELL_METRICS, PROPERTY_METRICS
 from leakbench.metrics.formatting import MISSING
 from leakbench.metrics.spec import MetricSpec, TableKind
@@ -82,4 +82,4 @@ def seconds_per_batch(record: Record) -> float:
     """Return the wall time of an attack per victim batch, in seconds; NaN if not measured."""
     if record.cost is None:
         return float("nan")
-    return record.cost.seconds / updates_seen(record.cell)
+    return record.cost.seconds / ResolvedCell.of(record.cell).updates

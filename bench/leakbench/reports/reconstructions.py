@@ -13,19 +13,17 @@ import numpy as np
 from torch import Tensor
 
 from leakbench.base.errors import UsageError
-from leakbench.base.plugins import build
-from leakbench.base.registry import ATTACKS, DATASETS
+from leakbench.base.registry import DATASETS
 from leakbench.data.dataset import DataSet
-from leakbench.evaluation.measuring import infer, victim_batches
+from leakbench.evaluation.measuring import Exchange, infer, victim_batches
 from leakbench.evaluation.preparation import EvaluationContext
 from leakbench.experiments.cell import Cell
-from leakbench.experiments.cell_defense import individuals_in_update
 from leakbench.experiments.suite import SuiteEntry
 from leakbench.metrics.matching import match_individuals
 from leakbench.records.measured import Measured
 from leakbench.reports.figures.canvas import DPI
 from leakbench.reports.rows import leading_values
-from leakbench.threat.attack import Attack, AttackResult
+from leakbench.threat.attack import AttackResult
 from leakbench.threat.observation import GroundTruth
 
 if TYPE_CHECKING:
@@ -108,13 +106,13 @@ def reconstruct(
     spent: dict[str, list[int]] = {}
     for entry in cells:
         cell = entry.cell
-        if ATTACKS.get(cell.attack).control:
+        if entry.resolved.attack.control:
             continue
         say(f"{entry.column}, B = {cell.batch_size}")
-        together = individuals_in_update(cell)
+        together = entry.resolved.individuals_in_update
         truth = victim_batches(context, together, together)[0]
-        attack: Attack = build(ATTACKS, cell.attack, cell.attack_parameters)
-        (result,) = infer(attack, [truth], cell, context, lambda _: None).results
+        exchange = Exchange.of(entry.resolved)
+        (result,) = infer(entry.resolved.attack, [truth], exchange, context, lambda _: None).results
         if result.images is not None:
             images = _in_order(result, truth)[:INDIVIDUALS_A_ROW]
             rows.setdefault(entry.column, {})[cell.batch_size] = images

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from leakbench.experiments.cell import Cell
-from leakbench.experiments.cell_defense import individuals_in_update
 from leakbench.experiments.defense_labels import defense_text
 from leakbench.experiments.descriptions import dataset_name, text_of
 from leakbench.metrics.formatting import MISSING
@@ -23,7 +22,8 @@ def settings(cells: Sequence[Measured]) -> str:
 def setting_lines(cells: Sequence[Measured]) -> list[str]:
     """Return the settings, one per line."""
     lines = []
-    every_cell = [m.entry.cell for m in cells]
+    resolved = [m.entry.resolved for m in cells]
+    every_cell = [each.cell for each in resolved]
     shown: dict[int, list[str]] = {}
     for cell in every_cell:
         shown.setdefault(cell.individuals, []).append(dataset_name(cell))
@@ -31,7 +31,7 @@ def setting_lines(cells: Sequence[Measured]) -> list[str]:
         f"{n} ({', '.join(dict.fromkeys(names))})" if len(shown) > 1 else str(n)
         for n, names in shown.items()
     )
-    sizes = [(individuals_in_update(cell), cell.individuals) for cell in every_cell]
+    sizes = [(each.individuals_in_update, each.cell.individuals) for each in resolved]
     batches = sorted({(size, individuals // size) for size, individuals in sizes})
     lines.append(
         f"individuals in each cell: {individuals}, in "

@@ -77,7 +77,7 @@ def plan(
 
 def _is_cached(task: Prepare | TrainUnder, data: str, device: str) -> bool:
     if isinstance(task, TrainUnder):
-        return is_trained(task.setup, data, device, task.defense, task.parameters)
+        return is_trained(task.setup, data, device, task.defense)
     return is_trained(task.setup, data, device)
 
 

@@ -9,13 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from leakbench.base.errors import UsageError
-from leakbench.base.plugins import build
-from leakbench.base.registry import ATTACKS
 from leakbench.experiments.cell import Cell
-from leakbench.experiments.cell_defense import individuals_in_update
+from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.records.record import Record
 from leakbench.sweep.steps import Measure, Step
-from leakbench.threat.attack import Attack
 
 UNTAUGHT = 0.002
 """Seconds of a gradient evaluation of a small model on one core, if there is nothing to learn."""
@@ -72,8 +69,7 @@ def work_of(cell: Cell) -> float:
     Raises:
         UsageError: its attack or defense is not there.
     """
-    attack: Attack = build(ATTACKS, cell.attack, cell.attack_parameters)
-    return cell.individuals * attack.work(individuals_in_update(cell))
+    return ResolvedCell.of(cell).work
 
 
 def _from_alike_to_any(cell: Cell) -> Iterator[tuple[object, ...]]:

@@ -39,9 +39,9 @@ class Shard:
         """
         load = [0.0] * self.total
         chosen = []
-        for entry in sorted(cells, key=lambda each: (-each.work, each.key)):
+        for entry in sorted(cells, key=lambda each: (-each.resolved.work, each.key)):
             lightest = load.index(min(load))
-            load[lightest] += entry.work
+            load[lightest] += entry.resolved.work
             if lightest == self.number - 1:
                 chosen.append(entry)
         keys = {entry.key for entry in chosen}

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from leakbench.base.plugins import build, parameters_of
-from leakbench.base.registry import ATTACKS
+from leakbench.base.plugins import PluginSpec
 from leakbench.base.seeds import digest
 from leakbench.experiments.cell import Cell, Setup
-from leakbench.experiments.cell_defense import defense_of
 from leakbench.experiments.descriptions import describe, text_of
+from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.experiments.suite import SuiteEntry
-from leakbench.threat.attack import Attack
 from leakbench.threat.knowledge import Knowledge
 
 TRAINING_COST = 1 / 3
@@ -32,8 +29,7 @@ class TrainUnder:
     """Train a setup's model again under the part of a defense that a client does by itself."""
 
     setup: Setup
-    defense: str
-    parameters: Mapping[str, Any]
+    defense: PluginSpec
 
 
 @dataclass(frozen=True)
@@ -89,18 +85,18 @@ def steps_of(cells: Sequence[SuiteEntry]) -> list[Step]:
         if name not in steps:
             steps[name] = _preparation(name, setup, number)
         needs = [name]
-        if (training := _training_under(entry.cell, setup, number)) is not None:
+        if (training := _training_under(entry.resolved, setup, number)) is not None:
             steps.setdefault(training.name, training)
             needs.append(training.name)
         steps[entry.key] = Step(
             name=entry.key,
             task=Measure(entry.cell, entry.key),
             what=describe(entry),
-            work=entry.work,
-            weight=entry.work,
-            turn=(number, -entry.work),
+            work=entry.resolved.work,
+            weight=entry.resolved.work,
+            turn=(number, -entry.resolved.work),
             needs=tuple(needs),
-            alone=_deployment(entry.cell, name),
+            alone=_deployment(entry.resolved, name),
             entry=entry,
         )
     return list(steps.values())
@@ -123,25 +119,25 @@ def _preparation(name: str, setup: Setup, number: int) -> Step:
     )
 
 
-def _training_under(cell: Cell, setup: Setup, number: int) -> Step | None:
+def _training_under(resolved: ResolvedCell, setup: Setup, number: int) -> Step | None:
     """Return the training that tells what a cell's defense costs; None where there is none."""
-    defense = None if cell.defense == "none" else defense_of(cell).client_part()
+    defense = None if resolved.cell.defense == "none" else resolved.defense.client_part()
     if defense is None:
         return None
-    parameters = parameters_of(defense)
+    under = PluginSpec.of(defense)
     work = _training_work(setup)
-    key = digest(setup.training_key(""), setup.rounds, defense.name, parameters)[:24]
+    key = digest(setup.training_key(""), setup.rounds, under.name, under.parameters)[:24]
     return Step(
         name=f"training {key}",
-        task=TrainUnder(setup, defense.name, parameters),
+        task=TrainUnder(setup, under),
         what=(
-            f"{setup.model} for {setup.main_task} under {defense.name} ({text_of(parameters)}), "
-            f"{setup.rounds} rounds"
+            f"{setup.model} for {setup.main_task} under {under.name} "
+            f"({text_of(under.parameters)}), {setup.rounds} rounds"
         ),
         work=work,
         weight=work,
         turn=(number - AHEAD, 1),
-        alone=digest(setup.training_key(""), defense.name, parameters)[:24],
+        alone=digest(setup.training_key(""), under.name, under.parameters)[:24],
     )
 
 
@@ -149,9 +145,8 @@ def _training_work(setup: Setup) -> float:
     return TRAINING_COST * setup.rounds * setup.clients * setup.client_batch
 
 
-def _deployment(cell: Cell, setup: str) -> str:
+def _deployment(resolved: ResolvedCell, setup: str) -> str:
     """Return what tells the models apart that an attack deploys, since cells share them."""
-    attack: Attack = build(ATTACKS, cell.attack, cell.attack_parameters)
-    if Knowledge.OUTPUTS not in attack.required_knowledge:
+    if Knowledge.OUTPUTS not in resolved.attack.required_knowledge:
         return ""
-    return digest("deployed", setup, cell.attack, cell.attack_parameters)[:24]
+    return digest("deployed", setup, resolved.cell.attack, resolved.cell.attack_parameters)[:24]

@@ -66,16 +66,18 @@ def _done(name: str, task: Task, site: Site, tell: Tell) -> Record | None:
             # Made real anew, so that all that it needs of the cache is asked for, and noted.
             _kept.clear()
             _prepared(setup, site, say)
-        case TrainUnder(setup, defense, parameters):
+        case TrainUnder(setup, defense):
             from leakbench.evaluation.preparation import train_under
 
-            train_under(setup, defense, parameters, site.data_root, site.device, say)
+            train_under(setup, defense, site.data_root, site.device, say)
         case Measure(cell):
             from leakbench.evaluation.measuring import measure
+            from leakbench.experiments.resolved_cell import ResolvedCell
 
             context = _prepared(cell.setup, site, say)
             progress = _progress(name, tell)
-            return measure(cell, context, progress, site.lpips_weights, site.compiling, say)
+            resolved = ResolvedCell.of(cell)
+            return measure(resolved, context, progress, site.lpips_weights, site.compiling, say)
     return None
 
 

@@ -1,4 +1,4 @@
-"""What an attack is, and what it answers."""
+"""The base class of attacks, and the type of their results."""
 
 from __future__ import annotations
 
@@ -16,27 +16,28 @@ from leakbench.threat.server import Server
 
 
 class NotCompiled(RuntimeWarning):
-    """Steps that should have been compiled could not be, and run uncompiled."""
+    """Warns that optimisation steps could not be compiled and run uncompiled."""
 
 
 @dataclass(frozen=True)
 class AttackResult:
-    """An attack's answer for one victim batch, its individuals in any order.
+    """An attack's result for one victim batch, its individuals in any order.
 
     Attributes:
         scores: property → probability of presence in [0, 1], shape (B,) each.
-        features: reconstructed E(X), shape (B, d); None for an attack that reconstructs none. Its
-            answer then is the same for all individuals of the batch, unless it saw `outputs`: then
-            row i answers for the i-th of them.
-        images: reconstructed images, shape (B, 3, size, size), if any; [0, 1] is the pixel range,
-            which an attack without projection leaves.
-        labels: main-task classes that the attack believes in, shape (B,), if any.
-        certified: whose feature the attack claims to have exactly, shape (B,), if it can tell.
-        membership: of each candidate, the higher the likelier in the batch, shape (n,).
+        features: reconstructed E(X), shape (B, d); None if the attack reconstructs none. Then all
+            individuals of the batch must have the same scores, unless the attack saw `outputs`:
+            then row i belongs to the i-th of them.
+        images: reconstructed images, shape (B, 3, size, size), if any; the pixel range is [0, 1],
+            which attacks without projection may exceed.
+        labels: inferred main-task classes, shape (B,), if any.
+        certified: whether the attack certifies a row of `features` as exact, shape (B,), if it
+            can.
+        membership: score of each candidate, higher for likelier members, shape (n,).
         loss: final distance between the dummies' gradient and the update, if it has one.
-        steps: evaluations of the update's gradient that were spent.
-        restarts: how often a run that had diverged was started afresh.
-        diverged: whether the attack itself reports failure.
+        steps: number of gradient evaluations used.
+        restarts: number of restarts after a run diverged.
+        diverged: whether the attack reports that it failed.
     """
 
     scores: Mapping[str, Tensor]
@@ -52,11 +53,11 @@ class AttackResult:
 
 
 Progress = Callable[[float], None]
-"""Called by an attack with the share of its work that is done, in [0, 1]."""
+"""Callback for the completed share of an attack's work, in [0, 1]."""
 
 
 def part_of(progress: Progress, number: int, total: int) -> Progress:
-    """Return the progress of part `number` of `total` equal parts of a piece of work."""
+    """Return the progress callback of part `number` of `total` equal parts of the work."""
     return lambda share: progress((number + share) / total)
 
 
@@ -65,16 +66,16 @@ class Attack(ABC):
 
     Attributes:
         name: set by the registry.
-        version: raised whenever the numbers that the attack gives may change; part of a cell's key.
-        title: its column in a table.
+        version: must be raised whenever the attack's numbers may change; part of a cell's key.
+        title: heading of its column in tables.
         reference: the publication it implements.
-        note: what the reader of its column must know besides, printed under each table.
-        control: whether it is a control, not an attack.
-        optional_knowledge: what else it makes use of where its cell grants it.
-        largest_batch: the largest B it is defined for, if there is such a limit.
-        presets: name → parameters, such as those of its paper.
-        example_setup: fields of a setup in which it can be run, where the default ones do not do.
-        example_parameters: that make a run of it a matter of a second, for the conformance suite.
+        note: information for readers of its column, printed under each table.
+        control: whether it is a control (a baseline or upper bound), not an attack.
+        optional_knowledge: knowledge that it uses in addition if its cell grants it.
+        largest_batch: the largest B for which it is defined; None if there is no limit.
+        presets: name → parameters, such as those of the paper.
+        example_setup: fields of a setup for the conformance suite, if the default ones do not fit.
+        example_parameters: parameters for the conformance suite, with which it runs in a second.
     """
 
     name: ClassVar[str]
@@ -100,15 +101,15 @@ class Attack(ABC):
     ) -> list[AttackResult]:
         """Infer the properties of every individual of every observed batch.
 
-        The answer for one observation depends on nothing but it and the server's knowledge: the
-        others are handed over together so that the work can be vectorised.
+        The result for an observation must depend only on it and the server's knowledge; many
+        observations are passed together so that the work can be vectorised.
         """
 
     def deploy(self, server: Server, progress: Progress) -> Mapping[str, nn.Module]:  # noqa: ARG002
-        """Return the models that the server puts in the shared model's place, by name.
+        """Return the models that the server deploys in place of the shared model, by name.
 
-        Asked for before any victim is seen, of an attack that needs `outputs`. A model maps images
-        (n, 3, size, size) in [0, 1] to K numbers each, the classes' scores.
+        Called before any victim is seen, for attacks that require `outputs`. A model maps images
+        (n, 3, size, size) in [0, 1] to class scores (n, K).
         """
         return {}
 
@@ -117,11 +118,19 @@ class Attack(ABC):
         return 1.0
 
 
+def knowledge_used(attack: Attack, granted: Knowledge) -> Knowledge:
+    """Return the knowledge that an attack gets: what it declares, not all that is granted.
+
+    Otherwise it could use what the tables, which print this, say that it does not know.
+    """
+    return attack.required_knowledge | (attack.optional_knowledge & granted)
+
+
 def check_batch_size(attack: Attack, batch_size: int) -> None:
-    """Refuse a batch that the attack is not defined for.
+    """Refuse a batch size for which the attack is not defined.
 
     Raises:
-        UsageError: names the largest.
+        UsageError: names the largest batch size.
     """
     if attack.largest_batch is not None and batch_size > attack.largest_batch:
         raise UsageError(
@@ -131,10 +140,10 @@ def check_batch_size(attack: Attack, batch_size: int) -> None:
 
 
 def check_grant(attack: Attack, granted: Knowledge) -> None:
-    """Refuse an attack that needs to know more than the cell grants.
+    """Refuse an attack that requires more knowledge than the cell grants.
 
     Raises:
-        UsageError: names what is missing.
+        UsageError: names the missing knowledge.
     """
     missing = attack.required_knowledge & ~granted
     if missing:

@@ -1,4 +1,4 @@
-"""People of whom a server asks whether they are in a batch: half are, half are not."""
+"""Candidates for membership inference: half are in the victim batch, half are not."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from leakbench.threat.observation import GroundTruth
 
 @dataclass(frozen=True)
 class Candidates:
-    """As many of a batch's individuals as of others, in random order.
+    """A batch's individuals and as many others, in random order.
 
     Attributes:
         images: in [0, 1], shape (2B, 3, size, size).
         members: whether the image is in the batch, shape (2B,).
-        identities: who is shown, shape (2B,).
+        identities: number of the person or object shown, shape (2B,).
     """
 
     images: Tensor
@@ -30,9 +30,9 @@ class Candidates:
 def candidates_of(
     truths: Sequence[GroundTruth], number: int, generator: torch.Generator
 ) -> Candidates:
-    """Return candidates for batch `number`: its own individuals, and as many of other batches.
+    """Return candidates for batch `number`: its individuals, and as many of other batches.
 
-    Nobody in the batch is among the others, not even on another image.
+    The others share no identity with the batch.
 
     Raises:
         UsageError: the other batches hold too few people.

@@ -1,4 +1,4 @@
-"""Models that a server deploys: their outputs on victims' images are all that it gets to see."""
+"""Outputs of the models that a server deploys, on victims' images."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from leakbench.threat.server import Server
 def serve(
     attack: Attack, server: Server, batches: Sequence[Tensor], progress: Progress
 ) -> list[dict[str, Tensor]]:
-    """Return what the attack's deployed models answer to each victim batch.
+    """Return the outputs of the attack's deployed models for each victim batch.
 
-    A copy in evaluation mode serves each individual alone: nothing of an image is left in what the
-    attack holds, and nothing but K numbers comes back.
+    A copy in evaluation mode processes each individual alone, so that the attack's own model cannot
+    store an image, and only K numbers per individual are returned.
 
     Args:
-        server: as the attack gets it.
+        server: the granted knowledge.
         batches: images in [0, 1], shape (B, 3, size, size) each.
 
     Returns:
         For each batch, model → outputs, shape (B, K).
 
     Raises:
-        UsageError: a model answers with anything but K finite numbers for an image.
+        UsageError: a model returns anything but K finite numbers for an image.
     """
     models = {name: copy.deepcopy(m).eval() for name, m in attack.deploy(server, progress).items()}
 
-    def answer(name: str, image: Tensor) -> Tensor:
+    def output_of(name: str, image: Tensor) -> Tensor:
         with torch.no_grad():
             output = models[name](image)
         if tuple(output.shape) != (1, server.classes) or not bool(output.isfinite().all()):
@@ -45,6 +45,6 @@ def serve(
         return output  # type: ignore[no-any-return]
 
     return [
-        {name: torch.cat([answer(name, image[None]) for image in images]) for name in models}
+        {name: torch.cat([output_of(name, image[None]) for image in images]) for name in models}
         for images in batches
     ]

@@ -1,4 +1,4 @@
-"""The threat model in words, as pages for readers state it."""
+"""Descriptions of the kinds of knowledge and of the adversary, for reports."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KNOWLEDGE: Mapping[str, str] = {
     "candidates": "images of people of whom it asks whether they are in the batch",
     "features": "the victims' true deep features, which no server has",
 }
-"""Name of a kind of knowledge, see `leakbench.threat.knowledge.Knowledge` → what it is."""
+"""Name of a kind of knowledge, see `leakbench.threat.knowledge.Knowledge` → its description."""
 
 
 ADVERSARY = (
@@ -25,6 +25,6 @@ ADVERSARY = (
 
 
 def glossary(names: Iterable[str]) -> dict[str, str]:
-    """Return what the named kinds of knowledge are, in the order of definition."""
+    """Return the descriptions of the named kinds of knowledge, in the order of definition."""
     named = set(names)
-    return {name: words for name, words in KNOWLEDGE.items() if name in named}
+    return {name: text for name, text in KNOWLEDGE.items() if name in named}

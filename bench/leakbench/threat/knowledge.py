@@ -1,4 +1,4 @@
-"""What an adversary may know."""
+"""Kinds of knowledge that a cell grants to the adversary."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from leakbench.base.errors import UsageError
 
 
 class Knowledge(Flag):
-    """What an adversary may know. The batch size is always known."""
+    """Kinds of knowledge of an adversary. The batch size is always known."""
 
     NOTHING = 0
     MODEL = auto()
     """The shared model's weights in the attacked round."""
     UPDATE = auto()
-    """The victim's update, as the defense let it pass."""
+    """The victim's update, after the defense."""
     LABELS = auto()
     """The main-task labels of the victim batch, as a multiset."""
     AUXILIARY = auto()
     """D_aux: images of other individuals, labelled with properties and main task."""
     STATISTICS = auto()
-    """Mean and variance of the victim batch before every BatchNorm layer: what clients give away
-    who send their running statistics along with the update."""
+    """Mean and variance of the victim batch before every BatchNorm layer: known if clients send
+    their running statistics with the update."""
     OUTPUTS = auto()
-    """What models that the server itself trained and deployed answer on each victim's image. Each
-    individual is served alone, so that the server knows whose output is whose."""
+    """Outputs, on each victim's image, of models that the server trained and deployed. Each
+    individual is processed alone, so that the server can assign each output to its individual."""
     DEFENSE = auto()
-    """The clients' defense with its parameters, but nothing that they draw."""
+    """The clients' defense with its parameters, but not their random numbers."""
     CANDIDATES = auto()
-    """Images of people of whom it asks whether they are in the batch: as many who are as others."""
+    """Images of people who may be in the batch: half of them are members."""
     FEATURES = auto()
-    """The victims' true deep features. No server has them: only the `oracle` control."""
+    """The victims' true deep features. No server has them; only the `oracle` control gets them."""
 
     @classmethod
     def parse(cls, names: Iterable[str]) -> Knowledge:

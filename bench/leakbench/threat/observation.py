@@ -1,4 +1,4 @@
-"""What really was in a victim batch, and what the adversary sees of it."""
+"""The ground truth of a victim batch, and what the adversary observes of it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from leakbench.threat.knowledge import Knowledge
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """What really was in one victim batch of B individuals; for scoring only.
+    """The ground truth of one victim batch of B individuals; for scoring only.
 
     Attributes:
         images: in [0, 1], shape (B, 3, size, size).
         labels: main-task classes, shape (B,).
         features: E(X), shape (B, d).
         properties: property → presence, shape (B,) each.
-        identities: who is shown, shape (B,).
+        identities: number of the person or object shown, shape (B,).
     """
 
     images: Tensor
@@ -34,13 +34,13 @@ class GroundTruth:
 
 @dataclass(frozen=True)
 class Observation:
-    """What the adversary sees of one victim batch; a field it was not granted is None.
+    """What the adversary observes of one victim batch; fields that are not granted are None.
 
     Attributes:
         batch_size: number of individuals B.
         seed: for the attack's own randomness.
-        update: parameter name → gradient of the mean cross-entropy over the batch, or what the
-            clients' defense made of it.
+        update: parameter name → gradient of the mean cross-entropy over the batch, or the
+            defended update.
         labels: main-task classes in ascending order, shape (B,): which individual has which label
             is not known.
         statistics: BatchNorm layer → mean and variance of its input over the batch, shape
@@ -70,7 +70,7 @@ def observe(
     outputs: Mapping[str, Tensor] | None = None,
     candidates: Tensor | None = None,
 ) -> Observation:
-    """Return what an adversary with `knowledge` sees of a victim batch, as copies."""
+    """Return what an adversary with `knowledge` observes of a victim batch, as copies."""
     known = statistics if Knowledge.STATISTICS in knowledge else None
     return Observation(
         batch_size=len(truth),

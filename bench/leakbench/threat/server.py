@@ -1,14 +1,10 @@
-"""The threat model as types: what the adversary knows, sees and answers, and what it never sees.
-
-The harness builds a `GroundTruth` for every victim batch and derives from it an `Observation` that
-holds only what the cell's `Knowledge` grants. An attack receives `Server` and `Observation`s and
-returns `AttackResult`s; no signature on its side mentions `GroundTruth`.
-"""
+"""The server's knowledge before any update arrives: shared model, D_aux, property model."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,14 +20,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Auxiliary:
-    """D_aux: images of individuals who are neither victims nor in any client's data.
+    """D_aux: images of individuals that are neither victims nor in any client's data.
 
     Attributes:
         images: in [0, 1], shape (n, 3, size, size).
-        labels: main-task classes, shape (n,); −1 where the main task is identity, or where D_aux
-            comes from a data set that lacks the main task's attributes.
+        labels: main-task classes, shape (n,); −1 if the main task is identity, or if D_aux comes
+            from a data set that lacks the main task's attributes.
         properties: property → presence, shape (n,) each.
-        identities: who is shown, shape (n,); equal numbers mean the same person or object.
+        identities: number of the person or object shown, shape (n,).
     """
 
     images: Tensor
@@ -40,23 +36,37 @@ class Auxiliary:
     identities: Tensor
 
     def draw(self, labels: Tensor | None, count: int, generator: torch.Generator) -> Tensor:
-        """Return rows of random individuals, none twice while there are others, shape (count,).
+        """Return rows of random individuals, shape (count,).
+
+        They are drawn without replacement. Where all individuals to draw from are taken, those that
+        were taken least often are drawn again, in a new random order.
 
         Args:
-            labels: draw for each of these somebody who has it, shape (count,), or anybody where
-                nobody has; None for anybody.
+            labels: draw for each of these an individual that has it, shape (count,), or any
+                individual where none has; None for any individuals.
             generator: a CPU generator.
         """
         order = torch.randperm(len(self.labels), generator=generator)
         if labels is None:
-            rounds = -(-count // len(order))
-            return order.repeat(rounds)[:count].to(self.labels.device)
+            orders = [order]
+            while sum(map(len, orders)) < count:
+                orders.append(torch.randperm(len(order), generator=generator))
+            return torch.cat(orders)[:count].to(self.labels.device)
         shuffled = self.labels.cpu()[order]
-        taken: list[int] = []
+        taken: Counter[int] = Counter()
+        orders_of: dict[tuple[int, int], list[int]] = {}
+        rows: list[int] = []
         for label in labels.tolist():
-            fitting = order[shuffled == label].tolist() or order.tolist()
-            taken.append(next((row for row in fitting if row not in taken), fitting[0]))
-        return torch.tensor(taken, device=self.labels.device)
+            if (label, 0) not in orders_of:
+                orders_of[label, 0] = order[shuffled == label].tolist() or order.tolist()
+            first = orders_of[label, 0]
+            least = min(taken[row] for row in first)
+            if (label, least) not in orders_of:
+                again = torch.randperm(len(first), generator=generator).tolist()
+                orders_of[label, least] = [first[place] for place in again]
+            rows.append(next(row for row in orders_of[label, least] if taken[row] == least))
+            taken[rows[-1]] += 1
+        return torch.tensor(rows, device=self.labels.device)
 
 
 PropertyModel = Callable[[Tensor], dict[str, Tensor]]
@@ -65,7 +75,7 @@ PropertyModel = Callable[[Tensor], dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class FeatureSpace:
-    """D_aux seen through the attacked shared model.
+    """D_aux in the feature space of the attacked shared model.
 
     Attributes:
         features: E(images of D_aux), shape (n, d).
@@ -78,20 +88,20 @@ class FeatureSpace:
 
 @dataclass(frozen=True)
 class Server:
-    """What the honest-but-curious server holds before any update arrives.
+    """What the honest-but-curious server knows before any update arrives.
 
     Attributes:
         classes: number K of main-task classes.
         image_shape: (channels, height, width) of the model's input.
-        properties: the properties it wants to infer.
-        mode: how clients run the model for their update; `train` normalises by the batch.
+        properties: the properties to infer.
+        mode: in which clients run the model for their update; `train` normalises by the batch.
         model: the shared model in the attacked round, if granted.
         auxiliary: D_aux, if granted.
-        feature_space: D_aux through the model, if both are granted.
+        feature_space: features of D_aux and f_p, if model and D_aux are granted.
         learning_rate: η, which the server sets.
-        defense: the clients', if granted; to whom it is not, updates look like gradients.
-        compiling: whether an attack shall compile its steps; no knowledge, but the server's means.
-        precision: in which an attack shall let the model compute; likewise.
+        defense: the clients' defense, if granted; otherwise updates are taken for gradients.
+        compiling: whether attacks compile their steps; a computing resource, not knowledge.
+        precision: in which attacks run the model; likewise.
     """
 
     classes: int
@@ -107,16 +117,13 @@ class Server:
     precision: Precision = "float32"
 
 
-def granted(server: Server, knowledge: Knowledge, mode: Mode = "eval") -> Server:
-    """Return the part of the server's knowledge that is granted; the clients' mode is public."""
-    return Server(
-        classes=server.classes,
-        image_shape=server.image_shape,
-        properties=server.properties,
-        mode=mode,
+def granted(server: Server, knowledge: Knowledge) -> Server:
+    """Return the server with what it is not granted left out."""
+    features = Knowledge.MODEL | Knowledge.AUXILIARY
+    return replace(
+        server,
         model=server.model if Knowledge.MODEL in knowledge else None,
         auxiliary=server.auxiliary if Knowledge.AUXILIARY in knowledge else None,
-        feature_space=server.feature_space
-        if Knowledge.MODEL | Knowledge.AUXILIARY in knowledge
-        else None,
+        feature_space=server.feature_space if features in knowledge else None,
+        defense=server.defense if Knowledge.DEFENSE in knowledge else None,
     )

@@ -1,4 +1,4 @@
-"""Refusal of answers that are none: a plugin's mistakes must not become numbers."""
+"""Validation of attack results: a plugin's mistakes must not become numbers."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def check_results(
     observations: Sequence[Observation],
     server: Server,
 ) -> None:
-    """Refuse answers of the wrong number, shape or range.
+    """Refuse results of the wrong number, shape or range.
 
     Raises:
-        UsageError: names the attack, the field and what is wrong with it.
+        UsageError: names the attack, the field and the fault.
     """
     if len(results) != len(observations):
         raise UsageError(
-            f"attack {name!r} returned {len(results)} inferences for {len(observations)} "
+            f"attack {name!r} returned {len(results)} results for {len(observations)} "
             f"observations; `infer` must return one for each"
         )
     for result, observation in zip(results, observations, strict=True):
@@ -55,8 +55,8 @@ def check_results(
         if result.membership is not None:
             if observation.candidates is None:
                 raise UsageError(
-                    f"attack {name!r} returned `membership`, but no candidates were shown; need "
-                    f"`Knowledge.CANDIDATES`"
+                    f"attack {name!r} returned `membership`, but the observation has no "
+                    f"candidates; require `Knowledge.CANDIDATES`"
                 )
             candidates = len(observation.candidates)
             _check_tensor(name, "membership", result.membership, (candidates,))
@@ -79,8 +79,8 @@ def _check_scores(
             raise UsageError(
                 f"attack {name!r} returned scores[{wanted!r}] outside [0, 1]; return probabilities"
             )
-        told_apart = result.features is not None or observation.outputs is not None
-        if not told_apart and bool((scores != scores[0]).any()):
+        distinguishable = result.features is not None or observation.outputs is not None
+        if not distinguishable and bool((scores != scores[0]).any()):
             raise UsageError(
                 f"attack {name!r} returned different scores[{wanted!r}] within a batch but no "
                 f"features to tell individuals apart by; return features, or one score for all"
@@ -91,7 +91,7 @@ def _check_labels(name: str, labels: Tensor, size: int, classes: int) -> None:
     _check_tensor(name, "labels", labels, (size,))
     if labels.is_floating_point() or bool(((labels < 0) | (labels >= classes)).any()):
         raise UsageError(
-            f"attack {name!r} returned labels that are no classes; return integers from 0 to "
+            f"attack {name!r} returned labels that are not classes; return integers from 0 to "
             f"{classes - 1}"
         )
 

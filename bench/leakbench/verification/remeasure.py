@@ -11,6 +11,7 @@ from pathlib import Path
 from leakbench.base.errors import UsageError
 from leakbench.evaluation.preparation import check_available, data_fingerprint
 from leakbench.experiments.cell import Cell
+from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.experiments.suite import SuiteEntry
 from leakbench.metrics.lpips_weights import find_lpips_weights
 from leakbench.records.record import Record
@@ -18,7 +19,6 @@ from leakbench.records.store import Store
 from leakbench.sweep.events import CellDone, Event, State, Watcher
 from leakbench.sweep.executor import Site
 from leakbench.sweep.local import LocalExecutor
-from leakbench.sweep.rates import work_of
 from leakbench.sweep.steps import steps_of
 from leakbench.sweep.sweep import Limits, Sweep
 
@@ -128,4 +128,4 @@ def remeasure(
 
 def _planned(cell: Cell, key: str) -> SuiteEntry:
     """Return a cell as the executor takes it; it is in no table."""
-    return SuiteEntry(cell, key, group="", layout="table2", column=cell.attack, work=work_of(cell))
+    return SuiteEntry(ResolvedCell.of(cell), key, group="", layout="table2", column=cell.attack)

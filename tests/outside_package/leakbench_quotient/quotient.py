@@ -20,7 +20,7 @@ from leakbench import (
     Server,
     register_attack,
 )
-from leakbench.attacks.linear_layers.auxiliary_fallback import without_update
+from leakbench.attacks.linear_layers.auxiliary_fallback import auxiliary_result
 from leakbench.attacks.linear_layers.head import head_of
 
 
@@ -75,7 +75,7 @@ class QuotientAttack(Attack):
         strongest = gradient[gradient[:, -1].abs().argsort(descending=True)[: self.units]]
         strongest = strongest[strongest[:, -1] != 0]
         if not len(strongest) or not bool(strongest.isfinite().all()):
-            return without_update(server, observation)
+            return auxiliary_result(server, observation)
         quotients = strongest[:, :-1] / strongest[:, -1:]
         # Whatever is random must be drawn from torch.Generator().manual_seed(observation.seed).
         chosen = quotients[least_alike(quotients, observation.batch_size)]

@@ -1,4 +1,4 @@
-"""Quotient finds what it says that it finds."""
+"""Quotient recovers deep features."""
 
 from __future__ import annotations
 

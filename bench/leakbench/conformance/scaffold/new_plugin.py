@@ -1,4 +1,4 @@
-"""What `leakbench new` does: write a working plugin, which its author then changes."""
+"""Write a plugin that works, as a start for its author: `leakbench new`."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Kind:
 
     Attributes:
         registry: of its names.
-        folder: where plugins of a checkout lie.
+        folder: of such plugins in a checkout.
         suffix: of its class's name.
         group: of its entry points, after `leakbench.`.
-        try_it: a command that makes use of it, besides `leakbench check`.
+        try_it: a command that uses it, besides `leakbench check`.
     """
 
     registry: Registry
@@ -65,10 +65,10 @@ KINDS: Mapping[str, Kind] = {
 
 @dataclass(frozen=True)
 class Written:
-    """What was written.
+    """The files that were written.
 
     Attributes:
-        files: in the order of interest.
+        files: the plugin first.
         commands: to run next.
     """
 
@@ -82,17 +82,16 @@ class Written:
 
 
 def new_plugin(kind: str, name: str, outside: Path | None, checkout: Path = CHECKOUT) -> Written:
-    """Write a plugin that conforms, a test, and for an attack a suite that measures it.
+    """Write a conforming plugin with a test, and for an attack a suite that measures it.
 
     Args:
         kind: one of `KINDS`.
-        name: by which it will be known.
-        outside: the folder of a package of its own, with an entry point; None writes into the
-            checkout.
+        name: under which it is registered.
+        outside: folder of a new package with an entry point; None writes into the checkout.
         checkout: the folder that holds `bench`.
 
     Raises:
-        UsageError: the name is taken or none, a file is there already, or this is no checkout.
+        UsageError: the name is invalid or taken, a file exists, or this is no checkout.
     """
     about = KINDS[kind]
     _check_name(about.registry, kind, name)
@@ -103,12 +102,12 @@ def new_plugin(kind: str, name: str, outside: Path | None, checkout: Path = CHEC
         suite = shlex.quote(_short(outside / f"{name}.toml"))
     for path in places:
         if path.exists():
-            raise UsageError(f"{path} is there already; choose another name, or remove it")
-    words = _words(about, kind, name)
+            raise UsageError(f"{path} exists already; choose another name, or remove it")
+    values = _placeholders(about, kind, name)
     for path, template in places.items():
         text = (TEMPLATES / f"{template}.txt").read_text(encoding="utf-8") if template else ""
         with replacing(path) as temporary:
-            temporary.write_text(Template(text).substitute(words), encoding="utf-8")
+            temporary.write_text(Template(text).substitute(values), encoding="utf-8")
     test = next(path for path in places if path.name.startswith("test_"))
     first = (
         f"pytest -n 0 {shlex.quote(_short(test))}"
@@ -124,7 +123,7 @@ def _check_name(registry: Registry, kind: str, name: str) -> None:
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise UsageError(
             f"{name!r} is no name for a module; take lower-case letters, digits and underscores, "
-            f"beginning with a letter, and no word of Python's own"
+            f"beginning with a letter, and no Python keyword"
         )
     if name in registry.names():
         raise UsageError(f"{registry.kind} {name!r} exists already; choose another name")
@@ -149,7 +148,7 @@ def _in_checkout(about: Kind, kind: str, name: str, checkout: Path) -> dict[Path
 
 
 def _in_package(kind: str, name: str, folder: Path) -> dict[Path, str]:
-    """Return the files of a plugin in a package of its own → their templates, "" for an empty."""
+    """Return the files of a plugin's own package → their templates, "" for an empty file."""
     package = f"leakbench_{name}"
     places = {
         folder / package / f"{name}.py": kind,
@@ -163,8 +162,8 @@ def _in_package(kind: str, name: str, folder: Path) -> dict[Path, str]:
     return places
 
 
-def _words(about: Kind, kind: str, name: str) -> dict[str, str]:
-    """Return what stands in the templates' places."""
+def _placeholders(about: Kind, kind: str, name: str) -> dict[str, str]:
+    """Return the values of the templates' placeholders."""
     parts = [part for part in name.split("_") if part]
     return {
         "name": name,
@@ -179,7 +178,7 @@ def _words(about: Kind, kind: str, name: str) -> dict[str, str]:
 
 
 def _short(path: Path) -> str:
-    """Return a path as it is written from here."""
+    """Return a path relative to the working directory, if it lies below."""
     try:
         return str(path.resolve().relative_to(Path.cwd()))
     except ValueError:

@@ -1,1 +1,1 @@
-"""Defenses: what clients do so that an update tells less."""
+"""Defenses, one file each: changes to clients' updates that reduce leakage."""

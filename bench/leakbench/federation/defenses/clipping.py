@@ -1,4 +1,4 @@
-"""Clipping of the whole update."""
+"""Clipping of the whole update to a maximum norm."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from leakbench.federation.defense import Defense
 @register_defense("clip")
 @dataclass(frozen=True, kw_only=True)
 class Clipping(Defense):
-    """Scales the update down to a norm, if it is longer; noise after it hides what is left.
+    """Scales the update down to a maximum norm; usually followed by noise.
 
     Attributes:
         norm: the largest ℓ2 norm of all parameters as one vector.
@@ -33,7 +33,7 @@ class Clipping(Defense):
     norm: Annotated[float, Field(gt=0)]
 
     def protect(self, compute: Compute) -> Compute:
-        """Return `compute` with what it returns scaled to the norm."""
+        """Return `compute` with its result clipped to the norm."""
 
         def protected(client: Client) -> Update:
             update = compute(client)
@@ -44,14 +44,14 @@ class Clipping(Defense):
         return protected
 
     def surrogate(self, gradients: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return each run's gradients scaled to the norm."""
+        """Return each run's gradients clipped to the norm."""
         return each_clipped(gradients, self.norm)
 
 
 def each_clipped(gradients: Mapping[str, Tensor], norm: float) -> dict[str, Tensor]:
-    """Return gradients, shape (R, *parameter's), each of the R scaled to an ℓ2 norm."""
+    """Return gradients, shape (R, *parameter's), each of the R clipped to an ℓ2 norm."""
     squares = [value.flatten(1).square().sum(1) for value in gradients.values()]
-    # The root has no slope at 0.
+    # The square root is not differentiable at 0.
     length = torch.stack(squares).sum(0).clamp_min(1e-30).sqrt()
     scale = clipping_factor(length, norm)
     return {
@@ -61,7 +61,7 @@ def each_clipped(gradients: Mapping[str, Tensor], norm: float) -> dict[str, Tens
 
 
 def clipping_factor(length: Tensor, norm: float) -> Tensor:
-    """Return by what to multiply vectors of a length so that none is longer than `norm`.
+    """Return the factors that clip vectors of norm `length` to at most `norm`.
 
     >>> clipping_factor(torch.tensor([0.0, 0.5, 4.0]), 1.0)
     tensor([1.0000, 1.0000, 0.2500])

@@ -1,4 +1,4 @@
-"""Several defenses, one after the other."""
+"""Composition of several defenses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from leakbench.base.errors import UsageError
-from leakbench.base.plugins import build, parameters_of
+from leakbench.base.plugins import FlatParameters, PluginSpec
 from leakbench.base.registry import DEFENSES, register_defense
 from leakbench.federation.client import Compute, Update
 from leakbench.federation.defense import Defense, Stage
@@ -21,11 +21,11 @@ from leakbench.federation.defense import Defense, Stage
 
 @register_defense("composed")
 @dataclass(frozen=True, kw_only=True)
-class Composed(Defense):
-    """Applies defenses in the order in which they stand.
+class Composed(Defense, FlatParameters):
+    """Applies several defenses in the given order.
 
     Attributes:
-        defenses: each a table with its `name` and its parameters.
+        defenses: tables, each with a `name` and parameters.
     """
 
     reference = "none"
@@ -40,8 +40,6 @@ class Composed(Defense):
     defenses: Annotated[tuple[dict[str, Any], ...], Field(min_length=1)]
 
     def __post_init__(self) -> None:
-        complete = tuple({"name": each.name} | parameters_of(each) for each in self.parts)
-        object.__setattr__(self, "defenses", complete)
         for before, after in pairwise(self.parts):
             if after.stage < before.stage or (
                 after.stage == before.stage and after.stage is not Stage.UPDATE
@@ -51,36 +49,53 @@ class Composed(Defense):
                     f"{_why(before, after)}"
                 )
 
+    @classmethod
+    def flat_names(cls, given: Mapping[str, Any]) -> list[str]:  # noqa: ARG003
+        """Return the one parameter."""
+        return ["defenses"]
+
+    @classmethod
+    def from_flat(cls, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the defenses with all their parameters; what is no list of tables, as it is."""
+        tables = parameters.get("defenses")
+        if not isinstance(tables, list | tuple) or not all(isinstance(t, dict) for t in tables):
+            return dict(parameters)
+        return {"defenses": tuple(PluginSpec.of(_built(table)).table() for table in tables)}
+
+    def to_flat(self) -> dict[str, Any]:
+        """Return the defenses with all their parameters, defaults included."""
+        return {"defenses": tuple(PluginSpec.of(part).table() for part in self.parts)}
+
     @cached_property
     def parts(self) -> tuple[Defense, ...]:
-        """The defenses."""
+        """The defenses, built."""
         return tuple(_built(each) for each in self.defenses)
 
     def protect(self, compute: Compute) -> Compute:
-        """Return `compute` under each defense in turn."""
+        """Return `compute` with each defense applied in turn."""
         for part in self.parts:
             compute = part.protect(compute)
         return compute
 
     @property
     def clients(self) -> int:
-        """How many clients' batches the server sees as one."""
+        """Number of clients whose updates the server sees as one."""
         return prod(part.clients for part in self.parts)
 
     def client_part(self) -> Defense | None:
-        """Return the parts that a client does by itself."""
+        """Return the parts that a single client applies; None if there are none."""
         own = [each for each in (part.client_part() for part in self.parts) if each is not None]
         if not own:
             return None
-        return Composed(defenses=tuple({"name": d.name} | parameters_of(d) for d in own))
+        return Composed(defenses=tuple(PluginSpec.of(each).table() for each in own))
 
     @property
     def uses(self) -> int:
-        """How often each individual of a client's batch enters a gradient."""
+        """Number of gradients in which each individual of a client's batch is used."""
         return prod(part.uses for part in self.parts)
 
     def reliability(self, update: Update, individuals: int) -> Mapping[str, Tensor]:
-        """Return the product of all parts' factors."""
+        """Return the product of all parts' reliability weights."""
         factors: dict[str, Tensor] = {}
         for part in reversed(self.parts):
             for name, factor in part.reliability(update, individuals).items():
@@ -89,39 +104,34 @@ class Composed(Defense):
         return factors
 
     def surrogate_of_individuals(self, gradients: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return what passes through all parts in turn."""
+        """Return the surrogates of all parts, applied in turn."""
         for part in self.parts:
             gradients = part.surrogate_of_individuals(gradients)
         return gradients
 
     def surrogate(self, gradients: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return what passes through all parts in turn."""
+        """Return the surrogates of all parts, applied in turn."""
         for part in self.parts:
             gradients = part.surrogate(gradients)
         return gradients
 
     def local_epochs(self, individuals: int) -> Sequence[Sequence[int]]:
-        """Return the epochs of the part that takes steps, if there is one."""
+        """Return the epochs of the part that takes local steps, if there is one."""
         found = [part.local_epochs(individuals) for part in self.parts]
         return max(found, key=lambda epochs: sum(map(len, epochs)))
 
     def epsilon(self, sampled: float, rounds: int, delta: float, uses: int = 1) -> float | None:
-        """Return the least ε of all parts: what comes after a private computation costs nothing."""
+        """Return the smallest ε of all parts: post-processing does not weaken privacy."""
         uses *= self.uses
         found = [part.epsilon(sampled, rounds, delta, uses) for part in self.parts]
         return min((each for each in found if each is not None), default=None)
 
 
 def _built(table: Mapping[str, Any]) -> Defense:
-    if "name" not in table:
-        raise UsageError(
-            f"defense 'composed': {dict(table)} names no defense; write "
-            f'{{ name = "gaussian", sigma = 0.01 }}'
-        )
-    parameters = {key: value for key, value in table.items() if key != "name"}
-    if table["name"] == "composed":
+    spec = PluginSpec.from_table(table, "defense 'composed'")
+    if spec.name == "composed":
         raise UsageError("defense 'composed' cannot hold itself; list its defenses one by one")
-    defense: Defense = build(DEFENSES, table["name"], parameters)
+    defense: Defense = spec.build(DEFENSES)
     return defense
 
 

@@ -1,4 +1,4 @@
-"""Differentially private SGD."""
+"""Differentially private SGD (DP-SGD)."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from leakbench.federation.shared_model import SharedModel
 class DPSGD(Defense):
     """Clips each individual's gradient, sums them, adds Gaussian noise, divides by B.
 
-    ε is the RDP accountant's of Opacus (extra `opacus`), of each client's individuals against who
-    sees all of its updates. It assumes Poisson sampling of batches, as is usual; clients here draw
-    batches of a fixed size.
+    ε is computed by Opacus' RDP accountant (extra `opacus`), for each client's individuals against
+    an adversary that sees all of the client's updates. It assumes Poisson sampling of batches, as
+    is usual; clients here sample batches of a fixed size.
 
     Attributes:
-        clip: C, the largest ℓ2 norm of one individual's gradient, all parameters as one vector.
+        clip: C, the maximum ℓ2 norm of an individual's gradient, all parameters as one vector.
         noise: standard deviation of the noise on the sum of gradients, in units of C.
     """
 
@@ -50,7 +50,7 @@ class DPSGD(Defense):
     noise: Annotated[float, Field(ge=0)]
 
     def protect(self, compute: Compute) -> Compute:  # noqa: ARG002
-        """Return the private computation, which takes the place of `compute`."""
+        """Return the private computation, which replaces `compute`."""
 
         def protected(client: Client) -> Update:
             layers = batch_norm_layers(client.model)
@@ -83,16 +83,16 @@ class DPSGD(Defense):
         }
 
     def epsilon(self, sampled: float, rounds: int, delta: float, uses: int = 1) -> float | None:
-        """Return ε; None without noise, or where Opacus is not installed."""
+        """Return ε; None without noise, or if Opacus is not installed."""
         if not self.noise or find_spec("opacus") is None:
             return None
         from opacus.accountants import RDPAccountant
 
         accountant = RDPAccountant()
-        # n Gaussian mechanisms on the same batch are one with 1/√n of the noise.
+        # n Gaussian mechanisms on the same batch equal one with 1/√n of the noise.
         accountant.history = [(self.noise / sqrt(uses), sampled, rounds)]
         with warnings.catch_warnings():
-            # That with more Rényi orders it might find less: what it finds holds all the same.
+            # It warns that more Rényi orders might give a smaller ε; the bound is valid anyway.
             warnings.simplefilter("ignore", UserWarning)
             epsilon = float(accountant.get_epsilon(delta))
         return epsilon if isfinite(epsilon) else None
@@ -102,7 +102,7 @@ def clipped_sum(model: SharedModel, images: Tensor, labels: Tensor, norm: float)
     """Return the sum over individuals of their gradients, each clipped to an ℓ2 norm.
 
     Args:
-        model: one in which individuals do not depend on each other.
+        model: without layers that mix the individuals of a batch.
         images: shape (B, 3, size, size).
         labels: shape (B,).
     """

@@ -1,4 +1,4 @@
-"""Federated averaging: several steps before an update."""
+"""Local steps of federated averaging (FedAvg)."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ PositiveInt = Annotated[int, Field(gt=0)]
 @register_defense("local_steps")
 @dataclass(frozen=True, kw_only=True)
 class LocalSteps(Defense):
-    """The client takes steps of SGD from the shared weights and sends how far it came.
+    """The client takes several SGD steps from the shared weights and sends the change.
 
-    What it sends is (w_0 − w_T)/η, the sum of its T gradients on the way, so that η times it is the
-    change of weights that federated averaging averages. η is the setup's.
+    It sends (w_0 − w_T)/η, the sum of the T gradients of its steps; η times this is the change of
+    weights that federated averaging averages. η is the setup's learning rate.
 
     Attributes:
         epochs: passes over the batch.
-        batch: individuals of a step, drawn anew in each epoch; none is the whole batch.
+        batch: individuals per step, shuffled in each epoch; none means the whole batch.
     """
 
     reference: ClassVar[str] = (
@@ -43,7 +43,7 @@ class LocalSteps(Defense):
     batch: PositiveInt | None = None
 
     def protect(self, compute: Compute) -> Compute:
-        """Return the computation of several steps, each by `compute`."""
+        """Return a computation of several local steps, each by `compute`."""
 
         def protected(client: Client) -> Update:
             model = _own_copy(client.model)
@@ -63,7 +63,7 @@ class LocalSteps(Defense):
         return protected
 
     def local_epochs(self, individuals: int) -> Sequence[Sequence[int]]:
-        """Return for each epoch the sizes of its mini-batches, in each of which a step is taken."""
+        """Return the sizes of the mini-batches of each epoch, one step each."""
         whole, rest = divmod(individuals, self.batch or individuals)
         sizes = [self.batch or individuals] * whole + [rest] * (rest > 0)
         return [sizes] * self.epochs
@@ -72,7 +72,7 @@ class LocalSteps(Defense):
         """Yield the rows of each step's individuals."""
         individuals = len(client.labels)
         for sizes in self.local_epochs(individuals):
-            # A whole batch has no order to draw.
+            # A single batch needs no random order.
             rows = (
                 torch.randperm(individuals, generator=client.generator)
                 if len(sizes) > 1
@@ -82,16 +82,16 @@ class LocalSteps(Defense):
 
     @property
     def uses(self) -> int:
-        """How often each individual of the batch enters a gradient."""
+        """Number of gradients in which each individual of the batch is used."""
         return self.epochs
 
     def rescale(self, update: Update, individuals: int) -> tuple[Update, int]:
-        """Return the sum of T updates, each with noise of its own, over √T."""
+        """Return the sum of T updates, each with independent noise, divided by √T."""
         steps = [size for sizes in self.local_epochs(individuals) for size in sizes]
         return {name: value / len(steps) ** 0.5 for name, value in update.items()}, steps[0]
 
 
 def _own_copy(model: SharedModel) -> SharedModel:
-    """Return a copy with weights of its own; running statistics go on as in any training."""
+    """Return a copy with separate weights and shared running statistics, which training updates."""
     shared = {id(buffer): buffer for buffer in model.buffers()}
     return copy.deepcopy(model, shared)

@@ -1,4 +1,4 @@
-"""Noise on the update."""
+"""Additive noise on the update: Gaussian and Laplacian."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Noise(Defense):
     """Adds independent noise to every entry of the update.
 
     Attributes:
-        sigma: standard deviation, in the units of the gradient; what it is beside the gradient's
-            norm depends on model and batch, and stands in the record.
+        sigma: standard deviation, in units of the gradient; its ratio to the gradient's norm
+            depends on model and batch, and is in the record.
     """
 
     example_parameters: ClassVar = {"sigma": 0.01}
@@ -30,16 +30,16 @@ class Noise(Defense):
     sigma: Annotated[float, Field(ge=0)]
 
     @abstractmethod
-    def drawn(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
+    def sample(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
         """Return noise of variance 1, on the CPU."""
 
     def protect(self, compute: Compute) -> Compute:
-        """Return `compute` with noise added to what it returns."""
+        """Return `compute` with noise added to its result."""
 
         def protected(client: Client) -> Update:
             return {
                 name: value
-                + self.sigma * self.drawn(value.shape, client.generator).to(value.device)
+                + self.sigma * self.sample(value.shape, client.generator).to(value.device)
                 for name, value in compute(client).items()
             }
 
@@ -54,14 +54,14 @@ class Noise(Defense):
 
 
 def noise_energy(received: Tensor, sigma: float) -> Tensor:
-    """Return the expected energy of the noise in a tensor; zeros were withheld, noise and all."""
+    """Return the expected energy of the noise in a tensor; zeros were withheld with their noise."""
     return sigma**2 * received.count_nonzero()
 
 
 def wiener_factor(received: Tensor, noise: Tensor) -> Tensor:
-    """Return the Wiener filter's factor of a noisy tensor, of one entry and as many axes.
+    """Return the Wiener filter's factor for a noisy tensor, one entry with as many axes.
 
-    The signal's energy is estimated as what is received beyond the noise's.
+    The signal's energy is estimated as the received energy minus the noise's.
 
     Args:
         received: any shape.
@@ -83,7 +83,7 @@ class GaussianNoise(Noise):
         "Zhu, Liu, Han 2019, Deep Leakage from Gradients (NeurIPS), section 5.1"
     )
 
-    def drawn(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
+    def sample(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
         """Return standard normal noise."""
         return torch.randn(shape, generator=generator)
 
@@ -91,13 +91,13 @@ class GaussianNoise(Noise):
 @register_defense("laplace")
 @dataclass(frozen=True, kw_only=True)
 class LaplaceNoise(Noise):
-    """Adds Laplacian noise of standard deviation σ, so of scale σ/√2, to every entry."""
+    """Adds Laplacian noise of standard deviation σ, that is scale σ/√2, to every entry."""
 
     reference: ClassVar[str] = (
         "Zhu, Liu, Han 2019, Deep Leakage from Gradients (NeurIPS), section 5.1"
     )
 
-    def drawn(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
+    def sample(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
         """Return Laplacian noise of variance 1, by the inverse of its distribution."""
         uniform = torch.rand(shape, generator=generator, dtype=torch.float64) - 0.5
         magnitude = -torch.log1p(-2 * uniform.abs()) / 2**0.5

@@ -12,7 +12,7 @@ from leakbench.federation.defense import Defense
 @register_defense("none")
 @dataclass(frozen=True, kw_only=True)
 class NoDefense(Defense):
-    """The update is sent as it is."""
+    """Sends the update unchanged."""
 
     reference = "none"
 

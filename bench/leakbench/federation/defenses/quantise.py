@@ -1,4 +1,4 @@
-"""Sending few bits an entry."""
+"""Quantisation of the update to few bits per entry."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from leakbench.federation.defenses.noise import wiener_factor
 @register_defense("quantise")
 @dataclass(frozen=True, kw_only=True)
 class Quantisation(Defense):
-    """Sends each entry in k bits, and one scale for each parameter's tensor.
+    """Sends k bits per entry, and one scale per parameter tensor.
 
-    One bit is the sign, times the tensor's mean magnitude; a zero gets either sign at random. Two
-    and more bits tell one of 2ᵏ − 1 levels, evenly spaced from −max|g| to max|g| with zero among
-    them, to which entries are rounded up or down at random so that their expectation stays.
+    With one bit an entry is its sign times the tensor's mean magnitude; zeros get a random sign.
+    With more bits entries are rounded to 2ᵏ − 1 levels, evenly spaced from −max|g| to max|g|
+    including zero, up or down at random so that their expectation is unchanged.
 
     Attributes:
-        bits: k.
+        bits: k, the number of bits per entry.
     """
 
     reference: ClassVar[str] = (
@@ -39,7 +39,7 @@ class Quantisation(Defense):
     bits: Annotated[int, Field(ge=1, le=16)]
 
     def protect(self, compute: Compute) -> Compute:
-        """Return `compute` with what it returns rounded."""
+        """Return `compute` with its result quantised."""
 
         def protected(client: Client) -> Update:
             return {
@@ -53,13 +53,13 @@ class Quantisation(Defense):
 
     @property
     def _levels(self) -> int:
-        """How many levels are above zero."""
+        """Number of levels above zero."""
         return int(2 ** (self.bits - 1)) - 1
 
     def reliability(self, update: Update, individuals: int) -> Mapping[str, Tensor]:  # noqa: ARG002
         """Return, for each parameter, the share of its energy that rounding does not explain.
 
-        Of one bit nothing, since a sign is not the gradient with noise; see `surrogate`.
+        Empty for one bit, since a sign is not the gradient plus noise; see `surrogate`.
         """
         if self.bits == 1:
             return {}
@@ -69,7 +69,7 @@ class Quantisation(Defense):
         }
 
     def surrogate(self, gradients: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return a smooth sign for one bit: tanh(g / rms), times the mean magnitude."""
+        """Return a differentiable sign for one bit: tanh(g / rms) times the mean magnitude."""
         return (
             {name: _smooth_sign(value) for name, value in gradients.items()}
             if self.bits == 1
@@ -78,16 +78,16 @@ class Quantisation(Defense):
 
 
 def sign_of(value: Tensor, generator: torch.Generator) -> Tensor:
-    """Return the sign times the mean magnitude; of zeros a random sign."""
+    """Return the sign times the mean magnitude, with a random sign for zeros."""
     positive = torch.where(value == 0, _uniform(value, generator) < 0.5, value > 0)
     magnitude = value.abs().mean()
     return torch.where(positive, magnitude, -magnitude)
 
 
 def rounded(value: Tensor, levels: int, generator: torch.Generator) -> Tensor:
-    """Return a tensor rounded without bias to multiples of its largest magnitude over `levels`."""
+    """Return a tensor rounded without bias to multiples of its largest magnitude / `levels`."""
     step = value.abs().max() / levels
-    # Where all is zero so is the step.
+    # The step is zero if all entries are.
     multiples = (value / step.clamp_min(1e-30) + _uniform(value, generator)).floor()
     return multiples.clamp(-levels, levels) * step
 
@@ -99,10 +99,10 @@ def _uniform(value: Tensor, generator: torch.Generator) -> Tensor:
 def _rounding_variance(received: Tensor, levels: int) -> Tensor:
     """Return an estimate of the mean variance of rounding.
 
-    An entry that lies a share s of a step beyond a level has variance s(1 − s) step²: step²/6 on
-    average where entries spread over many levels, and |g|·step − g² where nearly all lie within the
-    first, with |g| on average what is received and g² twice the square of that, as if Laplacian;
-    tails of gradients are heavier still.
+    An entry at a fraction s of a step above a level has variance s(1 − s) step². On average this is
+    step²/6 if entries spread over many levels, and |g|·step − g² if nearly all are within the first
+    level. The mean of |g| is estimated by that of the received magnitudes, and the mean of g² by
+    twice its square, as for a Laplacian; gradients have even heavier tails.
     """
     magnitude = received.abs()
     step = magnitude.max() / levels
@@ -111,7 +111,7 @@ def _rounding_variance(received: Tensor, levels: int) -> Tensor:
 
 
 def _smooth_sign(gradients: Tensor) -> Tensor:
-    """Return the smooth sign of gradients of R runs, shape (R, …)."""
+    """Return a differentiable sign of the gradients of R runs, shape (R, …)."""
     axes = list(range(1, gradients.ndim))
     rms = gradients.square().mean(axes, keepdim=True).clamp_min(1e-30).sqrt()
     return torch.tanh(gradients / rms) * gradients.abs().mean(axes, keepdim=True)

@@ -1,4 +1,4 @@
-"""Secure aggregation: a server that sees a sum."""
+"""Secure aggregation: the server sees only the mean of several clients' updates."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from leakbench.federation.defense import Defense, Stage
 @register_defense("secure_aggregation")
 @dataclass(frozen=True, kw_only=True)
 class SecureAggregation(Defense):
-    """The server sees the mean of several clients' updates, and none of them alone.
+    """The server sees the mean of several clients' updates, and no single update.
 
-    B individuals of each client stand behind what it sees. Training stays as it is, since there too
-    nothing but the clients' sum is used.
+    B individuals of each client contribute to the mean. Training is unchanged, since it uses only
+    the clients' sum anyway.
 
     Attributes:
         of: number m of clients.
@@ -35,14 +35,14 @@ class SecureAggregation(Defense):
     of: Annotated[int, Field(gt=0)]
 
     def protect(self, compute: Compute) -> Compute:
-        """Return the mean of what `compute` returns for each client's images, one after another."""
+        """Return the mean of `compute` over the clients' parts of the batch, in order."""
 
         def protected(client: Client) -> Update:
             size, left = divmod(len(client.labels), self.of)
             if left or not size:
                 raise UsageError(
                     f"defense 'secure_aggregation' cannot divide {len(client.labels)} individuals "
-                    f"among {self.of} clients; give it a multiple"
+                    f"among {self.of} clients; use a multiple of it"
                 )
             updates = [
                 compute(replace(client, images=images, labels=labels))
@@ -59,15 +59,15 @@ class SecureAggregation(Defense):
 
     @property
     def clients(self) -> int:
-        """How many clients' batches the server sees as one."""
+        """Number of clients whose updates the server sees as one."""
         return self.of
 
     def client_part(self) -> Defense | None:
-        """Return None: a client does nothing by itself."""
+        """Return None: a single client applies nothing."""
         return None
 
     def rescale(self, update: Update, individuals: int) -> tuple[Update, int]:
-        """Return the mean of m updates, each with noise of its own, times √m."""
+        """Return the mean of m updates, each with independent noise, multiplied by √m."""
         return (
             {name: value * self.of**0.5 for name, value in update.items()},
             individuals // self.of,

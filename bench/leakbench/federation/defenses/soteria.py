@@ -1,4 +1,4 @@
-"""Soteria: a deep feature that is not all sent."""
+"""Soteria: prunes the gradient of the weights that read sensitive deep features."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from leakbench.federation.defenses.sparsify import count_of
 from leakbench.federation.shared_model import SharedModel
 
 Extractor = Callable[[Tensor], Tensor]
-"""Images, shape (n, 3, size, size), to features of each by itself, shape (n, d)."""
+"""Images, shape (n, 3, size, size), to features of each independently, shape (n, d)."""
 
-AT_ONCE = 16
-"""Rows of the Jacobian that are computed together."""
+ROWS_AT_ONCE = 16
+"""Number of rows of the Jacobian computed together."""
 
 
 @register_defense("soteria")
 @dataclass(frozen=True, kw_only=True)
 class Soteria(Defense):
-    """Sends no gradient of the weights by which parts of the deep feature r = E(X) are read.
+    """Sends no gradient of the weights that read some entries of the deep feature r = E(X).
 
-    The paper sets those r_i to zero with the largest ‖r_i (∂r_i/∂X)⁻¹‖: they move the reconstructed
-    image most for what they change of r. As the authors' code does, these are taken to be those
-    with the smallest ‖∂r_i/∂X‖ / |r_i|, averaged over the batch. Their columns in the weight
-    gradient of the classifier's first linear layer become zero; the other gradients stay.
+    The paper sets the r_i with the largest ‖r_i (∂r_i/∂X)⁻¹‖ to zero: relative to their change of
+    r, they change the reconstructed image most. As in the authors' code, these are taken as the
+    r_i with the smallest ‖∂r_i/∂X‖ / |r_i|, averaged over the batch. Their columns in the weight
+    gradient of the classifier's first linear layer are set to zero; other gradients are unchanged.
 
     Attributes:
-        fraction: of the columns that become zero, rounded up to a whole number of them.
-        probes: random directions in which images are moved to estimate ‖∂r_i/∂X‖, which errs by
-            a share of 1/√(2·probes); 0 computes it exactly, by a backward pass for each i.
+        fraction: of the columns that are set to zero, rounded up to a whole number.
+        probes: number of random directions to estimate ‖∂r_i/∂X‖, with a relative error of
+            1/√(2·probes); 0 computes it exactly, by one backward pass per entry.
     """
 
     reference: ClassVar[str] = (
@@ -48,8 +48,7 @@ class Soteria(Defense):
         "Federated Learning from Representation Perspective (CVPR)"
     )
     example_parameters: ClassVar = {"fraction": 0.5}
-    # Each gradient is computed from the perturbed feature. That looks at the images once more, so
-    # it cannot come after DP-SGD, whose ε would then be none.
+    # It reads the images again, so it cannot come after DP-SGD, whose ε would then be invalid.
     stage: ClassVar[Stage] = Stage.GRADIENT
 
     fraction: Annotated[float, Field(gt=0, le=1)]
@@ -70,7 +69,7 @@ class Soteria(Defense):
         return protected
 
     def reliability(self, update: Update, individuals: int) -> Mapping[str, Tensor]:  # noqa: ARG002
-        """Return zeros for columns of the defended weights that are wholly zero, ones elsewhere."""
+        """Return zeros for columns of the defended weights that are all zero, ones elsewhere."""
         name = next(n for n, v in update.items() if n.startswith("classifier.") and v.ndim == 2)
         return {name: (update[name] != 0).any(0, keepdim=True).to(update[name].dtype)}
 
@@ -114,7 +113,7 @@ def sensitivity(
 
 
 def jacobian_norms(extractor: Extractor, images: Tensor) -> Tensor:
-    """Return ‖∂r_i/∂X‖ of each individual, shape (B, d)."""
+    """Return ‖∂r_i/∂X‖ for each individual, shape (B, d)."""
     features, pull_back = vjp(extractor, images)[:2]
     rows = torch.eye(features.shape[1], device=features.device)
 
@@ -122,14 +121,14 @@ def jacobian_norms(extractor: Extractor, images: Tensor) -> Tensor:
         gradient: Tensor = pull_back(row.expand_as(features))[0]
         return gradient.flatten(1).square().sum(1).sqrt()
 
-    norms: Tensor = vmap(of, chunk_size=AT_ONCE)(rows)
+    norms: Tensor = vmap(of, chunk_size=ROWS_AT_ONCE)(rows)
     return norms.transpose(0, 1)
 
 
 def estimated_norms(
     extractor: Extractor, images: Tensor, probes: int, generator: torch.Generator
 ) -> Tensor:
-    """Return ‖∂r_i/∂X‖ by E[(∂r_i/∂X · v)²] over random signs v, shape (B, d)."""
+    """Return ‖∂r_i/∂X‖ estimated by E[(∂r_i/∂X · v)²] over random signs v, shape (B, d)."""
     signs = torch.randint(0, 2, (probes, *images.shape), generator=generator)
     directions = (2 * signs - 1).to(images)
 
@@ -138,7 +137,7 @@ def estimated_norms(
         return change
 
     with warnings.catch_warnings():
-        # PyTorch warns of its own when it first differentiates forwards.
+        # PyTorch warns about its own code at the first forward-mode differentiation.
         warnings.simplefilter("ignore", FutureWarning)
         changes: Tensor = vmap(moved)(directions)
     return changes.square().mean(0).sqrt()

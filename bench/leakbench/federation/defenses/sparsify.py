@@ -1,4 +1,4 @@
-"""Sharing a part of the update."""
+"""Sparsification: sending only a fraction of the update's entries."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from leakbench.federation.defense import Defense
 @register_defense("sparsify")
 @dataclass(frozen=True, kw_only=True)
 class Sparsification(Defense):
-    """Sends a fraction of the update's entries; the others are zero.
+    """Sends a fraction of the update's entries and sets the others to zero.
 
     Attributes:
-        fraction: of the entries that are sent, rounded up to a whole number of them.
-        choice: the `largest` in magnitude, or `random` ones, drawn anew for each update.
-        scope: whether the fraction is that of each parameter's `tensor`, or of all entries together
+        fraction: of the entries that are sent, rounded up to a whole number.
+        choice: the entries `largest` in magnitude, or `random` ones, new for each update.
+        scope: whether the fraction applies to each parameter `tensor`, or to all entries together
             (`global`).
     """
 
@@ -40,7 +40,7 @@ class Sparsification(Defense):
     scope: Literal["tensor", "global"] = "tensor"
 
     def protect(self, compute: Compute) -> Compute:
-        """Return `compute` with the entries that are not chosen set to zero."""
+        """Return `compute` with all but the chosen entries set to zero."""
 
         def protected(client: Client) -> Update:
             update = compute(client)
@@ -58,7 +58,7 @@ class Sparsification(Defense):
         return protected if self.fraction < 1 else compute
 
     def _mask(self, value: Tensor, client: Client) -> Tensor:
-        """Return ones where entries are chosen, zeros elsewhere, of the same shape."""
+        """Return ones for chosen entries and zeros elsewhere, in the same shape."""
         count = count_of(self.fraction, value.numel())
         if self.choice == "largest":
             chosen = value.abs().flatten().topk(count, sorted=False).indices
@@ -70,24 +70,25 @@ class Sparsification(Defense):
         return mask.reshape(value.shape)
 
     def reliability(self, update: Update, individuals: int) -> Mapping[str, Tensor]:  # noqa: ARG002
-        """Return ones for what was sent, and for the rest how far their zeros are to be believed.
+        """Return 1 for sent entries, and for withheld ones the reliability of their zeros.
 
-        What is not among the largest is small, so that a zero is not far off; at random it is.
+        Entries that are not among the largest are small, so that zero is close to their value;
+        nothing is known about entries withheld at random.
         """
         if self.fraction == 1:
             return {}
-        small = SMALL if self.choice == "largest" else 0.0
+        small = ZERO_RELIABILITY if self.choice == "largest" else 0.0
         return {
             name: (value != 0).to(value.dtype).clamp_min(small) for name, value in update.items()
         }
 
 
-SMALL = 0.3
-"""Trust in the zero of an entry that is not among the largest."""
+ZERO_RELIABILITY = 0.3
+"""Reliability of the zero in place of an entry that is not among the largest."""
 
 
 def count_of(fraction: float, total: int) -> int:
-    """Return a fraction of a number, rounded up; of the fraction as it is written.
+    """Return fraction · total, rounded up; the fraction is taken as its decimal notation.
 
     >>> count_of(0.07, 100), count_of(0.01, 30)
     (7, 1)

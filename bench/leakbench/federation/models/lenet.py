@@ -1,4 +1,4 @@
-"""LeNet."""
+"""LeNet with sigmoid activations, as in DLG."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from leakbench.federation.shared_model import Architecture, SharedModel
 class LeNet(Architecture):
     """The sigmoid LeNet of DLG: three 5×5 convolutions of 12 channels and one linear layer.
 
-    It takes pixels in [0, 1] as they are, as in the paper: with pixels in [-1, 1] L-BFGS hardly
-    ever converges on it.
+    It takes pixels in [0, 1], as in the paper: with pixels in [-1, 1], L-BFGS rarely converges.
 
     Attributes:
-        spread: weights and biases start uniform in ± this.
+        spread: weights and biases are initialised uniformly in [−spread, spread].
     """
 
     reference = "Zhu, Liu, Han 2019, Deep Leakage from Gradients (NeurIPS)"

@@ -1,4 +1,4 @@
-"""ResNet-18 for small images."""
+"""ResNet-18, with a stem for small images."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from leakbench.federation.shared_model import Architecture, Normalise, SharedMod
 class ResNet18(Architecture):
     """ResNet-18 with BatchNorm (torchvision), split before its linear layer (d = 512).
 
-    Below 128 px its stem is the usual one for small images: a 3×3 convolution without pooling.
+    Below 128 px it has the usual stem for small images: a 3×3 convolution without pooling.
     """
 
     reference = "He, Zhang, Ren, Sun 2016, Deep Residual Learning for Image Recognition (CVPR)"
 
     def build(self, classes: int, size: int, split: str) -> SharedModel:  # noqa: ARG002
-        """Return ResNet-18."""
+        """Return ResNet-18; d = 512."""
         from torchvision.models import resnet18
 
         network = resnet18(weights=None, num_classes=classes)
@@ -30,7 +30,7 @@ class ResNet18(Architecture):
             network.maxpool = nn.Identity()
         for module in network.modules():
             if isinstance(module, nn.ReLU):
-                # Differentiating twice through an activation forbids computing it in place.
+                # Attacks differentiate twice, which in-place activations do not allow.
                 module.inplace = False
         output = network.fc
         network.fc = nn.Identity()

@@ -1,4 +1,4 @@
-"""A small convolutional network."""
+"""The small convolutional network of UL, with one hidden layer."""
 
 from __future__ import annotations
 
@@ -18,16 +18,15 @@ from leakbench.federation.shared_model import Architecture, Normalise, SharedMod
 class SmallCNN(Architecture):
     """The CNN of UL: three 3×3 convolutions with pooling, a hidden layer, an output layer.
 
-    Split after the convolutions, E(X) is the input of the hidden layer; split after the hidden
-    layer, its 256 activations. UL pools by maximum. The default here is the average, since
-    matching the gradient of a max-pooled network hardly converges, so that no attack of this kind
-    can be told from another on it.
+    With split `convolutions`, E(X) is the input of the hidden layer; with split `hidden`, its
+    activations. UL uses max pooling. The default here is average pooling: matching the gradient of
+    a max-pooled network hardly converges, so that gradient-matching attacks cannot be compared.
 
     Attributes:
-        width: channels of the first convolution, doubled by each of the next two; UL has 32.
+        width: channels of the first convolution, doubled in each of the next two; 32 in UL.
         hidden: units of the hidden layer.
         pooling: `average` or `max`.
-        batch_norm: whether a BatchNorm layer follows each convolution; UL has none.
+        batch_norm: whether a BatchNorm layer follows each convolution; not in UL.
     """
 
     reference = (
@@ -54,7 +53,7 @@ class SmallCNN(Architecture):
         output = nn.Linear(self.hidden, classes)
         for layer in (*layers, *hidden):
             if isinstance(layer, nn.Conv2d | nn.Linear):
-                # He initialisation: with PyTorch's default, plain SGD takes thousands of rounds.
+                # He initialisation: with PyTorch's default, plain SGD needs thousands of rounds.
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                 nn.init.constant_(layer.bias, 0.0)  # type: ignore[arg-type]
         if split == "hidden":
@@ -62,5 +61,5 @@ class SmallCNN(Architecture):
         return SharedModel(nn.Sequential(*layers), nn.Sequential(*hidden, output))
 
     def _hidden(self, features: int) -> list[nn.Module]:
-        """Return what is between the convolutions, of so many features, and the output layer."""
+        """Return the layers between the convolutions, with `features` outputs, and the output."""
         return [nn.Linear(features, self.hidden), nn.ReLU()]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
-from leakbench.base.registry import ATTACKS
 from leakbench.experiments.cell import Cell
 from leakbench.experiments.defense_labels import defense_text
 from leakbench.experiments.descriptions import auxiliary_name, dataset_name, text_of
+from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.experiments.suite import SuiteEntry
 from leakbench.metrics.formatting import MISSING
 from leakbench.metrics.of_attacks import EXACT_SHARE
@@ -38,8 +38,9 @@ from leakbench.reports.site.view import (
 
 def measured(record: Record) -> Measured:
     """Return a record as an entry of no suite, in a column with its attack's title."""
-    title = ATTACKS.get(record.cell.attack).title
-    return Measured(SuiteEntry(record.cell, record.key, "", "table1", title, 0.0), record)
+    resolved = ResolvedCell.of(record.cell)
+    entry = SuiteEntry(resolved, record.key, "", "table1", resolved.attack.title)
+    return Measured(entry, record)
 
 
 def in_reading_order(records: Sequence[Record]) -> list[Record]:

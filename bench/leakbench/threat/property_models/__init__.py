@@ -1,1 +1,1 @@
-"""Property models f_p: from deep features, or images, to probabilities of properties."""
+"""Property models f_p, from deep features or images to probabilities of properties."""

@@ -1,4 +1,4 @@
-"""A classifier that reads properties off images, learnt from D_aux alone: the choice beside f_p."""
+"""A property model on images, trained on D_aux: an alternative to f_p on deep features."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn import functional
 from leakbench.base.cache import cached_tensors
 from leakbench.base.seeds import digest, seed_for, tensor_digest
 from leakbench.federation.shared_model import Normalise
-from leakbench.threat.property_models.logistic import a_quarter_of_people
+from leakbench.threat.property_models.logistic import held_out_quarter
 from leakbench.threat.server import Auxiliary, Server
 
 VERSION = 1
@@ -40,7 +40,7 @@ class ImagePropertyModel:
 
 
 def image_property_model(server: Server) -> ImagePropertyModel:
-    """Return the classifier trained on the server's D_aux, from the cache if it is there."""
+    """Return the classifier trained on the server's D_aux, from the cache if possible."""
     auxiliary = server.auxiliary
     assert auxiliary is not None
     device = auxiliary.images.device
@@ -57,13 +57,13 @@ def image_property_model(server: Server) -> ImagePropertyModel:
 
 
 def fit_image_property_model(auxiliary: Auxiliary, seed: int) -> nn.Module:
-    """Train the classifier, and keep the epoch that does best on a quarter of D_aux's people.
+    """Train the classifier, and keep the best epoch on a held-out quarter of D_aux's identities.
 
     Classes are weighted to balance, so that ½ is the threshold of balanced accuracy.
     """
     images = auxiliary.images
     present = torch.stack(list(auxiliary.properties.values()), 1).float()
-    held_out = torch.from_numpy(a_quarter_of_people(auxiliary.identities.cpu().numpy(), seed))
+    held_out = torch.from_numpy(held_out_quarter(auxiliary.identities.cpu().numpy(), seed))
     rows = (~held_out).nonzero().flatten()
     draw = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):

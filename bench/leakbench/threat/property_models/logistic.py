@@ -1,4 +1,4 @@
-"""f_p: reads properties off deep features, learnt from D_aux alone."""
+"""The property model f_p as logistic regression on deep features, trained on D_aux."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch import Tensor
 from leakbench.base.errors import UsageError
 
 REGULARISATION = (1e-4, 1e-3, 1e-2, 1e-1)
-"""Inverse strengths C of the ℓ2 penalty to choose from."""
+"""Inverse strengths C of the ℓ2 penalty, among which one is selected."""
 
 
 @dataclass(frozen=True)
 class LogisticPropertyModel:
-    """Logistic regression on standardised deep features, one for each of P properties.
+    """Logistic regression on standardised deep features, for each of P properties.
 
     Attributes:
         properties: their names.
@@ -40,7 +40,7 @@ class LogisticPropertyModel:
         return dict(zip(self.properties, logits.sigmoid().unbind(-1), strict=True))
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return what `from_tensors` takes."""
+        """Return the argument of `from_tensors`."""
         return {"mean": self.mean, "scale": self.scale, "weight": self.weight, "bias": self.bias}
 
     @classmethod
@@ -52,16 +52,16 @@ class LogisticPropertyModel:
 
 
 def check_both_classes(properties: Mapping[str, Tensor]) -> None:
-    """Refuse a D_aux of which nothing can be learnt.
+    """Refuse a D_aux in which a property has only one class.
 
     Raises:
-        UsageError: it shows a property on everybody or on nobody.
+        UsageError: a property is present in all individuals, or in none.
     """
     for name, present in properties.items():
         if bool(present.all()) or not bool(present.any()):
             raise UsageError(
                 f"in D_aux the property {name!r} is {'always' if present.any() else 'never'} "
-                f"present, so nothing can be learnt of it; raise `auxiliary_share`"
+                f"present, so it cannot be learnt; raise `auxiliary_share`"
             )
 
 
@@ -71,11 +71,11 @@ def fit_logistic(
     """Train f_p on the features of D_aux, shape (n, d), and its properties, shape (n,) each.
 
     Classes are weighted to balance, so that a score of ½ is the threshold of balanced accuracy. The
-    penalty is the one with the best balanced accuracy on a quarter of D_aux's people, held out.
+    penalty with the best balanced accuracy on a held-out quarter of D_aux's identities is selected.
     """
     mean, scale = features.mean(0), features.std(0, unbiased=False).clamp_min(1e-6)
     standardised = ((features - mean) / scale).cpu().numpy()
-    held_out = a_quarter_of_people(identities, seed)
+    held_out = held_out_quarter(identities, seed)
     fits = [_fit(standardised, p.cpu().numpy(), held_out) for p in properties.values()]
     return LogisticPropertyModel(
         properties=tuple(properties),
@@ -86,8 +86,8 @@ def fit_logistic(
     )
 
 
-def a_quarter_of_people(identities: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
-    """Return who is held out, shape (n,): all images of a quarter of the identities."""
+def held_out_quarter(identities: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
+    """Return a mask of all images of a quarter of the identities, shape (n,)."""
     people, person = np.unique(identities, return_inverse=True)
     chosen = np.random.default_rng(seed).permutation(len(people)) < max(1, len(people) // 4)
     return chosen[person]
@@ -104,7 +104,7 @@ def _fit(
         return LogisticRegression(C=strength, class_weight="balanced", max_iter=200)
 
     with warnings.catch_warnings():
-        # 200 steps of a penalised, standardised problem are enough: more change no decision.
+        # 200 steps of a penalised, standardised problem are enough: more change no decisions.
         warnings.simplefilter("ignore", ConvergenceWarning)
         strength = REGULARISATION[1]
         if len(np.unique(present[held_out])) == len(np.unique(present[~held_out])) == 2:

@@ -1,4 +1,4 @@
-"""f_p with kind and regularisation chosen, for each property, by cross-validation inside D_aux."""
+"""The property model f_p selected, for each property, by cross-validation inside D_aux."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from leakbench.base.errors import UsageError
 
 
 class Candidate(NamedTuple):
-    """A kind of network and its regularisation: `hidden` units (0: linear) and weight decay."""
+    """A network and its regularisation: number of `hidden` units (0: linear) and weight decay."""
 
     hidden: int
     weight_decay: float
@@ -37,16 +37,15 @@ DROPOUT = 0.5
 
 @dataclass(frozen=True)
 class ValidatedPropertyModel:
-    """The mean of networks trained on a fold's complement each, of a kind chosen per property.
+    """The mean of the networks of all folds, with the candidate selected for each property.
 
-    Features are clamped to the range that D_aux shows, beyond which nothing was learnt, and
-    standardised.
+    Features are clamped to their range in D_aux, beyond which nothing was learnt, and standardised.
 
     Attributes:
         properties: the names of P properties.
         mean, scale, low, high: of the auxiliary features, shape (d,).
         networks: candidate → one network for each fold, (n, d) to logits (n, P).
-        chosen: each property's candidate, shape (P,).
+        chosen: selected candidate of each property, shape (P,).
         slope, intercept: of the logits' calibration, shape (P,).
     """
 
@@ -71,8 +70,8 @@ class ValidatedPropertyModel:
         return dict(zip(self.properties, scores.unbind(-1), strict=True))
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return what `from_tensors` takes."""
-        held = {name: getattr(self, name) for name in HELD}
+        """Return the argument of `from_tensors`."""
+        held = {name: getattr(self, name) for name in TENSOR_FIELDS}
         for candidate, networks in self.networks.items():
             for fold, network in enumerate(networks):
                 for name, value in network.state_dict().items():
@@ -84,7 +83,7 @@ class ValidatedPropertyModel:
         cls, properties: tuple[str, ...], tensors: Mapping[str, Tensor], device: torch.device
     ) -> ValidatedPropertyModel:
         """Return the property model that `tensors` describe, on `device`."""
-        held = {name: tensors[name].to(device) for name in HELD}
+        held = {name: tensors[name].to(device) for name in TENSOR_FIELDS}
         networks: dict[int, list[nn.Module]] = {}
         for candidate in sorted(set(tensors["chosen"].tolist())):
             networks[candidate] = []
@@ -98,8 +97,8 @@ class ValidatedPropertyModel:
         return cls(properties=properties, networks=networks, **held)
 
 
-HELD = ("mean", "scale", "low", "high", "chosen", "slope", "intercept")
-"""Fields that are tensors."""
+TENSOR_FIELDS = ("mean", "scale", "low", "high", "chosen", "slope", "intercept")
+"""Names of the fields that are tensors."""
 
 
 def fit_validated(
@@ -109,21 +108,21 @@ def fit_validated(
     identities: NDArray[np.int64],
     seed: int,
 ) -> ValidatedPropertyModel:
-    """Train f_p on D_aux, on the CPU: the same numbers whatever the server's device.
+    """Train f_p on D_aux, on the CPU, so that numbers do not depend on the server's device.
 
-    Every candidate is trained on the complement of each fold of people, and calibrated by its
-    logits on the people of the fold (Platt scaling). A property gets the one whose calibrated
-    cross-entropy there is the lowest. Classes weigh the same throughout, so that ½ is the
-    threshold of balanced accuracy, however frequent a property is among the victims.
+    Every candidate is trained on the complement of each fold of identities, and calibrated by its
+    logits on the fold (Platt scaling). For each property the candidate with the lowest calibrated
+    cross-entropy on the folds is selected. Classes have equal weight throughout, so that ½ is the
+    threshold of balanced accuracy, whatever the prevalence among the victims.
 
     Args:
         features: of D_aux's images, shape (n, d).
-        mirrored: of the same images mirrored, on which networks are trained too; shape (n, d).
-        properties: property → presence, shape (n,) each; both classes must be there.
-        identities: who is shown, shape (n,).
+        mirrored: of the same images mirrored, used for training too; shape (n, d).
+        properties: property → presence, shape (n,) each; both classes must occur.
+        identities: number of the person or object shown, shape (n,).
 
     Raises:
-        UsageError: D_aux shows fewer people than there are folds.
+        UsageError: D_aux has fewer identities than there are folds.
     """
     fold = _folds(identities, seed)
     present = torch.stack(list(properties.values()), 1).cpu()
@@ -153,11 +152,11 @@ def fit_validated(
 
 
 def _folds(identities: NDArray[np.int64], seed: int) -> Tensor:
-    """Return the fold of every row, shape (n,): all images of a person are in one."""
+    """Return the fold of every row, shape (n,): all images of an identity are in one fold."""
     people, person = np.unique(identities, return_inverse=True)
     if len(people) < FOLDS:
         raise UsageError(
-            f"D_aux shows {len(people)} identities, fewer than the {FOLDS} folds that choose f_p; "
+            f"D_aux has {len(people)} identities, fewer than the {FOLDS} folds to select f_p; "
             f"raise `auxiliary_share` or use property_model=logistic"
         )
     order = np.random.default_rng(seed).permutation(len(people))
@@ -167,7 +166,7 @@ def _folds(identities: NDArray[np.int64], seed: int) -> Tensor:
 def _cross_validated(
     candidate: Candidate, inputs: Tensor, present: Tensor, fold: Tensor, seed: int
 ) -> tuple[list[nn.Module], Tensor]:
-    """Return a network for each fold, and everybody's logits by the one not trained on them.
+    """Return each fold's network, and every individual's logits by the one not trained on it.
 
     Args:
         inputs: originals, then mirrored, shape (2n, d).
@@ -224,7 +223,7 @@ def _network(width: int, properties: int, candidate: Candidate) -> nn.Module:
 
 
 def _balanced_loss(logits: Tensor, present: Tensor) -> Tensor:
-    """Return the mean over both classes of their mean cross-entropy, shape (P,)."""
+    """Return the mean of both classes' mean cross-entropies, shape (P,)."""
     loss = functional.binary_cross_entropy_with_logits(logits, present.float(), reduction="none")
     return sum(  # type: ignore[return-value]
         (loss * of_class).sum(0) / of_class.sum(0) / 2 for of_class in (present, ~present)

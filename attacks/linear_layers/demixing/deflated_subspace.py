@@ -1,8 +1,7 @@
-"""Those individuals of a batch who are not found yet, in the row space of its gradient.
+"""Deflation: where the other individuals are once some of a batch are found.
 
 With G = U S Vᵀ, [h_i, 1] = V a_i and x_i = U c_i follows Σ_i c_i a_iᵀ = S, so that a_iᵀ S⁻¹ c_j = 0
-for j ≠ i and 1 for j = i. With every x_j that is known all others' a_i have a dimension less,
-exactly.
+for j ≠ i and 1 for j = i. Every x_j that is known takes a dimension from all other a_i, exactly.
 """
 
 from __future__ import annotations
@@ -13,27 +12,27 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from leakbench.attacks.linear_layers.demixing.mixture import Space
+from leakbench.attacks.linear_layers.demixing.gradient_space import GradientSpace
 
 
 @dataclass(frozen=True)
-class Remaining:
-    """a = origin + t · directions: where the a_i are of those who are not found yet.
+class DeflatedSubspace:
+    """a = origin + t · directions: where the a_i are of individuals that are not found yet.
 
     Attributes:
         origin: shape (rank,).
-        directions: orthonormal, shape (left, rank).
+        directions: orthonormal, shape (q, rank).
     """
 
     origin: Tensor
     directions: Tensor
 
 
-def remaining_after(space: Space, columns: Tensor) -> Remaining:
-    """Return where the others' a are once some x are found.
+def deflated_subspace(space: GradientSpace, columns: Tensor) -> DeflatedSubspace:
+    """Return where the other individuals' a are.
 
     Args:
-        columns: the x, rows scaled, shape (m, n).
+        columns: the x that are found, rows scaled, shape (m, n).
     """
     weights = (space.basis.mT @ columns) / space.values[:, None]
     last = space.rows[-1]
@@ -43,8 +42,8 @@ def remaining_after(space: Space, columns: Tensor) -> Remaining:
     left, values, right = torch.linalg.svd(conditions)
     independent = int((values > DEPENDENT * values[0]).sum())
     origin = right[:independent].mT @ ((left.mT @ wanted)[:independent] / values[:independent])
-    return Remaining(origin, right[independent:])
+    return DeflatedSubspace(origin, right[independent:])
 
 
 DEPENDENT = 1e-9
-"""Conditions that follow from the others but for this, relative."""
+"""Relative singular value below which a condition follows from the others."""

@@ -1,4 +1,4 @@
-"""A victim batch to be demixed: its update, and what is known of that."""
+"""A victim batch to be demixed: its update, and what is known of it."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from leakbench.attacks.linear_layers.demixing.mixture import precision_of
-from leakbench.attacks.linear_layers.demixing.sent import Sent
-from leakbench.attacks.linear_layers.demixing.withheld import sent, withheld_of
+from leakbench.attacks.linear_layers.demixing.gradient_space import precision_of
+from leakbench.attacks.linear_layers.demixing.observed_gradient import ObservedGradient
+from leakbench.attacks.linear_layers.demixing.withheld import completed, withheld_of
 from leakbench.attacks.linear_layers.head import Head, Layer
 
 
 @dataclass(frozen=True)
-class Batch:
+class VictimBatch:
     """One victim batch as the server sees it.
 
     Attributes:
         update: as it was sent.
         individuals: B.
         seed: of the searches.
-        reliability: what a known defense tells of the update, see `Defense.reliability`.
+        reliability: weights that a known defense gives the update's entries, see
+            `Defense.reliability`.
     """
 
     update: Mapping[str, Tensor]
@@ -34,11 +35,11 @@ class Batch:
         return precision_of(head, self.update)
 
     def is_finite(self, head: Head) -> bool:
-        """Whether all of the head's gradients are."""
+        """Return whether all gradients of the head's layers are finite."""
         names = [name for layer in head.layers for name in layer.names]
         return all(bool(self.update[name].isfinite().all()) for name in names)
 
-    def received(self, layer: Layer) -> Sent:
+    def observed(self, layer: Layer) -> ObservedGradient:
         """Return the layer's gradient, completed where a part of it was withheld."""
         withheld = withheld_of(layer, self.update, self.reliability)
-        return sent(layer.gradient(self.update), withheld, self.individuals)
+        return completed(layer.gradient(self.update), withheld, self.individuals)

@@ -1,0 +1,77 @@
+"""A cell with its attack and its defense, which are built once and handed on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
+
+from leakbench.base.errors import UsageError
+from leakbench.base.registry import ATTACKS, DEFENSES
+from leakbench.experiments.cell import Cell
+from leakbench.federation.defense import Defense
+from leakbench.threat.attack import Attack, check_batch_size, check_grant, knowledge_used
+from leakbench.threat.knowledge import Knowledge
+
+
+@dataclass(frozen=True)
+class ResolvedCell:
+    """A cell and the plugins that it names.
+
+    Attributes:
+        cell: the description.
+        attack, defense: built from their names and parameters.
+    """
+
+    cell: Cell
+    attack: Attack
+    defense: Defense
+
+    @classmethod
+    def of(cls, cell: Cell) -> Self:
+        """Return a cell with its plugins.
+
+        Raises:
+            UsageError: a plugin is unknown, or a parameter does not fit.
+        """
+        return cls(cell, cell.spec("attack").build(ATTACKS), cell.spec("defense").build(DEFENSES))
+
+    @cached_property
+    def key(self) -> str:
+        """The cell's key, which names its record."""
+        return self.cell.key(self.attack.version)
+
+    @cached_property
+    def knowledge(self) -> Knowledge:
+        """What the attack gets to know; see `knowledge_used`."""
+        return knowledge_used(self.attack, Knowledge.parse(self.cell.grant))
+
+    @property
+    def individuals_in_update(self) -> int:
+        """How many individuals one update is computed from: B of each client that it aggregates."""
+        return self.cell.batch_size * self.defense.clients
+
+    @property
+    def updates(self) -> int:
+        """How many updates of victims the server sees."""
+        return self.cell.individuals // self.individuals_in_update
+
+    @property
+    def work(self) -> float:
+        """Expected cost in gradient evaluations of one individual (for time estimates)."""
+        return self.cell.individuals * self.attack.work(self.individuals_in_update)
+
+    def check(self) -> None:
+        """Refuse a cell that cannot be measured.
+
+        Raises:
+            UsageError: the attack requires more knowledge than is granted, or is not defined for
+                batches of this size, or the individuals do not make whole batches.
+        """
+        check_grant(self.attack, Knowledge.parse(self.cell.grant))
+        check_batch_size(self.attack, self.individuals_in_update)
+        if self.cell.individuals % self.individuals_in_update:
+            raise UsageError(
+                f"{self.cell.individuals} individuals cannot be divided into batches of "
+                f"{self.individuals_in_update}; set `individuals` to a multiple"
+            )
