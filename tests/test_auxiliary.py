@@ -299,8 +299,10 @@ def test_a_cross_suite_runs_and_says_where_d_aux_comes_from(
     code, out, err = run("run", "cross.toml", "--workers", "1", "--device", "cpu", "--out", "out")
     assert code == 0, err
     assert "| data set        | D_aux           | property" in out
-    assert "set aside, since D_aux is synthetic (subject = faces, individuals = 500" in out
-    assert "that set may show some of the victims" not in out  # one numbering of people
+    assert (
+        "reserved and not used, since D_aux is synthetic (subject = faces, individuals = 500" in out
+    )
+    assert "some victims may appear in it too" not in out  # one numbering of people
     record = Store(tmp_path / "out" / "records").read(expand(*load_suite("cross.toml"))[0].key)
     assert record is not None
     own, other = (Synthetic(individuals=n, seed=s).fingerprint(32) for n, s in ((400, 0), (500, 3)))
@@ -332,8 +334,8 @@ def test_it_is_said_that_another_set_may_show_victims() -> None:
     cells = [Measured(each, None) for each in expand(*load_suite("table3"))]
     crossed = [m for m in cells if m.entry.cell.auxiliary_dataset]
     own = [m for m in cells if not m.entry.cell.auxiliary_dataset]
-    assert "that set may show some of the victims" in reading_aid(crossed)
-    assert "that set may show some of the victims" not in reading_aid(own)
+    assert "some victims may appear in it too" in reading_aid(crossed)
+    assert "some victims may appear in it too" not in reading_aid(own)
 
 
 def measured(cell: Cell) -> Measured:

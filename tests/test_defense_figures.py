@@ -12,7 +12,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from leakbench.base.errors import UsageError
+from drawing import DEFENSES_BY_LEVEL, HEAD, LAMBDAS
 from leakbench.base.registry import DEFENSES
 from leakbench.experiments.suite import SuiteEntry
 from leakbench.federation.defenses.none import NoDefense
@@ -20,75 +20,9 @@ from leakbench.metrics.estimates import Estimate
 from leakbench.records.measured import Measured
 from leakbench.records.record import DefenseMetrics, Record
 from leakbench.records.store import Store
+from leakbench.reports.advantage import advantage_over
 from leakbench.reports.figures import ablation, defense, tradeoff
-from leakbench.reports.figures.features import Embedded, feature_figure, rounds_drawn
 from records import record_of, suite_entries
-
-HEAD = """
-title = "Small"
-
-[cell]
-image_size = 32
-dataset = "synthetic"
-dataset_parameters = { individuals = 300 }
-properties = ["gender", "glasses"]
-main_task = "hat+smile"
-model_parameters = { width = 4 }
-clients = 2
-rounds = 3
-victim_share = 0.2
-individuals = 8
-
-[attack.feature]
-parameters = { budget = 4 }
-
-[attack.adaptive]
-attack = "feature"
-title = "Adaptive"
-parameters = { budget = 4 }
-grant = ["model", "update", "auxiliary", "labels", "defense"]
-
-[attack.blind]
-
-[attack.oracle]
-grant = ["model", "auxiliary", "features"]
-"""
-
-GROUPS = """
-[[group]]
-title = "Noise"
-layout = "defense"
-
-[group.sweep]
-batch_size = [1, 8]
-defense = [
-    { name = "none" },
-    { name = "gaussian", sigma = 0.1 },
-    { name = "gaussian", sigma = 0 },
-    { name = "gaussian", sigma = 0.01 },
-]
-
-[[group]]
-title = "Others"
-layout = "defense"
-
-[group.sweep]
-batch_size = [1, 8]
-defense = [{ name = "none" }, { name = "laplace", sigma = 0.1 }]
-"""
-
-LAMBDAS = """
-[[group]]
-title = "By λ"
-layout = "table2"
-sweep = { batch_size = [1, 8], attack.lam = [0.0, 0.1, 1.0] }
-
-[group.attack.feature]
-
-[group.attack.blind]
-
-[group.attack.oracle]
-"""
 
 UNDEFENDED, FREQUENT = 0.6, 0.3
 
@@ -96,7 +30,7 @@ UNDEFENDED, FREQUENT = 0.6, 0.3
 @pytest.fixture
 def suite(tmp_path: Path) -> str:
     path = tmp_path / "small.toml"
-    path.write_text(HEAD + GROUPS + LAMBDAS)
+    path.write_text(HEAD + DEFENSES_BY_LEVEL + LAMBDAS)
     return str(path)
 
 
@@ -124,7 +58,7 @@ def around(value: float, reach: float = 0.02) -> Estimate:
 
 def record(entry: SuiteEntry) -> Record:
     cell, sigma = entry.cell, sigma_of(entry)
-    price = DefenseMetrics(
+    cost = DefenseMetrics(
         distortion=around(30 * sigma),
         utility=around(UNDEFENDED - sigma),
         utility_lost=around(sigma),
@@ -134,7 +68,7 @@ def record(entry: SuiteEntry) -> Record:
         dict.fromkeys(cell.properties, around(accuracy(entry))),
         feature_cosine=around(0.95, 0.01),
         main_task={"accuracy": UNDEFENDED, "most_frequent_class": FREQUENT},
-        defense=None if cell.defense == "none" else price,
+        defense=None if cell.defense == "none" else cost,
         classes=4,
     )
 
@@ -206,8 +140,8 @@ def test_none_stands_at_the_end_that_changes_least(suite: str) -> None:
         made = record(each)
         if made.metrics is None or made.metrics.defense is None:
             return made
-        price = made.metrics.defense.model_copy(update={"distortion": around(1 - sigma_of(each))})
-        metrics = made.metrics.model_copy(update={"defense": price})
+        cost = made.metrics.defense.model_copy(update={"distortion": around(1 - sigma_of(each))})
+        metrics = made.metrics.model_copy(update={"defense": cost})
         return made.model_copy(update={"metrics": metrics})
 
     cells = suite_entries(suite, only=["attack=feature"])
@@ -218,7 +152,7 @@ def test_none_stands_at_the_end_that_changes_least(suite: str) -> None:
 
 def test_other_parameters_have_panels_of_their_own(tmp_path: Path) -> None:
     path = tmp_path / "small.toml"
-    swept = GROUPS.replace("batch_size = [1, 8]", "batch_size = [1, 8]\nseed = [0, 1]")
+    swept = DEFENSES_BY_LEVEL.replace("batch_size = [1, 8]", "batch_size = [1, 8]\nseed = [0, 1]")
     path.write_text(HEAD + swept)
     figure = drawn(
         defense.figures(measured(suite_entries(str(path)))), "defense-gaussian-sigma-gender"
@@ -244,7 +178,7 @@ def test_only_levels_that_are_numbers_are_drawn_over(
         sigma: int | None = None
 
     monkeypatch.setitem(DEFENSES._plugins, "gaussian", Steps)
-    text = HEAD + GROUPS.replace('"gaussian", sigma = 0.01 }', '"gaussian" }')
+    text = HEAD + DEFENSES_BY_LEVEL.replace('"gaussian", sigma = 0.01 }', '"gaussian" }')
     Path(suite).write_text(text.replace("sigma = 0.1 },", "sigma = 10 },"))
     cells = suite_entries(suite, only=["attack=blind"])
     assert {p.cell.defense_parameters.get("sigma") for p in cells} == {None, 0, 10, 0.1}
@@ -253,7 +187,7 @@ def test_only_levels_that_are_numbers_are_drawn_over(
 
 
 def test_figures_of_two_groups_do_not_take_each_other_s_name(suite: str) -> None:
-    noise = GROUPS[: GROUPS.index('[[group]]\ntitle = "Others"')]
+    noise = DEFENSES_BY_LEVEL[: DEFENSES_BY_LEVEL.index('[[group]]\ntitle = "Others"')]
     Path(suite).write_text(HEAD + noise + noise.replace("Noise", "Again"))
     found = defense.figures(measured(suite_entries(suite)))
     stems = [f"defense-gaussian-sigma-{name}" for name in ("gender", "glasses")]
@@ -282,14 +216,14 @@ def test_the_strongest_attack_is_set_against_the_utility_lost(suite: str) -> Non
 
 def test_an_interval_of_leakage_joins_those_of_attack_and_control() -> None:
     attack, blind = Estimate(value=0.8, low=0.77, high=0.84), around(0.6, 0.03)
-    found = tradeoff.leakage(attack, Estimate(value=0.6, low=0.56, high=0.64))
+    found = advantage_over(attack, Estimate(value=0.6, low=0.56, high=0.64))
     assert (found.value, found.low, found.high) == pytest.approx(
         (0.2, 0.2 - 0.05, 0.2 + np.hypot(0.04, 0.04)), abs=1e-6
     )
     # Without doubt about the control it is the attack's own, moved.
-    certain = tradeoff.leakage(attack, around(0.6, 0))
+    certain = advantage_over(attack, around(0.6, 0))
     assert (certain.low, certain.high) == pytest.approx((0.17, 0.24))
-    assert tradeoff.leakage(attack, blind).low < 0.17
+    assert advantage_over(attack, blind).low < 0.17
 
 
 def test_the_ends_of_a_defense_are_told_by_the_numbers_that_differ(suite: str) -> None:
@@ -416,48 +350,3 @@ def test_a_mistake_is_one_sentence_and_code_2(
     assert (code, printed) == (2, "")
     assert re.fullmatch(rf"leakbench: .*{message}.*", err.splitlines()[-1])
     assert not (tmp_path / "out").exists()
-
-
-def test_features_are_drawn_before_and_after_training(suite: str) -> None:
-    (cell, *_) = (each.cell for each in suite_entries(suite))
-    assert rounds_drawn(cell) == (0, 3)
-    with pytest.raises(UsageError, match="trains for 0 rounds"):
-        rounds_drawn(cell.model_copy(update={"rounds": 0}))
-
-
-def test_a_panel_of_features_has_a_point_for_each_individual_by_property(suite: str) -> None:
-    places = np.arange(12, dtype=np.float32).reshape(6, 2)
-    present = {"gender": np.array([True, False, False, True, False, False])}
-    rounds = [Embedded(n, places, present, {"gender": around(0.7)}) for n in (0, 3)]
-    figure = feature_figure(suite_entries(suite)[0].cell, rounds)
-    figure.canvas.draw()
-    assert [ax.get_ylabel() for ax in figure.axes] == ["round 0", "round 3"]
-    assert figure.axes[1].get_title() == "gender: 70.0 [68.0, 72.0]"
-    without, having = (np.asarray(c.get_offsets()) for c in figure.axes[0].collections)
-    np.testing.assert_array_equal(having, places[present["gender"]])
-    np.testing.assert_array_equal(without, places[~present["gender"]])
-
-
-def test_the_command_draws_features_and_says_how_well_f_p_reads_them(
-    run: Run, suite: str, tmp_path: Path
-) -> None:
-    (tmp_path / ".git").mkdir()
-    out = tmp_path / "out"
-    arguments = ["--out", str(out), "--device", "cpu", "--set", "property_model=logistic"]
-    code, printed, _ = run("figure", "features", suite, *arguments)
-    assert code == 0
-    said = printed.splitlines()
-    assert [line.partition(":")[0] for line in said[:4]] == [
-        *("round 0, gender", "round 0, glasses", "round 3, gender", "round 3, glasses"),
-    ]
-    assert all(re.search(r": f_p \d+\.\d \[.*\] % balanced accuracy$", line) for line in said[:4])
-    assert [Path(line.split()[-1].rstrip(".")).name for line in said[4:]] == [
-        *("small-features.png", "small-features.svg"),
-    ]
-
-
-def test_too_few_victims_for_t_sne_are_refused(run: Run, suite: str, tmp_path: Path) -> None:
-    few = ["--set", "victim_share=0.05", "--set", "property_model=logistic"]
-    code, _, err = run("figure", "features", suite, *few, "--out", str(tmp_path / "out"))
-    assert code == 2
-    assert re.search(r"more than 30 victims, and there are \d+; raise `victim_share`", err)

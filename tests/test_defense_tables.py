@@ -156,7 +156,7 @@ ESTIMATE = Estimate(value=0.6, low=0.5, high=0.7)
 def record(entry: SuiteEntry) -> Record:
     cell = entry.cell
     sigma = cell.defense_parameters.get("sigma", 0.0)
-    price = DefenseMetrics(
+    cost = DefenseMetrics(
         distortion=Estimate(value=10 * sigma, low=0, high=1),
         utility=Estimate(value=UNDEFENDED - sigma, low=0, high=1),
         utility_lost=Estimate(value=sigma, low=sigma - 0.01, high=sigma + 0.02),
@@ -167,7 +167,7 @@ def record(entry: SuiteEntry) -> Record:
         entry,
         dict.fromkeys(cell.properties, ESTIMATE),
         main_task={"accuracy": UNDEFENDED, "most_frequent_class": 0.3},
-        defense=None if cell.defense == "none" else price,
+        defense=None if cell.defense == "none" else cost,
         classes=2,
     )
 
@@ -176,7 +176,7 @@ def test_a_table_of_defenses_says_what_each_costs(suite: str) -> None:
     heading, _, *body = table_rows([Measured(p, record(p)) for p in suite_entries(suite)])
     assert heading == [
         *("property", "B", "defense", "level", "Proposed", "Proposed, adaptive", "Prior"),
-        *("utility (lost), %", "‖change‖/‖g‖", "ε"),
+        *("utility (lost), %", "distortion", "ε"),
     ]
     assert [row[:4] + row[7:] for row in body[:5]] == [
         ["gender", "1", "none", "–", "52.3", "0", "–"],
@@ -194,16 +194,16 @@ def test_a_table_of_defenses_says_what_each_costs(suite: str) -> None:
 
 def test_a_table_without_epsilon_has_no_column_for_it(suite: str) -> None:
     cells = suite_entries(suite, only=["defense=none,gaussian"])
-    assert table_rows([Measured(p, record(p)) for p in cells])[0][-1] == "‖change‖/‖g‖"
+    assert table_rows([Measured(p, record(p)) for p in cells])[0][-1] == "distortion"
 
 
-def test_prices_that_are_not_measured_are_missing(suite: str) -> None:
+def test_costs_that_are_not_measured_are_missing(suite: str) -> None:
     heading, _, *body = table_rows([Measured(p, None) for p in suite_entries(suite)])
-    assert heading[-2:] == ["utility (lost), %", "‖change‖/‖g‖"]
+    assert heading[-2:] == ["utility (lost), %", "distortion"]
     assert {tuple(row[-2:]) for row in body} == {("–", "–")}
 
 
-def test_other_layouts_tell_defenses_apart_and_have_no_prices(suite: str) -> None:
+def test_other_layouts_separate_defenses_and_have_no_costs(suite: str) -> None:
     Path(suite).write_text(SUITE.replace('layout = "defense"', 'layout = "table2"'))
     heading, _, *body = table_rows([Measured(p, record(p)) for p in suite_entries(suite)])
     assert heading[:2] == ["defense", "defense_parameters"]
@@ -211,14 +211,14 @@ def test_other_layouts_tell_defenses_apart_and_have_no_prices(suite: str) -> Non
     assert body[2][1] == "sigma = 0.01"
 
 
-def test_the_reading_aid_explains_prices_where_there_are_any(suite: str) -> None:
+def test_the_reading_aid_explains_costs_where_there_are_any(suite: str) -> None:
     aid = reading_aid([Measured(p, record(p)) for p in suite_entries(suite)])
     assert "**Utility**: main-task accuracy" in aid
     assert "at δ = 0.0012, as if" in aid
-    unpriced = reading_aid(
+    undefended = reading_aid(
         [Measured(p, record(p)) for p in suite_entries(suite, only=["defense=none"])]
     )
-    assert "δ" not in unpriced
+    assert "δ" not in undefended
 
 
 def test_settings_and_failures_name_the_defense(suite: str) -> None:

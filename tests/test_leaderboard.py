@@ -14,7 +14,7 @@ from leakbench.records.store import Store
 from leakbench.records.verified import Remeasured, content_hash, write
 from leakbench.reports.leaderboard import laid_out, leaderboard, leading_suites
 from leakbench.reports.publishing import publish
-from leakbench.reports.tables import TableValue, best_column
+from leakbench.reports.tables import UNMEASURED, TableValue, best_column
 from leakbench.threat.glossary import KNOWLEDGE
 from leakbench.threat.knowledge import Knowledge
 from publishing import HOSTILE, defended_suite, done, estimate, failed, version_of, write_run
@@ -29,7 +29,10 @@ def published(out: Path) -> str:
 
 
 def best(**values: tuple[float, float]) -> str | None:
-    values = {name: TableValue("", estimate(*value)) for name, value in values.items()}
+    values = {
+        name: TableValue(UNMEASURED.number, compared=estimate(*value))
+        for name, value in values.items()
+    }
     return best_column(values, frozenset({"blind", "oracle"}), {"blind"})
 
 

@@ -33,7 +33,6 @@ from leakbench.base.plugins import build, parameters_of
 from leakbench.base.registry import ATTACKS, MODELS
 from leakbench.evaluation.measuring import Exchange, infer, measure, victim_batches
 from leakbench.evaluation.preparation import prepare
-from leakbench.evaluation.scoring import CERTIFIED
 from leakbench.experiments.cell import Cell, Setup
 from leakbench.experiments.overrides import override
 from leakbench.experiments.resolved_cell import ResolvedCell
@@ -47,6 +46,7 @@ from leakbench.federation.defenses.quantise import Quantisation
 from leakbench.federation.defenses.secure_aggregation import SecureAggregation
 from leakbench.federation.defenses.sparsify import Sparsification
 from leakbench.federation.models.small_cnn import SmallCNN
+from leakbench.metrics.of_attacks import CERTIFIED
 from leakbench.records.record import Record
 from leakbench.threat.attack import AttackResult
 from leakbench.threat.knowledge import Knowledge

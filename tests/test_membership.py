@@ -13,7 +13,8 @@ from leakbench.base.errors import UsageError
 from leakbench.evaluation.measuring import victim_batches
 from leakbench.evaluation.preparation import EvaluationContext, prepare
 from leakbench.experiments.cell import Setup
-from leakbench.metrics.estimates import Estimate, tpr_at_fpr
+from leakbench.metrics.classification import tpr_at_fpr
+from leakbench.metrics.estimates import Estimate
 from leakbench.records.measured import Measured
 from leakbench.records.record import Membership
 from leakbench.reports.suite_report import reading_aid
@@ -63,14 +64,14 @@ def test_who_is_in_the_batch_is_in_the_row_space_and_nobody_else(
     assert outside.min() > 0.05
 
 
-def test_an_update_that_is_not_finite_tells_nothing() -> None:
+def test_an_update_that_is_not_finite_reveals_nothing() -> None:
     batch = planted(3)
     broken = {name: torch.full_like(value, torch.nan) for name, value in batch.update.items()}
     assert distances(batch.head, broken, 3, batch.features).tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize("batch_size", [1, 8])
-def test_the_row_space_tells_everybody_on_the_synthetic_set(
+def test_the_row_space_finds_all_members_on_the_synthetic_set(
     small_setup: Setup, batch_size: int
 ) -> None:
     record = measured(small_setup, None, "row_space", {}, batch_size=batch_size, individuals=32,
@@ -84,7 +85,7 @@ def test_the_row_space_tells_everybody_on_the_synthetic_set(
     assert "candidates" in record.knowledge
 
 
-def test_real_faces_are_told_from_others(data_root: Path) -> None:
+def test_real_faces_in_the_batch_are_separated_from_others(data_root: Path) -> None:
     setup = Setup(
         dataset="celeba",
         image_size=32,
@@ -105,7 +106,7 @@ def test_without_the_grant_it_is_refused(small_setup: Setup) -> None:
         measured(small_setup, None, "row_space", {}, batch_size=2, individuals=8)
 
 
-def test_found_at_a_rate_takes_ties_together_or_not_at_all() -> None:
+def test_tpr_at_a_rate_takes_ties_together_or_not_at_all() -> None:
     scores = np.array([2.0, 1.0, 1.0, 0.0])
     present = np.array([True, True, False, False])
     once = np.ones((1, 4))
@@ -153,11 +154,11 @@ def test_the_table_shows_auc_and_members_found(tmp_path: Path) -> None:
     half, all_ = (Estimate(value=v, low=v, high=v) for v in (0.5, 1.0))
     cells = []
     for each in suite_entries(str(path)):
-        told = Membership(auc=all_, true_positive_rate=half)
+        found = Membership(auc=all_, true_positive_rate=half)
         record = record_of(
             each,
             {"gender": all_},
-            membership=told if each.cell.attack == "row_space" else None,
+            membership=found if each.cell.attack == "row_space" else None,
             main_task={"accuracy": 0.5, "most_frequent_class": 0.5},
             classes=2,
         )

@@ -1,4 +1,4 @@
-"""Metrics, intervals and matching against truths in closed form."""
+"""Metrics, intervals and matching against results in closed form."""
 
 from __future__ import annotations
 
@@ -6,17 +6,27 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import norm
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    brier_score_loss,
+    roc_auc_score,
+)
 
 from leakbench.evaluation.measuring import victim_batches
 from leakbench.evaluation.preparation import prepare
 from leakbench.evaluation.scoring import groupings_of
 from leakbench.experiments.cell import Setup
-from leakbench.metrics.estimates import (
+from leakbench.metrics.classification import (
     Metric,
     accuracy,
     auc,
     balanced_accuracy,
+    brier_score,
+    tpr_at_fpr,
+)
+from leakbench.metrics.estimates import (
+    Bootstrap,
     batches_of,
     estimate,
     estimate_mean,
@@ -31,6 +41,7 @@ from leakbench.metrics.matching import match_individuals
         (accuracy, accuracy_score, True),
         (balanced_accuracy, balanced_accuracy_score, True),
         (auc, roc_auc_score, False),
+        (brier_score, brier_score_loss, False),
     ],
 )
 def test_metrics_agree_with_scikit_learn(metric: Metric, peer: object, decided: bool) -> None:
@@ -84,6 +95,33 @@ def test_the_interval_holds_that_of_every_grouping() -> None:
     assert by_batch.low == pytest.approx(by_batch.high)  # all batches have the same mean
 
 
+@pytest.mark.parametrize("repeated", [False, True])
+def test_shared_resamples_give_the_intervals_of_fresh_ones(repeated: bool) -> None:
+    """Bit for bit, for every metric, in whatever order they are asked for."""
+    draw = np.random.default_rng(4)
+    scores, present = draw.random(48), draw.random(48) < 0.4
+    groupings = [batches_of(12, 4)]
+    if repeated:
+        groupings.append(groups_of(draw.integers(0, 30, 48)))
+    shared = Bootstrap(groupings, seed=5)
+    for metric in (accuracy, balanced_accuracy, auc, brier_score, tpr_at_fpr(0.05)) * 2:
+        fresh = estimate(lambda w, m=metric: m(scores, present, w), groupings, seed=5)
+        assert shared.estimate(lambda w, m=metric: m(scores, present, w)) == fresh
+        assert fresh.low is not None
+    assert shared.mean(scores) == estimate_mean(scores, groupings, seed=5)
+    other = Bootstrap(groupings, seed=6)
+    assert other.mean(scores) != shared.mean(scores)
+
+
+def test_resamples_are_drawn_once_and_cannot_be_changed() -> None:
+    shared = Bootstrap([np.arange(8)], seed=0)
+    first = shared.resamples
+    shared.mean(np.arange(8.0))
+    assert shared.resamples is first
+    with pytest.raises(ValueError, match="read-only"):
+        first[0].weights[0, 0] = 1
+
+
 @pytest.mark.parametrize(("batches", "batch_size"), [(256, 1), (8, 32)])
 def test_nominal_coverage_is_kept(batches: int, batch_size: int) -> None:
     """About 95 % of the intervals hold the true accuracy, with few batches too."""
@@ -116,7 +154,7 @@ def test_matching_is_one_to_one_and_best_in_sum() -> None:
     assert order.tolist() == [1, 0]
 
 
-def test_individuals_are_grouped_by_batch_and_by_whom_victims_show(small_setup: Setup) -> None:
+def test_individuals_are_grouped_by_batch_and_by_identity(small_setup: Setup) -> None:
     context = prepare(small_setup, None, "cpu", lambda message: None)
     many = victim_batches(context, 4, individuals=80)
     batches, people = groupings_of(many)

@@ -17,9 +17,9 @@ from leakbench.attacks.linear_layers.demixing.reflections import WIDEST
 from leakbench.attacks.linear_layers.head import head_of
 from leakbench.attacks.newton_demixing import NewtonDemixing
 from leakbench.base.errors import UsageError
-from leakbench.evaluation.scoring import CERTIFIED
 from leakbench.experiments.cell import Setup
 from leakbench.federation.shared_model import SharedModel
+from leakbench.metrics.of_attacks import CERTIFIED
 from measuring import measured
 from planting import Planted, best_cosines, budget, found_in, planted
 

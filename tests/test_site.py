@@ -170,7 +170,9 @@ def records_of(
     ]
 
 
-def test_a_lead_is_over_the_control_of_the_same_place_and_beside_no_defense(tmp_path: Path) -> None:
+def test_an_advantage_is_over_the_control_of_the_same_setting_and_beside_no_defense(
+    tmp_path: Path,
+) -> None:
     cells = suite_entries(str(defended_suite(tmp_path)))
     knows = {"feature": "labels", "ig": "", "blind": "labels"}
     records = records_of(cells, {"feature": 0.8, "ig": 0.7, "blind": 0.5}, knows)
@@ -183,13 +185,15 @@ def test_a_lead_is_over_the_control_of_the_same_place_and_beside_no_defense(tmp_
     rows = defended("gaussian", lower)
     assert {row.record.cell.attack for row in rows} == {"feature", "ig"}
     for row in rows:
-        assert row.lead is not None and row.lead.value == pytest.approx(0.1)
+        assert row.advantage is not None and row.advantage.value == pytest.approx(0.1)
         assert row.undefended is not None and row.undefended.value is not None
         usual = 0.8 if row.record.cell.attack == "feature" else 0.7
         assert row.undefended.value > usual - 0.04
     marks = [mark for chart in charts(rows) for mark in chart.marks]
     assert len(marks) == len(rows) / 2
-    assert all("lead 10.0" in mark.words and "utility lost 10.0" in mark.words for mark in marks)
+    assert all(
+        "advantage 10.0" in mark.label and "utility lost 10.0" in mark.label for mark in marks
+    )
 
 
 def test_an_attack_that_knows_labels_is_not_compared_with_a_control_that_does_not(
@@ -199,8 +203,8 @@ def test_an_attack_that_knows_labels_is_not_compared_with_a_control_that_does_no
     values = {"feature": 0.8, "ig": 0.7, "blind": 0.5}
     knows = {"feature": "labels", "ig": "", "blind": ""}
     rows = defended("gaussian", records_of(cells, values, knows))
-    leads = {(row.record.cell.attack, row.lead is None) for row in rows}
-    assert leads == {("feature", True), ("ig", False)}
+    has_none = {(row.record.cell.attack, row.advantage is None) for row in rows}
+    assert has_none == {("feature", True), ("ig", False)}
 
 
 @pytest.fixture

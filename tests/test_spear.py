@@ -14,7 +14,6 @@ from leakbench.attacks.linear_layers.sparse_columns import (
 )
 from leakbench.attacks.spear import Spear
 from leakbench.base.errors import UsageError
-from leakbench.evaluation.scoring import CERTIFIED
 from leakbench.experiments.cell import Setup
 from leakbench.federation.defense import Defense
 from leakbench.federation.defenses.noise import GaussianNoise
@@ -22,6 +21,7 @@ from leakbench.federation.defenses.quantise import Quantisation
 from leakbench.federation.defenses.sparsify import Sparsification
 from leakbench.federation.shared_model import SharedModel
 from leakbench.metrics.matching import match_individuals
+from leakbench.metrics.of_attacks import CERTIFIED
 from leakbench.threat.attack import AttackResult
 from measuring import measured
 from planting import Planted, answer, planted, seen, server_of

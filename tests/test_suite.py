@@ -900,14 +900,14 @@ def test_attacks_terms_stand_under_their_table(write: Any) -> None:
     found = expand(*load_suite(write(SMALL)))
     shown = main_tables([Measured(entry, None) for entry in found])
     budget = next(p.cell.attack_parameters["budget"] for p in found if p.cell.attack == "feature")
-    assert f"Attacks have {budget} gradient evaluations a victim batch; labels known" in shown
+    assert f"Attacks have {budget} gradient evaluations per victim batch; labels known" in shown
 
 
 def test_terms_that_not_every_attack_has_name_those_that_have_them(write: Any) -> None:
     found = expand(*load_suite(write(SMALL + "\n[attack.ul]\n")))
     shown = main_tables([Measured(entry, None) for entry in found])
     budget = next(p.cell.attack_parameters["budget"] for p in found if p.cell.attack == "feature")
-    assert f"Attacks have {budget} (Proposed, Joint) gradient evaluations a victim batch" in shown
+    assert f"Attacks have {budget} (Proposed, Joint) gradient evaluations per victim batch" in shown
 
 
 def test_a_note_stands_under_the_tables_of_its_attack_alone(write: Any) -> None:

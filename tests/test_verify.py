@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from editing import edit, numbers_in, path_of
 from leakbench.base.plugins import build, parameters_of
 from leakbench.base.registry import DATASETS, MODELS
 from leakbench.conformance.setting import SETUP
@@ -53,27 +54,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "theirs"))
-
-
-def path_of(folder: Path, attack: str) -> Path:
-    (path,) = (
-        path
-        for path in (folder / "records").glob("*.json")
-        if json.loads(path.read_text())["cell"]["attack"] == attack
-    )
-    return path
-
-
-def edit(path: Path, where: str, value: Any) -> None:
-    """Change one value of a record by hand."""
-    content = json.loads(path.read_text())
-    *keys, last = where.split("/")
-    table = content
-    for key in keys:
-        table = table[key]
-    assert last in table
-    table[last] = value
-    path.write_text(json.dumps(content))
 
 
 def sentences(folder: Path) -> list[str]:
@@ -121,18 +101,18 @@ OF_GENDER = "metrics/properties/gender"
         (
             "knowledge",
             ["update"],
-            r"says that the attack knew update, and what it needs .*is",
+            r"says that the attack knew update, and what it requires .*is",
         ),
         ("versions", {}, r"does not say which version of leakbench, python, torch, numpy"),
         ("device", "abacus", r"was measured on 'abacus', which is none of cpu, cuda, mps"),
         ("fingerprint", None, r"has no fingerprint of the data"),
         ("finished", "yesterday", r"was finished at 'yesterday', which is no time"),
-        ("finished", "2999-01-01T00:00:00+00:00", r"which is to come"),
+        ("finished", "2999-01-01T00:00:00+00:00", r"which is in the future"),
         (f"{OF_GENDER}/accuracy/value", 1.5, r"outside \[0, 1\]|does not contain"),
         (f"{OF_GENDER}/accuracy/high", 1.5, r"gender'\]\.accuracy = .*cannot be outside \[0, 1\]"),
         (f"{OF_GENDER}/auc/high", 0.0, r"auc = .*, which its interval .* to 0 does not contain"),
         (f"{OF_GENDER}/auc/low", None, r"auc = .* with the interval None to"),
-        (f"{OF_GENDER}/prevalence", 0.3, r"gender\.prevalence = 0\.3, which is no share of 24"),
+        (f"{OF_GENDER}/prevalence", 0.3, r"gender'\]\.prevalence = 0\.3, which is no share of 24"),
         ("metrics/exact/value", 0.01, r"exact = 0\.01, which"),
         ("metrics/diverged", 0.3, r"diverged = 0\.3, which is no share of 12"),
         ("metrics/label_accuracy", 2.0, r"label_accuracy = 2, which cannot be outside \[0, 1\]"),
@@ -160,14 +140,6 @@ def test_a_record_edited_by_hand_is_one_sentence_and_the_rest_goes_on(
     assert not any("\n" in sentence for sentence in found)
 
 
-def numbers_in(tree: Any, path: str = "") -> list[str]:
-    """The places of all numbers of a record."""
-    if isinstance(tree, dict):
-        return [each for key, part in tree.items() for each in numbers_in(part, f"{path}/{key}")]
-    is_number = isinstance(tree, int | float) and not isinstance(tree, bool)
-    return [path.removeprefix("/")] if is_number else []
-
-
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e308, True])
 @pytest.mark.parametrize("part", ["metrics", "cost"])
 def test_no_number_makes_the_check_itself_fail(folder: Path, part: str, value: float) -> None:
@@ -184,7 +156,7 @@ def test_no_number_makes_the_check_itself_fail(folder: Path, part: str, value: f
 def test_what_all_have_has_no_balanced_accuracy(folder: Path) -> None:
     edit(path_of(folder, "feature"), f"{OF_GENDER}/prevalence", 1.0)
     (sentence,) = sentences(folder)
-    assert "at prevalence 1, which no numbers of right answers give" in sentence
+    assert "at prevalence 1, which no numbers of correct decisions give" in sentence
 
 
 def test_more_false_certificates_than_certificates_are_found(folder: Path) -> None:
@@ -201,7 +173,7 @@ def test_a_better_balanced_accuracy_does_not_fit_the_accuracy(folder: Path) -> N
     better = {"value": of["balanced_accuracy"]["value"] + 0.01, "low": 0.2, "high": 0.8}
     edit(path, f"{OF_GENDER}/balanced_accuracy", better)
     (sentence,) = sentences(folder)
-    assert "which no numbers of right answers give" in sentence
+    assert "which no numbers of correct decisions give" in sentence
 
 
 @pytest.mark.parametrize(
@@ -359,8 +331,8 @@ def test_a_record_whose_data_are_not_there_is_not_measured_again(run: Run, tmp_p
     shutil.copy(theirs, tmp_path / "records")
     code, out, _ = run("verify", str(tmp_path), "--sample", "1")
     assert code == 0
-    assert "1 records that were drawn cannot be measured again here: data set 'celeba'" in out
-    assert "Nothing was measured again: that these numbers can be had is not shown." in out
+    assert "1 records of the sample cannot be measured again here: data set 'celeba'" in out
+    assert "Nothing was measured again: this does not show that the numbers reproduce." in out
 
 
 @pytest.mark.slow
@@ -376,15 +348,17 @@ def test_a_sample_is_measured_again_and_a_number_that_cannot_be_had_is_found(
     edit(path, f"{OF_GENDER}/count_error", better)
     code, out, _ = run("verify", str(folder), "--sample", "3", "--seed", "1", "--device", "cpu")
     assert code == 1
-    assert len(re.findall(r"json agrees: equal up to rounding, for device and versions", out)) == 2
+    assert (
+        len(re.findall(r"json agrees: equal up to rounding, since device and versions", out)) == 2
+    )
     assert re.search(
         rf"^- {path.name} does not agree, not equal up to rounding, .*: properties\['gender'\]\."
-        r"count_error 0\.625 \(0\.5 to 0\.75\), again .*; a processor of another make",
+        r"count_error 0\.625 \(0\.5 to 0\.75\), again .*; processors of another make",
         out,
         re.M,
     )
     assert "3 records, 0 faults; 3 measured again, 2 of them agree." in out
-    assert re.search(rf"the {re.escape(NAME)} that was there is now .*set-aside", out)
+    assert re.search(rf"the earlier {re.escape(NAME)} was moved to .*set-aside", out)
     assert verified(folder) == {p.stem for p in (folder / "records").glob("*.json")} - {path.stem}
     said = json.loads((folder / NAME).read_text())["remeasured"][path.stem]
     assert said["agrees"] is False

@@ -18,13 +18,13 @@ from leakbench.base.plugins import build, parameters_of
 from leakbench.base.registry import ATTACKS
 from leakbench.evaluation.measuring import measure
 from leakbench.evaluation.preparation import prepare
-from leakbench.evaluation.scoring import CERTIFIED
 from leakbench.experiments.cell import Cell, Setup
 from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.federation.defense import Defense
 from leakbench.federation.defenses.noise import GaussianNoise
 from leakbench.federation.defenses.soteria import Soteria
 from leakbench.federation.defenses.sparsify import Sparsification
+from leakbench.metrics.of_attacks import CERTIFIED
 from planting import Planted, best_cosines, budget, demixing_attack, planted
 
 

@@ -10,8 +10,8 @@ import torch
 from leakbench.auditing.intervals import enough_for_intervals, without_intervals
 from leakbench.base.seeds import seed_for
 from leakbench.evaluation.scoring import groupings_of, match_all, ordered_scores
-from leakbench.metrics import estimates as metrics
-from leakbench.metrics.estimates import Estimate
+from leakbench.metrics.classification import balanced_accuracy
+from leakbench.metrics.estimates import Estimate, Weights, estimate
 from leakbench.threat.attack import AttackResult
 from leakbench.threat.observation import GroundTruth
 
@@ -41,15 +41,15 @@ def advantages(
         own, control = (ordered_scores(answers, orders, name) for answers, orders in both)
 
         def difference(
-            weights: metrics.Weights,
+            weights: Weights,
             own: np.ndarray = own,
             control: np.ndarray = control,
             present: np.ndarray = present,
-        ) -> metrics.Weights:
-            above: metrics.Weights = metrics.balanced_accuracy(
-                own, present, weights
-            ) - metrics.balanced_accuracy(control, present, weights)
+        ) -> Weights:
+            above: Weights = balanced_accuracy(own, present, weights) - balanced_accuracy(
+                control, present, weights
+            )
             return above
 
-        found[name] = metrics.estimate(difference, groupings, bootstrap_seed)
+        found[name] = estimate(difference, groupings, bootstrap_seed)
     return found if enough_for_intervals(truths) else without_intervals(found)

@@ -1,4 +1,4 @@
-"""What a defense changes in the victims' updates, and what it costs the shared model."""
+"""The distortion of the victims' updates by a defense, and its utility cost."""
 
 from __future__ import annotations
 
@@ -11,34 +11,32 @@ from leakbench.evaluation.preparation import EvaluationContext, labelled_victims
 from leakbench.federation.client import Update
 from leakbench.federation.defense import Defense
 from leakbench.federation.shared_model import main_task_hits
-from leakbench.metrics import estimates as metrics
-from leakbench.metrics.estimates import Estimate
+from leakbench.metrics.estimates import Bootstrap, Estimate, groups_of
 from leakbench.records.record import DefenseMetrics
 
 
-def price(
+def defense_metrics(
     defense: Defense,
-    changes: Sequence[float],
+    distortions: Sequence[float],
     context: EvaluationContext,
     say: Callable[[str], None],
 ) -> DefenseMetrics:
-    """Return what a defense changes, and measure the accuracy of a model trained under it.
+    """Return a defense's distortion, and the accuracy of a model that is trained under it here.
 
     Args:
-        changes: `distortion` of what was sent for each victim batch.
-        say: told in a few words what is being done.
+        distortions: `distortion` of the update of each victim batch.
+        say: called with a short description of each step.
     """
-    errors = np.array(changes)
     seed = seed_for("bootstrap", context.setup.seed) % 2**32
     utility, lost = _utility(defense, context, say, seed)
     sizes = [len(rows) for rows in context.split.clients]
-    # Of the client with the least data, whose individuals are drawn the most often.
+    # Of the client with the least data, whose individuals are sampled the most often.
     smallest = min(sizes)
     sampled = min(1.0, context.setup.client_batch / smallest)
     delta = 1 / smallest
     epsilon = defense.epsilon(sampled, context.setup.rounds, delta)
     return DefenseMetrics(
-        distortion=metrics.estimate_mean(errors, [np.arange(len(errors))], seed),
+        distortion=Bootstrap([np.arange(len(distortions))], seed).mean(np.array(distortions)),
         utility=utility,
         utility_lost=lost,
         epsilon=epsilon,
@@ -49,23 +47,24 @@ def price(
 def _utility(
     defense: Defense, context: EvaluationContext, say: Callable[[str], None], seed: int
 ) -> tuple[Estimate, Estimate]:
-    """Return accuracy under a defense, and what is lost against the shared model's.
+    """Return the accuracy under a defense, and by how much it is below the shared model's.
 
-    Both answer for the same images, so that much of the doubt falls out of the difference.
+    Both answer for the same images, which makes the interval of the difference narrower.
     """
     victims = labelled_victims(context.individuals, context.split, context.device)
     defended = main_task_hits(trained_under(defense, context, say), *victims)
     hits, undefended = (each.cpu().double().numpy() for each in (defended, context.hits))
     identities = np.array(context.individuals.identities[context.split.victims])
-    people = [metrics.groups_of(identities)]
-    return (
-        metrics.estimate_mean(hits, people, seed),
-        metrics.estimate_mean(undefended - hits, people, seed),
-    )
+    by_identity = Bootstrap([groups_of(identities)], seed)
+    return by_identity.mean(hits), by_identity.mean(undefended - hits)
 
 
 def distortion(sent: Update, plain: Update) -> float:
-    """Return ‖sent − plain‖ / ‖plain‖, over all parameters as one vector.
+    """Return ‖sent − plain‖ / ‖plain‖, with all parameters as one vector.
+
+    Args:
+        sent: the update as the server receives it.
+        plain: the update without the defense.
 
     >>> from torch import tensor
     >>> distortion({"w": tensor([3.0, 1.0])}, {"w": tensor([3.0, 4.0])})

@@ -22,7 +22,7 @@ from leakbench.base.choices import Compiling, Mode, Precision
 from leakbench.base.errors import UsageError
 from leakbench.base.seeds import generator_for, seed_for
 from leakbench.data.images import to_images
-from leakbench.evaluation.defense_cost import distortion, price
+from leakbench.evaluation.defense_cost import defense_metrics, distortion
 from leakbench.evaluation.preparation import EvaluationContext
 from leakbench.evaluation.scoring import score
 from leakbench.experiments.resolved_cell import ResolvedCell
@@ -87,7 +87,9 @@ def measure(
             lpips_weights,
             answers.outputs,
             answers.candidates,
-            price(resolved.defense, answers.changes, context, say) if answers.changes else None,
+            defense_metrics(resolved.defense, answers.changes, context, say)
+            if answers.changes
+            else None,
         ),
         cost=Cost(
             seconds=answers.seconds,

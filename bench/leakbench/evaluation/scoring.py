@@ -1,9 +1,10 @@
-"""Scoring: an attack's answers against the truth."""
+"""Scoring: an attack's answers against the ground truth."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,30 +13,16 @@ from leakbench.base.seeds import seed_for
 from leakbench.data.split import task_attributes
 from leakbench.evaluation.preparation import EvaluationContext
 from leakbench.experiments.cell import Cell
-from leakbench.metrics import estimates as metrics
-from leakbench.metrics.image_metrics import RECOGNISABLE, lpips, lpips_network, psnr, ssim
+from leakbench.metrics.catalogue import CELL_METRICS, PROPERTY_METRICS
+from leakbench.metrics.estimates import Bootstrap, Groups, batches_of, groups_of
+from leakbench.metrics.image_metrics import lpips, lpips_network, psnr, ssim
 from leakbench.metrics.matching import match_individuals
-from leakbench.records.record import (
-    Certificates,
-    DefenseMetrics,
-    ImageMetrics,
-    Membership,
-    Metrics,
-    PropertyMetrics,
-)
+from leakbench.metrics.scored import BinaryScores, ScoredCell, ScoredProperty
+from leakbench.metrics.spec import MetricSpec, Value
+from leakbench.records.record import DefenseMetrics, Metrics
 from leakbench.threat.attack import AttackResult
 from leakbench.threat.candidates import Candidates
 from leakbench.threat.observation import GroundTruth
-
-EXACT = 0.99
-"""Cosine from which a reconstructed feature counts as the individual's own."""
-
-CERTIFIED = 0.9999
-"""Cosine from which a feature that an attack claims to be exact is so."""
-
-
-FALSE_POSITIVE_RATE = 0.01
-"""Share of others who may be taken for members."""
 
 
 def score(
@@ -48,7 +35,7 @@ def score(
     candidates: Sequence[Candidates] | None = None,
     defense: DefenseMetrics | None = None,
 ) -> Metrics:
-    """Compare answers with the truth, individuals matched by feature where there are features.
+    """Return the metrics of answers, with individuals matched by feature where there are features.
 
     Args:
         lpips_weights: a file of AlexNet's weights; without it images have no LPIPS.
@@ -56,74 +43,101 @@ def score(
         candidates: that the attack was shown, for each batch.
         defense: what the clients' defense changes and costs, if they have one.
     """
-    orders, cosines = match_all(truths, results)
-    groupings = groupings_of(truths)
-    each_batch = [np.arange(len(truths))]
-    seed = seed_for("bootstrap", cell.seed) % 2**32
-    implied = _implied_properties(context)
-
-    def of_property(name: str) -> PropertyMetrics:
-        scores = ordered_scores(results, orders, name)
-        present = torch.cat([truth.properties[name] for truth in truths]).numpy()
-
-        def with_interval(metric: metrics.Metric) -> metrics.Estimate:
-            return metrics.estimate(
-                lambda weights: metric(scores, present, weights), groupings, seed
-            )
-
-        errors = metrics.count_error(scores, present, groupings[0])
-        return PropertyMetrics(
-            accuracy=with_interval(metrics.accuracy),
-            balanced_accuracy=with_interval(metrics.balanced_accuracy),
-            auc=with_interval(metrics.auc),
-            count_error=metrics.estimate_mean(errors, each_batch, seed),
-            prevalence=float(present.mean()),
-            in_main_task=name in implied,
-        )
-
-    def mean(values: np.ndarray) -> metrics.Estimate | None:
-        return metrics.estimate_mean(values, groupings, seed) if len(values) else None
-
-    return Metrics(
-        properties={name: of_property(name) for name in cell.properties},
-        feature_cosine=mean(cosines),
-        exact=mean((cosines >= EXACT).astype(np.float64)),
-        certificates=_certificates(results, orders, cosines),
-        membership=None if candidates is None else _membership(candidates, results, seed),
-        images=_image_metrics(
-            truths,
-            results,
-            orders,
-            lambda values: metrics.estimate_mean(values, groupings, seed),
-            lpips_weights,
-        ),
-        label_accuracy=_label_accuracy(truths, results),
-        diverged=float(np.mean([result.diverged for result in results])),
-        main_task=context.main_task,
-        deployed=None if outputs is None else _deployed_accuracy(truths, outputs),
-        defense=defense,
-        classes=context.split.classes,
+    scored = _scored(truths, results, cell, context, lpips_weights, candidates)
+    properties = {
+        name: {
+            spec.fields[-1]: spec.of_property(of)
+            for spec in PROPERTY_METRICS
+            if spec.of_property is not None
+        }
+        for name, of in scored.properties.items()
+    }
+    of_cell = _nested(
+        (spec, spec.of_cell(scored)) for spec in CELL_METRICS if spec.of_cell is not None
+    )
+    return Metrics.model_validate(
+        {
+            **of_cell,
+            "properties": properties,
+            "main_task": context.main_task,
+            "deployed": None if outputs is None else _deployed_accuracy(truths, outputs),
+            "defense": defense,
+            "classes": context.split.classes,
+        }
     )
 
 
-def groupings_of(truths: Sequence[GroundTruth]) -> list[metrics.Groups]:
-    """Return in which groups individuals are not independent: batches, and images of one person.
+def _nested(values: Iterable[tuple[MetricSpec, Value]]) -> dict[str, Any]:
+    """Return values nested as in a record; a part whose values are all None is None itself."""
+    nested: dict[str, Any] = {}
+    for spec, value in values:
+        *parts, last = spec.fields
+        inside = nested
+        for part in parts:
+            inside = inside.setdefault(part, {})
+        inside[last] = value
+    return {name: None if _is_blank(part) else part for name, part in nested.items()}
 
-    The latter only where somebody is shown twice. Batches may be of different sizes.
+
+def _is_blank(part: Any) -> bool:
+    return isinstance(part, dict) and all(value is None for value in part.values())
+
+
+def _scored(
+    truths: Sequence[GroundTruth],
+    results: Sequence[AttackResult],
+    cell: Cell,
+    context: EvaluationContext,
+    lpips_weights: Path | None,
+    candidates: Sequence[Candidates] | None,
+) -> ScoredCell:
+    orders, cosines = match_all(truths, results)
+    groupings = groupings_of(truths)
+    seed = seed_for("bootstrap", cell.seed) % 2**32
+    # Each is drawn once, for all metrics and properties.
+    individuals = Bootstrap(groupings, seed)
+    by_batch = Bootstrap([np.arange(len(truths))], seed)
+    implied = _implied_properties(context)
+    return ScoredCell(
+        properties={
+            name: ScoredProperty(
+                scores=ordered_scores(results, orders, name),
+                present=torch.cat([truth.properties[name] for truth in truths]).numpy(),
+                bootstrap=individuals,
+                batches=groupings[0],
+                by_batch=by_batch,
+                in_main_task=name in implied,
+            )
+            for name in cell.properties
+        },
+        individuals=individuals,
+        cosines=cosines if len(cosines) else None,
+        certified=_certified(results, orders),
+        membership=None if candidates is None else _membership(candidates, results, seed),
+        images=_image_values(truths, results, orders, lpips_weights),
+        label_shares=_label_shares(truths, results),
+        diverged=np.array([result.diverged for result in results]),
+    )
+
+
+def groupings_of(truths: Sequence[GroundTruth]) -> list[Groups]:
+    """Return the groups within which individuals are not independent: batches, and identities.
+
+    Identities only where one appears several times. Batches may be of different sizes.
     """
-    batches = metrics.batches_of(len(truths), [len(truth) for truth in truths])
-    identities = torch.cat([truth.identities for truth in truths]).numpy()
-    people = metrics.groups_of(identities)
-    return [batches] if len(np.unique(people)) == len(people) else [batches, people]
+    batches = batches_of(len(truths), [len(truth) for truth in truths])
+    identities = groups_of(torch.cat([truth.identities for truth in truths]).numpy())
+    is_unique = len(np.unique(identities)) == len(identities)
+    return [batches] if is_unique else [batches, identities]
 
 
 def match_all(
     truths: Sequence[GroundTruth], results: Sequence[AttackResult]
 ) -> tuple[list[torch.Tensor], np.ndarray]:
-    """Return, for each batch, which answer is whose, and all individuals' cosines, shape (n,).
+    """Return each batch's order of answers, and the cosines of all individuals, shape (n,).
 
-    An attack without features gives all individuals of a batch the same answer, whose order is
-    moot, or has read each answer off one individual's output, whose order is theirs.
+    An attack without features either gives all individuals of a batch the same answer, so that
+    their order does not matter, or answers in the order of the batch.
     """
     orders, cosines = [], []
     for truth, result in zip(truths, results, strict=True):
@@ -139,7 +153,7 @@ def match_all(
 def ordered_scores(
     results: Sequence[AttackResult], orders: Sequence[torch.Tensor], name: str
 ) -> np.ndarray:
-    """Return all individuals' scores of a property in the truth's order, shape (n,).
+    """Return the scores of a property in the order of the ground truth, shape (n,).
 
     Args:
         orders: as `match_all` returns them.
@@ -150,52 +164,41 @@ def ordered_scores(
     return torch.cat(ordered).double().numpy()
 
 
-def _certificates(
-    results: Sequence[AttackResult], orders: Sequence[torch.Tensor], cosines: np.ndarray
-) -> Certificates | None:
-    """Count claims, and those that are false; None where a batch has none."""
+def _certified(
+    results: Sequence[AttackResult], orders: Sequence[torch.Tensor]
+) -> np.ndarray | None:
+    """Return which individuals' features are certified; None where a batch has no such claims."""
     claims = []
     for result, order in zip(results, orders, strict=True):
         if result.certified is None:
             return None
         claims.append(result.certified.cpu()[order])
-    claimed = torch.cat(claims).numpy()
-    return Certificates(
-        share=float(claimed.mean()), false=int((cosines[claimed] < CERTIFIED).sum())
-    )
+    return torch.cat(claims).numpy()
 
 
 def _membership(
     candidates: Sequence[Candidates], results: Sequence[AttackResult], seed: int
-) -> Membership | None:
-    """Compare what is said of candidates with the truth; None where nothing is said of a batch."""
-    said = [result.membership for result in results if result.membership is not None]
-    if len(said) < len(candidates):
+) -> BinaryScores | None:
+    """Return the candidates' scores with the ground truth; None where a batch has none."""
+    scores = [result.membership for result in results if result.membership is not None]
+    if len(scores) < len(candidates):
         return None
-    scores = torch.cat([of_batch.cpu() for of_batch in said]).double().numpy()
-    members = torch.cat([each.members for each in candidates]).numpy()
-    batches = metrics.batches_of(len(candidates), len(candidates[0].members))
-    people = metrics.groups_of(torch.cat([each.identities for each in candidates]).numpy())
-
-    def with_interval(metric: metrics.Metric) -> metrics.Estimate:
-        return metrics.estimate(
-            lambda weights: metric(scores, members, weights), [batches, people], seed
-        )
-
-    return Membership(
-        auc=with_interval(metrics.auc),
-        true_positive_rate=with_interval(metrics.tpr_at_fpr(FALSE_POSITIVE_RATE)),
+    batches = batches_of(len(candidates), len(candidates[0].members))
+    identities = groups_of(torch.cat([each.identities for each in candidates]).numpy())
+    return BinaryScores(
+        scores=torch.cat([of_batch.cpu() for of_batch in scores]).double().numpy(),
+        present=torch.cat([each.members for each in candidates]).numpy(),
+        bootstrap=Bootstrap([batches, identities], seed),
     )
 
 
-def _image_metrics(
+def _image_values(
     truths: Sequence[GroundTruth],
     results: Sequence[AttackResult],
     orders: Sequence[torch.Tensor],
-    mean: Callable[[np.ndarray], metrics.Estimate],
     lpips_weights: Path | None,
-) -> ImageMetrics | None:
-    """Compare images in the order of features; None where a batch has none.
+) -> dict[str, np.ndarray] | None:
+    """Return each image metric's values, matched by feature; None where a batch has no images.
 
     Always on the CPU, so that a record does not depend on the device that scores it.
     """
@@ -212,17 +215,11 @@ def _image_metrics(
         if lpips_weights is not None:
             network = network or lpips_network(lpips_weights)
             found["lpips"].append(lpips(images, true, network))
-    values = {name: torch.cat(of).double().numpy() for name, of in found.items() if of}
-    return ImageMetrics(
-        psnr=mean(values["psnr"]),
-        ssim=mean(values["ssim"]),
-        lpips=mean(values["lpips"]) if "lpips" in values else None,
-        recognisable=mean((values["psnr"] >= RECOGNISABLE).astype(np.float64)),
-    )
+    return {name: torch.cat(of).double().numpy() for name, of in found.items() if of}
 
 
 def _implied_properties(context: EvaluationContext) -> set[str]:
-    """Return the properties that the main task's label gives away by definition."""
+    """Return the properties that the main task's label implies by definition."""
     individuals = context.individuals
     task = [individuals.attribute(name) for name in task_attributes(context.setup.main_task)]
     return {
@@ -235,7 +232,7 @@ def _implied_properties(context: EvaluationContext) -> set[str]:
 def _deployed_accuracy(
     truths: Sequence[GroundTruth], outputs: Sequence[Mapping[str, torch.Tensor]]
 ) -> dict[str, float]:
-    """Return the share of individuals whose main-task class each deployed model names."""
+    """Return each deployed model's accuracy on the main task."""
     labels = torch.cat([truth.labels for truth in truths])
     return {
         name: (torch.cat([of[name] for of in outputs]).argmax(1) == labels).float().mean().item()
@@ -243,14 +240,16 @@ def _deployed_accuracy(
     }
 
 
-def _label_accuracy(truths: Sequence[GroundTruth], results: Sequence[AttackResult]) -> float | None:
-    """Return the share of the batches' labels that the attack named, each batch as a multiset."""
+def _label_shares(
+    truths: Sequence[GroundTruth], results: Sequence[AttackResult]
+) -> np.ndarray | None:
+    """Return the share of each batch's labels that the attack inferred, as a multiset."""
     shares = []
     for truth, result in zip(truths, results, strict=True):
         if result.labels is None:
             return None
         size = max(int(truth.labels.max()), int(result.labels.max())) + 1
         true = torch.bincount(truth.labels.cpu(), minlength=size)
-        named = torch.bincount(result.labels.cpu(), minlength=size)
-        shares.append(torch.minimum(true, named).sum().item() / len(truth))
-    return float(np.mean(shares))
+        inferred = torch.bincount(result.labels.cpu(), minlength=size)
+        shares.append(torch.minimum(true, inferred).sum().item() / len(truth))
+    return np.array(shares)

@@ -1,1 +1,1 @@
-"""Numbers that are measured: how they are computed, and their intervals."""
+"""Metrics: their catalogue, how they are computed, and their bootstrap intervals."""

@@ -1,4 +1,4 @@
-"""How near reconstructed images are to the true ones: PSNR, SSIM and LPIPS, one value each."""
+"""Similarity of reconstructed images to the true ones: PSNR, SSIM and LPIPS of each image."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
     from torch import nn
 
 PERFECT = 100.0
-"""Most decibels an image gets: the PSNR of an image without any error is infinite."""
+"""Upper bound of an image's PSNR in dB, which is infinite without any error."""
 
 RECOGNISABLE = 20.0
-"""Decibels from which a reconstruction counts as recognisable."""
+"""PSNR in dB from which a reconstruction counts as recognisable."""
 
 SSIM_SMALLEST, LPIPS_SMALLEST = 6, 31
-"""Least height and width in pixels: of SSIM's reflected border, of AlexNet down to its last layer.
+"""Least height and width in pixels: for SSIM's reflected border, and for AlexNet's last layer.
 
-Images of that size or more are compared as they are, without enlargement: at 32 px AlexNet's last
-three layers see a single position.
+Images of at least that size are compared without enlargement: at 32 px AlexNet's last three
+layers have a single position.
 """
 
 
 def psnr(images: Tensor, true: Tensor) -> Tensor:
-    """Return the peak signal-to-noise ratio of each image by itself, in dB, at most 100.
+    """Return the peak signal-to-noise ratio of each image in dB, at most 100.
 
     Args:
         images, true: in [0, 1], shape (n, 3, height, width), as for the other metrics.
@@ -73,22 +73,22 @@ def lpips(images: Tensor, true: Tensor, network: nn.Module) -> Tensor:
     if min(true.shape[-2:]) < LPIPS_SMALLEST:
         return torch.full((len(true),), torch.nan)
     with torch.no_grad():
-        # `normalize` takes [0, 1] to the [-1, 1] that the network knows.
+        # `normalize` scales [0, 1] to the [-1, 1] that the network was trained on.
         found: Tensor = network(images, true, normalize=True)
     return found.flatten()
 
 
 @cache
 def lpips_network(weights: Path) -> nn.Module:
-    """Return LPIPS v0.1 (Zhang et al. 2018) on AlexNet, read once in a process.
+    """Return LPIPS v0.1 (Zhang et al. 2018) on AlexNet, read once per process.
 
     Args:
-        weights: a file that `find_lpips_weights` returned. The heads come with the package.
+        weights: a file that `find_lpips_weights` returned. The heads are part of the package.
     """
     from lpips import LPIPS
 
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.simplefilter("ignore")  # of parameters that torchvision would rather not see
+        warnings.simplefilter("ignore")  # about parameters that torchvision deprecates
         network: nn.Module = LPIPS(net="alex", pnet_rand=True, verbose=False)
     trunk = network.get_submodule("net")
     convolutions = read_convolutions(weights)

@@ -1,4 +1,4 @@
-"""Where AlexNet's weights for LPIPS are: named by the user, or in torch hub's cache."""
+"""AlexNet's weights for LPIPS: from a file that the user names, or from torch hub's cache."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHAPES = {
     "features.8": (256, 384, 3, 3),
     "features.10": (256, 256, 3, 3),
 }
-"""AlexNet's convolutions by torchvision's names, and the shapes of their weights."""
+"""AlexNet's convolutions by torchvision's names → the shapes of their weights."""
 
 WAY_OUT = (
     "name a .pth or .safetensors file of torchvision's AlexNet, or a folder that holds one, with "
@@ -38,7 +38,7 @@ def find_lpips_weights(named: str | None) -> Path | None:
         UsageError: what is named is not there or is no such file, or cannot be downloaded.
     """
     if named is None:
-        # A damaged file that nobody named stops no run: the column says that there are no weights.
+        # A damaged file that the user did not name stops no run: the column says “no weights”.
         return _in_hub() if _is_good(_in_hub()) else None
     if named == DOWNLOAD:
         return _checked(_downloaded())

@@ -1,4 +1,4 @@
-"""Which reconstructed individual is which: reconstructions come unordered."""
+"""Matching of reconstructed individuals, which have no order, to the true ones."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from torch.nn import functional
 
 
 def match_individuals(reconstructed: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
-    """Assign reconstructed features to individuals, one to one, by the greatest summed cosine.
+    """Assign reconstructed features to individuals, one to one, with the greatest sum of cosines.
 
-    The Hungarian method sees features only, never a property. It flatters every attack a little,
-    since it picks among the permutations with the truth at hand: the `blind` control measures by
-    how much.
+    The Hungarian method uses features only, never a property. It overestimates every attack a
+    little, since it selects among the permutations by the ground truth; the `blind` control
+    measures by how much.
 
     Args:
         reconstructed: shape (B, d).
         true: shape (B, d).
 
     Returns:
-        For each individual the row of its reconstruction, shape (B,), and the cosine between the
-        two, shape (B,).
+        The row of each individual's reconstruction, shape (B,), and the cosine between the two,
+        shape (B,).
     """
     cosine = functional.normalize(true.cpu()) @ functional.normalize(reconstructed.cpu()).T
     rows, columns = linear_sum_assignment(cosine.numpy(), maximize=True)

@@ -1,4 +1,4 @@
-"""What a record must be for anybody to have measured it, and to measure it again."""
+"""Checks of records: whether they can have been measured, and can be measured again."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from leakbench.base.plugins import PluginSpec, parameters_of, sentence
 from leakbench.base.registry import ATTACKS, DATASETS, DEFENSES, MODELS, Registry
 from leakbench.experiments.cell import SCHEMA, Cell
 from leakbench.experiments.resolved_cell import ResolvedCell
-from leakbench.records.possible_values import impossible_numbers
+from leakbench.records.possible_values import impossible_values
 from leakbench.records.record import Record
 
 VERSIONS = ("leakbench", "python", "torch", "numpy")
 """Packages whose versions a record must name."""
 
 DEVICES = ("cpu", "cuda", "mps")
-"""On which leakbench computes."""
+"""Kinds of devices that leakbench computes on."""
 
 CLOCKS = timedelta(days=1)
-"""By how much another's clock may be ahead."""
+"""By how much the clock of the machine that measured may be ahead."""
 
 
 def read_strictly(path: Path) -> Record:
     """Return the record in a file.
 
     Raises:
-        UsageError: it holds none; says why.
+        UsageError: it holds none; the message says why.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -50,7 +50,7 @@ def read_strictly(path: Path) -> Record:
 
 
 def faults(record: Record, name: str) -> Iterator[str]:
-    """Yield what is wrong with a record, a few words each.
+    """Yield what is wrong with a record, a phrase each.
 
     Args:
         name: of its file, without the ending.
@@ -67,9 +67,9 @@ def faults(record: Record, name: str) -> Iterator[str]:
         return
     try:
         yield from _unfitting(record, buildable(record.cell))
-        numbers = list(impossible_numbers(record))
+        numbers = list(impossible_values(record))
     except UsageError as error:
-        # Without its plugins neither key nor knowledge can be told.
+        # Without its plugins neither its key nor its knowledge can be checked.
         yield f"cannot be measured here: {error}"
         return
     if record.key != record.cell.key(record.attack_version):
@@ -85,8 +85,8 @@ def buildable(cell: Cell) -> ResolvedCell:
     """Return the cell with its plugins.
 
     Raises:
-        UsageError: one of its plugins is not there, lacks a parameter, or is not granted what it
-            needs.
+        UsageError: one of its plugins is unknown, lacks a parameter, or is not granted the
+            knowledge that it requires.
     """
     for registry, field in ((DATASETS, "dataset"), (MODELS, "model")):
         _check_complete(registry, cell.spec(field), cell.spec(field).build(registry))
@@ -112,18 +112,18 @@ def _check_complete(registry: Registry, spec: PluginSpec, plugin: Any) -> None:
 
 
 def _unfitting(record: Record, resolved: ResolvedCell) -> Iterator[str]:
-    """Yield what the record says otherwise than this leakbench, or its own cell."""
+    """Yield where the record contradicts this leakbench, or its own cell."""
     attack = resolved.attack
     if record.attack_version != attack.version:
         yield (
             f"is of version {record.attack_version} of attack {attack.name!r}, which here has "
             f"version {attack.version}; measure the cell again"
         )
-    said, meant = list(record.knowledge), resolved.knowledge.names()
-    if said != meant:
+    recorded, expected = list(record.knowledge), resolved.knowledge.names()
+    if recorded != expected:
         yield (
-            f"says that the attack knew {', '.join(said) or 'nothing'}, and what it needs and is "
-            f"granted is {', '.join(meant) or 'nothing'}"
+            f"says that the attack knew {', '.join(recorded) or 'nothing'}, and what it requires "
+            f"and is granted is {', '.join(expected) or 'nothing'}"
         )
     missing = [each for each in VERSIONS if not record.versions.get(each)]
     if missing:
@@ -141,4 +141,4 @@ def _undated(record: Record) -> Iterator[str]:
         yield f"was finished at {record.finished!r}, which is no time"
         return
     if finished.tzinfo is None or finished > datetime.now(UTC) + CLOCKS:
-        yield f"was finished at {record.finished}, which is to come, or of no time zone"
+        yield f"was finished at {record.finished}, which is in the future, or has no time zone"

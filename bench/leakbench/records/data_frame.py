@@ -1,25 +1,28 @@
-"""Records as a table of numbers, for analyses of one's own."""
+"""Records as a data frame, for analyses of one's own."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from leakbench.base.errors import UsageError
+from leakbench.metrics.catalogue import CELL_METRICS, PROPERTY_METRICS
 from leakbench.metrics.estimates import Estimate
-from leakbench.records.record import Record
+from leakbench.metrics.spec import MetricSpec, Value
+from leakbench.records.record import Metrics, Record
 from leakbench.records.store import Store
 
 
 def results(folder: Path) -> pd.DataFrame:
     """Return a run's records, one row for each cell and property; a failed cell has one row.
 
-    Columns are the fields of the cell, parameters as JSON; status, knowledge and error; accuracy,
-    balanced accuracy, AUC and count error of the property with the ends of their 95 % intervals
-    (`_low`, `_high`); what was reconstructed; and the cost.
+    Columns are the fields of the cell, with parameters as JSON; status, knowledge and error; the
+    metrics of the cell and of the property by their names in `leakbench.metrics.catalogue`, with
+    the ends of their 95 % intervals (`_low`, `_high`); and the cost.
 
     Args:
         folder: that the run had as `--out`.
@@ -28,7 +31,7 @@ def results(folder: Path) -> pd.DataFrame:
         UsageError: it holds no records.
     """
     records = folder / "records"
-    # Apart, since what a record says once is many times as much as what it says of a property.
+    # Apart, since a record has many times as many columns as one of its properties.
     of_records: list[dict[str, Any]] = []
     of_properties: list[dict[str, Any]] = []
     numbers: list[int] = []
@@ -47,7 +50,7 @@ def write_results(folder: Path, path: Path) -> int:
     """Write a run's records as CSV or Parquet, by the ending; return the number of rows.
 
     Raises:
-        UsageError: there are no records, the ending is another, or Parquet lacks its library.
+        UsageError: there are no records, the ending is neither, or Parquet's library is missing.
     """
     frame = results(folder)
     try:
@@ -59,7 +62,8 @@ def write_results(folder: Path, path: Path) -> int:
             raise UsageError(f"{path} ends neither in .csv nor in .parquet; name such a file")
     except ImportError:
         raise UsageError(
-            "Parquet needs a library that is not there; install leakbench[parquet], or take .csv"
+            "Parquet needs a library that is not installed; install leakbench[parquet], or name a "
+            "file that ends in .csv"
         ) from None
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
@@ -77,7 +81,7 @@ def _of_record(record: Record) -> dict[str, Any]:
         "knowledge": _flat(record.knowledge),
         "device": record.device,
         "finished": record.finished,
-        **_reconstructed(record),
+        **({} if record.metrics is None else _values(CELL_COLUMNS, record.metrics)),
         **({} if record.cost is None else record.cost.model_dump()),
     }
 
@@ -86,58 +90,41 @@ def _of_properties(record: Record) -> list[dict[str, Any]]:
     if record.metrics is None:
         return []
     return [
-        {
-            "property": name,
-            **_interval("accuracy", metrics.accuracy),
-            **_interval("balanced_accuracy", metrics.balanced_accuracy),
-            **_interval("auc", metrics.auc),
-            **_interval("count_error", metrics.count_error),
-            "prevalence": metrics.prevalence,
-            "in_main_task": metrics.in_main_task,
-        }
-        for name, metrics in record.metrics.properties.items()
+        {"property": name, **_values(PROPERTY_COLUMNS, record.metrics, name)}
+        for name in record.metrics.properties
     ]
 
 
-def _reconstructed(record: Record) -> dict[str, Any]:
-    metrics = record.metrics
-    if metrics is None:
-        return {}
-    found = {
-        **_interval("feature_cosine", metrics.feature_cosine),
-        **_interval("exact", metrics.exact),
-        "label_accuracy": metrics.label_accuracy,
-        "diverged": metrics.diverged,
-        "main_task_accuracy": metrics.main_task["accuracy"],
-        "classes": metrics.classes,
-    }
-    if metrics.certificates is not None:
-        found |= {
-            "certified": metrics.certificates.share,
-            "certified_falsely": metrics.certificates.false,
-        }
-    if metrics.membership is not None:
-        found |= _interval("membership_auc", metrics.membership.auc)
-        found |= _interval("membership_found", metrics.membership.true_positive_rate)
-    if metrics.images is not None:
-        for name in ("psnr", "ssim", "lpips"):
-            found |= _interval(name, getattr(metrics.images, name))
-    if metrics.defense is not None:
-        for name in ("distortion", "utility", "utility_lost"):
-            found |= _interval(name, getattr(metrics.defense, name))
-        found |= {"epsilon": metrics.defense.epsilon, "delta": metrics.defense.delta}
+def _values(specs: Sequence[MetricSpec], metrics: Metrics, name: str = "") -> dict[str, Any]:
+    """Return metrics by column, estimates with the ends of their intervals.
+
+    Args:
+        name: the property.
+    """
+    found: dict[str, Any] = {}
+    for spec in specs:
+        value = spec.value(metrics, name)
+        if spec.interval:
+            found[spec.name], found[f"{spec.name}_low"], found[f"{spec.name}_high"] = _ends(value)
+        else:
+            found[spec.name] = value
     return found
 
 
-def _interval(name: str, estimate: Estimate | None) -> dict[str, float | None]:
-    if estimate is None:
-        return {name: None, f"{name}_low": None, f"{name}_high": None}
-    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+def _ends(value: Value) -> tuple[float | None, float | None, float | None]:
+    """Return a value and the ends of its interval, None where there are none."""
+    if isinstance(value, Estimate):
+        return value.value, value.low, value.high
+    return value, None, None
+
+
+PROPERTY_COLUMNS = [spec for spec in PROPERTY_METRICS if spec.exported]
+CELL_COLUMNS = [spec for spec in CELL_METRICS if spec.exported]
 
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def _flat(value: Any) -> Any:
-    """Return a value that fits into a table's field."""
+    """Return a value that fits into a field of a table."""
     return _encode(value) if isinstance(value, (dict, list, tuple)) else value

@@ -1,8 +1,7 @@
-"""All records of a folder: those that can be shown, and of the others what is wrong with them."""
+"""All records of a folder: those that can be shown, and what is wrong with the others."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,11 @@ from pathlib import Path
 from leakbench.base.errors import UsageError
 from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.experiments.suite import SuiteEntry
+from leakbench.metrics.catalogue import spec_of
 from leakbench.metrics.estimates import Estimate
+from leakbench.metrics.spec import Leaf, leaves
 from leakbench.records.measured import Measured
-from leakbench.records.possible_values import leaves
+from leakbench.records.possible_values import is_within
 from leakbench.records.record import Metrics, Record
 from leakbench.records.store import Store
 from leakbench.records.verified import verified
@@ -20,29 +21,29 @@ from leakbench.records.verified import verified
 
 @dataclass(frozen=True)
 class RecordFolder:
-    """What a folder of records holds.
+    """The records of a folder.
 
     Attributes:
         records: by key, in the order of keys.
         left_out: name of a file → why it is not among them.
-        remeasured: keys of those that `leakbench verify` has measured again, and that agreed.
+        remeasured: keys of the records that agreed when `leakbench verify` measured them again.
     """
 
     records: Mapping[str, Record]
     left_out: Mapping[str, str]
     remeasured: frozenset[str] = frozenset()
 
-    def measured(self, entry: Sequence[SuiteEntry]) -> list[Measured]:
-        """Return cells of a suite with those of these records that they have."""
-        return [Measured(each, self.records.get(each.key)) for each in entry]
+    def measured(self, entries: Sequence[SuiteEntry]) -> list[Measured]:
+        """Return the cells of a suite with their records, where there are any."""
+        return [Measured(entry, self.records.get(entry.key)) for entry in entries]
 
 
 def read_records(out: Path) -> RecordFolder:
     """Return the records of a run.
 
-    A record is left out if it cannot be read, or if it cannot have been measured as it stands, such
-    as one whose cell was edited: its key is no longer the hash of its content. Numbers that were
-    changed for others that can be are not noticed.
+    A record is left out if it cannot be read, or if no measurement gives it, such as one whose cell
+    was edited: its key is no longer the hash of its content. Numbers that were replaced by other
+    possible ones are not noticed.
 
     Args:
         out: the folder that the run had as `--out`.
@@ -81,7 +82,7 @@ def read_records(out: Path) -> RecordFolder:
 
 
 def _fault(record: Record, path: Path) -> str | None:
-    """Return why a record cannot be shown; None where nothing speaks against it."""
+    """Return why a record cannot be shown; None if it can."""
     if record.key != path.stem:
         return f"the record in it has another key, {record.key}"
     try:
@@ -89,7 +90,7 @@ def _fault(record: Record, path: Path) -> str | None:
     except UsageError as error:
         return str(error)
     if record.key != record.cell.key(record.attack_version):
-        return "its key is not that of its content, which somebody has changed"
+        return "its key is not that of its content, which was changed"
     if record.metrics is None:
         if record.status == "failed":
             return None
@@ -105,23 +106,29 @@ def _fault_of_metrics(metrics: Metrics, record: Record) -> str | None:
     known |= {"labelled_auxiliary"} if record.cell.auxiliary_dataset else set()
     if known - set(metrics.main_task):
         return f"it does not say {', '.join(sorted(known - set(metrics.main_task)))} of main_task"
-    for path, estimate in leaves(metrics):
-        name = path.rpartition(".")[2]
-        if isinstance(estimate, Estimate) and not _is_possible(estimate, share=name in SHARES):
-            return f"{name} cannot be {estimate.value} [{estimate.low}, {estimate.high}]"
+    for leaf in leaves(metrics):
+        if not _is_possible(leaf):
+            return f"{leaf.path[-1]} cannot be {_text(leaf.value)}"
     return None
 
 
-SHARES = {"accuracy", "balanced_accuracy", "auc", "exact", "recognisable", "found", "utility"}
-"""Metrics that lie between 0 and 1."""
-
-
-def _is_possible(estimate: Estimate, share: bool) -> bool:
-    """Whether an estimate is undefined, or finite numbers in order; a share's between 0 and 1."""
-    numbers = [n for n in (estimate.low, estimate.value, estimate.high) if n is not None]
-    if not numbers:
+def _is_possible(leaf: Leaf) -> bool:
+    """Whether a value is undefined, or in the range of its metric with its interval in order."""
+    value, spec = leaf.value, spec_of(leaf.path)
+    if spec is None:
         return True
-    if len(numbers) < 3 or not all(math.isfinite(number) for number in numbers):
+    if not isinstance(value, Estimate):
+        return is_within(value, spec)
+    numbers = (value.low, value.value, value.high)
+    if numbers == (None, None, None):
+        return True
+    if value.low is None or value.value is None or value.high is None:
         return False
-    inside = not share or (min(numbers) >= 0 and max(numbers) <= 1)
-    return inside and numbers[0] <= numbers[2]
+    inside = all(is_within(number, spec) for number in (value.low, value.value, value.high))
+    return inside and value.low <= value.high
+
+
+def _text(value: Estimate | float) -> str:
+    if not isinstance(value, Estimate):
+        return f"{value}"
+    return f"{value.value} [{value.low}, {value.high}]"

@@ -1,4 +1,4 @@
-"""A cell of a suite with its record."""
+"""A suite entry with its record."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from leakbench.records.record import Record
 
 @dataclass(frozen=True)
 class Measured:
-    """A cell's place in a suite and its record, if it has been measured."""
+    """An entry of a suite and the record of its cell, if it has been measured."""
 
     entry: SuiteEntry
     record: Record | None

@@ -1,4 +1,4 @@
-"""Uniting record folders, such as those of a sweep's shards."""
+"""Merging folders of records, such as those of a sweep's shards."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ from pathlib import Path
 
 from leakbench.base.errors import UsageError
 from leakbench.experiments.defense_labels import defense_text
+from leakbench.metrics.catalogue import spec_of
+from leakbench.metrics.spec import leaves
 from leakbench.records import verified
-from leakbench.records.record import Record
+from leakbench.records.record import Metrics, Record
 from leakbench.records.store import Store
 
 
 @dataclass(frozen=True)
 class Merged:
-    """What came of it.
+    """The outcome of a merge.
 
     Attributes:
-        taken: records that were not there before, or took the place of a failed one.
-        had: records that were there.
-        unreadable: files that hold no record and were left where they are.
-        verified: records that were measured again, as the folders say, and agreed.
+        taken: number of records that are new, or have replaced a failed one.
+        had: number of records that the folder had before.
+        unreadable: files that hold no record, which were left where they are.
+        verified: number of records that agreed when they were measured again, according to the
+            folders.
     """
 
     taken: int
@@ -31,10 +34,11 @@ class Merged:
 
 
 def merge(sources: Sequence[Path], out: Path) -> Merged:
-    """Bring records of several folders into one; nothing is written if two contradict each other.
+    """Copy the records of several folders into one; nothing is written if two contradict.
 
-    Two records of a cell agree if their metrics and data are the same; time, device and versions
-    may differ, and the first is kept. A failed one yields to one that is not.
+    Two records of a cell agree if their metrics and data are equal; metrics that only the later of
+    two versions of leakbench computes, time, device and versions may differ. The first is kept. A
+    record that failed is replaced by one that did not.
 
     Args:
         sources: folders of runs (`--out`), or of records.
@@ -60,7 +64,7 @@ def merge(sources: Sequence[Path], out: Path) -> Merged:
             other = found.get(record.key)
             if other is None or (other[0].status == "failed" != record.status):
                 found[record.key] = (record, path)
-            elif record.status != "failed" and _says(record) != _says(other[0]):
+            elif record.status != "failed" and not _agree(record, other[0]):
                 conflicts.append(f"{_cell(record)} ({other[1]} and {path})")
     if conflicts:
         more = f", and {len(conflicts) - SHOWN} more" if len(conflicts) > SHOWN else ""
@@ -76,7 +80,7 @@ def merge(sources: Sequence[Path], out: Path) -> Merged:
 
 
 def _records_of(source: Path) -> Path:
-    """Return the folder of records that a folder is, or holds.
+    """Return the folder of records that a folder is, or has.
 
     Raises:
         UsageError: it is neither.
@@ -88,15 +92,30 @@ def _records_of(source: Path) -> Path:
 
 
 def _cell(record: Record) -> str:
-    """Return a record's cell in a few words."""
+    """Return a short description of a record's cell."""
     cell = record.cell
     place = f"{cell.attack} on {cell.dataset}, {cell.main_task}, B = {cell.batch_size}"
     return place if cell.defense == "none" else f"{place}, under {defense_text(cell)}"
 
 
-def _says(record: Record) -> tuple[object, ...]:
-    return record.metrics, record.status, record.fingerprint, record.knowledge
+def _agree(one: Record, other: Record) -> bool:
+    """Whether two records of one cell, neither of which failed, have the same content."""
+    if one.metrics is None or other.metrics is None:
+        same = one.metrics is other.metrics
+    else:
+        same = _agree_in_metrics(one.metrics, other.metrics)
+    context = ((r.status, r.fingerprint, r.knowledge) for r in (one, other))
+    return same and len(set(context)) == 1
+
+
+def _agree_in_metrics(one: Metrics, other: Metrics) -> bool:
+    ours, theirs = ({leaf.path: leaf.value for leaf in leaves(of)} for of in (one, other))
+    for path in ours.keys() ^ theirs.keys():
+        spec = spec_of(path)
+        if spec is None or spec.optional != "later":
+            return False
+    return all(ours[path] == theirs[path] for path in ours.keys() & theirs.keys())
 
 
 SHOWN = 5
-"""Conflicts that a sentence names."""
+"""Conflicts that the message names."""

@@ -1,62 +1,53 @@
-"""Numbers that no measurement gives: what a record's metrics cannot be."""
+"""Values that no measurement gives: what the metrics and cost of a record cannot be."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any
-
-from pydantic import BaseModel
+from collections.abc import Iterator
 
 from leakbench.experiments.resolved_cell import ResolvedCell
+from leakbench.metrics.catalogue import spec_of
 from leakbench.metrics.estimates import Estimate
+from leakbench.metrics.spec import Leaf, MetricSpec, leaves
 from leakbench.records.record import Metrics, PropertyMetrics, Record
 from leakbench.threat.knowledge import Knowledge
-
-RANGES: Mapping[str, tuple[float, float]] = {
-    "feature_cosine": (-1, 1),
-    "ssim": (-1, 1),
-    "utility_lost": (-1, 1),
-    "psnr": (-math.inf, 100),
-    "lpips": (0, math.inf),
-    "distortion": (0, math.inf),
-    "epsilon": (0, math.inf),
-    "classes": (2, math.inf),
-    "false": (0, math.inf),
-}
-"""What a metric can be, where that is not a share, in [0, 1]."""
 
 ROUNDING = 1e-5
 """Of float32 means, relative."""
 
 
-def impossible_numbers(record: Record) -> Iterator[str]:
-    """Yield what cannot be in a record's metrics and cost, a few words each."""
+def impossible_values(record: Record) -> Iterator[str]:
+    """Yield what cannot be in a record's metrics and cost, a phrase each."""
     assert record.metrics is not None
-    for name, value in leaves(record.metrics):
-        yield from _impossible(name, value)
-    yield from _uncountable(record, record.metrics)
+    counted = {
+        "individuals": record.cell.individuals,
+        "updates": ResolvedCell.of(record.cell).updates,
+    }
+    for leaf in leaves(record.metrics):
+        spec = spec_of(leaf.path)
+        if spec is None:
+            yield f"{leaf.name}, which is no known metric"
+            continue
+        yield from _impossible(leaf, spec)
+        if spec.counted is not None:
+            yield from _uncountable(leaf, counted[spec.counted])
     yield from _inconsistent(record, record.metrics)
     yield from _costless(record)
 
 
-def leaves(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the names and values of all estimates, numbers and booleans of metrics."""
-    if isinstance(tree, Estimate | int | float):
-        yield name, tree
-    elif isinstance(tree, BaseModel):
-        for field in type(tree).model_fields:
-            yield from leaves(getattr(tree, field), f"{name}.{field}".removeprefix("."))
-    elif isinstance(tree, Mapping):
-        for key, value in tree.items():
-            yield from leaves(value, f"{name}[{key!r}]")
+def is_within(value: float, spec: MetricSpec) -> bool:
+    """Whether a value is finite and in the range of its metric, up to rounding."""
+    least, most = spec.range
+    slack = ROUNDING * max(1.0, abs(value))
+    return math.isfinite(value) and least - slack <= value <= most + slack
 
 
-def _impossible(name: str, value: Estimate | float) -> Iterator[str]:
-    """Yield what is wrong with one number, or with one and its interval."""
-    least, most = RANGES.get(name.rpartition(".")[2], (0, 1))
+def _impossible(leaf: Leaf, spec: MetricSpec) -> Iterator[str]:
+    """Yield what is wrong with one value, or with one and its interval."""
+    name, value = leaf.name, leaf.value
+    least, most = spec.range
     if not isinstance(value, Estimate):
-        if not (math.isfinite(value) and least <= value <= most):
+        if not is_within(value, spec):
             yield f"{name} = {value:g}, which cannot be outside [{least:g}, {most:g}]"
         return
     numbers = (value.low, value.value, value.high)
@@ -67,7 +58,7 @@ def _impossible(name: str, value: Estimate | float) -> Iterator[str]:
         return
     low, middle, high = (each for each in numbers if each is not None)
     slack = ROUNDING * max(1.0, abs(middle))
-    if not (least - slack <= low and high <= most + slack):
+    if not (is_within(low, spec) and is_within(high, spec)):
         yield (
             f"{name} = {middle:g} ({low:g} to {high:g}), which cannot be outside "
             f"[{least:g}, {most:g}]"
@@ -76,38 +67,22 @@ def _impossible(name: str, value: Estimate | float) -> Iterator[str]:
         yield f"{name} = {middle:g}, which its interval {low:g} to {high:g} does not contain"
 
 
-def _uncountable(record: Record, metrics: Metrics) -> Iterator[str]:
-    """Yield shares that no number of individuals gives."""
-    individuals, batches = record.cell.individuals, ResolvedCell.of(record.cell).updates
-    shares: dict[str, tuple[float | None, int]] = {
-        "diverged": (metrics.diverged, batches),
-        "label_accuracy": (metrics.label_accuracy, individuals),
-        "exact": (metrics.exact.value if metrics.exact else None, individuals),
-    }
-    if metrics.certificates:
-        shares["certificates.share"] = metrics.certificates.share, individuals
-    if metrics.images:
-        shares["images.recognisable"] = metrics.images.recognisable.value, individuals
-    for model, share in (metrics.deployed or {}).items():
-        shares[f"deployed[{model!r}]"] = share, individuals
-    for name, of in metrics.properties.items():
-        for field in ("accuracy", "count_error"):
-            shares[f"{name}.{field}"] = getattr(of, field).value, individuals
-        shares[f"{name}.prevalence"] = of.prevalence, individuals
-    for name, (value, of_how_many) in shares.items():
-        if value is not None and not _is_whole(value * of_how_many):
-            yield f"{name} = {value:g}, which is no share of {of_how_many}"
+def _uncountable(leaf: Leaf, of_how_many: int) -> Iterator[str]:
+    """Yield a share that no count divided by that number gives."""
+    value = leaf.value.value if isinstance(leaf.value, Estimate) else leaf.value
+    if value is not None and not _is_whole(value * of_how_many):
+        yield f"{leaf.name} = {value:g}, which is no share of {of_how_many}"
 
 
 def _is_whole(count: float) -> bool:
-    """Whether a count is a whole number; of what is not finite something else is said."""
+    """Whether a count is a whole number; values that are not finite are reported elsewhere."""
     if not math.isfinite(count):
         return True
     return abs(count - round(count)) <= ROUNDING * max(1.0, abs(count))
 
 
 def _inconsistent(record: Record, metrics: Metrics) -> Iterator[str]:
-    """Yield numbers that cannot stand beside each other."""
+    """Yield values that contradict each other."""
     cell, individuals = record.cell, record.cell.individuals
     if list(metrics.properties) != list(cell.properties):
         yield f"metrics of {', '.join(metrics.properties)}, not of {', '.join(cell.properties)}"
@@ -129,38 +104,38 @@ def _inconsistent(record: Record, metrics: Metrics) -> Iterator[str]:
             yield (
                 f"{name}: accuracy {of.accuracy.value} and balanced accuracy "
                 f"{of.balanced_accuracy.value} at prevalence {of.prevalence:g}, which no numbers "
-                f"of right answers give"
+                f"of correct decisions give"
             )
 
 
 def _are_counts(of: PropertyMetrics, individuals: int) -> bool:
-    """Whether accuracy and balanced accuracy come from whole numbers of right answers.
+    """Whether accuracy and balanced accuracy come from whole numbers of correct decisions.
 
-    With a right answers for the n₁ who have the property and b for the n₀ who have not, accuracy is
-    (a + b) / n and balanced accuracy (a / n₁ + b / n₀) / 2.
+    With a correct decisions for the n₁ individuals with the property and b for the n₀ without it,
+    accuracy is (a + b) / n and balanced accuracy (a / n₁ + b / n₀) / 2.
     """
     accuracy, balanced = of.accuracy.value, of.balanced_accuracy.value
     if not all(0 <= each <= 1 for each in (of.prevalence, accuracy or 0, balanced or 0)):
-        # That alone is said of it.
+        # Reported as outside of its range.
         return True
-    having = round(of.prevalence * individuals)
-    lacking = individuals - having
-    if accuracy is None or having <= 0 or lacking <= 0:
-        # Where all have it, or nobody, sensitivity or specificity is of nobody.
+    positives = round(of.prevalence * individuals)
+    negatives = individuals - positives
+    if accuracy is None or positives <= 0 or negatives <= 0:
+        # Where all individuals have it, or none, specificity or sensitivity is undefined.
         return balanced is None
     if balanced is None:
         return False
-    right = round(accuracy * individuals)
-    if having == lacking:
+    correct = round(accuracy * individuals)
+    if positives == negatives:
         return abs(accuracy - balanced) <= ROUNDING
-    present = (2 * balanced - right / lacking) / (1 / having - 1 / lacking)
-    absent = right - present
+    hits = (2 * balanced - correct / negatives) / (1 / positives - 1 / negatives)
+    rejections = correct - hits
     # Solving for counts multiplies rounding by the larger group.
     slack = ROUNDING * individuals
     return (
-        abs(present - round(present)) <= slack
-        and -slack <= present <= having + slack
-        and -slack <= absent <= lacking + slack
+        abs(hits - round(hits)) <= slack
+        and -slack <= hits <= positives + slack
+        and -slack <= rejections <= negatives + slack
     )
 
 

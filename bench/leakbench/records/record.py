@@ -1,11 +1,19 @@
-"""What is written down of one measured cell."""
+"""The record of one measured cell."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+)
 
 from leakbench.experiments.cell import LATER_FIELDS, SCHEMA, Cell
 from leakbench.metrics.estimates import Estimate
@@ -17,29 +25,47 @@ def _named(name: str, in_files: str) -> Any:
 
 
 class RecordPart(BaseModel):
-    """A part of a record, written under the names that record files have always had."""
+    """A part of a record, written under the names that record files have always had.
+
+    Attributes:
+        later: fields that earlier records do not have; they are written only where they have a
+            value, so that an earlier record that is read and written stays as it was.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
 
+    later: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _without_absent_fields(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = write(self)
+        for field in self.later:
+            if getattr(self, field) is None:
+                content.pop(field, None)
+        return content
+
 
 class PropertyMetrics(RecordPart):
-    """How well one property was inferred; see `leakbench.metrics.estimates`."""
+    """How well one property was inferred; see `leakbench.metrics.of_properties`."""
+
+    later = frozenset({"brier_score"})
 
     accuracy: Estimate
     balanced_accuracy: Estimate
     auc: Estimate
+    brier_score: Estimate | None = None
     count_error: Estimate
     prevalence: float
     in_main_task: bool
 
 
 class ImageMetrics(RecordPart):
-    """How near reconstructed images are to the true ones, matched by feature; means over images.
+    """Similarity of reconstructed images to the true ones, matched by feature; means over images.
 
     Attributes:
         psnr: peak signal-to-noise ratio in dB, each image's at most 100.
         ssim: structural similarity.
-        lpips: learned perceptual distance; None where AlexNet's weights were not at hand.
+        lpips: learned perceptual distance; None where AlexNet's weights were not available.
         recognisable: share of individuals whose image has a PSNR of at least 20 dB.
     """
 
@@ -50,7 +76,7 @@ class ImageMetrics(RecordPart):
 
 
 class Certificates(RecordPart):
-    """What an attack claims to have found exactly.
+    """Features that an attack claims to have reconstructed exactly.
 
     Attributes:
         share: of individuals.
@@ -62,12 +88,11 @@ class Certificates(RecordPart):
 
 
 class Membership(RecordPart):
-    """How well the attack tells who of the candidates is in a batch; half of them are.
+    """How well the attack separates members of a batch from the other half of the candidates.
 
     Attributes:
         auc: over the candidates of all batches.
-        true_positive_rate: TPR @ 1 % FPR: the share of members that are recognised where at most 1
-            % of the others are taken for members; `found` in record files.
+        true_positive_rate: TPR @ 1 % FPR; `found` in record files.
     """
 
     auc: Estimate
@@ -75,16 +100,16 @@ class Membership(RecordPart):
 
 
 class DefenseMetrics(RecordPart):
-    """What the clients' defense changes, and what it costs.
+    """Distortion and utility cost of the clients' defense.
 
     Attributes:
-        distortion: ‖what is sent − the gradient‖ / ‖the gradient‖ of victims' updates; of noise the
-            ratio of norms; `relative_error` in record files.
+        distortion: ‖update − gradient‖ / ‖gradient‖, mean of the victims' updates;
+            `relative_error` in record files.
         utility: main-task accuracy on the victims' images of a model trained as long as the shared
             one, but under the defense; its interval is by identity, of that one training.
         utility_lost: by how much it is below the shared model's, on the same images.
         epsilon, delta: of the differential privacy of that training, if it has any and its
-            accountant was at hand.
+            accountant was available.
     """
 
     distortion: Estimate = _named("distortion", "relative_error")
@@ -95,19 +120,20 @@ class DefenseMetrics(RecordPart):
 
 
 class Metrics(RecordPart):
-    """What a cell measured.
+    """The metrics of a cell; the catalogue, `leakbench.metrics.catalogue`, declares each.
 
     Attributes:
         properties: by property.
         feature_cosine: between reconstructed and true features, matched; None without features.
         exact: share of individuals whose feature has cosine ≥ 0.99.
-        certificates: what the attack claims to be exact; None where it cannot tell.
+        certificates: what the attack claims to be exact; None where it makes no such claims.
         membership: of candidates; None where the attack is shown none.
-        images: of reconstructed images; None where the attack gives none.
-        label_accuracy: share of the batch's labels that the attack believed in, as a multiset.
+        images: of reconstructed images; None where the attack reconstructs none.
+        label_accuracy: share of the batch's labels that the attack inferred, as a multiset.
         diverged: share of batches on which the attack reports failure.
-        main_task: the shared model's accuracy on the victims' images, none of which it has seen.
-        defense: what the defense changes and costs; None without one.
+        main_task: the shared model's accuracy on the victims' images, on none of which it was
+            trained.
+        defense: its distortion and utility cost; None without one.
         deployed: main-task accuracy on the same images of each model that the attack deployed.
     """
 
@@ -126,12 +152,12 @@ class Metrics(RecordPart):
 
 
 class Cost(RecordPart):
-    """What a cell took.
+    """Time and memory that a cell took.
 
     Attributes:
         seconds: wall time of the attack.
-        steps: gradient evaluations a batch.
-        restarts: runs started afresh a batch, since they had diverged.
+        steps: gradient evaluations per batch.
+        restarts: runs per batch that were started again after they had diverged.
         peak_memory_mib: of the process, or on CUDA of the cell.
     """
 

@@ -1,4 +1,4 @@
-"""Records: one JSON file a cell, written whole or not at all."""
+"""The store of records: one JSON file per cell, written atomically."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from leakbench.base.files import quarantine, replacing
 from leakbench.records.record import Record
 
 Stamp = tuple[int, int, int]
-"""Of a record's file: number, time and size."""
+"""Inode, modification time and size of a record's file."""
 
 
 class Store:
@@ -28,7 +28,7 @@ class Store:
         return self.folder / f"{key}.json"
 
     def read(self, key: str) -> Record | None:
-        """Return the record with this key; None if there is none that can be read."""
+        """Return the record with this key; None if it is missing or cannot be read."""
         try:
             return Record.model_validate_json(self.path(key).read_bytes())
         except (FileNotFoundError, ValidationError):
@@ -41,7 +41,7 @@ class Store:
                 yield record
 
     def stamp(self, key: str) -> Stamp | None:
-        """Return what tells a file from one that takes its place; None if there is none."""
+        """Return what differs between a file and one that replaces it; None if there is none."""
         try:
             status = self.path(key).stat()
         except FileNotFoundError:
@@ -49,9 +49,9 @@ class Store:
         return status.st_ino, status.st_mtime_ns, status.st_size
 
     def quarantine(self, key: str) -> Path | None:
-        """Move a file that holds no record out of the way; return where to, None if there is none.
+        """Move a file that holds no record aside; return its new path, None if there is none.
 
-        Nothing is lost: what is in it may be of use to somebody, or of a later version.
+        It is not deleted, since it may be a record of a later version.
         """
         path = self.path(key)
         if not path.exists() or self.read(key) is not None:
@@ -59,10 +59,10 @@ class Store:
         return quarantine(path, ".unreadable")
 
     def write(self, record: Record, finished: str | None = None) -> None:
-        """Write a record in place of any other with its key.
+        """Write a record, replacing any other with its key.
 
         Args:
-            finished: when it was measured; now, if not told.
+            finished: when it was measured; now if None.
         """
         now = datetime.now(UTC).isoformat(timespec="seconds")
         stamped = record.model_copy(update={"finished": finished or now})
@@ -72,7 +72,7 @@ class Store:
 
 
 def no_record(store: Store, name: str, suite_name: str) -> UsageError:
-    """Return the error of a suite that has no record in a folder."""
+    """Return the error for a suite that has no record in a folder."""
     return UsageError(
         f"{store.folder} holds no record of suite {name!r} with these settings; run "
         f"`leakbench run {suite_name}` first or name another folder with --out"

@@ -1,4 +1,4 @@
-"""`verified.json`: which records of a folder were measured again, and what came of it."""
+"""`verified.json`: which records of a folder were measured again, and whether they agreed."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from leakbench.records.store import Store
 NAME = "verified.json"
 
 Rule = Literal["equal", "interval"]
-"""How a record and its measurement anew are compared: `equal` up to rounding, or each new value
-inside the record's `interval`."""
+"""How a record and a new measurement are compared: `equal` up to rounding, or each new value inside
+the record's `interval`."""
 
 
 class Remeasured(BaseModel):
-    """One record that was measured again.
+    """The outcome of measuring one record again.
 
     Attributes:
-        content: a hash of what the record said then.
-        when: it was measured again, ISO 8601.
+        content: the hash of the record's content then.
+        when: the time of the new measurement, ISO 8601.
         rule: by which it was compared.
-        agrees: whether it held.
-        differences: what did not, a few words each.
+        agrees: whether there were no differences.
+        differences: a phrase each.
         device, versions: of the new measurement.
     """
 
@@ -46,7 +46,7 @@ class Remeasured(BaseModel):
 
 
 class Verified(BaseModel):
-    """The file's content: by the record's key."""
+    """The content of the file, by the record's key."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -54,10 +54,10 @@ class Verified(BaseModel):
 
 
 def verified(folder: Path) -> set[str]:
-    """Return the keys of a run's records that were measured again, and agreed.
+    """Return the keys of a run's records that agreed when they were measured again.
 
-    A record that has been changed since is not among them, nor one that is gone. Anybody can write
-    the file: of a folder from elsewhere it says nothing before `leakbench verify` has been run.
+    Records that have changed since, or are missing, are left out. Anyone can write the file: for a
+    folder from elsewhere it proves nothing until `leakbench verify` has been run.
 
     Args:
         folder: that the run had as `--out`, or `results`.
@@ -68,16 +68,16 @@ def verified(folder: Path) -> set[str]:
 
 
 def _holds(store: Store, key: str, entry: Remeasured) -> bool:
-    """Whether the record still says what it said when it was measured again."""
+    """Whether the record has the content that it had when it was measured again."""
     record = store.read(key)
     return record is not None and record.key == key and content_hash(record) == entry.content
 
 
 def content_hash(record: Record) -> str:
-    """Return a hash of all that a record says.
+    """Return a hash of a record's content.
 
-    The cell goes in by its key, as it is hashed everywhere, and fields at their defaults are left
-    out: a later version, which has more of them, gives an old record the same hash.
+    The cell is hashed by its key, as everywhere, and fields at their defaults are left out, so that
+    a later version, which has more fields, gives an old record the same hash.
     """
     rest = record.model_dump(mode="json", exclude={"cell"}, exclude_defaults=True)
     return digest("record", record.cell.key(record.attack_version), rest)
@@ -89,12 +89,12 @@ def records_of(folder: Path) -> Path:
 
 
 def home_of(folder: Path) -> Path:
-    """Return the folder in which `verified.json` lies: the run's, not that of its records."""
+    """Return the folder of `verified.json`: the run's, not that of its records."""
     return folder.parent if folder.name == "records" else folder
 
 
 def read(folder: Path) -> Verified:
-    """Return what a folder's file says; nothing where there is none that can be read."""
+    """Return the content of a folder's file; empty if it is missing or cannot be read."""
     return _read(folder) or Verified()
 
 
@@ -106,7 +106,7 @@ def _read(folder: Path) -> Verified | None:
 
 
 def write(folder: Path, entries: Mapping[str, Remeasured]) -> None:
-    """Write a folder's file, in place of any other; one that cannot be read is set aside.
+    """Write a folder's file, replacing any other; one that cannot be read is moved aside.
 
     Raises:
         UsageError: the folder cannot be written to.
@@ -120,15 +120,15 @@ def write(folder: Path, entries: Mapping[str, Remeasured]) -> None:
 
 
 def quarantine(folder: Path) -> Path | None:
-    """Move a folder's file out of the way, since nobody knows who wrote it; return where to."""
+    """Move a folder's file aside, since its origin is unknown; return its new path."""
     return move_aside(home_of(folder) / NAME, ".set-aside")
 
 
 def carry(sources: Iterable[Path], target: Path) -> int:
-    """Bring what folders say of records that a folder has got into its own file.
+    """Copy what other folders' files say of a folder's records into its own file.
 
     Returns:
-        How many records of the folder were measured again, and agreed.
+        How many of the folder's records agreed when they were measured again.
     """
     store = Store(records_of(target))
     found = {

@@ -1,82 +1,103 @@
-"""The other metrics under the tables: reconstruction by cell, and all of each property's."""
+"""All other metrics of a suite under its tables: of each cell, and of each property."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from leakbench.base.markdown import markdown_table
 from leakbench.base.registry import ATTACKS
 from leakbench.experiments.cell import Cell
 from leakbench.experiments.descriptions import text_of
-from leakbench.experiments.resolved_cell import ResolvedCell
-from leakbench.metrics.estimates import number, percent
+from leakbench.metrics.formatting import MISSING
+from leakbench.metrics.of_attacks import CERTIFIED_FALSELY, CERTIFIED_SHARE, LABEL_ACCURACY, LPIPS
+from leakbench.metrics.of_setups import DEPLOYED, MAIN_TASK_ACCURACY, MOST_FREQUENT_CLASS
+from leakbench.metrics.spec import MetricSpec
 from leakbench.records.measured import Measured
-from leakbench.records.record import Certificates, ImageMetrics, Metrics, Record
-from leakbench.reports.rows import MISSING, leading_values, varying_settings
+from leakbench.records.record import Metrics, Record
+from leakbench.reports.columns import (
+    STEPS,
+    RecordColumn,
+    cell_metrics,
+    property_metrics,
+    seconds_per_batch,
+)
+from leakbench.reports.rows import leading_values, varying_settings
 
 NO_WEIGHTS = "no weights"
-IMAGE_COLUMNS = ("PSNR, dB", "SSIM", "LPIPS", "≥ 20 dB, %")
 
 
 def details(cells: Sequence[Measured]) -> str:
-    """Return the other metrics: reconstruction by cell, and all of each property's."""
-    unique = {m.entry.key: m for m in cells if m.record is not None and m.record.metrics}
-    leading = ("data set", "main task", "B")
-    varying = varying_settings([m.entry for m in cells], leading)
-    fields = [*leading, *(name for name in varying if name in Cell.model_fields)]
-    parameters = varying_parameters(cells)
-    reconstruction: list[list[str]] = []
-    properties: list[list[str]] = []
-    for measured in unique.values():
-        record, cell = measured.record, measured.entry.cell
-        assert record is not None and record.metrics is not None and record.cost is not None
-        place = [measured.entry.column, *leading_values(measured, "", fields)]
-        place += [text_of(cell.attack_parameters.get(name, MISSING)) for name in parameters]
-        control = ATTACKS.get(cell.attack).control
-        if control and place in (row[: len(place)] for row in reconstruction):
-            continue  # A control that was granted more elsewhere, and used none of it.
-        reconstruction.append([*place, *_reconstruction(record.metrics, record)])
-        for name, m in record.metrics.properties.items():
-            properties.append(
-                [
-                    *place,
-                    name,
-                    *(percent(e) for e in (m.accuracy, m.balanced_accuracy, m.auc)),
-                    percent(m.count_error),
-                    f"{100 * m.prevalence:.0f}",
-                ]
-            )
-    if not unique:
+    """Return the sections on reconstruction by cell, deployed models, and each property."""
+    measured = [
+        MeasuredCell(m, m.record, m.record.metrics)
+        for m in {m.entry.key: m for m in cells}.values()
+        if m.record is not None and m.record.metrics is not None
+    ]
+    if not measured:
         return ""
-    place = ["attack", *fields, *parameters]
-    what = ["feature cosine", "exact, %", "certified, % (false)", *IMAGE_COLUMNS]
-    what += ["labels right, %", "diverged, %", "steps", "s/batch"]
-    each = ["property", "accuracy", "balanced accuracy", "AUC", "count error", "prevalence"]
-    return (
-        "## Reconstruction\n\nFeature cosine is taken after matching; exact means cosine ≥ 0.99; "
-        "certified are whom the attack itself claims to have exactly, in parentheses how many of "
-        "these claims have a cosine below 0.9999; "
-        "PSNR (at most 100 dB an image), SSIM and LPIPS (AlexNet; 0 is equal) compare images in "
-        "that same order, clamped to [0, 1]; steps are gradient evaluations a batch.\n\n"
-        f"{markdown_table(reconstruction, [*place, *what])}\n\n"
-        f"{_weights_aid(list(unique.values()))}"
-        f"{_deployed(list(unique.values()))}"
-        "## All metrics by property\n\nIn %; f_p decides at the threshold of balanced accuracy, "
-        "also for accuracy and count. Count error is |inferred − true| number of individuals over "
-        f"B and needs no matching.\n\n{markdown_table(properties, [*place, *each])}"
-    )
+    settings = Settings.of(cells)
+    shown = _without_repeated_controls(measured, settings)
+    parts = [
+        _reconstruction(shown, settings),
+        _weights_aid(measured),
+        _deployed(measured),
+        _by_property(shown, settings),
+    ]
+    return "\n\n".join(part for part in parts if part)
 
 
-def _labels_right(record: Record) -> str:
-    assert record.metrics is not None
-    share = record.metrics.label_accuracy
-    if share is None:
-        return MISSING
-    return "granted" if "labels" in record.knowledge else f"{100 * share:.1f}"
+@dataclass(frozen=True)
+class MeasuredCell:
+    """A suite entry with its record, whose metrics are there.
+
+    Attributes:
+        measured: the entry with its record.
+        record, metrics: the same record, and its metrics.
+    """
+
+    measured: Measured
+    record: Record
+    metrics: Metrics
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The leading columns: attack, settings in which cells differ, and parameters.
+
+    Attributes:
+        fields: settings, by name.
+        parameters: parameters of attacks.
+    """
+
+    fields: tuple[str, ...]
+    parameters: tuple[str, ...]
+
+    @classmethod
+    def of(cls, cells: Sequence[Measured]) -> Settings:
+        """Return the columns that separate these cells."""
+        leading = ("data set", "main task", "B")
+        varying = varying_settings([m.entry for m in cells], leading)
+        fields = (*leading, *(name for name in varying if name in Cell.model_fields))
+        return cls(fields, tuple(varying_parameters(cells)))
+
+    @property
+    def headings(self) -> tuple[str, ...]:
+        """Of the columns."""
+        return ("attack", *self.fields, *self.parameters)
+
+    def values(self, measured: Measured) -> tuple[str, ...]:
+        """Return a cell's values in the columns."""
+        given = measured.entry.cell.attack_parameters
+        return (
+            measured.entry.column,
+            *leading_values(measured, "", self.fields),
+            *(text_of(given.get(name, MISSING)) for name in self.parameters),
+        )
 
 
 def varying_parameters(cells: Sequence[Measured]) -> list[str]:
-    """Return the parameters of which some column has several values: swept, or a group's own."""
+    """Return the parameters that have several values in a column: swept, or set by a group."""
     found: dict[str, dict[str, set[str]]] = {}
     for m in cells:
         for name, value in m.entry.cell.attack_parameters.items():
@@ -84,69 +105,136 @@ def varying_parameters(cells: Sequence[Measured]) -> list[str]:
     return [name for name, of in found.items() if any(len(values) > 1 for values in of.values())]
 
 
-def _reconstruction(metrics: Metrics, record: Record) -> list[str]:
-    assert record.cost is not None
-    batches = ResolvedCell.of(record.cell).updates
-    cosine, exact = metrics.feature_cosine, metrics.exact
-    return [
-        MISSING if cosine is None else number(cosine, 3),
-        MISSING if exact is None else percent(exact),
-        MISSING if metrics.certificates is None else _certificates(metrics.certificates),
-        *_images(metrics.images),
-        _labels_right(record),
-        f"{100 * metrics.diverged:.0f}",
-        f"{record.cost.steps:.0f}",
-        f"{record.cost.seconds / batches:.2f}",
+def _without_repeated_controls(
+    cells: Sequence[MeasuredCell], settings: Settings
+) -> list[MeasuredCell]:
+    """Return the cells; a control that was granted more elsewhere, and used none of it, once."""
+    seen: set[tuple[str, ...]] = set()
+    shown = []
+    for each in cells:
+        values = settings.values(each.measured)
+        if not (ATTACKS.get(each.record.cell.attack).control and values in seen):
+            shown.append(each)
+        seen.add(values)
+    return shown
+
+
+def _reconstruction(cells: Sequence[MeasuredCell], settings: Settings) -> str:
+    metrics = cell_metrics("details", [each.record for each in cells])
+    columns = [*map(_column, metrics), STEPS, RecordColumn("s/batch", _seconds)]
+    rows = [
+        [*settings.values(each.measured), *(column.text(each.record) for column in columns)]
+        for each in cells
     ]
-
-
-def _certificates(certificates: Certificates) -> str:
-    """Return whom the attack claims to have exactly, and how many of these claims are false."""
-    return f"{100 * certificates.share:.1f} ({certificates.false})"
-
-
-def _images(images: ImageMetrics | None) -> list[str]:
-    if images is None:
-        return [MISSING] * len(IMAGE_COLUMNS)
-    return [
-        number(images.psnr, 1),
-        number(images.ssim, 3),
-        NO_WEIGHTS if images.lpips is None else number(images.lpips, 3),
-        percent(images.recognisable),
-    ]
-
-
-def _deployed(cells: Sequence[Measured]) -> str:
-    """Return how well models that attacks deployed do the main task; nothing where none did."""
-    leading = ("data set", "main task")
-    fields = [*leading, *varying_settings([m.entry for m in cells], (*leading, "B"))]
-    rows: dict[tuple[str, ...], None] = {}
-    for m in cells:
-        metrics = m.record.metrics if m.record else None
-        if metrics is None or metrics.deployed is None:
-            continue
-        shared = (metrics.main_task["accuracy"], metrics.main_task["most_frequent_class"])
-        for name, accuracy in metrics.deployed.items():
-            place = (m.entry.column, *leading_values(m, "", fields), name)
-            # The victims are the same at every batch size.
-            rows.setdefault((*place, *(f"{100 * share:.1f}" for share in (accuracy, *shared))))
-    if not rows:
-        return ""
-    what = ["deployed, %", "shared model, %", "most frequent class, %"]
+    headings = [*settings.headings, *(column.heading for column in columns)]
     return (
-        "## Deployed models\n\nMain-task accuracy, on the victims' images, of the models that a "
-        "server deployed, trained on D_aux, beside the shared model's, which clients trained.\n\n"
-        f"{markdown_table(list(rows), ['attack', *fields, 'model for', *what])}\n\n"
+        "## Reconstruction\n\nFeature cosine is taken after matching; exact means cosine ≥ 0.99; "
+        "certified are the individuals whose features the attack claims to have exactly, in "
+        "parentheses the number of these claims with a cosine below 0.9999; "
+        "PSNR (at most 100 dB an image), SSIM and LPIPS (AlexNet; 0 is equal) compare images in "
+        "that same order, clamped to [0, 1]; steps are gradient evaluations per batch.\n\n"
+        f"{markdown_table(rows, headings)}"
     )
 
 
-def _weights_aid(cells: Sequence[Measured]) -> str:
-    """Return how to get the LPIPS that records lack; nothing where none does."""
-    found = [m.record.metrics.images for m in cells if m.record and m.record.metrics]
-    if all(images is None or images.lpips is not None for images in found):
+def _seconds(record: Record) -> str:
+    return MISSING if record.cost is None else f"{seconds_per_batch(record):.2f}"
+
+
+def _column(spec: MetricSpec) -> RecordColumn:
+    """Return the column of a metric of a cell."""
+    if spec is CERTIFIED_SHARE:
+        return RecordColumn(f"{spec.heading} (false)", _certified)
+    text = SPECIAL.get(spec.name, lambda record: str(spec.text(record.metrics)))
+    return RecordColumn(spec.heading, text)
+
+
+def _certified(record: Record) -> str:
+    assert record.metrics is not None
+    if record.metrics.certificates is None:
+        return MISSING
+    share, false = (s.text(record.metrics) for s in (CERTIFIED_SHARE, CERTIFIED_FALSELY))
+    return f"{share} ({false})"
+
+
+def _labels(record: Record) -> str:
+    assert record.metrics is not None
+    inferred = record.metrics.label_accuracy is not None
+    is_granted = inferred and "labels" in record.knowledge
+    return "granted" if is_granted else str(LABEL_ACCURACY.text(record.metrics))
+
+
+def _lpips(record: Record) -> str:
+    assert record.metrics is not None
+    images = record.metrics.images
+    lacks_weights = images is not None and images.lpips is None
+    return NO_WEIGHTS if lacks_weights else str(LPIPS.text(record.metrics))
+
+
+SPECIAL: Mapping[str, Callable[[Record], str]] = {
+    LABEL_ACCURACY.name: _labels,
+    LPIPS.name: _lpips,
+}
+"""Metrics that are printed with more than their number."""
+
+
+def _weights_aid(cells: Sequence[MeasuredCell]) -> str:
+    """Return how to measure the LPIPS that records lack; nothing where none does."""
+    images = [each.metrics.images for each in cells]
+    if all(of is None or of.lpips is not None for of in images):
         return ""
     return (
         f"“{NO_WEIGHTS}”: LPIPS needs AlexNet's weights; run again with `--lpips-weights PATH`, or "
         "with `--lpips-weights download`, which fetches them (240 MB), to measure these cells "
-        "with it.\n\n"
+        "with it."
+    )
+
+
+def _deployed(cells: Sequence[MeasuredCell]) -> str:
+    """Return the section on models that attacks deployed; nothing where none did."""
+    leading = ("data set", "main task")
+    entries = [each.measured.entry for each in cells]
+    fields = [*leading, *varying_settings(entries, (*leading, "B"))]
+    rows: dict[tuple[str, ...], None] = {}
+    for each in cells:
+        m, metrics = each.measured, each.metrics
+        for name in metrics.deployed or {}:
+            setting = (m.entry.column, *leading_values(m, "", fields), name)
+            accuracies = (
+                DEPLOYED.text(metrics, name),
+                MAIN_TASK_ACCURACY.text(metrics),
+                MOST_FREQUENT_CLASS.text(metrics),
+            )
+            # The victims are the same at every batch size.
+            rows.setdefault((*setting, *map(str, accuracies)))
+    if not rows:
+        return ""
+    shares = ["deployed, %", "shared model, %", "most frequent class, %"]
+    return (
+        "## Deployed models\n\nMain-task accuracy, on the victims' images, of the models that a "
+        "server deployed, trained on D_aux, beside the shared model's, which clients trained.\n\n"
+        f"{markdown_table(list(rows), ['attack', *fields, 'model for', *shares])}"
+    )
+
+
+def _by_property(cells: Sequence[MeasuredCell], settings: Settings) -> str:
+    metrics = property_metrics("details", [each.record for each in cells])
+    rows = [
+        [
+            *settings.values(each.measured),
+            name,
+            *(str(spec.text(each.metrics, name)) for spec in metrics),
+        ]
+        for each in cells
+        for name in each.metrics.properties
+    ]
+    headings = [*settings.headings, "property", *(spec.title for spec in metrics)]
+    others = [spec for spec in metrics if spec.unit != "%"]
+    excepted = f", {' and '.join(spec.title for spec in others)} excepted" if others else ""
+    explained = "".join(f" {spec.title}: {spec.description}." for spec in others)
+    return (
+        f"## All metrics by property\n\nIn %{excepted}; f_p decides at the threshold of balanced "
+        "accuracy, also for accuracy and count. Count error is |inferred − true| number of "
+        f"individuals over B and does not depend on the matching.{explained}\n\n"
+        f"{markdown_table(rows, headings)}"
     )

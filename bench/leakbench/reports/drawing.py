@@ -1,10 +1,11 @@
-"""What `leakbench figure` does."""
+"""The work of `leakbench figure`: drawing figures from records, or from data."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -13,7 +14,7 @@ from leakbench.base.errors import UsageError
 from leakbench.evaluation.preparation import check_available, prepare
 from leakbench.experiments.overrides import override
 from leakbench.experiments.suite import expand, load_suite
-from leakbench.metrics.estimates import percent
+from leakbench.metrics.formatting import percent
 from leakbench.records.measured import Measured
 from leakbench.records.store import Store, no_record
 from leakbench.reports.figures import ablation, budget, defense, phase, tradeoff
@@ -23,13 +24,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class Recorded(NamedTuple):
+@dataclass(frozen=True)
+class RecordedFigure:
     """A kind of figure that is drawn from records alone.
 
     Attributes:
-        figures: returns name → figure, None where it lacks its records; empty if nothing fits.
+        figures: returns name → figure, None where its records are missing; empty if nothing fits.
         needs: what a suite must have for it.
-        example: of what to add.
+        example: of what to add to a suite.
     """
 
     figures: Callable[[Sequence[Measured]], Mapping[str, Figure | None]]
@@ -37,12 +39,12 @@ class Recorded(NamedTuple):
     example: str
 
 
-RECORDED: Mapping[str, Recorded] = {
-    "budget": Recorded(budget.figures, budget.NEEDS, budget.EXAMPLE),
-    "defense": Recorded(defense.figures, defense.NEEDS, defense.EXAMPLE),
-    "tradeoff": Recorded(tradeoff.figures, tradeoff.NEEDS, tradeoff.EXAMPLE),
-    "phase": Recorded(phase.figures, phase.NEEDS, phase.EXAMPLE),
-    "ablation": Recorded(ablation.figures, ablation.NEEDS, ablation.EXAMPLE),
+RECORDED: Mapping[str, RecordedFigure] = {
+    "budget": RecordedFigure(budget.figures, budget.NEEDS, budget.EXAMPLE),
+    "defense": RecordedFigure(defense.figures, defense.NEEDS, defense.EXAMPLE),
+    "tradeoff": RecordedFigure(tradeoff.figures, tradeoff.NEEDS, tradeoff.EXAMPLE),
+    "phase": RecordedFigure(phase.figures, phase.NEEDS, phase.EXAMPLE),
+    "ablation": RecordedFigure(ablation.figures, ablation.NEEDS, ablation.EXAMPLE),
 }
 
 
@@ -52,17 +54,17 @@ def draw_recorded(
     """Draw one of `RECORDED` from the records that exist; return the files written.
 
     Raises:
-        UsageError: there are none, or the suite has nothing for such a figure.
+        UsageError: there are no records, or the suite has nothing for such a figure.
     """
     name, suite = load_suite(suite_name)
     store = Store(out / "records")
     chosen = expand(name, override(suite, changes), only)
-    of = RECORDED[kind]
-    figures = of.figures([Measured(entry, store.read(entry.key)) for entry in chosen])
+    recorded = RECORDED[kind]
+    figures = recorded.figures([Measured(entry, store.read(entry.key)) for entry in chosen])
     if not figures:
         raise UsageError(
-            f"suite {name!r} has no {of.needs} to draw, or --only leaves none; add one, with "
-            f"{of.example}"
+            f"suite {name!r} has no {recorded.needs} to draw, or --only leaves none; add one, with "
+            f"{recorded.example}"
         )
     if not any(figures.values()):
         raise no_record(store, name, suite_name)
@@ -84,7 +86,7 @@ def draw_reconstructions(
     """Run the attacks on the first victim batch of each size and draw it; return the file written.
 
     Raises:
-        UsageError: the suite, a setting or the data are not as they must be, or real individuals
+        UsageError: the suite or a setting is invalid, the data are missing, or real individuals
             would be drawn into a work tree.
     """
     from leakbench.reports.reconstructions import (
@@ -118,10 +120,10 @@ def draw_features(
 ) -> list[Path]:
     """Draw deep features of the suite's first setup before and after training; return the files.
 
-    They show points and no individual, so that real ones may be drawn anywhere.
+    They show points and no images, so that any data set may be drawn into any folder.
 
     Raises:
-        UsageError: the suite, a setting or the data are not as they must be.
+        UsageError: the suite or a setting is invalid, or the data are missing.
     """
     from leakbench.reports.figures.features import embedded, feature_figure, rounds_drawn
 

@@ -1,4 +1,4 @@
-"""`leaderboard.md`: the paper's tables with what is needed to judge them, from records alone."""
+"""`leaderboard.md`: the paper's tables, threat models, costs and settings, from records alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from leakbench.records.folder import RecordFolder
 from leakbench.records.measured import Measured
 from leakbench.reports.settings import setting_lines
 from leakbench.reports.suite_report import main_tables, reading_lines
-from leakbench.reports.summaries import Summary, costs, references, threat_models
+from leakbench.reports.summaries import (
+    Summary,
+    costs,
+    references,
+    threat_models,
+    threat_table,
+)
 from leakbench.threat.glossary import ADVERSARY, glossary
 
 OF_THE_PAPER = ("table1", "table2", "table3")
@@ -21,12 +27,12 @@ OF_THE_PAPER = ("table1", "table2", "table3")
 MARKED = (
     "**Bold** is the best attack of a row, marked only where its interval lies above those of all "
     "other attacks of the row and above the blind control's. Controls do not compete; attacks of "
-    "one row need not have the same threat model."
+    "one row may have different threat models."
 )
 
 COST_AID = (
-    "steps: gradient evaluations a victim batch; s/batch: seconds of wall time a batch; MiB: peak "
-    "memory of the process, or on CUDA of the cell."
+    "steps: gradient evaluations per victim batch; s/batch: seconds of wall time per batch; MiB: "
+    "peak memory of the process, or on CUDA of the cell."
 )
 
 
@@ -36,7 +42,7 @@ class LaidOut:
 
     Attributes:
         name, title: the suite's.
-        cells: all of it, with the records that there are.
+        cells: its entries, with the records that exist.
     """
 
     name: str
@@ -51,7 +57,7 @@ def laid_out(folder: RecordFolder, suites: Sequence[str]) -> list[LaidOut]:
         suites: names or TOML files of the user's suites.
 
     Raises:
-        UsageError: one of these is not as it must be.
+        UsageError: one of these cannot be read.
     """
     own = [load_suite(each)[0] for each in suites]
     papers = [name for name in OF_THE_PAPER if name not in own]
@@ -66,7 +72,7 @@ def laid_out(folder: RecordFolder, suites: Sequence[str]) -> list[LaidOut]:
 
 
 def leading_suites(found: Sequence[LaidOut], suites: Sequence[str]) -> list[LaidOut]:
-    """Return those that make up the leaderboard: the paper's and the user's, or else all.
+    """Return the suites of the leaderboard: the paper's and the user's, or else all.
 
     Args:
         found: of `laid_out`.
@@ -85,9 +91,9 @@ def leaderboard(shown: Sequence[LaidOut], folder: RecordFolder) -> str:
     """
     parts = ["# Leaderboard", _made_of(folder)]
     for each in shown:
-        parts += [f"## {each.title}", _lowered(main_tables(each.cells, marked=True))]
+        parts += [f"## {each.title}", main_tables(each.cells, marked=True, level=3)]
     parts += _below(shown) if shown else [NO_SUITE]
-    parts += _measured_again(shown, folder)
+    parts += _remeasured(shown, folder)
     if folder.left_out:
         left_out = [f"- {name}: {_one_line(why)}" for name, why in folder.left_out.items()]
         parts += ["## Records left out", "\n".join(left_out)]
@@ -95,7 +101,7 @@ def leaderboard(shown: Sequence[LaidOut], folder: RecordFolder) -> str:
 
 
 def _below(shown: Sequence[LaidOut]) -> list[str]:
-    """Return what stands under the tables."""
+    """Return the sections under the tables."""
     every = [m for each in shown for m in each.cells]
     parts = ["## How to read", *map(_one_line, reading_lines(every)), MARKED]
     parts += _threat({each.name: each.cells for each in shown})
@@ -122,14 +128,14 @@ def _made_of(folder: RecordFolder) -> str:
     )
 
 
-def _measured_again(shown: Sequence[LaidOut], folder: RecordFolder) -> list[str]:
-    """Return the section on what somebody has measured again."""
+def _remeasured(shown: Sequence[LaidOut], folder: RecordFolder) -> list[str]:
+    """Return the section on records that were measured again."""
     if not shown:
         return []
-    entry = {m.entry.key: m.entry for each in shown for m in each.cells if m.record}
-    again = [each for key, each in entry.items() if key in folder.remeasured]
-    lines = [f"- {_one_line(describe(each))}" for each in again]
-    count = f"{len(again)} of the {len(entry)} records behind these tables"
+    entries = {m.entry.key: m.entry for each in shown for m in each.cells if m.record}
+    again = [entry for key, entry in entries.items() if key in folder.remeasured]
+    lines = [f"- {_one_line(describe(entry))}" for entry in again]
+    count = f"{len(again)} of the {len(entries)} records behind these tables"
     return ["## Measured again", f"{REMEASURED} {count}.", "\n".join(lines)]
 
 
@@ -137,22 +143,17 @@ REMEASURED = "`leakbench verify` has measured again, and found to agree,"
 
 
 def _threat(by_name: Mapping[str, Sequence[Measured]]) -> list[str]:
-    """Return the section on who knew what."""
-    summary = threat_models(by_name)
-    known = {name.strip() for row in summary.rows for name in row[3].split(",")}
-    words = [f"- {name}: {said}" for name, said in glossary(known).items()]
+    """Return the section on the knowledge of attacks."""
+    models = threat_models(by_name)
+    known = glossary(kind for model in models for kind in model.knowledge)
+    terms = [f"- {name}: {meaning}" for name, meaning in known.items()]
     papers = [f"- {title}: {_one_line(reference)}" for title, reference in references(by_name)]
-    parts = ["## Threat models", ADVERSARY, _table(summary), "\n".join(words)]
+    parts = ["## Threat models", ADVERSARY, _table(threat_table(models)), "\n".join(terms)]
     return [*parts, "Published in:", "\n".join(papers)] if papers else parts
 
 
 def _table(summary: Summary) -> str:
     return markdown_table(summary.rows, summary.headings)
-
-
-def _lowered(markdown: str) -> str:
-    """Return Markdown whose headings are one level lower."""
-    return "\n".join(f"#{line}" if line.startswith("#") else line for line in markdown.split("\n"))
 
 
 def _one_line(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What `leakbench publish` does."""
+"""The work of `leakbench publish`: writing the leaderboard and the site."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from leakbench.reports.site.render import site
 
 @dataclass(frozen=True)
 class Published:
-    """What was written.
+    """The files that were written.
 
     Attributes:
         leaderboard: the Markdown file.
         site: the first page.
-        left_out: sentences on what is not in them.
+        left_out: a sentence for each record and figure that is not in them.
     """
 
     leaderboard: Path
@@ -35,13 +35,13 @@ def publish(out: Path, folder: Path | None, suites: Sequence[str], pixels: bool)
 
     Args:
         out: the folder that the run had as `--out`.
-        folder: of the site; `site` in `out`, if not told.
+        folder: of the site; `site` in `out` if None.
         suites: names or TOML files of suites besides the paper's, for the leaderboard.
-        pixels: whether to take figures of reconstructions, which may show individuals.
+        pixels: whether to include figures of reconstructions, which may show individuals.
 
     Raises:
-        UsageError: there are no records, a suite is not as it must be, or the site's folder holds
-            something else.
+        UsageError: there are no records, a suite cannot be read, or the site's folder holds other
+            files.
     """
     place = out / "site" if folder is None else folder
     files_of_site(place)

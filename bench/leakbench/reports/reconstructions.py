@@ -1,4 +1,4 @@
-"""What attacks make of the first victim batch, drawn beside the true images."""
+"""Reconstructions of the first victim batch, drawn beside the true images."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 INDIVIDUALS_A_ROW = 8
 
 MIN_TILE, GAP, MARGIN, MIN_WIDTH = 90, 5, 85, 560
-"""Dots: an image's least side, between images, left of them, and the figure's least width."""
+"""In dots: an image's least side, the gap between images, the left margin, the least width."""
 
 TITLE, TEXT = 11, 8
 """Points."""
@@ -52,7 +52,7 @@ class Block:
 
 
 def chosen_cells(cells: Sequence[SuiteEntry]) -> list[SuiteEntry]:
-    """Return the cells of the first `table2` group, of its first setting but for the batch size.
+    """Return the cells of the first `table2` group in its first setting, at all batch sizes.
 
     Raises:
         UsageError: there is no such group.
@@ -82,7 +82,7 @@ def refuse_real_individuals(cell: Cell, folder: Path) -> None:
     for parent in (place, *place.parents):
         if dataset.folder is not None and (parent == checkout or (parent / ".git").exists()):
             raise UsageError(
-                f"data set {cell.dataset!r} shows real individuals, who are not drawn into "
+                f"data set {cell.dataset!r} shows real individuals, which are not drawn into "
                 f"{folder} inside the work tree {parent}; pass --out with a folder outside of it"
             )
 
@@ -93,7 +93,7 @@ def reconstruct(
     """Run the attacks among the cells on the first victim batch of each batch size.
 
     Args:
-        say: told in a few words what is being done.
+        say: called with a short description of each step.
 
     Returns:
         True images of the first individuals, shape (≤ 8, 3, size, size), and a block for each
@@ -126,12 +126,12 @@ def reconstruct(
     blocks = []
     for column, of_column in rows.items():
         steps = " or ".join(map(str, dict.fromkeys(spent[column])))
-        blocks.append(Block(f"{column}, {steps} gradient evaluations a batch", of_column))
+        blocks.append(Block(f"{column}, {steps} gradient evaluations per batch", of_column))
     return true, blocks
 
 
 def _in_order(result: AttackResult, truth: GroundTruth) -> Tensor:
-    """Return the reconstructed images, each in the place of the individual it is matched to."""
+    """Return the reconstructed images in the order of the individuals they are matched to."""
     assert result.images is not None
     if result.features is None:
         return result.images
@@ -142,7 +142,7 @@ def _in_order(result: AttackResult, truth: GroundTruth) -> Tensor:
 def reconstruction_figure(
     title: str, entry: SuiteEntry, true: Tensor, blocks: Sequence[Block]
 ) -> Figure:
-    """Return the true images and, below them, what each attack made of them at each batch size.
+    """Return the true images and, below, each attack's reconstructions at each batch size.
 
     An individual has one column. Each pixel of an image is a square of whole dots.
 
@@ -170,7 +170,7 @@ def _settings(entry: SuiteEntry) -> str:
 
 
 class _Sheet:
-    """A figure laid out in dots from the top, whose height is known only at the end."""
+    """A figure that is laid out in dots from the top; its height is known only at the end."""
 
     def __init__(self, individuals: int, size: int) -> None:
         self._dots = ceil(MIN_TILE / size)

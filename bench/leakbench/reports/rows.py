@@ -1,4 +1,4 @@
-"""Measured cells in words and rows, as every table and figure shows them."""
+"""Settings of measured cells as text, as all tables and figures show them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from leakbench.experiments.cell import Cell
 from leakbench.experiments.defense_labels import defense_level, defense_name
 from leakbench.experiments.descriptions import auxiliary_name, dataset_name, text_of
 from leakbench.experiments.suite import SuiteEntry
+from leakbench.metrics.formatting import MISSING
 from leakbench.records.measured import Measured
-
-MISSING = "–"
-
 
 Row = tuple[str, ...]
 
@@ -26,11 +24,11 @@ LAYOUTS: Mapping[str, tuple[str, ...]] = {
     "exact": ("main task", "m", "B"),
     "membership": ("main task", "m", "B"),
 }
-"""Leading columns of each layout; settings that vary within a table are put before them."""
+"""Leading columns of each layout; settings that vary within a table come before them."""
 
 
 def leading_values(measured: Measured, name: str, columns: Sequence[str]) -> Row:
-    """Return what stands in the leading columns for a cell and one of its properties."""
+    """Return the values of the leading columns for a cell and one of its properties."""
     cell, swept = measured.entry.cell, measured.entry.swept
     values: dict[str, Callable[[], str]] = {
         "data set": lambda: dataset_name(cell),
@@ -56,13 +54,13 @@ def leading_values(measured: Measured, name: str, columns: Sequence[str]) -> Row
 
 
 def settings_text(measured: Measured, columns: Sequence[str]) -> str:
-    """Return what would stand in leading columns, none of them the property's, as `column = …`."""
+    """Return the values of leading columns, none of them the property's, as `column = …`."""
     return text_of(dict(zip(columns, leading_values(measured, "", columns), strict=True)))
 
 
-def varying_settings(entry: Sequence[SuiteEntry], leading: Sequence[str]) -> list[str]:
+def varying_settings(entries: Sequence[SuiteEntry], leading: Sequence[str]) -> list[str]:
     """Return the settings, besides the leading columns, that differ between cells of a table."""
-    cells = [each.cell for each in entry]
+    cells = [each.cell for each in entries]
     shown = {
         "data set": {"dataset"},
         "D_aux": {"auxiliary_dataset"},
@@ -76,8 +74,8 @@ def varying_settings(entry: Sequence[SuiteEntry], leading: Sequence[str]) -> lis
     names = {"dataset_parameters": dataset_name, "auxiliary_dataset_parameters": auxiliary_name}
 
     def whose(field: str, cell: Cell) -> str:
-        # What a data set has of its own, such as its main task, the settings name. Where no column
-        # names the data set, that goes for its parameters alone.
+        # What a data set alone determines, such as its main task, is in the settings under the
+        # table. Where no column names the data set, this holds for its parameters only.
         name = names.get(field, dataset_name if "data set" in leading else None)
         return name(cell) if name else ""
 
@@ -91,15 +89,15 @@ def varying_settings(entry: Sequence[SuiteEntry], leading: Sequence[str]) -> lis
         found = {(whose(field, cell), text_of(value(field, cell))) for cell in cells}
         return len(found) > len({name for name, _ in found})
 
-    swept = dict.fromkeys(name for each in entry for name in each.swept if name not in leading)
+    swept = dict.fromkeys(name for each in entries for name in each.swept if name not in leading)
     return [
         *(f for f in Cell.model_fields if f not in ignored and varies(f)),
-        *(p for p in swept if len({text_of(each.swept.get(p, MISSING)) for each in entry}) > 1),
+        *(p for p in swept if len({text_of(each.swept.get(p, MISSING)) for each in entries}) > 1),
     ]
 
 
 def task_name(measured: Measured) -> str:
-    """Return the main task and its number of classes, which for identity only a record knows."""
+    """Return the main task and its number of classes, which for identity only a record has."""
     record, task = measured.record, measured.entry.cell.main_task
     if attributes := task_attributes(task):
         return f"{task} (K = {2 ** len(attributes)})"
@@ -111,6 +109,6 @@ def task_name(measured: Measured) -> str:
 
 
 def is_implied(measured: Measured, name: str) -> bool:
-    """Whether the main task's own label gives a property away."""
+    """Whether the main task's label implies a property."""
     record = measured.record
     return bool(record and record.metrics and record.metrics.properties[name].in_main_task)

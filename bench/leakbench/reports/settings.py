@@ -1,4 +1,4 @@
-"""The settings under the tables: what was measured, on what, and who knew what."""
+"""The settings under the tables: individuals, setups, knowledge and parameters, versions."""
 
 from __future__ import annotations
 
@@ -8,22 +8,24 @@ from typing import Any
 from leakbench.experiments.cell import Cell
 from leakbench.experiments.defense_labels import defense_text
 from leakbench.experiments.descriptions import dataset_name, text_of
+from leakbench.metrics.formatting import MISSING
+from leakbench.metrics.of_setups import MAIN_TASK_ACCURACY, MOST_FREQUENT_CLASS
 from leakbench.records.measured import Measured
-from leakbench.reports.rows import MISSING
+from leakbench.records.record import Record
 
 
 def settings(cells: Sequence[Measured]) -> str:
-    """Return the settings under the tables: number of individuals, models, threat models."""
+    """Return the section on settings under the tables."""
     return "\n".join(["## Settings", "", *(f"- {line}" for line in setting_lines(cells))])
 
 
 def setting_lines(cells: Sequence[Measured]) -> list[str]:
-    """Return the settings, one a line."""
+    """Return the settings, one per line."""
     lines = []
     resolved = [m.entry.resolved for m in cells]
-    entry = [each.cell for each in resolved]
+    every_cell = [each.cell for each in resolved]
     shown: dict[int, list[str]] = {}
-    for cell in entry:
+    for cell in every_cell:
         shown.setdefault(cell.individuals, []).append(dataset_name(cell))
     individuals = ", ".join(
         f"{n} ({', '.join(dict.fromkeys(names))})" if len(shown) > 1 else str(n)
@@ -47,12 +49,8 @@ def setting_lines(cells: Sequence[Measured]) -> list[str]:
         {
             f"{name} {fingerprint}"
             for m in cells
-            if m.record is not None and m.record.fingerprint
-            for name, fingerprint in zip(
-                (m.record.cell.dataset, m.record.cell.auxiliary_dataset),
-                m.record.fingerprint.split("+"),
-                strict=False,
-            )
+            if m.record is not None
+            for name, fingerprint in _fingerprints(m.record)
         }
     )
     lines.append(f"fingerprints of the data: {', '.join(fingerprints) or MISSING}")
@@ -63,8 +61,16 @@ def setting_lines(cells: Sequence[Measured]) -> list[str]:
     return lines
 
 
+def _fingerprints(record: Record) -> list[tuple[str, str]]:
+    """Return each of a record's data sets with its fingerprint; a record joins these by `+`."""
+    if not record.fingerprint:
+        return []
+    datasets = (record.cell.dataset, record.cell.auxiliary_dataset)
+    return list(zip(datasets, record.fingerprint.split("+"), strict=False))
+
+
 def _columns(cells: Sequence[Measured]) -> list[str]:
-    """Return a line for each column; one for each of its forms where groups change it."""
+    """Return a line for each column, and for each of its settings where groups change them."""
     forms: dict[str, dict[str, list[Measured]]] = {}
     for m in cells:
         parameters = text_of(m.entry.cell.attack_parameters | _swept_values(m, cells))
@@ -83,7 +89,7 @@ def _columns(cells: Sequence[Measured]) -> list[str]:
 
 
 def _swept_values(measured: Measured, cells: Sequence[Measured]) -> dict[str, str]:
-    """Return the parameters that a column sweeps in its group, each with all of its values."""
+    """Return the parameters that a column sweeps in its group, each with all its values."""
     entry = measured.entry
     alike = [
         m.entry for m in cells if (m.entry.group, m.entry.column) == (entry.group, entry.column)
@@ -101,13 +107,13 @@ def _swept_values(measured: Measured, cells: Sequence[Measured]) -> dict[str, st
 
 
 def _auxiliary(cell: Cell) -> str:
-    """Return what becomes of the identities set aside for D_aux, and who is in it."""
+    """Return what the identities that are reserved for D_aux are used for, and where it is from."""
     limit = cell.auxiliary_individuals
     few = f" (at most {limit} individuals)" if limit else ""
     if not cell.auxiliary_dataset:
         return f"in D_aux{few}"
     source = _with_parameters(cell.auxiliary_dataset, cell.auxiliary_dataset_parameters)
-    return f"set aside, since D_aux is {source}{few}"
+    return f"reserved and not used, since D_aux is {source}{few}"
 
 
 def _with_parameters(dataset: str, parameters: Mapping[str, Any]) -> str:
@@ -132,8 +138,8 @@ def _setups(cells: Sequence[Measured]) -> dict[str, str]:
         if m.record is not None and m.record.metrics is not None:
             task = m.record.metrics.main_task
             found[sentence] = (
-                f"main-task accuracy {100 * task['accuracy']:.1f} % "
-                f"(most frequent class {100 * task['most_frequent_class']:.1f} %)"
+                f"main-task accuracy {MAIN_TASK_ACCURACY.text(m.record.metrics)} % "
+                f"(most frequent class {MOST_FREQUENT_CLASS.text(m.record.metrics)} %)"
             )
             if cell.auxiliary_dataset and not task["labelled_auxiliary"]:
                 found[sentence] += "; D_aux has no labels of the main task"

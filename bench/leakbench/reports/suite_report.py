@@ -7,19 +7,20 @@ from collections.abc import Iterable, Sequence
 from leakbench.base.markdown import markdown_table
 from leakbench.base.registry import ATTACKS, DATASETS
 from leakbench.experiments.descriptions import describe, text_of
+from leakbench.metrics.formatting import MISSING
 from leakbench.records.measured import Measured
 from leakbench.reports.details import details
-from leakbench.reports.rows import MISSING, Row, is_implied
+from leakbench.reports.rows import Row, is_implied
 from leakbench.reports.settings import settings
 from leakbench.reports.tables import TableRow, by_group, table_of
-from leakbench.reports.utility_costs import price_aid
+from leakbench.reports.utility_costs import cost_aid
 
 
 def markdown(title: str, cells: Sequence[Measured], command: str, reading: str = "") -> str:
     """Return a suite's whole report.
 
     Args:
-        reading: what somebody has to say of the tables, put under them.
+        reading: a discussion of the tables, put under them.
     """
     parts = [f"# {title}", f"Made by `{command}`."]
     parts += [main_tables(cells), reading_aid(cells), reading.strip()]
@@ -27,29 +28,30 @@ def markdown(title: str, cells: Sequence[Measured], command: str, reading: str =
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def main_tables(cells: Sequence[Measured], marked: bool = False) -> str:
-    """Return one table a group: balanced accuracy with its interval, in percent, or exactness.
+def main_tables(cells: Sequence[Measured], marked: bool = False, level: int = 2) -> str:
+    """Return one table per group: balanced accuracy with its interval, in percent, or exactness.
 
     Args:
-        marked: whether the best attack of a row stands in bold, where intervals permit.
+        marked: whether the best attack of a row is bold, where intervals permit.
+        level: of the headings.
     """
     tables = []
     for group, of_group in by_group(cells).items():
-        parts = [f"## {group}", _group_table(of_group, marked), terms(of_group)]
+        parts = [f"{'#' * level} {group}", _group_table(of_group, marked), terms(of_group)]
         tables.append("\n\n".join(part for part in parts if part))
     return "\n\n".join(tables)
 
 
 def terms(cells: Sequence[Measured]) -> str:
-    """Return a sentence on what attacks were given: evaluations, labels, and what f_p reads."""
+    """Return a sentence on what attacks had: evaluations, labels, and what f_p reads."""
     wordings = {
-        "budget": "{} gradient evaluations a victim batch",
+        "budget": "{} gradient evaluations per victim batch",
         "labels": "labels {}",
         "reads": "properties read off {}",
     }
     attacking = [m for m in cells if not ATTACKS.get(m.entry.cell.attack).control]
     every = {m.entry.column for m in attacking}
-    said = []
+    parts = []
     for parameter, wording in wordings.items():
         values: dict[str, list[str]] = {}
         for m in attacking:
@@ -65,8 +67,8 @@ def terms(cells: Sequence[Measured]) -> str:
                 for value, columns in values.items()
             ]
             if shares:
-                said.append(wording.format(", ".join(shares)))
-    return f"Attacks have {'; '.join(said)}." if said else ""
+                parts.append(wording.format(", ".join(shares)))
+    return f"Attacks have {'; '.join(parts)}." if parts else ""
 
 
 def _group_table(cells: Sequence[Measured], marked: bool) -> str:
@@ -76,15 +78,15 @@ def _group_table(cells: Sequence[Measured], marked: bool) -> str:
         [
             *_without_repeats(row.leading, leading, i),
             *(_shown(row, column, marked) for column in table.columns),
-            *(row.prices.get(heading, MISSING) for heading in table.trailing),
+            *map(str, row.costs),
         ]
         for i, row in enumerate(table.rows)
     ]
-    return markdown_table(lines, [*table.leading, *table.columns, *table.trailing])
+    return markdown_table(lines, [*table.leading, *table.columns, *table.cost_headings])
 
 
 def _shown(row: TableRow, column: str, marked: bool) -> str:
-    """Return what stands in a place, in bold where it is to be marked as best."""
+    """Return what a row shows of an attack, in bold where it is to be marked as best."""
     value = row.values.get(column)
     if value is None:
         return MISSING
@@ -92,7 +94,7 @@ def _shown(row: TableRow, column: str, marked: bool) -> str:
 
 
 def _without_repeats(row: Row, rows: Sequence[Row], index: int) -> list[str]:
-    """Return a row's leading values, those blank that only repeat the row above."""
+    """Return a row's leading values, blank where they only repeat the row above."""
     above = rows[index - 1] if index else ("",) * len(row)
     same = True
     shown = []
@@ -113,7 +115,7 @@ def _notes(cells: Sequence[Measured]) -> list[str]:
 
 
 def _needs(cells: Iterable[Measured]) -> list[str]:
-    """Return for each data set without which optional cells are not measured what it needs."""
+    """Return how to get each data set without which optional cells are not measured."""
     absent = dict.fromkeys(
         m.entry.cell.dataset for m in cells if m.entry.optional and m.record is None
     )
@@ -134,34 +136,36 @@ def reading_lines(cells: Sequence[Measured]) -> list[str]:
     lines = [
         "Balanced accuracy in % [95 % bootstrap interval by victim batch, and by identity where "
         "one is shown several times]; chance is 50. "
-        "**Prior**: D_aux's majority for everybody. **Blind**: random features of D_aux, matched "
-        "to individuals like any attack's, of the batch's labels where they are known; an attack "
-        "has learnt only what it earns above this. "
-        "**Oracle**: f_p on the true features, the most that any attack through them can earn.",
+        "**Prior**: the majority-class baseline, which predicts D_aux's majority for all. "
+        "**Blind**: the random-auxiliary baseline, which takes random features of D_aux, of the "
+        "batch's labels where they are known, and matches them to individuals like any attack's; "
+        "an attack has learnt only its advantage over this baseline. "
+        "**Oracle**: f_p on the true features, an upper bound for attacks that infer through them.",
     ]
     if any(m.entry.layout == "exact" for m in cells):
         lines.append(
-            "**Exactness**: % of individuals whose feature was found with a cosine ≥ 0.99 "
-            "[interval]; % of individuals whom the attack itself certifies, and, if there are any, "
-            "the number of those with a cosine below 0.9999; seconds a victim batch."
+            "**Exactness**: % of individuals whose feature was reconstructed with a cosine ≥ 0.99 "
+            "[interval]; % of individuals whose features the attack certifies as exact, and, if "
+            "there are any, the number of false certificates, with a cosine below 0.9999; seconds "
+            "per victim batch."
         )
     if any(m.entry.layout == "membership" for m in cells):
         lines.append(
             "**Membership**: the attack is shown each batch's individuals and as many others. AUC "
-            "in % [interval], chance is 50; then % [interval] of the members who are found where "
-            "at most 1 % of the others are taken for members."
+            "in % [interval], chance is 50; then the true positive rate at a false positive rate "
+            "of 1 % (TPR @ 1 % FPR) in % [interval]."
         )
-    lines += price_aid(cells)
+    lines += cost_aid(cells)
     lines += _notes(cells)
     if any(m.entry.cell.auxiliary_source != m.entry.cell.dataset for m in cells):
         lines.append(
-            "Where D_aux comes from another data set, that set may show some of the victims: each "
-            "numbers its people for itself. If it has no labels of the main task (see the "
-            "settings), whatever draws individuals of D_aux by label draws anybody, and **Blind** "
-            "does not account for what known labels alone tell."
+            "Where D_aux comes from another data set, some victims may appear in it too: data sets "
+            "do not share identity numbers. If it has no labels of the main task (see the "
+            "settings), attacks and controls that sample D_aux by label sample all of it, and "
+            "**Blind** does not account for what known labels alone reveal."
         )
     if any(is_implied(m, name) for m in cells for name in m.entry.cell.properties):
-        lines.append("† The main task's own label gives this property away.")
+        lines.append("† The main task's label implies this property.")
     unique = {m.entry.key: m for m in cells}.values()
     missing = sum(m.record is None and not m.entry.optional for m in unique)
     failed = [m for m in unique if m.record is not None and m.record.status == "failed"]

@@ -1,4 +1,4 @@
-"""A suite's tables as values: what stands in each place, and which attack did best in a row."""
+"""A suite's tables as values: what each row shows, and which attack is best in it."""
 
 from __future__ import annotations
 
@@ -6,28 +6,53 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from leakbench.base.registry import ATTACKS
-from leakbench.experiments.resolved_cell import ResolvedCell
-from leakbench.metrics.estimates import Estimate, percent
+from leakbench.metrics.estimates import Estimate
+from leakbench.metrics.formatting import MISSING, FormattedNumber
+from leakbench.metrics.of_attacks import (
+    CERTIFIED_SHARE,
+    DIVERGED,
+    EXACT_SHARE,
+    MEMBERSHIP_AUC,
+    MEMBERSHIP_TPR,
+)
+from leakbench.metrics.of_properties import BALANCED_ACCURACY
 from leakbench.records.measured import Measured
 from leakbench.records.record import Metrics, Record
-from leakbench.reports.rows import LAYOUTS, MISSING, Row, leading_values, varying_settings
-from leakbench.reports.utility_costs import price, price_columns
+from leakbench.reports.columns import seconds_per_batch
+from leakbench.reports.rows import LAYOUTS, Row, leading_values, varying_settings
+from leakbench.reports.utility_costs import cost_columns
 
-NOTHING_LEARNT = "blind"
-"""The control that an attack has to be above, to have learnt anything."""
+RANDOM_AUXILIARY = "blind"
+"""The random-auxiliary baseline: an attack that is not above it has learnt nothing."""
 
 
 @dataclass(frozen=True)
 class TableValue:
-    """What stands in a row under an attack or control.
+    """What a row shows of an attack or control.
 
     Attributes:
-        text: as it is printed.
+        number: its metric.
+        remarks: what follows it.
         compared: the number by which attacks are compared; None where there is none.
     """
 
-    text: str
+    number: FormattedNumber
+    remarks: tuple[str, ...] = ()
     compared: Estimate | None = None
+
+    @property
+    def text(self) -> str:
+        """All of it in a line."""
+        return ", ".join((str(self.number), *self.remarks))
+
+    @property
+    def detail(self) -> str:
+        """What follows the number's value."""
+        return ", ".join(filter(None, (self.number.detail, *self.remarks)))
+
+
+UNMEASURED = TableValue(FormattedNumber(MISSING))
+FAILED = TableValue(FormattedNumber("failed"))
 
 
 @dataclass(frozen=True)
@@ -37,13 +62,13 @@ class TableRow:
     Attributes:
         leading: the values of the leading columns.
         values: by the column of an attack or control; those that are missing have none.
-        prices: what the row's defense costs, by heading.
-        best: the column that did best, where intervals permit to say so; see `best_column`.
+        costs: what the row's defense costs, one for each of the table's `cost_headings`.
+        best: the column of the best attack, where intervals are apart; see `best_column`.
     """
 
     leading: Row
     values: Mapping[str, TableValue]
-    prices: Mapping[str, str]
+    costs: tuple[FormattedNumber, ...]
     best: str | None
 
 
@@ -53,10 +78,11 @@ class Table:
 
     Attributes:
         title: the group's.
-        leading: the headings of the leading columns, which vary within the table or always stand.
+        leading: the headings of the leading columns: settings that vary within the table, and
+            those that its layout always has.
         columns: those of attacks and controls.
         controls: those among them that are controls.
-        trailing: the headings of what a defense costs.
+        cost_headings: of the last columns, on what a defense costs.
         rows: in reading order.
     """
 
@@ -64,7 +90,7 @@ class Table:
     leading: tuple[str, ...]
     columns: tuple[str, ...]
     controls: frozenset[str]
-    trailing: tuple[str, ...]
+    cost_headings: tuple[str, ...]
     rows: tuple[TableRow, ...]
 
 
@@ -81,32 +107,37 @@ def table_of(cells: Sequence[Measured]) -> Table:
     layout = cells[0].entry.layout
     leading = LAYOUTS[layout]
     varying = varying_settings([m.entry for m in cells], leading)
-    frame: dict[Row, dict[str, TableValue]] = {}
-    of_row: dict[Row, list[Measured]] = {}
+    values: dict[Row, dict[str, TableValue]] = {}
+    metrics: dict[Row, Metrics | None] = {}
     for measured in cells:
-        whole = OF_ALL_PROPERTIES.get(measured.entry.layout)
-        for name in ("",) if whole else measured.entry.cell.properties:
+        of_cell = OF_ALL_PROPERTIES.get(measured.entry.layout)
+        for name in ("",) if of_cell else measured.entry.cell.properties:
             row = leading_values(measured, name, (*varying, *leading))
-            value = whole(measured) if whole else _accuracy(measured, name)
-            frame.setdefault(row, {})[measured.entry.column] = value
-            of_row.setdefault(row, []).append(measured)
+            value = of_cell(measured) if of_cell else _accuracy(measured, name)
+            values.setdefault(row, {})[measured.entry.column] = value
+            # The cells of a row differ in the attack only, and have the same defense.
+            if metrics.get(row) is None:
+                metrics[row] = measured.record.metrics if measured.record else None
     attacks = {m.entry.column: ATTACKS.get(m.entry.cell.attack) for m in cells}
     controls = frozenset(column for column, attack in attacks.items() if attack.control)
-    floors = [m.entry.column for m in cells if m.entry.cell.attack == NOTHING_LEARNT]
-    rows = tuple(
-        TableRow(
-            row, frame[row], price(of_row[row]), best_column(frame[row], controls, set(floors))
-        )
-        for row in _in_reading_order(frame)
-    )
-    priced = layout == "defense"
+    floors = {m.entry.column for m in cells if m.entry.cell.attack == RANDOM_AUXILIARY}
+    costs = cost_columns(metrics.values()) if layout == "defense" else ()
+
+    def costs_of(row: Row) -> tuple[FormattedNumber, ...]:
+        found = metrics[row]
+        missing = FormattedNumber(MISSING)
+        return tuple(missing if found is None else column.number(found) for column in costs)
+
     return Table(
         title=cells[0].entry.group,
         leading=(*varying, *leading),
         columns=tuple(attacks),
         controls=controls,
-        trailing=tuple(price_columns(row.prices for row in rows)) if priced else (),
-        rows=rows,
+        cost_headings=tuple(column.heading for column in costs),
+        rows=tuple(
+            TableRow(row, values[row], costs_of(row), best_column(values[row], controls, floors))
+            for row in _in_reading_order(values)
+        ),
     )
 
 
@@ -115,8 +146,8 @@ def best_column(
 ) -> str | None:
     """Return the attack whose interval lies above every other attack's; None where there is none.
 
-    Controls do not compete. There must be two attacks to compare, and an attack that has not learnt
-    anything is no best one: its interval lies above those of `floors` too.
+    Controls do not compete. There must be two attacks to compare, and the best one must have learnt
+    something: its interval must lie above those of `floors` too.
     """
     compared = {
         column: value.compared
@@ -137,60 +168,64 @@ def _is_above(higher: Estimate, lower: Estimate) -> bool:
     return higher.low is not None and lower.high is not None and higher.low > lower.high
 
 
-def _in_reading_order(frame: Mapping[Row, object]) -> list[Row]:
-    """Return rows so that equal leading values stand together, each in order of appearance."""
+def _in_reading_order(rows: Mapping[Row, object]) -> list[Row]:
+    """Return rows with equal leading values one after the other, in order of appearance."""
     ranks = [
         {value: i for i, value in enumerate(dict.fromkeys(column))}
-        for column in zip(*frame, strict=True)
+        for column in zip(*rows, strict=True)
     ]
-    return sorted(frame, key=lambda row: [rank[v] for rank, v in zip(ranks, row, strict=True)])
+    return sorted(rows, key=lambda row: [rank[v] for rank, v in zip(ranks, row, strict=True)])
 
 
 def _accuracy(measured: Measured, name: str) -> TableValue:
     record = measured.record
     if record is None:
-        return TableValue(MISSING)
-    if record.metrics is None:
-        return TableValue("failed")
-    accuracy = record.metrics.properties[name].balanced_accuracy
-    shown, diverged = percent(accuracy), record.metrics.diverged
-    return TableValue(f"{shown} ({100 * diverged:.0f} % diverged)" if diverged else shown, accuracy)
+        return UNMEASURED
+    metrics = record.metrics
+    if metrics is None:
+        return FAILED
+    accuracy = metrics.properties[name].balanced_accuracy
+    number = BALANCED_ACCURACY.format(accuracy)
+    if metrics.diverged:
+        diverged = f"({DIVERGED.text(metrics)} % diverged)"
+        number = FormattedNumber(number.value, " ".join(filter(None, (number.detail, diverged))))
+    return TableValue(number, compared=accuracy)
 
 
 def _exactness(record: Record, metrics: Metrics) -> TableValue:
-    """Return whose features were found exactly, and how long a batch took."""
-    exact, certificates = metrics.exact, metrics.certificates
-    said = [MISSING if exact is None else percent(exact)]
-    if certificates is not None:
-        false = f" ({certificates.false} falsely)" if certificates.false else ""
-        said.append(f"certified {100 * certificates.share:.1f}{false}")
+    """Return how many features were reconstructed exactly, and the seconds per batch."""
+    remarks = []
+    if metrics.certificates is not None:
+        false = metrics.certificates.false
+        certified = f"certified {CERTIFIED_SHARE.text(metrics)}"
+        remarks.append(f"{certified} ({false} falsely)" if false else certified)
     if record.cost is not None:
-        said.append(f"{record.cost.seconds / ResolvedCell.of(record.cell).updates:.2g} s")
-    return TableValue(", ".join(said), exact)
+        remarks.append(f"{seconds_per_batch(record):.2g} s")
+    return TableValue(EXACT_SHARE.text(metrics), tuple(remarks), metrics.exact)
 
 
 def _membership(_: Record, metrics: Metrics) -> TableValue:
-    """Return how well members of batches are told from others."""
-    told = metrics.membership
-    if told is None:
-        return TableValue(MISSING)
-    return TableValue(f"{percent(told.auc)}, {percent(told.true_positive_rate)}", told.auc)
+    """Return how well members of batches are separated from other candidates."""
+    if metrics.membership is None:
+        return UNMEASURED
+    true_positive_rate = str(MEMBERSHIP_TPR.text(metrics))
+    return TableValue(MEMBERSHIP_AUC.text(metrics), (true_positive_rate,), metrics.membership.auc)
 
 
-def _of_all(show: Callable[[Record, Metrics], TableValue]) -> Callable[[Measured], TableValue]:
-    """Return what shows a measured cell, however far it got."""
+def _of_cell(show: Callable[[Record, Metrics], TableValue]) -> Callable[[Measured], TableValue]:
+    """Return what shows a cell by its record, if it has one, and its metrics."""
 
-    def shown(measured: Measured) -> TableValue:
+    def value(measured: Measured) -> TableValue:
         record = measured.record
         if record is None:
-            return TableValue(MISSING)
-        return TableValue("failed") if record.metrics is None else show(record, record.metrics)
+            return UNMEASURED
+        return FAILED if record.metrics is None else show(record, record.metrics)
 
-    return shown
+    return value
 
 
 OF_ALL_PROPERTIES: Mapping[str, Callable[[Measured], TableValue]] = {
-    "exact": _of_all(_exactness),
-    "membership": _of_all(_membership),
+    "exact": _of_cell(_exactness),
+    "membership": _of_cell(_membership),
 }
 """Layouts that have no row for each property → what they show."""

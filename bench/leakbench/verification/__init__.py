@@ -1,1 +1,1 @@
-"""Whether a folder of records, somebody else's say, holds what a measurement can have given."""
+"""Verification of folders of records: by checks, and by measuring a sample again."""

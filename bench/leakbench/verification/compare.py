@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
+from leakbench.metrics.catalogue import spec_of
 from leakbench.metrics.estimates import Estimate
-from leakbench.records.possible_values import ROUNDING, leaves
+from leakbench.metrics.spec import Leaf, leaves
+from leakbench.records.possible_values import ROUNDING
 from leakbench.records.record import Record
 from leakbench.records.verified import Rule
 
 RuleChoice = Literal["auto", "equal", "interval"]
 """`auto` is `equal` where device and versions are the record's, else `interval`."""
-
-CERTAIN = (".prevalence", ".in_main_task", "classes")
-"""Ends of the names of metrics that the data decide: no rounding changes them."""
-
-OF_EXTRAS = {"images.lpips", "defense.epsilon", "defense.delta"}
-"""Metrics that need weights, or a library, which may be here and not there."""
 
 
 def chosen(choice: RuleChoice, record: Record, anew: Record) -> Rule:
@@ -29,28 +25,36 @@ def chosen(choice: RuleChoice, record: Record, anew: Record) -> Rule:
 
 
 def differences(record: Record, anew: Record, rule: Rule) -> Iterator[str]:
-    """Yield in which numbers a new measurement breaks the rule, a few words each.
+    """Yield in which values a new measurement breaks the rule, a phrase each.
 
-    By `interval`, metrics that have none are compared only where the data decide them.
+    By `interval`, metrics that have none are compared only where the data alone decide them. An
+    optional metric is compared only where both have it.
     """
     if record.knowledge != anew.knowledge:
         yield f"knowledge {', '.join(record.knowledge)}, again {', '.join(anew.knowledge)}"
     if rule == "equal" and record.status != anew.status:
         yield f"status {record.status}, again {anew.status}"
-    theirs = dict(leaves(record.metrics))
-    ours = dict(leaves(anew.metrics))
-    for name in {**theirs, **ours}:
-        if name not in theirs or name not in ours:
-            if name not in OF_EXTRAS:
-                yield f"{name} is in one of the two only"
-        elif not _agree(theirs[name], ours[name], rule, name):
-            yield f"{name} {_number(theirs[name])}, again {_number(ours[name])}"
+    theirs = {leaf.path: leaf for leaf in leaves(record.metrics)}
+    ours = {leaf.path: leaf for leaf in leaves(anew.metrics)}
+    for path, leaf in {**theirs, **ours}.items():
+        if path not in theirs or path not in ours:
+            spec = spec_of(path)
+            if spec is None or spec.optional is None:
+                yield f"{leaf.name} is in one of the two only"
+        elif not _agree(theirs[path], ours[path], rule):
+            yield f"{leaf.name} {_text(theirs[path].value)}, again {_text(ours[path].value)}"
 
 
-def _agree(theirs: Any, ours: Any, rule: Rule, name: str) -> bool:
+def _agree(record: Leaf, anew: Leaf, rule: Rule) -> bool:
+    theirs, ours = record.value, anew.value
     if not isinstance(theirs, Estimate) or not isinstance(ours, Estimate):
-        certain = rule == "equal" or name.endswith(CERTAIN)
-        return not certain or _equal(theirs, ours)
+        spec = spec_of(record.path)
+        compared = rule == "equal" or (spec is not None and spec.certain)
+        return not compared or (
+            not isinstance(theirs, Estimate)
+            and not isinstance(ours, Estimate)
+            and _equal(theirs, ours)
+        )
     if rule == "equal":
         pairs = ((getattr(theirs, f), getattr(ours, f)) for f in ("value", "low", "high"))
         return all(_equal(one, other) for one, other in pairs)
@@ -66,7 +70,7 @@ def _equal(one: float | None, other: float | None) -> bool:
     return abs(one - other) <= ROUNDING * max(1.0, abs(one))
 
 
-def _number(value: Any) -> str:
+def _text(value: Estimate | float) -> str:
     if not isinstance(value, Estimate):
         return f"{value:g}"
     if value.value is None or value.low is None or value.high is None:

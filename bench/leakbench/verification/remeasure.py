@@ -30,14 +30,14 @@ DATA = {
     "auxiliary_dataset",
     "auxiliary_dataset_parameters",
 }
-"""Fields of a cell that decide its data."""
+"""Fields of a cell that determine its data."""
 
 
-class Drawer:
-    """Draws records whose cells can be measured here.
+class Sampler:
+    """Samples records whose cells can be measured here.
 
     Attributes:
-        unmeasurable: why others that were drawn could not → how many.
+        unmeasurable: why others in the sample cannot be → how many.
     """
 
     def __init__(self, data_root: Path | None) -> None:
@@ -45,22 +45,22 @@ class Drawer:
         self._known: dict[str, str] = {}
         self.unmeasurable: dict[str, int] = {}
 
-    def draw(self, records: Sequence[Record], count: int, seed: int) -> list[Record]:
-        """Return that many of the records, drawn from the seed; fewer if there are no more."""
+    def sample(self, records: Sequence[Record], count: int, seed: int) -> list[Record]:
+        """Return `count` of the records at random; fewer if there are no more."""
         ordered = sorted(records, key=lambda record: record.key)
         random.Random(seed).shuffle(ordered)
-        drawn: list[Record] = []
+        sample: list[Record] = []
         for record in ordered:
-            if len(drawn) == count:
+            if len(sample) == count:
                 break
             if why := self._obstacle(record):
                 self.unmeasurable[why] = self.unmeasurable.get(why, 0) + 1
             else:
-                drawn.append(record)
-        return drawn
+                sample.append(record)
+        return sample
 
     def _obstacle(self, record: Record) -> str:
-        """Return why a record's cell cannot be measured here; empty where it can."""
+        """Return why a record's cell cannot be measured here; empty if it can."""
         data = record.cell.model_dump_json(include=DATA)
         try:
             check_available(record.cell.setup, self._data_root)
@@ -78,7 +78,7 @@ class Drawer:
 
 @dataclass(frozen=True)
 class _Handing:
-    """Hands records on as soon as they are measured, and shows progress as a run does."""
+    """Passes records on as soon as they are measured, and shows progress as a run does."""
 
     shown: Watcher
     store: Store
@@ -103,8 +103,8 @@ def remeasure(
     """Measure the cells of records again, in a worker process.
 
     Args:
-        watcher: is told how it goes on.
-        hand: is given each new record as soon as it is there.
+        watcher: receives the progress.
+        hand: called with each new record as soon as it is measured.
 
     Returns:
         Key → why its cell failed.
@@ -128,5 +128,5 @@ def remeasure(
 
 
 def _planned(cell: Cell, key: str) -> SuiteEntry:
-    """Return a cell as the executor takes it; it stands in no table."""
+    """Return a cell as the executor takes it; it is in no table."""
     return SuiteEntry(ResolvedCell.of(cell), key, group="", layout="table2", column=cell.attack)

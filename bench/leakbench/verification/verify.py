@@ -1,4 +1,4 @@
-"""What `leakbench verify` does: check every record of a folder, and measure a sample again."""
+"""The work of `leakbench verify`: checking all records, and measuring a sample again."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ from leakbench.records.verified import (
 )
 from leakbench.sweep.console import RunConsole
 from leakbench.verification.compare import RuleChoice, chosen, differences
-from leakbench.verification.remeasure import Drawer, remeasure
+from leakbench.verification.remeasure import Sampler, remeasure
 
 RULES: dict[Rule, str] = {
-    "equal": "equal up to rounding, for device and versions are the same",
-    "interval": "inside the record's interval, for device or versions differ",
+    "equal": "equal up to rounding, since device and versions are the same",
+    "interval": "inside the record's interval, since device or versions differ",
 }
 
 SHOWN = 5
-"""Differences that a sentence names."""
+"""Differences that a sentence lists."""
 
 
 @dataclass
 class Verification:
-    """What was found.
+    """The outcome of verifying a folder.
 
     Attributes:
         folder: that was verified.
-        records: how many files there are.
+        records: the number of its files.
         faulty: what is wrong with records, a sentence each.
         unmeasurable: why records could not be measured again → how many.
-        entries: by key, records that were measured again.
-        asked: how many of the sample were to be measured.
-        aside: where a `verified.json` that was there is now.
+        entries: by key, the outcome of measuring records again.
+        asked: the requested size of the sample.
+        aside: where an earlier `verified.json` was moved to; None if there was none.
     """
 
     folder: Path
@@ -61,21 +61,21 @@ class Verification:
 
     @property
     def wrong(self) -> bool:
-        """Whether anything is."""
+        """Whether a record has a fault, or does not agree."""
         return bool(self.faulty) or any(not each.agrees for each in self.entries.values())
 
     def text(self) -> str:
-        """Return what is printed."""
+        """Return the report that is printed."""
         lines = [f"- {sentence}" for sentence in self.faulty]
         lines += [
-            f"- {count} records that were drawn cannot be measured again here: {why}."
+            f"- {count} records of the sample cannot be measured again here: {why}."
             for why, count in self.unmeasurable.items()
         ]
         lines += [_line(key, entry) for key, entry in self.entries.items()]
         if self.aside:
             lines.append(
-                f"- the {NAME} that was there is now {self.aside}, for anybody can have written "
-                f"it; --keep keeps what it says"
+                f"- the earlier {NAME} was moved to {self.aside}, since its origin is unknown; "
+                f"--keep keeps its entries"
             )
         agreed = sum(entry.agrees for entry in self.entries.values())
         lines.append(
@@ -83,9 +83,13 @@ class Verification:
             f"{len(self.entries)} measured again, {agreed} of them agree."
         )
         if self.asked and not self.entries:
-            lines.append("Nothing was measured again: that these numbers can be had is not shown.")
+            lines.append(
+                "Nothing was measured again: this does not show that the numbers reproduce."
+            )
         elif self.entries:
-            lines.append(f"What was measured again is in {home_of(self.folder) / NAME}.")
+            lines.append(
+                f"The records that were measured again are in {home_of(self.folder) / NAME}."
+            )
         return "\n".join(lines)
 
 
@@ -98,18 +102,18 @@ def verify(
     rule: RuleChoice = "auto",
     keep: bool = False,
 ) -> Verification:
-    """Check every record of a folder; measure a sample of the sound ones again.
+    """Check every record of a folder, and measure a sample of those without faults again.
 
     Args:
         folder: that a run had as `--out`, or its folder of records.
         sample: how many records to measure again.
-        seed: by which they are drawn.
-        device: on which; `auto` is the record's own where it is here.
+        seed: of the sample.
+        device: on which; `auto` is the record's own where it is available.
         rule: by which they are compared.
-        keep: whether to believe a `verified.json` that is there already, and add to it.
+        keep: whether to trust an existing `verified.json`, and add to it.
 
     Raises:
-        UsageError: there are no records, or the device is not there.
+        UsageError: there are no records, or the device is not available.
     """
     paths = [path for path in sorted(records_of(folder).glob("*.json")) if path.name != NAME]
     if not paths:
@@ -121,17 +125,17 @@ def verify(
     known = read(folder).remeasured if keep else {}
     if not keep:
         found.aside = quarantine(folder)
-    drawer = Drawer(data_root)
-    drawn = {record.key: record for record in drawer.draw(sound, sample, seed)}
-    found.unmeasurable = drawer.unmeasurable
+    sampler = Sampler(data_root)
+    sampled = {record.key: record for record in sampler.sample(sound, sample, seed)}
+    found.unmeasurable = sampler.unmeasurable
 
     def compare(anew: Record) -> None:
         if anew.status != "failed":
-            found.entries[anew.key] = compared(drawn[anew.key], anew, rule)
-            # At once: measuring may take hours, and may be interrupted.
+            found.entries[anew.key] = compared(sampled[anew.key], anew, rule)
+            # After each, since measuring may take hours and be interrupted.
             write(folder, {**known, **found.entries})
 
-    for where, records in _by_device(list(drawn.values()), device).items():
+    for where, records in _by_device(list(sampled.values()), device).items():
         with RunConsole(Console(stderr=True)) as watcher:
             failed = remeasure(records, data_root, where, watcher, compare)
         found.faulty += [
@@ -141,7 +145,7 @@ def verify(
 
 
 def compared(record: Record, anew: Record, choice: RuleChoice) -> Remeasured:
-    """Return what a record's new measurement says of it."""
+    """Return the outcome of comparing a record with a new measurement."""
     rule = chosen(choice, record, anew)
     found = tuple(differences(record, anew, rule))
     return Remeasured(
@@ -156,7 +160,7 @@ def compared(record: Record, anew: Record, choice: RuleChoice) -> Remeasured:
 
 
 def _sound(paths: Sequence[Path], found: Verification) -> list[Record]:
-    """Return the records in which nothing is wrong; note what is in the others."""
+    """Return the records without faults; add the faults of the others."""
     sound = []
     for path in paths:
         try:
@@ -180,7 +184,7 @@ def _by_device(records: Sequence[Record], device: str) -> dict[str, list[Record]
 
 
 def _device(record: Record, device: str) -> str:
-    """Return the device asked for; of `auto` the record's own, where it is here."""
+    """Return the device asked for; for `auto` the record's own, where it is available."""
     own = record.device.partition(":")[0]
     if device == "auto" and own in ("cpu", "cuda", "mps"):
         try:
@@ -201,7 +205,7 @@ def _line(key: str, entry: Remeasured) -> str:
         return f"- {key}.json agrees: {RULES[entry.rule]}."
     more = f", and {len(entry.differences) - SHOWN} more" if len(entry.differences) > SHOWN else ""
     way_out = (
-        "; a processor of another make rounds otherwise: --rule interval allows for that"
+        "; processors of another make round differently: --rule interval allows for that"
         if entry.rule == "equal"
         else ""
     )

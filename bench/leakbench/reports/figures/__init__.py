@@ -1,1 +1,1 @@
-"""Figures: one module each, and what they share."""
+"""Figures: one module each, and their shared parts."""

@@ -1,4 +1,4 @@
-"""Accuracy and feature cosine against λ, by batch size: what g_n is worth beside g_c."""
+"""Accuracy and feature cosine against λ, by batch size: the contribution of g_n beside g_c."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from leakbench.base.registry import ATTACKS
 from leakbench.metrics.estimates import Estimate
+from leakbench.metrics.of_attacks import FEATURE_COSINE
+from leakbench.metrics.of_properties import BALANCED_ACCURACY
 from leakbench.records.measured import Measured
 from leakbench.reports.figures.canvas import (
     COLOURS,
@@ -52,7 +54,7 @@ SWEPT = "lam"
 NEEDS = f'group that sweeps "attack.{SWEPT}"'
 EXAMPLE = f'"attack.{SWEPT}" = [0, 0.1, 1] in its `sweep`'
 
-COSINE = "feature cosine"
+COSINE = FEATURE_COSINE.title
 
 PANELS_A_ROW = 3
 
@@ -62,8 +64,8 @@ class Line:
     """A line of a panel.
 
     Attributes:
-        setting: what tells it from others of its column: the batch size, and what else differs.
-        control: the control that it shows, if it does not show the attack.
+        setting: in which it differs from others of its column: the batch size, and others.
+        control: the control that it shows; None if it shows the attack.
     """
 
     setting: str
@@ -71,14 +73,14 @@ class Line:
 
 
 Panels = Mapping[str, Mapping[Line, Mapping[Level, Estimate]]]
-"""Property or `COSINE` → line → λ → estimate; controls do not depend on λ and stand at None."""
+"""Property or `COSINE` → line → λ → estimate; controls do not depend on λ and are at None."""
 
 
 def figures(cells: Sequence[Measured]) -> dict[str, Figure | None]:
     """Return a figure for each column that sweeps λ, in each group; None if it is not measured.
 
-    A panel a property and one for the features' cosine; a line for each batch size, beside it the
-    group's controls.
+    A panel per property and one for the cosine of features; a line for each batch size, beside it
+    the group's controls.
     """
     swept = dict.fromkeys(
         (m.entry.group, m.entry.column)
@@ -120,11 +122,11 @@ def _figure(cells: Sequence[Measured], column: str, panels: Panels, axis: LevelA
         ax.set_title(name, fontsize=LABEL, parse_math=False)
         ax.set_xlabel("λ (0: without g_n)", fontsize=TICK, parse_math=False)
         ax.set_ylabel(
-            "cosine" if name == COSINE else "balanced accuracy, %",
+            "cosine" if name == COSINE else BALANCED_ACCURACY.heading,
             fontsize=TICK,
         )
         scale = 1.0 if name == COSINE else PERCENT
-        # What is the same in all settings is drawn once.
+        # A line that is equal in all settings is drawn once.
         for label, line in {labels[line]: line for line in by_line}.items():
             by_level = by_line[line]
             if line.control:
@@ -142,7 +144,7 @@ def _figure(cells: Sequence[Measured], column: str, panels: Panels, axis: LevelA
 
 
 def _panels(cells: Sequence[Measured]) -> Panels:
-    """Return what to draw, features' cosine last."""
+    """Return the panels, the cosine of features last."""
     varying = varying_settings([m.entry for m in cells], ("property", SWEPT))
     fields = ["B" if field == "batch_size" else field for field in varying]
     panels: dict[str, dict[Line, dict[Level, Estimate]]] = {}
@@ -162,7 +164,7 @@ def _panels(cells: Sequence[Measured]) -> Panels:
 
 
 def _labels(panels: Panels, column: str) -> dict[Line, str]:
-    """Return the lines' labels, attacks first; a control that is the same in all has one label."""
+    """Return the lines' labels, attacks first; a control that is equal in all has one label."""
     lines = list(dict.fromkeys(line for of in panels.values() for line in of))
     controls = list(dict.fromkeys(line.control for line in lines if line.control))
 
@@ -203,7 +205,7 @@ def _styles(labels: Mapping[Line, str]) -> dict[str, Style]:
 
 
 def _title(cells: Sequence[Measured], column: str, letters: int) -> str:
-    """Return the group's title and, below it, of what its cells share."""
+    """Return the group's title and, below it, the settings that its cells share."""
     shared = shared_settings(cells, {**TASK, "B = ": "B"})
     below = f"{column}; {shared}; bands: 95 % intervals"
     return f"{fill(cells[0].entry.group, letters)}\n{fill(below, letters)}"

@@ -1,4 +1,4 @@
-"""Accuracy against budget."""
+"""Accuracy against the budget of gradient evaluations."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING
 
 from leakbench.metrics.estimates import Estimate
+from leakbench.metrics.of_properties import BALANCED_ACCURACY
 from leakbench.records.measured import Measured
 from leakbench.reports.figures.canvas import TICK, TITLE, blank_figure, legend_below, plain_axes
 from leakbench.reports.figures.curves import (
@@ -36,7 +37,7 @@ PANELS_A_ROW, TICKS = 4, 6
 def figures(cells: Sequence[Measured]) -> dict[str, Figure | None]:
     """Return a figure for each group that is laid out by budget; None where nothing is measured.
 
-    A panel a property, and a row of panels for each combination of the other settings that the
+    A panel per property, and a row of panels for each combination of the other settings that the
     group sweeps.
     """
     groups: dict[str, list[Measured]] = {}
@@ -74,13 +75,13 @@ def _figure(cells: Sequence[Measured]) -> Figure:
     drawn = [(of.values(), styles[c]) for panel in panels.values() for c, of in panel.items()]
     axes[0].set_ylim(*accuracy_range(drawn))
     figure.suptitle(_title(cells, letters=int(12 * width)), fontsize=TITLE, parse_math=False)
-    figure.supylabel("balanced accuracy, %", fontsize=9)
+    figure.supylabel(BALANCED_ACCURACY.heading, fontsize=9)
     legend_below(figure, styles, width)
     return figure
 
 
 def _panels(cells: Sequence[Measured]) -> dict[tuple[str, str], dict[str, dict[float, Estimate]]]:
-    """Return what to draw by settings and property, those settings said that differ."""
+    """Return the panels by the settings that differ, and property."""
     varying = varying_settings([m.entry for m in cells], LAYOUTS["budget"])
     if len({m.entry.cell.main_task for m in cells}) > 1:
         varying = ["main_task", *varying]
@@ -99,7 +100,7 @@ def _panels(cells: Sequence[Measured]) -> dict[tuple[str, str], dict[str, dict[f
 
 
 def _fixed(cells: Sequence[Measured]) -> set[str]:
-    """Return the columns whose cells stand at several budgets, so do not depend on them."""
+    """Return the columns that have one cell at several budgets, since they do not depend on it."""
     keys: dict[str, list[str]] = {}
     for m in cells:
         keys.setdefault(m.entry.column, []).append(m.entry.key)
@@ -129,7 +130,7 @@ def _draw_panel(
 
 
 def _short(budget: float) -> str:
-    """Return a number of evaluations as short as a tick needs it.
+    """Return a number of evaluations as the short label of a tick.
 
     >>> _short(300), _short(4800), _short(24000)
     ('300', '4.8k', '24k')
@@ -138,7 +139,7 @@ def _short(budget: float) -> str:
 
 
 def _title(cells: Sequence[Measured], letters: int) -> str:
-    """Return the group's title and, below it, of what its cells share."""
+    """Return the group's title and, below it, the settings that its cells share."""
     shared = shared_settings(cells, {**TASK, "B = ": "B"})
     below = f"{shared}; bands: 95 % intervals of attacks"
     return f"{fill(cells[0].entry.group, letters)}\n{fill(below, letters)}"

@@ -1,4 +1,4 @@
-"""What a figure is drawn on and with, and how it is written."""
+"""Canvas, colours and axes that all figures share, and how they are written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 DPI = 150
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8B5A2B")
-"""Of attacks: Okabe and Ito's, which the colour-blind tell apart, without yellow and black."""
+"""Of attacks: Okabe and Ito's palette for colour-blind readers, without yellow and black."""
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 
@@ -38,11 +38,11 @@ METADATA: Mapping[str, dict[str, None]] = {
     "png": {"Software": None},
     "svg": {"Date": None, "Creator": None},
 }
-"""What would differ between two files of one figure."""
+"""Metadata that would differ between two files of one figure."""
 
 
 def blank_figure(width: float, height: float) -> Figure:
-    """Return a figure of so many inches that is drawn by Agg, without a display."""
+    """Return a figure of this size in inches that is drawn by Agg, without a display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -79,10 +79,11 @@ def plain_axes(ax: Axes) -> None:
 
 
 def legend_below(figure: Figure, labels: Iterable[str], width: float, size: float = LABEL) -> None:
-    """Put one legend of all panels under a figure of so many inches, in the labels' order.
+    """Put one legend of all panels under a figure, in the labels' order.
 
     Args:
-        size: of its letters, in points.
+        width: of the figure, in inches.
+        size: of the letters, in points.
     """
     handles: dict[str, object] = {}
     for ax in figure.axes:

@@ -1,4 +1,4 @@
-"""Curves with intervals: accuracy of attacks and controls over something that is swept."""
+"""Curves with intervals: accuracy of attacks and controls over a swept setting."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SHADE, EDGE = 0.1, 0.45
-"""Opacity of the bands, through which all others show."""
+"""Opacity of the bands, which overlap."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def styles_of(cells: Sequence[Measured]) -> dict[str, Style]:
 
 
 def defined(estimate: Estimate) -> bool:
-    """Whether a number and its interval are there to be drawn."""
+    """Whether an estimate has a value and an interval."""
     return None not in (estimate.value, estimate.low, estimate.high)
 
 
@@ -78,10 +78,10 @@ def draw_curve(
     label: str,
     scale: float = PERCENT,
 ) -> None:
-    """Draw a line, of an attack with its band; it breaks where there is no number."""
+    """Draw a line, of an attack with its band; it breaks where there is no value."""
     value, low, high = scaled(estimates, scale)
     if style.control:
-        # A single point needs a mark to be seen.
+        # A single point is visible only with a marker.
         mark = "x" if len(x) == 1 else ""
         ax.plot(
             x, value, color=GREY, linestyle=style.dashes, linewidth=1.3, marker=mark, label=label
@@ -106,19 +106,27 @@ def accuracy_range(
 
 
 TASK: Mapping[str, str] = {"": "data set", "main task ": "main task"}
-"""What a title says where all cells share it: words before → leading column."""
+"""Settings in a title where all cells share them: prefix → leading column."""
 
 
-def shared_settings(cells: Iterable[Measured], said: Mapping[str, str] = TASK) -> str:
-    """Return for a title those settings that all measured cells share."""
+def shared_settings(cells: Iterable[Measured], columns: Mapping[str, str] = TASK) -> str:
+    """Return the settings that all measured cells share, for a title.
+
+    Args:
+        columns: prefix → leading column.
+    """
     measured = [m for m in cells if m.record and m.record.metrics]
-    found = {leading_values(m, "", tuple(said.values())) for m in measured}
-    columns = zip(said, map(set, zip(*found, strict=True)), strict=True) if found else ()
-    return ", ".join(f"{words}{next(iter(of))}" for words, of in columns if len(of) == 1)
+    found = {leading_values(m, "", tuple(columns.values())) for m in measured}
+    by_column = [set(values) for values in zip(*found, strict=True)]
+    return ", ".join(
+        f"{prefix}{next(iter(values))}"
+        for prefix, values in zip(columns, by_column, strict=False)
+        if len(values) == 1
+    )
 
 
 def scaled(estimates: Sequence[Estimate | None], scale: float = PERCENT) -> list[np.ndarray]:
-    """Return values, lower and upper ends, NaN where there is none."""
+    """Return values and the ends of their intervals, NaN where there are none."""
     return [
         np.array([np.nan if e is None else scale * getattr(e, part) for e in estimates])
         for part in ("value", "low", "high")

@@ -1,7 +1,8 @@
-"""Accuracy against the level of a defense, and below it what the defense costs."""
+"""Accuracy against the level of a defense, and below it the utility under the defense."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 from leakbench.experiments.defense_labels import is_number
 from leakbench.experiments.descriptions import text_of
 from leakbench.metrics.estimates import Estimate
+from leakbench.metrics.of_properties import BALANCED_ACCURACY
 from leakbench.records.measured import Measured
 from leakbench.reports.figures.canvas import (
     GREY,
@@ -39,7 +41,7 @@ from leakbench.reports.figures.levels import (
     shifts,
     short,
 )
-from leakbench.reports.rows import LAYOUTS, settings_text, varying_settings
+from leakbench.reports.rows import LAYOUTS, Row, leading_values, varying_settings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,22 +61,22 @@ UTILITY, UNDEFENDED, FREQUENT = "utility", "utility, undefended", "most frequent
 
 @dataclass
 class Panel:
-    """What stands above and below each other.
+    """The accuracy panel and the utility panel below it.
 
     Attributes:
         accuracy: property → column → level → balanced accuracy.
         utility: level → main-task accuracy of a model trained under the defense.
-        change: level → ‖change‖/‖g‖ of the victims' updates.
+        distortion: level → distortion of the victims' updates.
         main_task: of the undefended model.
     """
 
     accuracy: dict[str, dict[str, dict[Level, Estimate]]] = field(default_factory=dict)
     utility: dict[Level, Estimate] = field(default_factory=dict)
-    change: dict[Level, float] = field(default_factory=dict)
+    distortion: dict[Level, float] = field(default_factory=dict)
     main_task: Mapping[str, float] = field(default_factory=dict)
 
     def add(self, measured: Measured, level: Level) -> None:
-        """Take a cell's record, if it has one."""
+        """Add a cell's metrics, if it has any."""
         metrics = measured.record.metrics if measured.record else None
         if metrics is None:
             return
@@ -88,20 +90,20 @@ class Panel:
         shared = metrics.main_task["accuracy"]
         # Drawn as a line across, not as one with an interval.
         self.utility[level] = Estimate(value=shared, low=shared, high=shared)
-        self.change[level] = 0.0
+        self.distortion[level] = 0.0
         if metrics.defense is not None:
             self.utility[level] = metrics.defense.utility
-            self.change[level] = metrics.defense.distortion.value or 0.0
+            self.distortion[level] = metrics.defense.distortion.value or 0.0
 
 
 def figures(cells: Sequence[Measured]) -> dict[str, Figure | None]:
     """Return a figure for each swept parameter of a defense and each property.
 
-    A column of panels for each batch size, and each combination of what else differs. The
-    undefended case stands at the end at which the defense changes least. None where nothing is
-    measured.
+    A column of panels for each batch size, and each combination of other settings that differ. The
+    undefended case is at the end at which the distortion is least. None where nothing is measured.
     """
     found: dict[str, Figure | None] = {}
+    numbers: Counter[str] = Counter()
     groups: dict[str, list[Measured]] = {}
     for measured in cells:
         if measured.entry.layout == "defense":
@@ -111,9 +113,9 @@ def figures(cells: Sequence[Measured]) -> dict[str, Figure | None]:
             panels = _panels(group, defense, parameter)
             for name in dict.fromkeys(n for m in group for n in m.entry.cell.properties):
                 stem = f"defense-{defense}-{parameter}-{name}"
-                number = sum(stem in (each, each.rpartition("-")[0]) for each in found)
+                numbers[stem] += 1
                 measured_panels = {k: p for k, p in panels.items() if p.accuracy.get(name)}
-                found[f"{stem}-{number + 1}" if number else stem] = (
+                found[f"{stem}-{numbers[stem]}" if numbers[stem] > 1 else stem] = (
                     _figure(group, measured_panels, name, f"{parameter} of {defense}")
                     if measured_panels
                     else None
@@ -132,7 +134,7 @@ def _swept(cells: Sequence[Measured]) -> list[tuple[str, str]]:
 
 
 def _panels(cells: Sequence[Measured], defense: str, parameter: str) -> dict[str, Panel]:
-    """Return what to draw by settings; only where the parameter has several levels."""
+    """Return the panels by title; only where the parameter has several levels."""
     defended = [
         m
         for m in cells
@@ -143,28 +145,46 @@ def _panels(cells: Sequence[Measured], defense: str, parameter: str) -> dict[str
     fields = [*varying, "B"]
     others = _varying_parameters(defended, parameter)
 
-    panels: dict[str, Panel] = {}
-    levels: dict[str, set[float]] = {}
-    without: dict[str, str] = {}
-    seen: dict[str, int] = {}
-    orders: dict[str, tuple[int, int]] = {}
+    panels: dict[PanelSetting, Panel] = {}
+    levels: dict[PanelSetting, set[float]] = {}
     for m in defended:
         parameters = m.entry.cell.defense_parameters
-        own = settings_text(m, fields)
-        other = [f"{k} = {text_of(parameters[k])}" for k in others]
-        title = ", ".join([*other, own])
-        first = seen.setdefault(", ".join(other), len(seen))
-        orders.setdefault(title, (first, len(orders)))
-        without.setdefault(title, own)
-        panels.setdefault(title, Panel()).add(m, float(parameters[parameter]))
-        levels.setdefault(title, set()).add(parameters[parameter])
-    for title, panel in panels.items():
+        setting = PanelSetting(
+            parameters=tuple(text_of(parameters[name]) for name in others),
+            setting=leading_values(m, "", fields),
+        )
+        panels.setdefault(setting, Panel()).add(m, float(parameters[parameter]))
+        levels.setdefault(setting, set()).add(parameters[parameter])
+    for setting, panel in panels.items():
         for m in undefended:
-            if settings_text(m, fields) == without[title]:
+            if leading_values(m, "", fields) == setting.setting:
                 panel.add(m, None)
-    # Parameters change slowest, so that batch sizes stand beside each other.
-    ordered = sorted(panels, key=lambda title: orders[title])
-    return {title: panels[title] for title in ordered if len(levels[title]) > 1}
+    # Parameters change slowest, so that batch sizes are beside each other.
+    order = list(dict.fromkeys(setting.parameters for setting in panels))
+    ordered = sorted(panels, key=lambda setting: order.index(setting.parameters))
+    return {
+        setting.title(others, fields): panels[setting]
+        for setting in ordered
+        if len(levels[setting]) > 1
+    }
+
+
+@dataclass(frozen=True)
+class PanelSetting:
+    """What the cells of a panel share.
+
+    Attributes:
+        parameters: values of the defense's other parameters.
+        setting: values of the other settings, the batch size last.
+    """
+
+    parameters: tuple[str, ...]
+    setting: Row
+
+    def title(self, parameters: Sequence[str], fields: Sequence[str]) -> str:
+        """Return the panel's title, from the names of parameters and settings."""
+        names, values = (*parameters, *fields), (*self.parameters, *self.setting)
+        return ", ".join(f"{name} = {of}" for name, of in zip(names, values, strict=True))
 
 
 def _varying_parameters(cells: Sequence[Measured], parameter: str) -> list[str]:
@@ -201,8 +221,8 @@ def _figure(
         _draw_utility(below, panel, axis)
         above.set_ylim(*accuracy_range(drawn))
         below.set_ylim(*_utility_range(panels.values()))
-        below.set_xlabel(f"{swept}; below it ‖change‖/‖g‖", fontsize=TICK)
-        above.set_ylabel("balanced accuracy, %" if column == 0 else "", fontsize=LABEL)
+        below.set_xlabel(f"{swept}; below it the distortion", fontsize=TICK)
+        above.set_ylabel(BALANCED_ACCURACY.heading if column == 0 else "", fontsize=LABEL)
         below.set_ylabel("main task, %" if column == 0 else "", fontsize=LABEL)
     for number in range(len(panels), rows * columns):
         row, column = divmod(number, columns)
@@ -226,10 +246,10 @@ def _utility_range(panels: Iterable[Panel]) -> tuple[float, float]:
 
 
 def _axis(panel: Panel) -> LevelAxis:
-    """Return the levels' axis; the undefended case stands where the defense changes least."""
+    """Return the levels' axis; the undefended case is where the distortion is least."""
     levels = {level for of in panel.accuracy.values() for by in of.values() for level in by}
     known = sorted(level for level in levels if level is not None)
-    rising = not known or panel.change[known[0]] <= panel.change[known[-1]]
+    rising = not known or panel.distortion[known[0]] <= panel.distortion[known[-1]]
     return level_axis(levels, undefended_left=rising)
 
 
@@ -239,7 +259,7 @@ def _draw_accuracy(
     styles: Mapping[str, Style],
     axis: LevelAxis,
 ) -> None:
-    """Draw each column over levels; a control that is the same at all of them across."""
+    """Draw each column over levels; a control that is equal at all of them as a line across."""
     plain_axes(ax)
     set_level_axis(ax, axis, dict.fromkeys(axis.positions, ""))
     for column, style in styles.items():
@@ -252,12 +272,12 @@ def _draw_accuracy(
 
 
 def _draw_utility(ax: Axes, panel: Panel, axis: LevelAxis) -> None:
-    """Draw main-task accuracy over levels, beside that without a defense and without a model."""
+    """Draw main-task accuracy over levels, with that of no defense and of the majority class."""
     plain_axes(ax)
     set_level_axis(
         ax,
         axis,
-        {level: f"{short(level)}\n{_rounded(panel.change[level])}" for level in axis.positions},
+        {level: f"{short(level)}\n{_rounded(panel.distortion[level])}" for level in axis.positions},
     )
     for text in ax.get_xticklabels():
         text.set_fontsize(TICK - 1)
@@ -275,16 +295,16 @@ def _draw_utility(ax: Axes, panel: Panel, axis: LevelAxis) -> None:
         ax.axhline(share, color=GREY, linestyle=style, linewidth=1, zorder=1.5, label=level)
 
 
-def _rounded(change: float) -> str:
-    """Return a ratio with two digits, as short as a tick needs it.
+def _rounded(distortion: float) -> str:
+    """Return a ratio with two digits, as the short label of a tick.
 
     >>> _rounded(0.0), _rounded(0.0312), _rounded(3.14), _rounded(312.4)
     ('0', '0.031', '3.1', '310')
     """
-    return f"{float(f'{change:.2g}'):g}"
+    return f"{float(f'{distortion:.2g}'):g}"
 
 
 def _title(cells: Sequence[Measured], name: str, letters: int) -> str:
-    """Return the group's title and, below it, of what its cells share."""
+    """Return the group's title and, below it, the settings that its cells share."""
     below = f"{shared_settings(cells)}; bands and bars: 95 % intervals"
     return f"{fill(f'{cells[0].entry.group}: {name}', letters)}\n{fill(below, letters)}"

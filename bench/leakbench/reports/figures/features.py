@@ -17,8 +17,10 @@ from leakbench.evaluation.measuring import victim_batches
 from leakbench.evaluation.preparation import EvaluationContext
 from leakbench.experiments.cell import Cell
 from leakbench.experiments.descriptions import dataset_name
-from leakbench.metrics import estimates as metrics
-from leakbench.metrics.estimates import Estimate, percent
+from leakbench.metrics.classification import balanced_accuracy
+from leakbench.metrics.estimates import Bootstrap, Estimate, groups_of
+from leakbench.metrics.formatting import percent
+from leakbench.metrics.scored import BinaryScores
 from leakbench.reports.figures.canvas import COLOURS, LABEL, TITLE, blank_figure, legend_below
 
 if TYPE_CHECKING:
@@ -36,19 +38,19 @@ class Embedded:
 
     Attributes:
         rounds: of training before it.
-        places: t-SNE of the features, shape (n, 2).
+        positions: t-SNE of the features, shape (n, 2).
         properties: property → presence, shape (n,) each.
         oracle: property → balanced accuracy of f_p on these features.
     """
 
     rounds: int
-    places: NDArray[np.float32]
+    positions: NDArray[np.float32]
     properties: Mapping[str, NDArray[np.bool_]]
     oracle: Mapping[str, Estimate]
 
 
 def rounds_drawn(cell: Cell) -> tuple[int, int]:
-    """Return the first round and the last.
+    """Return the first and the last round.
 
     Raises:
         UsageError: they are the same.
@@ -62,7 +64,7 @@ def rounds_drawn(cell: Cell) -> tuple[int, int]:
 
 
 def embedded(context: EvaluationContext) -> Embedded:
-    """Return the features of victims, whom neither f_p nor the shared model has seen.
+    """Return the features of victims, on which neither f_p nor the shared model was trained.
 
     Raises:
         UsageError: there are too few of them.
@@ -80,24 +82,23 @@ def embedded(context: EvaluationContext) -> Embedded:
     tsne = TSNE(perplexity=PERPLEXITY, random_state=seed_for("t-SNE", seed) % 2**32)
     present = {name: of.numpy() for name, of in truth.properties.items()}
 
+    groupings = [np.arange(count), groups_of(truth.identities.numpy())]
+    bootstrap = Bootstrap(groupings, seed_for("bootstrap", seed) % 2**32)
+
     def oracle(name: str) -> Estimate:
-        of = scores[name].cpu().double().numpy()
-        return metrics.estimate(
-            lambda weights: metrics.balanced_accuracy(of, present[name], weights),
-            [np.arange(count), metrics.groups_of(truth.identities.numpy())],
-            seed_for("bootstrap", seed) % 2**32,
-        )
+        of_property = scores[name].cpu().double().numpy()
+        return BinaryScores(of_property, present[name], bootstrap).estimate(balanced_accuracy)
 
     return Embedded(
         rounds=context.setup.rounds,
-        places=tsne.fit_transform(truth.features.cpu().numpy()),
+        positions=tsne.fit_transform(truth.features.cpu().numpy()),
         properties=present,
         oracle={name: oracle(name) for name in present},
     )
 
 
 def feature_figure(cell: Cell, rounds: Sequence[Embedded]) -> Figure:
-    """Return a row of panels for each round, a panel for each property, a point an individual."""
+    """Return a row of panels per round, a panel per property, and a point per individual."""
     names = list(rounds[0].properties)
     width = max(2.3 * len(names) + 0.4, 5.0)
     figure = blank_figure(width, 2.4 * len(rounds) + 1.3)
@@ -114,11 +115,11 @@ def feature_figure(cell: Cell, rounds: Sequence[Embedded]) -> Figure:
                 (False, COLOURS[0], "o", "without the property"),
                 (True, COLOURS[1], "^", "with it"),
             ):
-                of = of_round.places[present == has]
+                of = of_round.positions[present == has]
                 ax.scatter(
                     *of.T, s=7, c=colour, marker=marker, alpha=0.65, linewidths=0, label=label
                 )
-    count = len(rounds[0].places)
+    count = len(rounds[0].positions)
     below = (
         f"{dataset_name(cell)}, {cell.model}, main task {cell.main_task}; above each panel: "
         "balanced accuracy of f_p on these features, %"

@@ -1,4 +1,4 @@
-"""A logarithmic axis of levels, beside which 0 and the undefended case stand apart."""
+"""A logarithmic axis of levels, with 0 and the undefended case beside it."""
 
 from __future__ import annotations
 
@@ -14,21 +14,20 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Level = float | None
-"""Of what is swept; None where there is nothing of it, as without a defense."""
-
+"""A level of the swept parameter; None where it does not apply, as without a defense."""
 
 ASIDE = 0.09
-"""Steps between two curves that stand side by side."""
+"""Steps between two curves that are drawn side by side."""
 
 
 @dataclass(frozen=True)
 class LevelAxis:
-    """Where levels stand.
+    """The positions of levels.
 
     Attributes:
-        positions: level → place on a logarithmic axis, from left to right.
-        pieces: the levels between which lines are drawn; 0 and None stand alone.
-        step: usual ratio of neighbouring places.
+        positions: level → position on a logarithmic axis, from left to right.
+        pieces: the levels between which lines are drawn; 0 and None are not connected.
+        step: usual ratio of neighbouring positions.
     """
 
     positions: Mapping[Level, float]
@@ -40,7 +39,7 @@ def level_axis(levels: Iterable[Level], undefended_left: bool = True) -> LevelAx
     """Return an axis of these levels, none of which is negative.
 
     Args:
-        undefended_left: at which end None stands.
+        undefended_left: whether None is at the left end.
 
     >>> level_axis([0.1, 0.0, None, 0.01]).positions
     {None: 0.0001, 0.0: 0.001, 0.01: 0.01, 0.1: 0.1}
@@ -84,10 +83,10 @@ def draw_over_levels(
     shift: float = 0.0,
     scale: float = PERCENT,
 ) -> None:
-    """Draw a curve over levels, those that stand apart unconnected.
+    """Draw a curve over levels, 0 and None unconnected.
 
     Args:
-        shift: in steps, of what stands alone, so that curves do not hide each other there.
+        shift: in steps, of unconnected levels, so that curves do not cover each other there.
     """
     for piece in axis.pieces:
         if any(level in by_level for level in piece):
@@ -97,13 +96,13 @@ def draw_over_levels(
 
 
 def shifts(styles: Mapping[str, Style]) -> dict[str, float]:
-    """Return each curve's shift, so that all stand side by side round their level."""
+    """Return each curve's shift, so that all are side by side around their level."""
     curves = [label for label, style in styles.items() if not style.control]
     return {c: ASIDE * (i - (len(curves) - 1) / 2) for i, c in enumerate(curves)}
 
 
 def short(level: Level) -> str:
-    """Return a level as short as a tick needs it.
+    """Return a level as the short label of a tick.
 
     >>> short(None), short(0.0), short(0.05), short(8.0), short(0.0001)
     ('none', '0', '0.05', '8', '10⁻⁴')
@@ -117,5 +116,5 @@ def short(level: Level) -> str:
 
 
 def _rounded(place: float) -> float:
-    """Return a place without the last digits, which differ between machines."""
+    """Return a position without the last digits, which differ between machines."""
     return float(f"{place:.6g}")

@@ -1,17 +1,19 @@
-"""Share of individuals who are found exactly, over batch size and hidden units: where it breaks."""
+"""Share of individuals reconstructed exactly, over batch size and hidden units."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from leakbench.base.registry import ATTACKS
-from leakbench.experiments.resolved_cell import ResolvedCell
+from leakbench.metrics.of_attacks import EXACT_SHARE
 from leakbench.records.measured import Measured
 from leakbench.records.record import Record
+from leakbench.reports.columns import seconds_per_batch
 from leakbench.reports.figures.canvas import LABEL, TICK, TITLE, blank_figure
 from leakbench.reports.figures.curves import shared_settings
 from leakbench.reports.rows import LAYOUTS, leading_values, settings_text, varying_settings
@@ -25,18 +27,42 @@ EXAMPLE = (
     "batch_size = [8, 32], model_parameters = [{ hidden = 128 }, { hidden = 256 }] in its `sweep`"
 )
 
-Drawn = tuple[float, float]
-"""Share of individuals found exactly, in percent, and seconds a victim batch."""
 
-Panels = Mapping[str, Mapping[tuple[int, int], Drawn | None]]
-"""Main task, and what else differs → (m, B) → what is drawn of it, if it is measured."""
+@dataclass(frozen=True, order=True)
+class Phase:
+    """A field of a map.
+
+    Attributes:
+        units: m hidden units.
+        batch_size: B individuals in the update.
+    """
+
+    units: int
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """The values of a field.
+
+    Attributes:
+        exact: share of individuals reconstructed exactly, in percent.
+        seconds: per victim batch.
+    """
+
+    exact: float
+    seconds: float
+
+
+Panels = Mapping[str, Mapping[Phase, Result | None]]
+"""Main task, and other settings that differ → field → its values, if it is measured."""
 
 
 def figures(cells: Sequence[Measured]) -> dict[str, Figure | None]:
     """Return a figure for each attack's column of each group that is laid out by exactness.
 
-    A panel a main task, above the share of individuals with cosine ≥ 0.99, below it the seconds
-    that a victim batch took. None where nothing is measured.
+    A panel per main task, above the share of individuals with cosine ≥ 0.99, below it the seconds
+    per victim batch. None where nothing is measured.
     """
     found: dict[str, Figure | None] = {}
     groups: dict[tuple[str, str], list[Measured]] = {}
@@ -50,33 +76,34 @@ def figures(cells: Sequence[Measured]) -> dict[str, Figure | None]:
             groups.setdefault((m.entry.group, m.entry.column), []).append(m)
     for number, ((group, column), of) in enumerate(groups.items(), start=1):
         panels = _panels(of)
-        if len({units for panel in panels.values() for units, _ in panel}) < 2:
+        if len({phase.units for panel in panels.values() for phase in panel}) < 2:
             continue
-        measured = any(drawn for panel in panels.values() for drawn in panel.values())
+        measured = any(result for panel in panels.values() for result in panel.values())
         title = f"{group}: {column}"
         found[f"phase-{number}"] = _figure(of, panels, title) if measured else None
     return found
 
 
 def _panels(cells: Sequence[Measured]) -> Panels:
-    panels: dict[str, dict[tuple[int, int], Drawn | None]] = {}
+    panels: dict[str, dict[Phase, Result | None]] = {}
     varying = varying_settings([m.entry for m in cells], LAYOUTS["exact"])
     for m in cells:
         (task,) = leading_values(m, "", ["main task"])
         if varying:
             task = f"{task}, {settings_text(m, varying)}"
-        place = int(m.entry.cell.model_parameters["hidden"]), m.entry.cell.batch_size
-        panels.setdefault(task, {})[place] = _drawn(m.record)
+        cell = m.entry.cell
+        phase = Phase(int(cell.model_parameters["hidden"]), cell.batch_size)
+        panels.setdefault(task, {})[phase] = _result(m.record)
     return panels
 
 
-def _drawn(record: Record | None) -> Drawn | None:
+def _result(record: Record | None) -> Result | None:
     if record is None or record.metrics is None or record.cost is None:
         return None
     exact = record.metrics.exact
     if exact is None or exact.value is None:
         return None
-    return 100 * exact.value, record.cost.seconds / ResolvedCell.of(record.cell).updates
+    return Result(100 * exact.value, seconds_per_batch(record))
 
 
 def _figure(cells: Sequence[Measured], panels: Panels, title: str) -> Figure:
@@ -84,21 +111,23 @@ def _figure(cells: Sequence[Measured], panels: Panels, title: str) -> Figure:
     figure = blank_figure(width, 6.4)
     axes = figure.subplots(2, len(panels), squeeze=False)
     for column, (task, panel) in enumerate(panels.items()):
-        units, sizes = (sorted({place[axis] for place in panel}) for axis in (0, 1))
+        units = sorted({phase.units for phase in panel})
+        sizes = sorted({phase.batch_size for phase in panel})
         exact, seconds = (np.full((len(units), len(sizes)), np.nan) for _ in range(2))
-        for (m, size), drawn in panel.items():
-            if drawn is not None:
-                place = units.index(m), sizes.index(size)
-                exact[place], seconds[place] = drawn
-        above, below = axes[:, column]
-        above.set_title(_wrapped(task), fontsize=LABEL, parse_math=False)
-        _draw(above, exact, units, sizes, "{:.0f}", (0.0, 100.0))
-        _draw(below, np.log10(seconds), units, sizes, "{:.2g}", (-2.0, 2.0), shown=seconds)
-        below.set_xlabel("individuals in the update B", fontsize=LABEL)
-        for ax, what in ((above, "exact, %"), (below, "seconds a batch")):
+        for phase, result in panel.items():
+            if result is not None:
+                field = units.index(phase.units), sizes.index(phase.batch_size)
+                exact[field], seconds[field] = result.exact, result.seconds
+        top, bottom = axes[:, column]
+        top.set_title(_wrapped(task), fontsize=LABEL, parse_math=False)
+        _draw(top, exact, units, sizes, "{:.0f}", (0.0, 100.0))
+        _draw(bottom, np.log10(seconds), units, sizes, "{:.2g}", (-2.0, 2.0), shown=seconds)
+        bottom.set_xlabel("individuals in the update B", fontsize=LABEL)
+        for ax, what in ((top, EXACT_SHARE.heading), (bottom, "seconds per batch")):
             ax.set_ylabel(f"hidden units m — {what}" if column == 0 else "", fontsize=LABEL)
-    said = fill(f"{shared_settings(cells, {'': 'data set'})}; blank: not measured", int(12 * width))
-    figure.suptitle(f"{fill(title, int(11 * width))}\n{said}", fontsize=TITLE, parse_math=False)
+    below = f"{shared_settings(cells, {'': 'data set'})}; blank: not measured"
+    whole = f"{fill(title, int(11 * width))}\n{fill(below, int(12 * width))}"
+    figure.suptitle(whole, fontsize=TITLE, parse_math=False)
     return figure
 
 
@@ -120,7 +149,7 @@ def _draw(
     ends: tuple[float, float],
     shown: np.ndarray | None = None,
 ) -> None:
-    """Draw a map with its numbers: the colour is never alone in saying them."""
+    """Draw a map with its numbers, so that it can be read without colours."""
     ax.imshow(values, cmap="cividis", vmin=ends[0], vmax=ends[1], aspect="auto", origin="lower")
     ax.set_xticks(range(len(sizes)), [str(size) for size in sizes], fontsize=TICK)
     ax.set_yticks(range(len(units)), [str(m) for m in units], fontsize=TICK)

@@ -1,10 +1,10 @@
-"""What still leaks under each defense against what the shared model loses by it."""
+"""Leakage under each defense against the utility that it costs the shared model."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, hypot
+from math import ceil
 from textwrap import fill
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from leakbench.experiments.defense_labels import defense_family, defense_numbers
 from leakbench.metrics.estimates import Estimate
 from leakbench.records.measured import Measured
 from leakbench.records.record import Metrics
+from leakbench.reports.advantage import advantage_over
 from leakbench.reports.figures.canvas import (
     COLOURS,
     GREY,
@@ -26,6 +27,7 @@ from leakbench.reports.figures.canvas import (
 )
 from leakbench.reports.figures.curves import defined, scaled, shared_settings
 from leakbench.reports.rows import LAYOUTS, leading_values, settings_text, varying_settings
+from leakbench.reports.tables import RANDOM_AUXILIARY
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,15 +49,15 @@ class Point:
 
     Attributes:
         numbers: the level's parameters.
-        change: ‖change‖/‖g‖, by which levels are put in order.
+        distortion: of the victims' updates, by which levels are ordered.
         lost: main-task accuracy lost.
-        leaked: balanced accuracy of the strongest attack above the blind control's.
+        advantage: of the strongest attack over the blind control, in balanced accuracy.
     """
 
     numbers: Mapping[str, float]
-    change: float
+    distortion: float
     lost: Estimate
-    leaked: Estimate
+    advantage: Estimate
 
 
 Panel = Mapping[str, list[Point]]
@@ -65,13 +67,13 @@ Panel = Mapping[str, list[Point]]
 def figures(cells: Sequence[Measured]) -> dict[str, Figure | None]:
     """Return a figure for each batch size, and each combination of what else differs.
 
-    A panel a property, a marker a defense and level, all groups together that are laid out by
-    defense; only attacks that were made on all of them. None where none has been measured beside
-    the blind control.
+    A panel per property, a marker per defense and level, of all groups that are laid out by
+    defense; only attacks that were measured under all defenses. None where none was measured
+    beside the blind control.
     """
     fitting = [m for m in cells if m.entry.layout == "defense"]
     attacks = _attacks_on_all(fitting)
-    if not attacks or all(m.entry.cell.attack != "blind" for m in fitting):
+    if not attacks or not any(map(_is_blind, fitting)):
         return {}
     fitting = [m for m in fitting if m.entry.column in attacks or _is_blind(m)]
     varying = varying_settings([m.entry for m in fitting], LAYOUTS["defense"])
@@ -80,18 +82,19 @@ def figures(cells: Sequence[Measured]) -> dict[str, Figure | None]:
     for m in fitting:
         by_setting.setdefault(leading_values(m, "", fields), []).append(m)
     found: dict[str, Figure | None] = {}
-    for number, (values, of_setting) in enumerate(by_setting.items(), start=1):
+    for number, of_setting in enumerate(by_setting.values(), start=1):
         panels = _panels(of_setting)
         setting = settings_text(of_setting[0], fields)
-        stem = f"tradeoff-{number}" if varying else f"tradeoff-B{values[-1]}"
+        batch_size = of_setting[0].entry.cell.batch_size
+        stem = f"tradeoff-{number}" if varying else f"tradeoff-B{batch_size}"
         found[stem] = _figure(of_setting, panels, setting, attacks) if panels else None
     return found
 
 
 def _attacks_on_all(cells: Sequence[Measured]) -> list[str]:
-    """Return the columns of attacks that stand under every defense and level.
+    """Return the columns of attacks that were measured under every defense and level.
 
-    Else a defense would seem weak that was merely attacked more.
+    A defense that was attacked by more attacks would seem weaker.
     """
     columns: dict[str, dict[str, None]] = {}
     for m in cells:
@@ -102,30 +105,11 @@ def _attacks_on_all(cells: Sequence[Measured]) -> list[str]:
 
 
 def _is_blind(measured: Measured) -> bool:
-    return measured.entry.cell.attack == "blind"
-
-
-def leakage(attack: Estimate, blind: Estimate) -> Estimate:
-    """Return how far an attack's accuracy lies above the blind control's, with its interval.
-
-    From the two intervals by the method of variance estimates recovery (Zou, Donner 2008,
-    Construction of confidence limits about effect measures, Statistics in Medicine 27(10)), which
-    takes the two for independent. They answer for the same individuals, so that the interval
-    rather is too wide.
-
-    >>> leakage(Estimate(value=.9, low=.87, high=.92), Estimate(value=.6, low=.57, high=.64))
-    Estimate(value=0.3, low=0.25, high=0.336056)
-    """
-    assert attack.value is not None and attack.low is not None and attack.high is not None
-    assert blind.value is not None and blind.low is not None and blind.high is not None
-    above = attack.value - blind.value
-    below = hypot(attack.value - attack.low, blind.high - blind.value)
-    over = hypot(attack.high - attack.value, blind.value - blind.low)
-    return Estimate(value=round(above, 6), low=round(above - below, 6), high=round(above + over, 6))
+    return measured.entry.cell.attack == RANDOM_AUXILIARY
 
 
 def _panels(cells: Sequence[Measured]) -> dict[str, Panel]:
-    """Return what to draw by property; a defense that has one level is named with it."""
+    """Return the panels by property; a defense that has one level is named with it."""
     by_level: dict[str, dict[str, list[Measured]]] = {}
     for m in cells:
         family, text = defense_family(m.entry.cell), defense_text(m.entry.cell)
@@ -139,7 +123,7 @@ def _panels(cells: Sequence[Measured]) -> dict[str, Panel]:
                     panels.setdefault(name, {}).setdefault(named, []).append(point)
     for panel in panels.values():
         for points in panel.values():
-            points.sort(key=lambda point: point.change)
+            points.sort(key=lambda point: point.distortion)
     return dict(panels)
 
 
@@ -165,9 +149,9 @@ def _point(cells: Sequence[Measured], name: str) -> Point | None:
     defense = metrics.defense
     return Point(
         numbers=defense_numbers(cells[0].entry.cell),
-        change=0.0 if defense is None else defense.distortion.value or 0.0,
+        distortion=0.0 if defense is None else defense.distortion.value or 0.0,
         lost=NOTHING if defense is None else defense.utility_lost,
-        leaked=leakage(max(attacks, key=lambda each: each.value or 0.0), blind),
+        advantage=advantage_over(max(attacks, key=lambda each: each.value or 0.0), blind),
     )
 
 
@@ -210,7 +194,7 @@ class _Style:
 
 
 def _styles(defenses: Sequence[str]) -> dict[str, _Style]:
-    """Return each defense's style; where colours run out, they come again with hollow markers."""
+    """Return each defense's style; colours that repeat have hollow markers."""
     styles = {}
     for number, defense in enumerate(each for each in defenses if each != UNDEFENDED):
         again, place = divmod(number, len(COLOURS))
@@ -220,9 +204,9 @@ def _styles(defenses: Sequence[str]) -> dict[str, _Style]:
 
 
 def _draw(ax: Axes, points: Sequence[Point], style: _Style, label: str) -> None:
-    """Draw a defense's levels, joined from the least change to the greatest, with intervals."""
+    """Draw a defense's levels with intervals, connected in the order of distortion."""
     x, least, most = scaled([point.lost for point in points])
-    value, low, high = scaled([point.leaked for point in points])
+    value, low, high = scaled([point.advantage for point in points])
     ax.vlines(x, low, high, color=style.colour, alpha=0.35, linewidth=1)
     ax.hlines(value, least, most, color=style.colour, alpha=0.35, linewidth=1)
     ax.plot(
@@ -235,11 +219,11 @@ def _draw(ax: Axes, points: Sequence[Point], style: _Style, label: str) -> None:
         linewidth=0.7,
         label=label,
     )
-    # The ends say enough of a line, and more would stand on each other.
+    # Only the ends of a line are labelled, since more labels would overlap.
     for point in {id(p): p for p in (points[0], points[-1])}.values() if len(points) > 1 else ():
         ax.annotate(
             _differing(point, points),
-            (100 * (point.lost.value or 0.0), 100 * (point.leaked.value or 0.0)),
+            (100 * (point.lost.value or 0.0), 100 * (point.advantage.value or 0.0)),
             xytext=(3, 3),
             textcoords="offset points",
             fontsize=TICK - 2,
@@ -249,7 +233,7 @@ def _draw(ax: Axes, points: Sequence[Point], style: _Style, label: str) -> None:
 
 
 def _differing(point: Point, points: Sequence[Point]) -> str:
-    """Return those numbers of a level in which levels differ."""
+    """Return the parameters of a level in which levels differ."""
     return ", ".join(
         f"{value:g}"
         for key, value in point.numbers.items()
@@ -258,7 +242,7 @@ def _differing(point: Point, points: Sequence[Point]) -> str:
 
 
 def _title(cells: Sequence[Measured], setting: str, attacks: Sequence[str], letters: int) -> str:
-    """Return what is drawn, of what, and how its intervals came about."""
+    """Return the figure's title: the setting, the attacks, and how intervals are computed."""
     strongest = attacks[0] if len(attacks) == 1 else f"the strongest of {'; '.join(attacks)}"
     below = (
         f"{shared_settings(cells)}, {setting}; above blind: {strongest}; bars: 95 %, of leakage "

@@ -16,14 +16,14 @@ from leakbench.reports.settings import setting_lines
 from leakbench.reports.site.cell_tables import cells_of, measured
 from leakbench.reports.site.view import (
     Column,
-    Line,
     Page,
-    Place,
+    RowView,
     TableView,
+    ValueView,
+    made_unique,
     marked_up,
     plain_table,
     slug,
-    told_apart,
     with_code,
 )
 from leakbench.reports.summaries import Summary
@@ -33,18 +33,18 @@ from leakbench.threat.glossary import glossary
 
 @dataclass(frozen=True)
 class AttackView:
-    """What a page says of an attack.
+    """The content of an attack's page.
 
     Attributes:
         name, title, reference, note: the attack's.
         kind: `attack` or `control`.
         about: its documentation.
-        shared: what it says of parameters that it shares with others.
+        shared: documentation of the parameters that it shares with others.
         parameters, presets: tables; None where it has none.
-        told: each set of what its cells were told.
-        words: what these kinds of knowledge are.
-        optional_knowledge: what else it makes use of where its cell grants it.
-        settings: of its cells, one a line.
+        knowledge: each set of knowledge that its cells had, as text.
+        glossary: kind of knowledge → what it is.
+        optional_knowledge: what else it uses where its cell grants it.
+        settings: of its cells, one per line.
         cells: the table of all its cells.
     """
 
@@ -57,8 +57,8 @@ class AttackView:
     shared: Sequence[Markup]
     parameters: TableView | None
     presets: TableView | None
-    told: Sequence[str]
-    words: Mapping[str, str]
+    knowledge: Sequence[str]
+    glossary: Mapping[str, str]
     optional_knowledge: str
     settings: Sequence[Markup]
     cells: TableView
@@ -68,7 +68,7 @@ def attack_paths(folder: RecordFolder) -> dict[str, str]:
     """Return attack → path of its page, for all that have a record; controls come last."""
     names = sorted({record.cell.attack for record in folder.records.values()})
     names.sort(key=lambda name: ATTACKS.get(name).control)
-    slugs = told_apart([slug(name) for name in names])
+    slugs = made_unique([slug(name) for name in names])
     return {name: f"attack-{each}.html" for name, each in zip(names, slugs, strict=True)}
 
 
@@ -99,18 +99,24 @@ def _list(views: Mapping[str, AttackView], paths: Mapping[str, str]) -> TableVie
         Column("rows", "number"),
         Column("paper"),
     )
-    lines = []
+    rows = []
     for name, view in views.items():
-        texts = (name, view.kind, "; or ".join(view.told), str(len(view.cells.lines)))
-        places = (Place(view.title, href=paths[name]), *map(Place, texts), Place(view.reference))
-        lines.append(Line(f"attack-{slug(name)}", places))
-    return TableView("attacks", "Attacks and controls", columns, tuple(lines))
+        values = (
+            ValueView(view.title, href=paths[name]),
+            ValueView(name),
+            ValueView(view.kind),
+            ValueView("; or ".join(view.knowledge)),
+            ValueView(str(len(view.cells.rows))),
+            ValueView(view.reference),
+        )
+        rows.append(RowView(f"attack-{slug(name)}", values))
+    return TableView("attacks", "Attacks and controls", columns, tuple(rows))
 
 
 def _view(name: str, records: Sequence[Record]) -> AttackView:
     attack: type[Attack] = ATTACKS.get(name)
     own = [record for record in records if record.cell.attack == name]
-    told = dict.fromkeys(record.knowledge for record in own if record.status != "failed")
+    known = dict.fromkeys(record.knowledge for record in own if record.status != "failed")
     rows = parameters(attack)
     presets = [
         [preset, ", ".join(f"{key} = {value!r}" for key, value in of.items())]
@@ -130,8 +136,8 @@ def _view(name: str, records: Sequence[Record]) -> AttackView:
         presets=plain_table("presets", "Presets", Summary(["preset", "parameters"], presets))
         if presets
         else None,
-        told=[", ".join(knowledge) or "nothing" for knowledge in told],
-        words=glossary(kind for knowledge in told for kind in knowledge),
+        knowledge=[", ".join(kinds) or "nothing" for kinds in known],
+        glossary=glossary(kind for kinds in known for kind in kinds),
         optional_knowledge=", ".join(attack.optional_knowledge.names()),
         settings=[marked_up(line) for line in setting_lines(list(map(measured, own)))],
         cells=cells_of(name, own),

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from leakbench.experiments.defense_labels import defense_level
-from leakbench.reports.rows import MISSING
-from leakbench.reports.site.defended import Defended
+from leakbench.metrics.formatting import MISSING
+from leakbench.reports.site.defended import Defended, setting_without_attack
 
 WIDTH, HEIGHT = 340, 240
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 40
-"""Margins, in the units of the chart, which scales with the page."""
+"""Margins in units of the chart, which scales with the page."""
 
 MARGINS: Mapping[str, int] = {
     "width": WIDTH,
@@ -22,7 +22,7 @@ MARGINS: Mapping[str, int] = {
     "top": TOP,
     "bottom": BOTTOM,
 }
-"""The same for the template."""
+"""The dimensions by the template's names."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class Mark:
     """A level of the defense at a batch size.
 
     Attributes:
-        x, y: where it stands.
+        x, y: its position.
         low, high: the ends of its interval, in y.
         series: the number of its batch size, which has a colour and a shape.
-        words: what it is.
+        label: what it is.
     """
 
     x: float
@@ -41,12 +41,12 @@ class Mark:
     low: float
     high: float
     series: int
-    words: str
+    label: str
 
 
 @dataclass(frozen=True)
 class Tick:
-    """A labelled place on an axis."""
+    """A labelled position on an axis."""
 
     at: float
     label: str
@@ -60,7 +60,7 @@ class Chart:
         name: the property.
         marks: the levels.
         xs, ys: ticks of the axes.
-        zero: where no lead is, in y.
+        zero: the position of no advantage, in y.
     """
 
     name: str
@@ -72,8 +72,16 @@ class Chart:
 
 @dataclass(frozen=True)
 class _Point:
+    """An attack under a level of the defense, in points of a percent.
+
+    Attributes:
+        lost: the utility lost.
+        advantage, low, high: the advantage over blind, with its interval.
+        of: what it was measured on.
+    """
+
     lost: float
-    lead: float
+    advantage: float
     low: float
     high: float
     of: Defended
@@ -85,7 +93,7 @@ def batch_sizes(rows: Sequence[Defended]) -> list[int]:
 
 
 def charts(rows: Sequence[Defended]) -> list[Chart]:
-    """Return a chart for each property: the strongest attack's lead above blind, over utility lost.
+    """Return a chart per property: the strongest attack's advantage over blind, and utility lost.
 
     The axes are the same in all of them.
     """
@@ -100,11 +108,11 @@ def charts(rows: Sequence[Defended]) -> list[Chart]:
         marks = [
             Mark(
                 x=across.at(p.lost),
-                y=up.at(p.lead),
+                y=up.at(p.advantage),
                 low=up.at(p.low),
                 high=up.at(p.high),
                 series=sizes.index(p.of.record.cell.batch_size),
-                words=_words(p),
+                label=_label(p),
             )
             for p in points
             if p.of.name == name
@@ -113,26 +121,26 @@ def charts(rows: Sequence[Defended]) -> list[Chart]:
     return found
 
 
-def _words(point: _Point) -> str:
+def _label(point: _Point) -> str:
     cell = point.of.record.cell
     return (
-        f"B = {cell.batch_size}, {defense_level(cell) or MISSING}: lead {point.lead:.1f} "
+        f"B = {cell.batch_size}, {defense_level(cell) or MISSING}: advantage {point.advantage:.1f} "
         f"[{point.low:.1f}, {point.high:.1f}], utility lost {point.lost:.1f}"
     )
 
 
 def _strongest(rows: Sequence[Defended]) -> list[_Point]:
-    """Return in each place, level and property the attack that leads most."""
+    """Return the attack with the greatest advantage in each setting, level and property."""
     best: dict[tuple[str, str], _Point] = {}
     for row in rows:
-        lead, lost = row.lead, row.price.utility_lost if row.price else None
-        if lead is None or lost is None or lost.value is None or lead.value is None:
+        above, lost = row.advantage, row.cost.utility_lost if row.cost else None
+        if above is None or lost is None or lost.value is None or above.value is None:
             continue
-        assert lead.low is not None and lead.high is not None
-        point = _Point(100 * lost.value, 100 * lead.value, 100 * lead.low, 100 * lead.high, row)
-        place = row.record.cell.model_dump_json(exclude={"attack", "attack_parameters", "grant"})
-        if (place, row.name) not in best or best[place, row.name].lead < point.lead:
-            best[place, row.name] = point
+        assert above.low is not None and above.high is not None
+        point = _Point(100 * lost.value, 100 * above.value, 100 * above.low, 100 * above.high, row)
+        where = (setting_without_attack(row.record.cell), row.name)
+        if where not in best or best[where].advantage < point.advantage:
+            best[where] = point
     return list(best.values())
 
 
@@ -147,7 +155,7 @@ class _Axis:
         self._high = max(math.ceil(most / self._step) * self._step, self._low + self._step)
 
     def at(self, value: float) -> float:
-        """Return where a value stands."""
+        """Return the position of a value."""
         share = (value - self._low) / (self._high - self._low)
         return round(self._start + share * (self._end - self._start), 1)
 

@@ -1,4 +1,4 @@
-"""What attacks learn under a defense, beside the control, beside no defense, and at what price."""
+"""Attacks under a defense, beside the control, beside no defense, and with its utility cost."""
 
 from __future__ import annotations
 
@@ -9,42 +9,43 @@ from leakbench.base.registry import ATTACKS
 from leakbench.experiments.cell import Cell
 from leakbench.metrics.estimates import Estimate
 from leakbench.records.record import DefenseMetrics, Record
-from leakbench.reports.figures.tradeoff import leakage
+from leakbench.reports.advantage import advantage_over
 from leakbench.reports.site.cell_tables import in_reading_order
-from leakbench.reports.tables import NOTHING_LEARNT
+from leakbench.reports.tables import RANDOM_AUXILIARY
 
 
 @dataclass(frozen=True)
 class Defended:
-    """One attack's answer on one property under a defense.
+    """One attack on one property under a defense.
 
     Attributes:
         record: of the cell.
         name: the property.
         accuracy: balanced accuracy.
-        blind: the blind control's in the same place; None where it was not measured.
-        lead: of the attack above it.
+        blind: that of the random-auxiliary baseline in the same setting; None where it was not
+            measured.
+        advantage: of the attack over it.
         undefended: of the same attack without the defense; None where it was not measured.
-        price: what the defense changes and costs.
+        cost: distortion and utility cost of the defense.
     """
 
     record: Record
     name: str
     accuracy: Estimate
     blind: Estimate | None
-    lead: Estimate | None
+    advantage: Estimate | None
     undefended: Estimate | None
-    price: DefenseMetrics | None
+    cost: DefenseMetrics | None
 
 
 def defended(defense: str, records: Iterable[Record]) -> list[Defended]:
-    """Return what attacks learnt under a defense; controls are what they are compared with."""
+    """Return the attacks under a defense, each property by itself, beside the controls."""
     every = in_reading_order([r for r in records if r.metrics is not None])
     blind: dict[str, list[Record]] = {}
     without: dict[str, Record] = {}
     for record in every:
-        if record.cell.attack == NOTHING_LEARNT:
-            blind.setdefault(_place(record.cell), []).append(record)
+        if record.cell.attack == RANDOM_AUXILIARY:
+            blind.setdefault(setting_without_attack(record.cell), []).append(record)
         elif record.cell.defense == "none":
             without[_same_attack(record.cell, record.knowledge)] = record
     found = []
@@ -53,7 +54,7 @@ def defended(defense: str, records: Iterable[Record]) -> list[Defended]:
             continue
         undefended = _undefended(record.cell)
         beside = without.get(_same_attack(undefended, record.knowledge))
-        control = _fair(blind.get(_place(record.cell), ()), record)
+        control = _fair(blind.get(setting_without_attack(record.cell), ()), record)
         found += [_defended(record, name, control, beside) for name in record.cell.properties]
     return found
 
@@ -68,9 +69,9 @@ def _defended(record: Record, name: str, control: Record | None, beside: Record 
         name=name,
         accuracy=accuracy,
         blind=blind,
-        lead=leakage(accuracy, blind) if blind is not None and comparable else None,
+        advantage=advantage_over(accuracy, blind) if blind is not None and comparable else None,
         undefended=_accuracy(beside, name),
-        price=record.metrics.defense,
+        cost=record.metrics.defense,
     )
 
 
@@ -79,13 +80,13 @@ def _accuracy(record: Record | None, name: str) -> Estimate | None:
     return found.balanced_accuracy if found else None
 
 
-def _place(cell: Cell) -> str:
-    """Return what attacks on the same victims under the same defense have in common."""
+def setting_without_attack(cell: Cell) -> str:
+    """Return the setting of a cell, equal for all attacks on it under the same defense."""
     return cell.model_dump_json(exclude={"attack", "attack_parameters", "grant"})
 
 
 def _same_attack(cell: Cell, knowledge: Sequence[str]) -> str:
-    """Return what an attack has in common with itself where it need not know a defense."""
+    """Return the setting and knowledge of an attack, the knowledge of the defense excepted."""
     knows = sorted(kind for kind in knowledge if kind != "defense")
     return f"{cell.model_dump_json(exclude={'grant'})} {knows}"
 
@@ -97,8 +98,8 @@ def _undefended(cell: Cell) -> Cell:
 def _fair(controls: Sequence[Record], record: Record) -> Record | None:
     """Return the control to compare an attack with: one that knows the labels if the attack does.
 
-    Of several, one that knows no more than the attack: a control that knows more would make the
-    attack seem weaker, one that knows less would flatter it.
+    Of several, one that knows no more than the attack: a control that knows more would
+    underestimate the attack's advantage, one that knows less would overestimate it.
     """
     knows = "labels" in record.knowledge
     fair = [each for each in controls if "labels" in each.knowledge or not knows]

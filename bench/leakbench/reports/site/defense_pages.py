@@ -1,9 +1,9 @@
-"""A page for each defense: what leaks under it, and what it costs."""
+"""A page for each defense: what leaks under it, and its utility cost."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -14,24 +14,28 @@ from leakbench.experiments.descriptions import dataset_name as data_set
 from leakbench.experiments.descriptions import text_of
 from leakbench.experiments.plugin_catalogue import PARAMETER_HEADINGS, parameters
 from leakbench.federation.defense import Defense
-from leakbench.metrics.estimates import Estimate, percent
+from leakbench.metrics.estimates import Estimate
+from leakbench.metrics.formatting import MISSING
+from leakbench.metrics.of_properties import BALANCED_ACCURACY
+from leakbench.metrics.of_setups import DISTORTION, EPSILON, UTILITY, UTILITY_LOST
+from leakbench.metrics.spec import MetricSpec
 from leakbench.records.folder import RecordFolder
 from leakbench.records.measured import Measured
-from leakbench.reports.rows import MISSING, is_implied, task_name, varying_settings
+from leakbench.reports.rows import is_implied, task_name, varying_settings
 from leakbench.reports.site.cell_tables import SHORT, measured, row_name
 from leakbench.reports.site.chart import MARGINS, Chart, batch_sizes, charts
 from leakbench.reports.site.defended import Defended, defended
 from leakbench.reports.site.view import (
     LINK,
     Column,
-    Line,
     Page,
-    Place,
+    RowView,
     TableView,
-    place_of,
+    ValueView,
+    made_unique,
+    number_view,
     plain_table,
     slug,
-    told_apart,
     with_code,
 )
 from leakbench.reports.summaries import Summary
@@ -44,9 +48,9 @@ class ChartsView:
     """The charts of one setting.
 
     Attributes:
-        setting: which it is.
+        setting: as text.
         sizes: its batch sizes, in the order of the marks' series.
-        charts: one a property.
+        charts: one per property.
     """
 
     setting: str
@@ -56,7 +60,7 @@ class ChartsView:
 
 @dataclass(frozen=True)
 class DefenseView:
-    """What a page says of a defense.
+    """The content of a defense's page.
 
     Attributes:
         name, reference, about: the defense's.
@@ -64,7 +68,7 @@ class DefenseView:
         parameters: a table; None where it has none.
         charts: leakage against utility, by setting.
         levels: how many were measured.
-        table: all that was measured.
+        table: all attacks that were measured.
     """
 
     name: str
@@ -85,7 +89,7 @@ def defense_pages(folder: RecordFolder, attack_paths: Mapping[str, str]) -> list
         for name in sorted({record.cell.defense for record in records} - {UNDEFENDED})
     }
     rows = {name: of for name, of in rows.items() if of}
-    slugs = told_apart([slug(name) for name in rows])
+    slugs = made_unique([slug(name) for name in rows])
     paths = {name: f"defense-{each}.html" for name, each in zip(rows, slugs, strict=True)}
     views = {name: _view(name, of, attack_paths) for name, of in rows.items()}
     pages = [
@@ -104,13 +108,18 @@ def _list(views: Mapping[str, DefenseView], paths: Mapping[str, str]) -> TableVi
         Column("rows", "number"),
         Column("reference"),
     )
-    lines = []
+    rows = []
     for name, view in views.items():
-        texts = (view.summary, str(view.levels), str(len(view.table.lines)), view.reference)
-        places = (Place(name, href=paths[name]), *map(Place, texts))
-        lines.append(Line(f"defense-{slug(name)}", places))
+        values = (
+            ValueView(name, href=paths[name]),
+            ValueView(view.summary),
+            ValueView(str(view.levels)),
+            ValueView(str(len(view.table.rows))),
+            ValueView(view.reference),
+        )
+        rows.append(RowView(f"defense-{slug(name)}", values))
     caption = "Defenses that attacks were measured under"
-    return TableView("defenses", caption, columns, tuple(lines))
+    return TableView("defenses", caption, columns, tuple(rows))
 
 
 def _view(name: str, rows: Sequence[Defended], attack_paths: Mapping[str, str]) -> DefenseView:
@@ -131,82 +140,106 @@ def _view(name: str, rows: Sequence[Defended], attack_paths: Mapping[str, str]) 
 
 
 def _charts(rows: Sequence[Defended]) -> list[ChartsView]:
-    """Return charts for each setting; batch sizes and levels stand in one."""
+    """Return charts for each setting; batch sizes and levels share a chart."""
     cells = [measured(row.record) for row in rows]
     fields = _settings(cells)
     by_setting: dict[str, list[Defended]] = {}
     for row, m in zip(rows, cells, strict=True):
-        by_setting.setdefault(_setting_words(m, fields), []).append(row)
+        by_setting.setdefault(_setting_text(m, fields), []).append(row)
     views = [ChartsView(setting, batch_sizes(of), charts(of)) for setting, of in by_setting.items()]
     return [view for view in views if view.charts]
 
 
 def _settings(cells: Sequence[Measured]) -> list[str]:
-    """Return the settings in which cells differ, besides what the table shows anyway."""
+    """Return the settings in which cells differ, besides those that the table always shows."""
     leading = ("data set", "main task", "B", "defense", "level")
     return varying_settings([m.entry for m in cells], leading)
 
 
-def _setting_words(measured: Measured, fields: Sequence[str]) -> str:
+def _setting_text(measured: Measured, fields: Sequence[str]) -> str:
     cell = measured.entry.cell
-    words = [f"{field} = {text_of(getattr(cell, field))}" for field in fields]
-    return "; ".join([data_set(cell), task_name(measured), *words])
+    others = [f"{field} = {text_of(getattr(cell, field))}" for field in fields]
+    return "; ".join([data_set(cell), task_name(measured), *others])
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A column of a defense's table, and what it shows of a row."""
+
+    column: Column
+    value: Callable[[Defended], ValueView]
 
 
 def _table(name: str, rows: Sequence[Defended], attack_paths: Mapping[str, str]) -> TableView:
-    cells = [measured(row.record) for row in rows]
-    fields = _settings(cells)
-    columns = (
-        Column("data set", filtered=True),
-        Column("main task", filtered=True),
-        Column("B", filtered=True),
-        Column("level", filtered=True),
-        Column("attack", filtered=True),
-        Column("knows the defense", filtered=True),
-        Column("property", filtered=True),
-        Column("balanced accuracy, %", "number"),
-        Column("blind, %", "number", control=True),
-        Column("lead above blind", "number"),
-        Column("without defense, %", "number"),
-        Column("utility, %", "number"),
-        Column("utility lost", "number"),
-        Column("‖change‖/‖g‖", "number"),
-        Column("ε", "number"),
-        *(Column(field, filtered=True) for field in fields),
-        Column("record"),
-        LINK,
-    )
-    lines = tuple(
-        Line(row_name(m, row.name), _places(row, m, fields, attack_paths))
-        for row, m in zip(rows, cells, strict=True)
-    )
-    return TableView("cells", f"Leakage against utility under {name}", columns, lines)
-
-
-def _places(
-    row: Defended, m: Measured, fields: Sequence[str], attack_paths: Mapping[str, str]
-) -> tuple[Place, ...]:
-    cell, price = row.record.cell, row.price
-    identifier = row_name(m, row.name)
-    change = None if price is None else price.distortion.value
-    epsilon = None if price is None else price.epsilon
-    return (
-        Place(data_set(cell)),
-        Place(task_name(m)),
-        Place(str(cell.batch_size)),
-        Place(defense_level(cell) or MISSING),
-        Place(ATTACKS.get(cell.attack).title, href=attack_paths[cell.attack]),
-        Place("yes" if "defense" in row.record.knowledge else "no"),
-        Place(row.name + ("†" if is_implied(m, row.name) else "")),
-        *map(_share, (row.accuracy, row.blind, row.lead, row.undefended)),
-        *map(_share, (price.utility, price.utility_lost) if price else (None, None)),
-        Place(MISSING if change is None else f"{change:.3g}"),
-        Place(MISSING if epsilon is None else f"{epsilon:.3g}"),
-        *(Place(text_of(getattr(cell, field))) for field in fields),
-        Place(m.entry.key[:SHORT], href=f"{attack_paths[cell.attack]}#{identifier}"),
-        Place("#", href=f"#{identifier}"),
+    fields = _settings([measured(row.record) for row in rows])
+    columns = _columns(fields, attack_paths)
+    return TableView(
+        "cells",
+        f"Leakage against utility under {name}",
+        tuple(each.column for each in columns),
+        tuple(RowView(_identifier(row), tuple(c.value(row) for c in columns)) for row in rows),
     )
 
 
-def _share(estimate: Estimate | None) -> Place:
-    return Place(MISSING) if estimate is None else place_of(percent(estimate))
+def _identifier(row: Defended) -> str:
+    return row_name(measured(row.record), row.name)
+
+
+def _columns(fields: Sequence[str], attack_paths: Mapping[str, str]) -> list[_Column]:
+    def attack(row: Defended) -> ValueView:
+        name = row.record.cell.attack
+        return ValueView(ATTACKS.get(name).title, href=attack_paths[name])
+
+    def record(row: Defended) -> ValueView:
+        page = attack_paths[row.record.cell.attack]
+        return ValueView(row.record.key[:SHORT], href=f"{page}#{_identifier(row)}")
+
+    def setting(field: str) -> _Column:
+        return _text(field, lambda row: text_of(getattr(row.record.cell, field)))
+
+    return [
+        _text("data set", lambda row: data_set(row.record.cell)),
+        _text("main task", lambda row: task_name(measured(row.record))),
+        _text("B", lambda row: str(row.record.cell.batch_size)),
+        _text("level", lambda row: defense_level(row.record.cell) or MISSING),
+        _Column(Column("attack", filtered=True), attack),
+        _text(
+            "knows the defense", lambda row: "yes" if "defense" in row.record.knowledge else "no"
+        ),
+        _text("property", _property),
+        _number(BALANCED_ACCURACY.heading, lambda row: row.accuracy),
+        _number("blind, %", lambda row: row.blind, control=True),
+        _number("advantage over blind", lambda row: row.advantage),
+        _number("without defense, %", lambda row: row.undefended),
+        _cost(UTILITY.heading, UTILITY),
+        _cost(UTILITY_LOST.title, UTILITY_LOST),
+        _cost(DISTORTION.heading, DISTORTION),
+        _cost(EPSILON.heading, EPSILON),
+        *map(setting, fields),
+        _Column(Column("record"), record),
+        _Column(LINK, lambda row: ValueView("#", href=f"#{_identifier(row)}")),
+    ]
+
+
+def _text(heading: str, text: Callable[[Defended], str]) -> _Column:
+    return _Column(Column(heading, filtered=True), lambda row: ValueView(text(row)))
+
+
+def _property(row: Defended) -> str:
+    return row.name + ("†" if is_implied(measured(row.record), row.name) else "")
+
+
+def _number(
+    heading: str, estimate: Callable[[Defended], Estimate | None], control: bool = False
+) -> _Column:
+    """Return a column of balanced accuracies, or of differences between them."""
+    return _Column(
+        Column(heading, "number", control=control),
+        lambda row: number_view(BALANCED_ACCURACY.format(estimate(row))),
+    )
+
+
+def _cost(heading: str, spec: MetricSpec) -> _Column:
+    return _Column(
+        Column(heading, "number"), lambda row: number_view(spec.text(row.record.metrics))
+    )

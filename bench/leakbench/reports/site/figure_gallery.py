@@ -1,4 +1,4 @@
-"""The figures that were drawn from a run, and may be published."""
+"""The figures of a run that may be published."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from leakbench.reports.site.view import slug, told_apart
+from leakbench.reports.site.view import made_unique, slug
 
 KINDS: Mapping[str, str] = {
     "budget": "Accuracy against the budget of gradient evaluations",
@@ -34,15 +34,15 @@ class FigureView:
         source: the file it is copied from.
         path: of its file, in the site's folder.
         identifier: its name in the page's address.
-        words: what it shows.
-        suite: the suite it was drawn of.
+        caption: what it shows.
+        suite: the suite it was drawn from.
         width, height: in pixels.
     """
 
     source: Path
     path: str
     identifier: str
-    words: str
+    caption: str
     suite: str
     width: int
     height: int
@@ -59,12 +59,12 @@ class Gallery:
 def gallery(folder: Path, suites: Iterable[str], reconstructions: bool) -> Gallery:
     """Return the figures of suites in a folder, such as `fig5-tradeoff-B1.png`.
 
-    Other pictures are left out, for nobody can tell what they show. So are reconstructions, which
+    Other images are left out, since it is not known what they show. So are reconstructions, which
     may show real individuals, unless they are asked for.
 
     Args:
         suites: names of suites.
-        reconstructions: whether to take these too.
+        reconstructions: whether to include these too.
     """
     named = "|".join(re.escape(name) for name in sorted(suites, key=len, reverse=True))
     pattern = re.compile(rf"({named})-({'|'.join(KINDS)})(-.*)?")
@@ -83,21 +83,21 @@ def gallery(folder: Path, suites: Iterable[str], reconstructions: bool) -> Galle
             left_out[path.name] = "it is no PNG that can be read"
         else:
             found.append((path, match, size))
-    names = told_apart([slug(path.stem) for path, _, _ in found])
+    names = made_unique([slug(path.stem) for path, _, _ in found])
     figures = [
-        FigureView(path, f"figures/{name}.png", name, _words(match), match[1], *size)
+        FigureView(path, f"figures/{name}.png", name, _caption(match), match[1], *size)
         for name, (path, match, size) in zip(names, found, strict=True)
     ]
     return Gallery(tuple(figures), left_out)
 
 
-def _words(match: re.Match[str]) -> str:
+def _caption(match: re.Match[str]) -> str:
     which = (match[3] or "").strip("-").replace("-", " ")
     return f"{KINDS[match[2]]}{f' ({which})' if which else ''}"
 
 
 def _size(path: Path) -> tuple[int, int] | None:
-    """Return the width and height of a PNG; None where it is none."""
+    """Return the width and height of a PNG; None for any other file."""
     try:
         with Image.open(path, formats=["PNG"]) as image:
             image.verify()

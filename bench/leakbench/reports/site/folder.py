@@ -1,4 +1,4 @@
-"""Writing a site into a folder, without touching what is not ours."""
+"""Writing a site into a folder, without touching other files in it."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from leakbench.base.errors import UsageError
 from leakbench.base.files import replacing
 
 MARKER = "leakbench-site.json"
-"""The file that says which files of a folder are a site's."""
+"""The file that lists which files of a folder belong to the site."""
 
 
 def write_site(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write a site in place of the one that is there; what else lies there stays.
+    """Write a site, replacing an earlier one; other files in the folder are kept.
 
     Args:
-        folder: empty, not there yet, or one that holds a site of ours.
+        folder: empty, missing, or one that holds a site of leakbench's.
         files: path in the folder → content.
 
     Raises:
-        UsageError: it holds something else, or cannot be written to.
+        UsageError: it holds other files, or cannot be written to.
     """
     folder = folder.resolve()
     before = files_of_site(folder)
-    # Said first, so that a site that was written in part is still known for one.
+    # Written first, so that a site that was written in part is recognised as one.
     _write(folder / MARKER, _marker({*before, *files}))
     for path, content in files.items():
         _write(folder / path, content)
@@ -35,18 +35,20 @@ def write_site(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def files_of_site(folder: Path) -> set[str]:
-    """Return the files of the site that a folder holds; none if it is empty or not there.
+    """Return the files of the site that a folder holds; none if it is empty or missing.
 
     Raises:
-        UsageError: it holds something that is no site of ours, or is no folder.
+        UsageError: it holds something other than a site of leakbench's, or is no folder.
     """
-    # A path such as `new/..` is there before `new` is.
+    # A path such as `new/..` exists before `new` does.
     folder = folder.resolve()
     marker = folder / MARKER
     if not folder.exists():
         return set()
     if not folder.is_dir():
-        raise UsageError(f"{folder} is no folder; name with --site one that is, or is not there")
+        raise UsageError(
+            f"{folder} is no folder; name with --site one that is, or a path that does not exist"
+        )
     if not any(folder.iterdir()):
         return set()
     try:
@@ -61,7 +63,7 @@ def files_of_site(folder: Path) -> set[str]:
 
 
 def _is_inside(path: str) -> bool:
-    """Whether a path of a marker, which anybody may have edited, leads nowhere else."""
+    """Whether a path of a marker, which may have been edited, stays inside the folder."""
     parts = PurePosixPath(path)
     return not parts.is_absolute() and ".." not in parts.parts and path != MARKER
 

@@ -8,32 +8,33 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from leakbench.records.folder import RecordFolder
+from leakbench.reports.columns import COST
 from leakbench.reports.leaderboard import COST_AID, LaidOut
 from leakbench.reports.settings import setting_lines
 from leakbench.reports.site.figure_gallery import FigureView
 from leakbench.reports.site.suite_tables import suite_tables
-from leakbench.reports.site.view import Page, TableView, marked_up, plain_table, slug, told_apart
+from leakbench.reports.site.view import Page, TableView, made_unique, marked_up, plain_table, slug
 from leakbench.reports.suite_report import reading_lines
-from leakbench.reports.summaries import COST, costs, references, threat_models
+from leakbench.reports.summaries import costs, references, threat_models, threat_table
 from leakbench.threat.glossary import ADVERSARY, glossary
 
 MARKED = (
     "**★** marks the best attack of a row, only where its interval lies above those of all other "
     "attacks of the row and above the blind control's. Controls, in grey, do not compete; attacks "
-    "of one row need not have the same threat model."
+    "of one row may have different threat models."
 )
 
 
 @dataclass(frozen=True)
 class SuiteView:
-    """What a page says of a suite.
+    """A suite on a page.
 
     Attributes:
         name, title: the suite's.
-        tables: one a group.
-        costs: what its cells took.
-        settings: one a line.
-        figures: that were drawn of it.
+        tables: one per group.
+        costs: of its cells.
+        settings: one per line.
+        figures: that were drawn from it.
     """
 
     name: str
@@ -46,23 +47,23 @@ class SuiteView:
 
 @dataclass(frozen=True)
 class TablesView:
-    """What a page says of one or more suites.
+    """One or more suites on a page.
 
     Attributes:
         suites: each with its tables.
         reading: how to read them.
         adversary: what all attacks have in common.
-        threats: who knew what.
-        words: kind of knowledge → what it is.
+        threats: what each attack knew.
+        glossary: kind of knowledge → what it is.
         papers: title and publication of attacks.
-        cost_aid: how to read what cells took.
+        cost_aid: how to read the costs.
     """
 
     suites: Sequence[SuiteView]
     reading: Sequence[Markup]
     adversary: str
     threats: TableView
-    words: Mapping[str, str]
+    glossary: Mapping[str, str]
     papers: Sequence[tuple[str, str]]
     cost_aid: str
 
@@ -81,7 +82,7 @@ def leaderboard_pages(
         figures: of all suites.
     """
     others = [each for each in found if each not in leading]
-    slugs = told_apart([slug(each.name) for each in others])
+    slugs = made_unique([slug(each.name) for each in others])
     paths = {each.name: f"suite-{of}.html" for each, of in zip(others, slugs, strict=True)}
     first = {
         "view": tables_view(leading, figures) if leading else None,
@@ -98,17 +99,16 @@ def leaderboard_pages(
 
 
 def tables_view(suites: Sequence[LaidOut], figures: Sequence[FigureView]) -> TablesView:
-    """Return what a page says of suites, at least one."""
+    """Return suites, at least one, as a page shows them."""
     by_name = {each.name: each.cells for each in suites}
     every = [m for each in suites for m in each.cells]
-    threats = threat_models(by_name)
-    known = {name.strip() for row in threats.rows for name in row[3].split(",")}
+    models = threat_models(by_name)
     return TablesView(
         suites=[_suite_view(each, figures) for each in suites],
         reading=[marked_up(line) for line in (*reading_lines(every), MARKED)],
         adversary=ADVERSARY,
-        threats=plain_table("threats", "Who knew what", threats),
-        words=glossary(known),
+        threats=plain_table("threats", "Knowledge of attacks", threat_table(models)),
+        glossary=glossary(kind for model in models for kind in model.knowledge),
         papers=references(by_name),
         cost_aid=COST_AID,
     )
@@ -120,7 +120,10 @@ def _suite_view(suite: LaidOut, figures: Sequence[FigureView]) -> SuiteView:
         title=suite.title,
         tables=suite_tables(suite.name, suite.cells),
         costs=plain_table(
-            f"{slug(suite.name)}-cost", f"Cost: {suite.title}", costs(suite.cells), COST
+            f"{slug(suite.name)}-cost",
+            f"Cost: {suite.title}",
+            costs(suite.cells),
+            [column.heading for column in COST],
         ),
         settings=[marked_up(line) for line in setting_lines(suite.cells)],
         figures=[figure for figure in figures if figure.suite == suite.name],

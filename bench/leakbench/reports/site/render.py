@@ -14,6 +14,7 @@ from leakbench.reports.site.cell_tables import every_cell
 from leakbench.reports.site.defense_pages import defense_pages
 from leakbench.reports.site.figure_gallery import Gallery
 from leakbench.reports.site.leaderboard_pages import leaderboard_pages
+from leakbench.reports.site.metrics_page import metrics_table
 from leakbench.reports.site.view import Page, breakable, marked_up
 
 HERE = Path(__file__).parent
@@ -25,6 +26,7 @@ NAVIGATION = (
     ("attacks.html", "Attacks"),
     ("defenses.html", "Defenses"),
     ("cells.html", "All cells"),
+    ("metrics.html", "Metrics"),
     ("figures.html", "Figures"),
 )
 
@@ -80,5 +82,6 @@ def pages(
         *attack_pages(folder),
         *defense_pages(folder, paths),
         Page("cells.html", "list.html", "All cells", cells),
+        Page("metrics.html", "list.html", "Metrics", {"listed": metrics_table()}),
         Page("figures.html", "figures.html", "Figures", drawn),
     ]

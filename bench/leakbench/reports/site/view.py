@@ -1,4 +1,4 @@
-"""What pages are made of, before it is HTML."""
+"""The content of pages, before it is HTML."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Literal
 
 from markupsafe import Markup, escape
 
+from leakbench.metrics.formatting import FormattedNumber
 from leakbench.reports.summaries import Summary
 
 
@@ -17,7 +18,7 @@ class Column:
     """A column of a table.
 
     Attributes:
-        heading: what stands above it.
+        heading: its heading.
         kind: whether it is sorted by number, by text, or not at all.
         filtered: whether the reader may choose among its values.
         control: whether it is that of a control, which does not compete.
@@ -34,12 +35,12 @@ LINK = Column("link", "link")
 
 
 @dataclass(frozen=True)
-class Place:
-    """What stands in a row and column.
+class ValueView:
+    """The value of a row in a column.
 
     Attributes:
-        text: that by which the column is sorted and filtered.
-        detail: what follows it in smaller letters, such as an interval.
+        text: by which the column is sorted and filtered.
+        detail: what follows in smaller letters, such as an interval.
         best: whether it is marked as the best of its row.
         href: what it links to, if anything.
     """
@@ -51,16 +52,16 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Line:
+class RowView:
     """A row of a table.
 
     Attributes:
         identifier: the row's name in the page's address, unique on the page.
-        places: as many as there are columns.
+        values: as many as there are columns.
     """
 
     identifier: str
-    places: tuple[Place, ...]
+    values: tuple[ValueView, ...]
 
 
 @dataclass(frozen=True)
@@ -70,14 +71,14 @@ class TableView:
     Attributes:
         identifier: its name in the page's address, unique on the page.
         caption: what it shows.
-        columns, lines: its content.
+        columns, rows: its content.
         notes: sentences under it.
     """
 
     identifier: str
     caption: str
     columns: tuple[Column, ...]
-    lines: tuple[Line, ...]
+    rows: tuple[RowView, ...]
     notes: tuple[str, ...] = ()
 
 
@@ -98,14 +99,9 @@ class Page:
     content: Mapping[str, object] = field(default_factory=dict)
 
 
-def place_of(text: str, best: bool = False) -> Place:
-    """Return a place whose text is what stands before an interval, or before a parenthesis.
-
-    >>> place_of("72.8 [68.2, 77.4]")
-    Place(text='72.8', detail='[68.2, 77.4]', best=False, href='')
-    """
-    value, *rest = re.split(r" (?=[\[(])", text, maxsplit=1)
-    return Place(value, "".join(rest), best)
+def number_view(number: FormattedNumber, best: bool = False) -> ValueView:
+    """Return the view of a number, with its interval as the detail."""
+    return ValueView(number.value, number.detail, best)
 
 
 def plain_table(
@@ -121,11 +117,11 @@ def plain_table(
         Column(heading, "number" if heading in of_numbers else "text")
         for heading in summary.headings
     ]
-    lines = [
-        Line(f"{identifier}-{number}", tuple(Place(text) for text in row))
+    rows = [
+        RowView(f"{identifier}-{number}", tuple(ValueView(text) for text in row))
         for number, row in enumerate(summary.rows, start=1)
     ]
-    return TableView(identifier, caption, tuple(columns), tuple(lines))
+    return TableView(identifier, caption, tuple(columns), tuple(rows))
 
 
 def slug(*texts: str) -> str:
@@ -137,10 +133,10 @@ def slug(*texts: str) -> str:
     return "-".join(filter(None, re.split(r"[^a-z0-9]+", " ".join(texts).lower()))) or "row"
 
 
-def told_apart(names: Sequence[str]) -> list[str]:
-    """Return names of which no two are the same; those that were come with a number.
+def made_unique(names: Sequence[str]) -> list[str]:
+    """Return names with a number appended to those that repeat an earlier one.
 
-    >>> told_apart(["a", "b", "a"])
+    >>> made_unique(["a", "b", "a"])
     ['a', 'b', 'a-2']
     """
     chosen: dict[str, None] = {}
@@ -154,23 +150,23 @@ def told_apart(names: Sequence[str]) -> list[str]:
 
 
 def marked_up(text: str) -> Markup:
-    """Return text as HTML, escaped, with `**strong**` and code in backticks as the tables have it.
+    """Return text as HTML, escaped, with `**strong**` and code in backticks.
 
     >>> marked_up("**Prior** of `<x>`")
     Markup('<strong>Prior</strong> of <code>&lt;x&gt;</code>')
     """
-    # Put together as plain text, for what is joined to HTML is escaped anew.
+    # As plain text, since what is joined to `Markup` is escaped again.
     plain = str(with_code(text))
     return Markup(re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", plain))
 
 
 def with_code(text: str) -> Markup:
-    """Return text as HTML, escaped, with code in backticks as documentation has it."""
+    """Return text as HTML, escaped, with code in backticks."""
     return Markup(re.sub(r"`([^`\n]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def breakable(text: str) -> Markup:
-    """Return text as HTML, escaped, that may go on in the next line after `+` and `::`.
+    """Return text as HTML, escaped, that may break after `+` and `::`.
 
     >>> breakable("Black_Hair+Bangs")
     Markup('Black_Hair+<wbr>Bangs')

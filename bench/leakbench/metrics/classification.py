@@ -1,0 +1,118 @@
+"""Metrics of binary decisions and scores, for many bootstrap resamples at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leakbench.metrics.estimates import Groups, Weights, ratio
+
+Metric = Callable[[NDArray[np.float64], NDArray[np.bool_], Weights], Weights]
+"""Scores (n,), ground truth (n,) and weights (resamples, n) to values (resamples,)."""
+
+
+def accuracy(scores: NDArray[np.float64], present: NDArray[np.bool_], weights: Weights) -> Weights:
+    """Return the weighted share of correct decisions at threshold ½.
+
+    Args:
+        scores: probabilities of presence, shape (n,).
+        present: the ground truth, shape (n,).
+        weights: how often each individual counts, shape (resamples, n).
+
+    Returns:
+        Shape (resamples,), as for the other metrics; NaN where undefined.
+
+    >>> accuracy(np.array([.9, .2, .8]), np.array([True, False, False]), np.ones((1, 3)))
+    array([0.66666667])
+    """
+    correct = (scores >= 0.5) == present
+    return ratio(weights @ correct, weights.sum(1))
+
+
+def balanced_accuracy(
+    scores: NDArray[np.float64], present: NDArray[np.bool_], weights: Weights
+) -> Weights:
+    """Return the mean of sensitivity and specificity at threshold ½; a constant answer gives ½.
+
+    >>> balanced_accuracy(np.array([.9, .2, .8]), np.array([True, False, False]), np.ones((1, 3)))
+    array([0.75])
+    """
+    positive = scores >= 0.5
+    sensitivity = ratio(weights @ (positive & present), weights @ present)
+    specificity = ratio(weights @ (~positive & ~present), weights @ ~present)
+    return (sensitivity + specificity) / 2
+
+
+def auc(scores: NDArray[np.float64], present: NDArray[np.bool_], weights: Weights) -> Weights:
+    """Return the probability that a present individual scores above an absent one, ties half.
+
+    >>> auc(np.array([.9, .2, .8]), np.array([True, False, False]), np.ones((1, 3)))
+    array([1.])
+    """
+    above = np.sign(scores[present][:, None] - scores[~present][None]) / 2 + 0.5
+    pairs = np.einsum(
+        "rp,pn,rn->r", weights[:, present], above, weights[:, ~present], optimize=True
+    )
+    return ratio(pairs, (weights @ present) * (weights @ ~present))
+
+
+def tpr_at_fpr(rate: float) -> Metric:
+    """Return the metric TPR at a false positive rate of at most `rate`.
+
+    Individuals with equal scores are above a threshold together, or below it together.
+
+    >>> tpr_at_fpr(0.5)(np.array([3., 2., 1., 0.]), np.array([1, 0, 1, 0], bool), np.ones((1, 4)))
+    array([1.])
+    >>> tpr_at_fpr(0.01)(np.array([3., 2., 1., 0.]), np.array([1, 0, 1, 0], bool), np.ones((1, 4)))
+    array([0.5])
+    """
+
+    def metric(
+        scores: NDArray[np.float64], present: NDArray[np.bool_], weights: Weights
+    ) -> Weights:
+        order = np.argsort(-scores, kind="stable")
+        last = np.append(np.diff(scores[order]) != 0, True)
+        hits = (weights * present)[:, order].cumsum(1)
+        false = (weights * ~present)[:, order].cumsum(1)
+        allowed = last & (false <= rate * false[:, -1:])
+        most = np.where(allowed, hits, 0.0).max(1)
+        return ratio(np.where(false[:, -1] > 0, most, np.nan), hits[:, -1])
+
+    return metric
+
+
+def brier_score(
+    scores: NDArray[np.float64], present: NDArray[np.bool_], weights: Weights
+) -> Weights:
+    """Return the weighted mean squared error of scores as probabilities of presence.
+
+    A proper scoring rule (Brier 1950, Verification of forecasts expressed in terms of probability,
+    Monthly Weather Review 78(1)): it is least in expectation if the scores are the true
+    probabilities. A score of ½ for all gives ¼.
+
+    >>> brier_score(np.array([.9, .5, .5]), np.array([True, False, True]), np.ones((1, 3)))
+    array([0.17])
+    """
+    return ratio(weights @ (scores - present) ** 2, weights.sum(1))
+
+
+def count_error(
+    scores: NDArray[np.float64], present: NDArray[np.bool_], batches: Groups
+) -> NDArray[np.float64]:
+    """Return |inferred − true| number of individuals with the property over B, for each batch.
+
+    Independent of the matching within a batch.
+
+    Args:
+        scores, present: of n individuals, shape (n,).
+        batches: the batch of each.
+
+    >>> present = np.array([True, False, False, False, True])
+    >>> count_error(np.array([.9, .2, .8, .7, .3]), present, np.array([0, 0, 1, 1, 2]))
+    array([0., 1., 1.])
+    """
+    inferred = np.bincount(batches, weights=scores >= 0.5)
+    errors: NDArray[np.float64] = np.abs(inferred - np.bincount(batches, weights=present))
+    return errors / np.bincount(batches)

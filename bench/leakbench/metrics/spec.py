@@ -1,0 +1,157 @@
+"""How a metric is declared."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from leakbench.metrics.estimates import Estimate
+from leakbench.metrics.formatting import FormattedNumber, formatted
+from leakbench.metrics.scored import ScoredCell, ScoredProperty
+
+Unit = Literal["%", "dB", ""]
+"""`%`: a share, recorded in [0, 1] and printed in percent."""
+
+TableKind = Literal["details", "cells"]
+"""`details`, under a suite's tables, and `cells`, the site's tables of cells."""
+
+DETAILS: frozenset[TableKind] = frozenset({"details"})
+CELLS: frozenset[TableKind] = frozenset({"cells"})
+
+BY_INDIVIDUAL = "victim batch, and identity where one appears several times"
+BY_BATCH = "victim batch"
+BY_CANDIDATE = "victim batch, and identity"
+BY_IDENTITY = "identity"
+
+SIGNED = (-1.0, 1.0)
+NON_NEGATIVE = (0.0, math.inf)
+
+EACH = "*"
+"""In a path: any property, or any deployed model."""
+
+OF_EACH_PROPERTY = ("properties", EACH)
+
+Value = Estimate | float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricSpec:
+    """A metric of the catalogue, declared once.
+
+    Attributes:
+        name: its column in the data frame of results, unique.
+        path: where a record's metrics hold it: names of fields, with dots between them, and `*`
+            for any property or model. See `leakbench.records.record.Metrics`.
+        title: what tables call it.
+        description: what it is, in a phrase.
+        unit: of its values.
+        form: the format in which tables print it.
+        range: the least and the greatest possible value, as recorded.
+        better: whether higher or lower values mean a more successful attack; None for what
+            describes the cell and not the attack.
+        interval: by what its bootstrap resamples; empty for a number without an interval.
+        counted: of what it is a count divided by their number, if it is.
+        certain: whether the data alone decide it, so that no rounding changes it.
+        optional: why a record may lack it where another record of its cell has it: `extra`, it
+            needs weights or a library; `later`, it was added after records had been published.
+        tables: the kinds of tables that have a column for it.
+        hides_zero: whether tables of cells leave out a value of 0.
+        exported: whether the data frame of results has it.
+        of_property: computes it for one property.
+        of_cell: computes it for a cell. A metric that has neither is measured elsewhere: of
+            the shared model while it is prepared, or of its defense.
+    """
+
+    name: str
+    path: str
+    title: str
+    description: str
+    unit: Unit = ""
+    form: str = ".1f"
+    range: tuple[float, float] = (0.0, 1.0)
+    better: Literal["higher", "lower"] | None = None
+    interval: str = ""
+    counted: Literal["individuals", "updates"] | None = None
+    certain: bool = False
+    optional: Literal["extra", "later"] | None = None
+    tables: frozenset[TableKind] = frozenset()
+    hides_zero: bool = False
+    exported: bool = True
+    of_property: Callable[[ScoredProperty], Value] | None = None
+    of_cell: Callable[[ScoredCell], Value] | None = None
+
+    @cached_property
+    def fields(self) -> tuple[str, ...]:
+        """The path's parts."""
+        return tuple(self.path.split("."))
+
+    @property
+    def is_per_property(self) -> bool:
+        """Whether each property has a value of its own."""
+        return self.fields[:2] == OF_EACH_PROPERTY
+
+    @property
+    def heading(self) -> str:
+        """The title with the unit, as a heading of a column."""
+        return f"{self.title}, {self.unit}" if self.unit else self.title
+
+    def fits(self, path: tuple[str, ...]) -> bool:
+        """Whether this is the metric at a place in a record's metrics."""
+        return len(path) == len(self.fields) and all(
+            pattern in (EACH, part) for pattern, part in zip(self.fields, path, strict=True)
+        )
+
+    def value(self, metrics: object, each: str = "") -> Value:
+        """Return the value in a record's metrics; None where the record has none.
+
+        Args:
+            metrics: a `leakbench.records.record.Metrics`.
+            each: the property or model, for a path with `*`.
+        """
+        found: Any = metrics
+        for field in self.fields:
+            if found is None:
+                return None
+            key = each if field == EACH else field
+            found = found.get(key) if isinstance(found, Mapping) else getattr(found, key)
+        value: Value = found
+        return value
+
+    def format(self, value: Value) -> FormattedNumber:
+        """Return a value as tables print it, with its interval as the detail."""
+        return formatted(value, self.form, 100 if self.unit == "%" else 1)
+
+    def text(self, metrics: object, each: str = "") -> FormattedNumber:
+        """Return the value in a record's metrics as tables print it; see `value`."""
+        return self.format(self.value(metrics, each))
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A number in a record's metrics.
+
+    Attributes:
+        path: fields and keys that lead to it.
+        name: the same as text, such as `properties['gender'].auc`.
+        value: the number, with its interval if it has one.
+    """
+
+    path: tuple[str, ...]
+    name: str
+    value: Estimate | float
+
+
+def leaves(tree: Any, path: tuple[str, ...] = (), name: str = "") -> Iterator[Leaf]:
+    """Yield all estimates, numbers and booleans of a record's metrics, or of a part of them."""
+    if isinstance(tree, Estimate | int | float):
+        yield Leaf(path, name, tree)
+    elif isinstance(tree, Mapping):
+        for key, value in tree.items():
+            yield from leaves(value, (*path, key), f"{name}[{key!r}]")
+    elif tree is not None:
+        for field in type(tree).model_fields:
+            inside = f"{name}.{field}".removeprefix(".")
+            yield from leaves(getattr(tree, field), (*path, field), inside)

@@ -1,0 +1,307 @@
+"""Image metrics in records and reports."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from leakbench.base.errors import UsageError
+from leakbench.evaluation.measuring import victim_batches
+from leakbench.evaluation.preparation import EvaluationContext, prepare
+from leakbench.evaluation.scoring import score
+from leakbench.experiments.cell import Cell, Setup
+from leakbench.experiments.resolved_cell import ResolvedCell
+from leakbench.experiments.suite import SuiteEntry
+from leakbench.records.measured import Measured
+from leakbench.records.record import Cost, Record
+from leakbench.reports.details import details
+from leakbench.threat.attack import AttackResult
+from leakbench.threat.observation import GroundTruth, Observation
+from leakbench.threat.validation import check_results
+
+SUITE = """
+title = "Small"
+
+[cell]
+image_size = 32
+dataset = "synthetic"
+dataset_parameters = { individuals = 300 }
+properties = ["gender"]
+main_task = "2-class"
+model_parameters = { width = 4 }
+rounds = 0
+victim_share = 0.2
+individuals = 8
+batch_size = 4
+
+[attack.prior]
+
+[attack.imitation]
+
+[[group]]
+title = "Table 2"
+layout = "table2"
+"""
+
+pytest_plugins = ["lpips_fixtures"]
+
+pytestmark = pytest.mark.usefixtures("hub")
+
+
+@pytest.fixture(scope="module")
+def context(small_setup: Setup) -> EvaluationContext:
+    return prepare(small_setup, None, "cpu", lambda message: None)
+
+
+@pytest.fixture(scope="module")
+def cell(small_setup: Setup) -> Cell:
+    return Cell(**small_setup.model_dump(), attack="oracle", batch_size=4, individuals=12)
+
+
+@pytest.fixture(scope="module")
+def truths(context: EvaluationContext, cell: Cell) -> list[GroundTruth]:
+    return victim_batches(context, cell.batch_size, cell.individuals)
+
+
+def answers(truths: Sequence[GroundTruth], error: float = 0.0) -> list[AttackResult]:
+    """The truth as an attack's answer, images off by an error that differs between individuals."""
+    size = len(truths[0])
+    errors = error * torch.arange(1, size + 1).view(size, 1, 1, 1)
+    return [
+        AttackResult(
+            scores={name: present.float() for name, present in truth.properties.items()},
+            features=truth.features,
+            # Towards the middle, so that clamping takes nothing off the error.
+            images=truth.images + errors * (0.5 - truth.images).sign(),
+        )
+        for truth in truths
+    ]
+
+
+def test_images_that_are_the_true_ones_are_perfect(
+    truths: list[GroundTruth], cell: Cell, context: EvaluationContext, weights: Path
+) -> None:
+    images = score(truths, answers(truths), cell, context, weights).images
+    assert images is not None
+    assert images.lpips is not None
+    assert images.psnr.value == 100
+    assert images.ssim.value == pytest.approx(1)
+    assert images.lpips.value == 0
+    assert images.recognisable.value == 1
+
+
+def test_the_record_holds_the_mean_of_the_individuals_own_values(
+    truths: list[GroundTruth], cell: Cell, context: EvaluationContext
+) -> None:
+    found = score(truths, answers(truths, 0.04), cell, context).images
+    assert found is not None
+    # Errors of 0.04, 0.08, 0.12 and 0.16: two are below 0.1, which is 20 dB.
+    expected = np.mean([-20 * np.log10(0.04 * i) for i in (1, 2, 3, 4)])
+    assert found.psnr.value == pytest.approx(expected, rel=1e-4)
+    assert found.recognisable.value == 0.5
+    assert found.lpips is None
+    # The batches are alike, so resampling them changes nothing.
+    assert found.psnr.low == pytest.approx(found.psnr.high)
+
+
+def test_images_are_matched_by_features_never_by_pixels(
+    truths: list[GroundTruth], cell: Cell, context: EvaluationContext, weights: Path
+) -> None:
+    results = answers(truths, 0.01)
+    swap = torch.tensor([1, 0, 3, 2])
+
+    def swapped(features: bool) -> list[AttackResult]:
+        return [
+            replace(
+                result,
+                images=result.images[swap],  # type: ignore[index]
+                features=result.features[swap] if features else result.features,  # type: ignore[index]
+                scores={name: s[swap] for name, s in result.scores.items()},
+            )
+            for result in results
+        ]
+
+    straight = score(truths, results, cell, context, weights)
+    assert score(truths, swapped(features=True), cell, context, weights) == straight
+    misled = score(truths, swapped(features=False), cell, context, weights)
+    assert straight.images is not None
+    assert misled.images is not None
+    assert straight.images.psnr.value is not None
+    assert misled.images.psnr.value is not None
+    assert misled.images.psnr.value < straight.images.psnr.value - 10
+
+
+def test_pixels_outside_of_the_range_are_clamped(
+    truths: list[GroundTruth], cell: Cell, context: EvaluationContext, weights: Path
+) -> None:
+    black_and_white = [replace(truth, images=truth.images.round()) for truth in truths]
+    beyond = [
+        replace(result, images=5 * (truth.images - 0.5))
+        for result, truth in zip(answers(truths), black_and_white, strict=True)
+    ]
+    images = score(black_and_white, beyond, cell, context, weights).images
+    assert images is not None
+    assert images.lpips is not None
+    assert images.psnr.value == 100
+    assert images.lpips.value == 0
+
+
+def test_an_attack_without_images_has_no_image_metrics(
+    truths: list[GroundTruth], cell: Cell, context: EvaluationContext, weights: Path
+) -> None:
+    without = [replace(result, images=None) for result in answers(truths)]
+    assert score(truths, without, cell, context, weights).images is None
+
+
+def test_images_need_features_to_be_matched_by(
+    truths: list[GroundTruth], context: EvaluationContext
+) -> None:
+    answer = replace(
+        answers(truths)[0],
+        scores={name: torch.full((4,), 0.5) for name in truths[0].properties},
+        features=None,
+    )
+    with pytest.raises(UsageError, match=r"attack 'stub' returned images but no features"):
+        check_results("stub", [answer], [Observation(batch_size=4, seed=0)], context.server)
+
+
+def reconstruction_table(
+    truths: list[GroundTruth],
+    cell: Cell,
+    context: EvaluationContext,
+    answer: list[AttackResult],
+    file: Path | None,
+) -> tuple[dict[str, str], str]:
+    """The row of a record in the report's table, by column, and the report."""
+    record = Record(
+        key="0",
+        cell=cell,
+        attack_version=1,
+        status="done",
+        metrics=score(truths, answer, cell, context, file),
+        cost=Cost(seconds=1, steps=1, peak_memory_mib=1),
+    )
+    assert Record.model_validate_json(record.model_dump_json()) == record
+    entry = SuiteEntry(
+        ResolvedCell.of(cell), key="0", group="Table 2", layout="table2", column="Stub"
+    )
+    report = details([Measured(entry, record)])
+    columns, _, row = (line for line in report.split("##")[1].splitlines() if line[:1] == "|")
+    split = ([part.strip() for part in line.strip("|").split("|")] for line in (columns, row))
+    return dict(zip(*split, strict=True)), report
+
+
+def test_the_report_shows_the_metrics_of_images(
+    truths: list[GroundTruth], cell: Cell, context: EvaluationContext, weights: Path
+) -> None:
+    row, report = reconstruction_table(truths, cell, context, answers(truths, 0.1), weights)
+    assert re.fullmatch(r"13\.1 \[13\.1, 13\.1\]", row["PSNR, dB"])
+    for column in ("SSIM", "LPIPS"):
+        assert re.fullmatch(r"0\.\d{3} \[0\.\d{3}, 0\.\d{3}\]", row[column])
+    assert row["≥ 20 dB, %"].endswith("]")
+    assert "--lpips-weights" not in report
+
+
+def test_the_report_says_how_to_get_lpips_where_weights_were_missing(
+    truths: list[GroundTruth], cell: Cell, context: EvaluationContext
+) -> None:
+    row, report = reconstruction_table(truths, cell, context, answers(truths), None)
+    assert row["LPIPS"] == "no weights"
+    assert row["PSNR, dB"] == "100.0 [100.0, 100.0]"
+    after = report.split("no weights", 2)[2]
+    assert "--lpips-weights PATH" in after.split("##")[0]
+
+
+def test_the_report_leaves_the_columns_empty_where_there_are_no_images(
+    truths: list[GroundTruth], cell: Cell, context: EvaluationContext
+) -> None:
+    without = [replace(result, images=None) for result in answers(truths)]
+    row, report = reconstruction_table(truths, cell, context, without, None)
+    assert {row[c] for c in ("PSNR, dB", "SSIM", "LPIPS", "≥ 20 dB, %")} == {"–"}
+    assert "no weights" not in report
+
+
+IMITATION = """
+from dataclasses import dataclass
+from leakbench import Attack, AttackResult, Knowledge, register_attack
+
+@register_attack("imitation")
+@dataclass(frozen=True, kw_only=True)
+class Imitation(Attack):
+    title = "Imitation"
+    reference = "none"
+    required_knowledge = Knowledge.MODEL | Knowledge.AUXILIARY
+
+    def infer(self, server, observations, progress):
+        space, found = server.feature_space, []
+        for o in observations:
+            features = space.features[: o.batch_size]
+            images = server.auxiliary.images[: o.batch_size]
+            scores = space.property_model(features)
+            found.append(AttackResult(scores=scores, features=features, images=images))
+        return found
+"""
+
+
+@pytest.mark.slow
+def test_weights_named_later_bring_lpips_into_the_records_that_lack_it(
+    tmp_path: Path, weights: Path
+) -> None:
+    site = tmp_path / "site"
+    (site / "imitation-1.dist-info").mkdir(parents=True)
+    (site / "imitation_attack.py").write_text(IMITATION)
+    (site / "imitation-1.dist-info" / "METADATA").write_text("Name: imitation\nVersion: 1\n")
+    (site / "imitation-1.dist-info" / "entry_points.txt").write_text(
+        "[leakbench.attacks]\nimitation = imitation_attack:Imitation\n"
+    )
+    (tmp_path / "small.toml").write_text(SUITE)
+    path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
+
+    def run(*arguments: str) -> tuple[str, dict[str, Any]]:
+        """Return what the run says, and the metrics of images by attack."""
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "leakbench", "run", str(tmp_path / "small.toml")),
+                *("--out", str(tmp_path / "out"), "--device", "cpu", "--workers", "1", *arguments),
+            ],
+            env={**os.environ, "PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+        files = (tmp_path / "out" / "records").glob("*.json")
+        records = [json.loads(file.read_text()) for file in files]
+        return done.stderr, {r["cell"]["attack"]: r["metrics"]["images"] for r in records}
+
+    _, first = run()
+    assert first["prior"] is None
+    assert first["imitation"]["lpips"] is None
+    report = (tmp_path / "out" / "small.md").read_text()
+    assert "no weights" in report
+
+    said, again = run()
+    assert "2 of 2 cells have their record" in said
+    assert again == first
+
+    said, with_weights = run("--lpips-weights", str(weights))
+    assert "1 of 2 cells have their record" in said
+    assert with_weights["imitation"].pop("lpips")["value"] > 0
+    del first["imitation"]["lpips"]
+    assert with_weights == first
+    assert "no weights" not in (tmp_path / "out" / "small.md").read_text()
+
+    said, _ = run("--lpips-weights", str(weights))
+    assert "2 of 2 cells have their record" in said
