@@ -19,7 +19,7 @@ import torch
 from leakbench.base.errors import UsageError
 from leakbench.evaluation.measuring import victim_batches
 from leakbench.evaluation.preparation import EvaluationContext, prepare
-from leakbench.evaluation.scoring import score
+from leakbench.evaluation.scoring import ScoringSetup, score
 from leakbench.experiments.cell import Cell, Setup
 from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.experiments.suite import SuiteEntry
@@ -92,7 +92,7 @@ def answers(truths: Sequence[GroundTruth], error: float = 0.0) -> list[AttackRes
 def test_images_that_are_the_true_ones_are_perfect(
     truths: list[GroundTruth], cell: Cell, context: EvaluationContext, weights: Path
 ) -> None:
-    images = score(truths, answers(truths), cell, context, weights).images
+    images = score(truths, answers(truths), ScoringSetup.of(context), weights).images
     assert images is not None
     assert images.lpips is not None
     assert images.psnr.value == 100
@@ -104,7 +104,7 @@ def test_images_that_are_the_true_ones_are_perfect(
 def test_the_record_holds_the_mean_of_the_individuals_own_values(
     truths: list[GroundTruth], cell: Cell, context: EvaluationContext
 ) -> None:
-    found = score(truths, answers(truths, 0.04), cell, context).images
+    found = score(truths, answers(truths, 0.04), ScoringSetup.of(context)).images
     assert found is not None
     # Errors of 0.04, 0.08, 0.12 and 0.16: two are below 0.1, which is 20 dB.
     expected = np.mean([-20 * np.log10(0.04 * i) for i in (1, 2, 3, 4)])
@@ -132,9 +132,9 @@ def test_images_are_matched_by_features_never_by_pixels(
             for result in results
         ]
 
-    straight = score(truths, results, cell, context, weights)
-    assert score(truths, swapped(features=True), cell, context, weights) == straight
-    misled = score(truths, swapped(features=False), cell, context, weights)
+    straight = score(truths, results, ScoringSetup.of(context), weights)
+    assert score(truths, swapped(features=True), ScoringSetup.of(context), weights) == straight
+    misled = score(truths, swapped(features=False), ScoringSetup.of(context), weights)
     assert straight.images is not None
     assert misled.images is not None
     assert straight.images.psnr.value is not None
@@ -150,7 +150,7 @@ def test_pixels_outside_of_the_range_are_clamped(
         replace(result, images=5 * (truth.images - 0.5))
         for result, truth in zip(answers(truths), black_and_white, strict=True)
     ]
-    images = score(black_and_white, beyond, cell, context, weights).images
+    images = score(black_and_white, beyond, ScoringSetup.of(context), weights).images
     assert images is not None
     assert images.lpips is not None
     assert images.psnr.value == 100
@@ -161,7 +161,7 @@ def test_an_attack_without_images_has_no_image_metrics(
     truths: list[GroundTruth], cell: Cell, context: EvaluationContext, weights: Path
 ) -> None:
     without = [replace(result, images=None) for result in answers(truths)]
-    assert score(truths, without, cell, context, weights).images is None
+    assert score(truths, without, ScoringSetup.of(context), weights).images is None
 
 
 def test_images_need_features_to_be_matched_by(
@@ -189,7 +189,7 @@ def reconstruction_table(
         cell=cell,
         attack_version=1,
         status="done",
-        metrics=score(truths, answer, cell, context, file),
+        metrics=score(truths, answer, ScoringSetup.of(context), file),
         cost=Cost(seconds=1, steps=1, peak_memory_mib=1),
     )
     assert Record.model_validate_json(record.model_dump_json()) == record

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from leakbench.auditing import harness
 from leakbench.auditing.advantage import advantages
 from leakbench.auditing.case import Case
 from leakbench.auditing.client_batches import Batch, KnownBatch
@@ -17,6 +16,7 @@ from leakbench.base.errors import UsageError
 from leakbench.base.plugins import PluginSpec
 from leakbench.base.registry import ATTACKS
 from leakbench.base.seeds import digest
+from leakbench.evaluation.scoring import score
 from leakbench.metrics.estimates import Estimate
 from leakbench.records.record import Metrics
 from leakbench.threat.attack import Attack, AttackResult, check_batch_size
@@ -132,7 +132,7 @@ def _attacked(
     truths, of_known = _of_known(batches, results)
     metrics = None
     if truths:
-        metrics = harness.score(truths, of_known, case.server, case.threat, case.main_task)
+        metrics = score(truths, of_known, case.scoring)
         if not enough_for_intervals(truths):
             metrics = without_intervals(metrics)
     return Attacked(

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 
-from leakbench.auditing import harness
 from leakbench.auditing.client_batches import (
     Batch,
     Clients,
@@ -21,7 +20,9 @@ from leakbench.auditing.model_splitting import SplitModel
 from leakbench.auditing.threat_model import ThreatModel
 from leakbench.auditing.updates import CapturedUpdate, UpdateFormat
 from leakbench.base.errors import UsageError
-from leakbench.federation.shared_model import main_task_hits
+from leakbench.evaluation.preparation import feature_space
+from leakbench.evaluation.scoring import ScoringSetup
+from leakbench.federation.shared_model import deep_features, main_task_hits
 from leakbench.threat.server import Auxiliary, Server
 
 MIN_IDENTITIES = 3
@@ -56,9 +57,15 @@ class Case:
         return [batch for batch in self.batches if isinstance(batch, KnownBatch)]
 
     @property
-    def main_task(self) -> dict[str, float]:
-        """The model's accuracy as metrics hold it."""
-        return {} if self.accuracy is None else {"accuracy": self.accuracy}
+    def scoring(self) -> ScoringSetup:
+        """What scoring has to know besides the truth and the answers."""
+        return ScoringSetup(
+            properties=self.server.properties,
+            implied=frozenset(),  # An audit does not know what the main task is made of.
+            classes=self.server.classes,
+            main_task={} if self.accuracy is None else {"accuracy": self.accuracy},
+            seed=self.threat.seed,
+        )
 
 
 def case_of(
@@ -130,7 +137,13 @@ def _server(clients: Clients, people: LabelledImages) -> Server:
         properties=tuple(people.properties),
         model=clients.model,
         auxiliary=auxiliary,
-        feature_space=harness.feature_space(clients.model, auxiliary, clients.threat),
+        feature_space=feature_space(
+            clients.model,
+            auxiliary,
+            deep_features(clients.model, auxiliary.images),
+            clients.threat.property_model,
+            clients.threat.seed,
+        ),
     )
 
 

@@ -24,7 +24,7 @@ from leakbench.base.seeds import generator_for, seed_for
 from leakbench.data.images import to_images
 from leakbench.evaluation.defense_cost import defense_metrics, distortion
 from leakbench.evaluation.preparation import EvaluationContext
-from leakbench.evaluation.scoring import score
+from leakbench.evaluation.scoring import ScoringSetup, score
 from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.federation.batch_norm import batch_statistics, in_mode
 from leakbench.federation.client import Client, Update, gradient
@@ -82,8 +82,7 @@ def measure(
         metrics=score(
             truths,
             results,
-            cell,
-            context,
+            ScoringSetup.of(context),
             lpips_weights,
             answers.outputs,
             answers.candidates,

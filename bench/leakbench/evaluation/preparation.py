@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from leakbench.base.cache import cached_tensors, is_cached, locked, stored_tensors
+from leakbench.base.choices import PropertyModelKind
 from leakbench.base.errors import UsageError
 from leakbench.base.plugins import PluginSpec, parameters_of
 from leakbench.base.registry import DATASETS, DEFENSES, MODELS
@@ -169,7 +170,7 @@ def prepare(
         properties=setup.properties,
         model=model,
         auxiliary=auxiliary,
-        feature_space=feature_space(model, auxiliary, features, setup),
+        feature_space=feature_space(model, auxiliary, features, setup.property_model, setup.seed),
     )
     images, labels = labelled_victims(individuals, split, device)
     hits = main_task_hits(model, images, labels)
@@ -386,7 +387,7 @@ def _features_of_auxiliary(model: SharedModel, auxiliary: Auxiliary, key: str) -
 
 
 def feature_space(
-    model: SharedModel, auxiliary: Auxiliary, features: Tensor, setup: Setup
+    model: SharedModel, auxiliary: Auxiliary, features: Tensor, kind: PropertyModelKind, seed: int
 ) -> FeatureSpace:
     """Return D_aux's deep features and f_p, which is cached under the features themselves.
 
@@ -394,7 +395,6 @@ def feature_space(
         UsageError: nothing can be learnt from this D_aux.
     """
     check_both_classes(auxiliary.properties)
-    seed = setup.seed
     present = torch.stack(list(auxiliary.properties.values()))
     names = tuple(auxiliary.properties)
     identities = auxiliary.identities.cpu().numpy()
@@ -405,18 +405,18 @@ def feature_space(
         names,
         identities.tolist(),
         seed,
-        *([] if setup.property_model == "logistic" else [setup.property_model]),
+        *([] if kind == "logistic" else [kind]),
     )
 
     def fit() -> dict[str, Tensor]:
         properties, fit_seed = auxiliary.properties, seed_for("f_p", seed)
-        if setup.property_model == "logistic":
+        if kind == "logistic":
             return fit_logistic(features, properties, identities, fit_seed).tensors()
         mirrored = deep_features(model, auxiliary.images.flip(3))
         return fit_validated(features, mirrored, properties, identities, fit_seed).tensors()
 
     fitted, device = cached_tensors(f"property-models/{key[:24]}", fit), features.device
-    if setup.property_model == "logistic":
+    if kind == "logistic":
         return FeatureSpace(features, LogisticPropertyModel.from_tensors(names, fitted, device))
     return FeatureSpace(features, ValidatedPropertyModel.from_tensors(names, fitted, device))
 

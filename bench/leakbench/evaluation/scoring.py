@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -12,7 +13,6 @@ import torch
 from leakbench.base.seeds import seed_for
 from leakbench.data.split import task_attributes
 from leakbench.evaluation.preparation import EvaluationContext
-from leakbench.experiments.cell import Cell
 from leakbench.metrics.catalogue import CELL_METRICS, PROPERTY_METRICS
 from leakbench.metrics.estimates import Bootstrap, Groups, batches_of, groups_of
 from leakbench.metrics.image_metrics import lpips, lpips_network, psnr, ssim
@@ -25,11 +25,40 @@ from leakbench.threat.candidates import Candidates
 from leakbench.threat.observation import GroundTruth
 
 
+@dataclass(frozen=True)
+class ScoringSetup:
+    """What scoring has to know besides ground truth and answers.
+
+    Attributes:
+        properties: to score.
+        implied: those among them that the main task's label implies by definition.
+        classes: number K of main-task classes.
+        main_task: the shared model's accuracy and what it compares with, see `EvaluationContext`.
+        seed: of the bootstrap.
+    """
+
+    properties: tuple[str, ...]
+    implied: frozenset[str]
+    classes: int
+    main_task: Mapping[str, float]
+    seed: int
+
+    @classmethod
+    def of(cls, context: EvaluationContext) -> Self:
+        """Return the setup of a context's cells."""
+        return cls(
+            properties=context.setup.properties,
+            implied=_implied_properties(context),
+            classes=context.split.classes,
+            main_task=context.main_task,
+            seed=context.setup.seed,
+        )
+
+
 def score(
     truths: Sequence[GroundTruth],
     results: Sequence[AttackResult],
-    cell: Cell,
-    context: EvaluationContext,
+    setup: ScoringSetup,
     lpips_weights: Path | None = None,
     outputs: Sequence[Mapping[str, torch.Tensor]] | None = None,
     candidates: Sequence[Candidates] | None = None,
@@ -43,7 +72,7 @@ def score(
         candidates: that the attack was shown, for each batch.
         defense: what the clients' defense changes and costs, if they have one.
     """
-    scored = _scored(truths, results, cell, context, lpips_weights, candidates)
+    scored = _scored(truths, results, setup, lpips_weights, candidates)
     properties = {
         name: {
             spec.fields[-1]: spec.of_property(of)
@@ -59,10 +88,10 @@ def score(
         {
             **of_cell,
             "properties": properties,
-            "main_task": context.main_task,
+            "main_task": dict(setup.main_task),
             "deployed": None if outputs is None else _deployed_accuracy(truths, outputs),
             "defense": defense,
-            "classes": context.split.classes,
+            "classes": setup.classes,
         }
     )
 
@@ -86,18 +115,16 @@ def _is_blank(part: Any) -> bool:
 def _scored(
     truths: Sequence[GroundTruth],
     results: Sequence[AttackResult],
-    cell: Cell,
-    context: EvaluationContext,
+    setup: ScoringSetup,
     lpips_weights: Path | None,
     candidates: Sequence[Candidates] | None,
 ) -> ScoredCell:
     orders, cosines = match_all(truths, results)
     groupings = groupings_of(truths)
-    seed = seed_for("bootstrap", cell.seed) % 2**32
+    seed = seed_for("bootstrap", setup.seed) % 2**32
     # Each is drawn once, for all metrics and properties.
     individuals = Bootstrap(groupings, seed)
     by_batch = Bootstrap([np.arange(len(truths))], seed)
-    implied = _implied_properties(context)
     return ScoredCell(
         properties={
             name: ScoredProperty(
@@ -106,9 +133,9 @@ def _scored(
                 bootstrap=individuals,
                 batches=groupings[0],
                 by_batch=by_batch,
-                in_main_task=name in implied,
+                in_main_task=name in setup.implied,
             )
-            for name in cell.properties
+            for name in setup.properties
         },
         individuals=individuals,
         cosines=cosines if len(cosines) else None,
@@ -218,15 +245,15 @@ def _image_values(
     return {name: torch.cat(of).double().numpy() for name, of in found.items() if of}
 
 
-def _implied_properties(context: EvaluationContext) -> set[str]:
+def _implied_properties(context: EvaluationContext) -> frozenset[str]:
     """Return the properties that the main task's label implies by definition."""
     individuals = context.individuals
     task = [individuals.attribute(name) for name in task_attributes(context.setup.main_task)]
-    return {
+    return frozenset(
         name
         for name in context.setup.properties
         if any(np.array_equal(individuals.attribute(name), attribute) for attribute in task)
-    }
+    )
 
 
 def _deployed_accuracy(
