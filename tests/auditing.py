@@ -1,17 +1,18 @@
-"""A user's model and people for audits: bright images and dark ones, which features tell apart."""
+"""A user's model, and bright and dark images whose features tell them apart, for audits."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from leakbench.auditing.audit import LabelledImages, audit
-from leakbench.auditing.report import Report
+from leakbench import LabelledImages, Report, audit
+from leakbench.auditing.report_parts import AttackReport
 
 SIZE = 8
 
@@ -51,7 +52,7 @@ def people(count: int, seed: int = 0) -> LabelledImages:
 
 
 def gradients(model: nn.Module, of: LabelledImages, size: int) -> dict[str, dict[str, Tensor]]:
-    """What clients of so many individuals each would send."""
+    """The updates of clients with `size` individuals each."""
     return {
         f"client {number}": gradient(model, of, range(start, start + size))
         for number, start in enumerate(range(0, len(of), size))
@@ -81,3 +82,26 @@ def audited(model: nn.Module, updates: Any, **changed: Any) -> Report:
         "property_model": "logistic",
     }
     return audit(model, updates=updates, **(arguments | changed))
+
+
+VICTIMS = people(24, seed=2)
+
+
+@cache
+def audited_with_truth() -> Report:
+    """An audit of 24 individuals whose truth is known, under two defenses."""
+    model = net()
+    return audited(
+        model,
+        gradients(model, VICTIMS, 4),
+        truth=in_batches(VICTIMS, 4),
+        attacks={"mask_demixing": {"budget": 20}, "newton_demixing": {}},
+        defenses=[
+            {"name": "gaussian", "sigma": 100.0},
+            {"name": "secure_aggregation", "of": 4},
+        ],
+    )
+
+
+def by_name(reports: Sequence[AttackReport]) -> dict[str, AttackReport]:
+    return {report.name: report for report in reports}

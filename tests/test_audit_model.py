@@ -1,4 +1,4 @@
-"""A user's model, cut after a submodule, is the same function with the same gradients."""
+"""A user's model, split after a submodule, is the same function with the same gradients."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from auditing import SIZE, Net, net
 from leakbench.attacks.linear_layers.head import head_of
 from leakbench.attacks.matching.dummy_gradients import dummy_gradients, layers_with_rules
 from leakbench.auditing.model_loading import load_model
-from leakbench.auditing.model_splitting import OwnModel, PixelScale, own_model
+from leakbench.auditing.model_splitting import PixelScale, SplitModel, split_model
 from leakbench.base.errors import UsageError
 from leakbench.federation.batch_norm import in_mode
 from leakbench.federation.client import client_update
@@ -91,8 +91,8 @@ def exported(model: nn.Module) -> ExportedProgram:
     return export(model, (IMAGES,), dynamic_shapes=({0: Dim("n")},))
 
 
-def gradients_by_own_names(cut: OwnModel) -> dict[str, Tensor]:
-    return {cut.names[name]: g for name, g in client_update(cut, IMAGES, LABELS).items()}
+def gradients_by_user_names(shared: SplitModel) -> dict[str, Tensor]:
+    return {shared.names[name]: g for name, g in client_update(shared, IMAGES, LABELS).items()}
 
 
 @pytest.mark.parametrize(
@@ -107,17 +107,17 @@ def gradients_by_own_names(cut: OwnModel) -> dict[str, Tensor]:
         (Grouped, "features"),
     ],
 )
-def test_the_cut_model_gives_the_users_logits_and_gradients(
+def test_the_split_model_gives_the_users_logits_and_gradients(
     kind: Callable[[], nn.Module], split: str
 ) -> None:
     model = made(kind)
     if split == "convolution":
         with pytest.raises(UsageError, match="no submodule"):
-            own_model(model, "convolutions", IMAGES)
-    cut = own_model(model, split, IMAGES)
-    torch.testing.assert_close(cut(IMAGES), model(IMAGES))
+            split_model(model, "convolutions", IMAGES)
+    shared = split_model(model, split, IMAGES)
+    torch.testing.assert_close(shared(IMAGES), model(IMAGES))
     loss = functional.cross_entropy(model(IMAGES), LABELS)
-    found = gradients_by_own_names(cut)
+    found = gradients_by_user_names(shared)
     assert set(found) == {name for name, _ in model.named_parameters()}
     for name, parameter in model.named_parameters():
         (expected,) = torch.autograd.grad(loss, parameter, retain_graph=True)
@@ -125,21 +125,21 @@ def test_the_cut_model_gives_the_users_logits_and_gradients(
 
 
 @pytest.mark.parametrize(("kind", "split"), [(Net, "features"), (Functional, "norm")])
-def test_a_saved_program_is_cut_like_the_model_that_it_was_made_of(
+def test_a_saved_program_is_split_like_the_model_that_it_was_made_of(
     kind: Callable[[], nn.Module], split: str, tmp_path: Path
 ) -> None:
     model = made(kind)
     torch.export.save(exported(model), tmp_path / "net.pt2")
     program = load_model(str(tmp_path / "net.pt2"), None)
-    cut, plain = own_model(program, split, IMAGES), own_model(model, split, IMAGES)
-    assert sorted(cut.names.values()) == sorted(plain.names.values())
-    assert layers_with_rules(cut, IMAGES) is not None
-    by_name, expected = gradients_by_own_names(cut), gradients_by_own_names(plain)
+    shared, plain = split_model(program, split, IMAGES), split_model(model, split, IMAGES)
+    assert sorted(shared.names.values()) == sorted(plain.names.values())
+    assert layers_with_rules(shared, IMAGES) is not None
+    by_name, expected = gradients_by_user_names(shared), gradients_by_user_names(plain)
     for name, value in expected.items():
         torch.testing.assert_close(by_name[name], value)
     # BatchNorm is a layer again, so that clients who normalise by the batch can be simulated.
-    trained = [client_update(in_mode(each, "train"), IMAGES, LABELS) for each in (cut, plain)]
-    names = [each.names for each in (cut, plain)]
+    trained = [client_update(in_mode(each, "train"), IMAGES, LABELS) for each in (shared, plain)]
+    names = [each.names for each in (shared, plain)]
     found, right = (
         {n[name]: g for name, g in of.items()} for of, n in zip(trained, names, strict=True)
     )
@@ -216,14 +216,14 @@ class Flat(Net):
 
 def test_a_program_may_normalise_flat_features() -> None:
     model = made(Flat)
-    cut = own_model(exported(model), "features", IMAGES)
-    assert any(isinstance(module, nn.BatchNorm1d) for module in cut.modules())
-    torch.testing.assert_close(cut(IMAGES), model(IMAGES))
+    shared = split_model(exported(model), "features", IMAGES)
+    assert any(isinstance(module, nn.BatchNorm1d) for module in shared.modules())
+    torch.testing.assert_close(shared(IMAGES), model(IMAGES))
 
 
 def test_a_program_exported_in_training_mode_is_refused() -> None:
     with pytest.raises(UsageError, match="the program normalises by the batch"):
-        own_model(exported(made(Flat).train()), "features", IMAGES)
+        split_model(exported(made(Flat).train()), "features", IMAGES)
 
 
 def _bomb(path: Path) -> bytes:
@@ -244,11 +244,11 @@ def test_pickles_are_refused_by_their_ending() -> None:
 
 
 def test_layers_without_weights_after_the_split_come_before_the_head() -> None:
-    cut = own_model(made(Functional), "norm", IMAGES)
-    features = deep_features(cut, IMAGES)
+    shared = split_model(made(Functional), "norm", IMAGES)
+    features = deep_features(shared, IMAGES)
     assert features.shape == (5, 4 * 36)
     assert bool((features >= 0).all())
-    assert len(head_of(cut, "an attack").layers) == 2
+    assert len(head_of(shared, "an attack").layers) == 2
 
 
 def test_features_that_are_no_rows_are_flattened_for_the_head_and_back() -> None:
@@ -258,53 +258,53 @@ def test_features_that_are_no_rows_are_flattened_for_the_head_and_back() -> None
             self.head = nn.Sequential(nn.Conv2d(8, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 4))
 
     model = made(Deep)
-    cut = own_model(model, "features", IMAGES)
-    assert deep_features(cut, IMAGES).shape == (5, 8 * 16)
-    torch.testing.assert_close(cut(IMAGES), model(IMAGES))
+    shared = split_model(model, "features", IMAGES)
+    assert deep_features(shared, IMAGES).shape == (5, 8 * 16)
+    torch.testing.assert_close(shared(IMAGES), model(IMAGES))
 
 
 def test_layers_without_a_rule_are_mapped() -> None:
-    cut = own_model(made(Grouped), "features", IMAGES)
-    assert layers_with_rules(cut, IMAGES) is None
-    gradients, _ = dummy_gradients(cut, IMAGES[None], LABELS[None])
-    for name, value in client_update(cut, IMAGES, LABELS).items():
+    shared = split_model(made(Grouped), "features", IMAGES)
+    assert layers_with_rules(shared, IMAGES) is None
+    gradients, _ = dummy_gradients(shared, IMAGES[None], LABELS[None])
+    for name, value in client_update(shared, IMAGES, LABELS).items():
         torch.testing.assert_close(gradients[name][0], value, rtol=1e-4, atol=1e-6)
 
 
 def test_pixels_are_scaled_as_clients_scale_them() -> None:
     model = net().eval()
-    cut = own_model(model, "features", IMAGES, PixelScale((0.5, 0.4, 0.3), (0.2, 0.2, 0.1)))
+    shared = split_model(model, "features", IMAGES, PixelScale((0.5, 0.4, 0.3), (0.2, 0.2, 0.1)))
     scaled = (IMAGES - torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1)) / torch.tensor(
         [0.2, 0.2, 0.1]
     ).view(3, 1, 1)
-    torch.testing.assert_close(cut(IMAGES), model(scaled))
-    assert set(cut.names.values()) == {name for name, _ in model.named_parameters()}
+    torch.testing.assert_close(shared(IMAGES), model(scaled))
+    assert set(shared.names.values()) == {name for name, _ in model.named_parameters()}
 
 
 def test_frozen_weights_are_in_no_update() -> None:
     model = net()
     model.features.requires_grad_(False)
-    cut = own_model(model, "features", IMAGES)
-    assert set(cut.names.values()) == {
+    shared = split_model(model, "features", IMAGES)
+    assert set(shared.names.values()) == {
         name for name, _ in model.named_parameters() if name.startswith("head")
     }
-    assert set(client_update(cut, IMAGES, LABELS)) == set(cut.names)
+    assert set(client_update(shared, IMAGES, LABELS)) == set(shared.names)
 
 
 def test_the_users_model_is_left_as_it_is() -> None:
     model = net().train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    cut = own_model(model, "features", IMAGES)
+    shared = split_model(model, "features", IMAGES)
     assert model.training
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
-    assert not {id(p) for p in cut.parameters()} & {id(p) for p in model.parameters()}
+    assert not {id(p) for p in shared.parameters()} & {id(p) for p in model.parameters()}
 
 
 def test_what_hangs_on_the_backward_pass_is_left_behind() -> None:
     model = net()
     model.head[1].register_full_backward_hook(lambda *_: pytest.fail("the user's hook ran"))
-    client_update(own_model(model, "features", IMAGES), IMAGES, LABELS)
+    client_update(split_model(model, "features", IMAGES), IMAGES, LABELS)
 
 
 def test_double_precision_and_further_arguments_are_taken() -> None:
@@ -313,8 +313,8 @@ def test_double_precision_and_further_arguments_are_taken() -> None:
             return super().forward(images * factor)
 
     model = made(Scaled)
-    cut = own_model(model.double(), "features", IMAGES, PixelScale((0.0,), (2.0,)))
-    torch.testing.assert_close(cut(IMAGES), model.float()(IMAGES / 2))
+    shared = split_model(model.double(), "features", IMAGES, PixelScale((0.0,), (2.0,)))
+    torch.testing.assert_close(shared(IMAGES), model.float()(IMAGES / 2))
 
 
 class Tied(Net):
@@ -337,7 +337,7 @@ class Doubling(Net):
     [
         (Net, "feature", "the model has no submodule 'feature' to split after; did you mean feat"),
         (Skipping, "features", "the head reads 'images', which is computed before the split"),
-        (Tied, "features", "'features' must be one tensor that is computed once, but it is met 2"),
+        (Tied, "features", "must be one tensor that is computed once, but it is computed 2"),
         (Net, "head.3", "no weights follow the split 'head.3'"),
         (Doubling, "head", "parameter 'scale' is used before and after"),
     ],
@@ -346,7 +346,7 @@ def test_a_split_that_is_none_is_refused_in_a_sentence(
     kind: Callable[[], nn.Module], split: str, said: str
 ) -> None:
     with pytest.raises(UsageError, match=said):
-        own_model(made(kind), split, IMAGES)
+        split_model(made(kind), split, IMAGES)
 
 
 def test_a_parameter_on_both_sides_is_refused() -> None:
@@ -360,7 +360,7 @@ def test_a_parameter_on_both_sides_is_refused() -> None:
             return self.head(self.mix(self.middle(self.features(images))))
 
     with pytest.raises(UsageError, match=r"parameter 'mix.weight' is used before and after"):
-        own_model(made(Reusing), "middle", IMAGES)
+        split_model(made(Reusing), "middle", IMAGES)
 
 
 @pytest.mark.parametrize(
@@ -372,13 +372,13 @@ def test_a_parameter_on_both_sides_is_refused() -> None:
 )
 def test_a_model_of_another_kind_is_refused_in_a_sentence(model: nn.Module, said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        own_model(model, "0", IMAGES)
+        split_model(model, "0", IMAGES)
 
 
 def test_a_program_of_a_fixed_batch_size_says_what_it_lacks() -> None:
     fixed = export(net().eval(), (IMAGES[:2],))
     with pytest.raises(UsageError, match="dynamic_shapes"):
-        own_model(fixed, "features", IMAGES)
+        split_model(fixed, "features", IMAGES)
 
 
 def test_a_head_that_does_more_than_its_layers_say_is_refused_by_attacks_on_layers() -> None:
@@ -387,9 +387,9 @@ def test_a_head_that_does_more_than_its_layers_say_is_refused_by_attacks_on_laye
             hidden = self.head[2](self.head[1](self.features(images).flatten(1)))
             return self.head[3](hidden * 3)
 
-    cut = own_model(made(Louder), "features", IMAGES)
+    shared = split_model(made(Louder), "features", IMAGES)
     with pytest.raises(UsageError, match="computes something else with its layers"):
-        head_of(cut, "an attack")
+        head_of(shared, "an attack")
 
 
 class LouderLogits(Net):
@@ -398,10 +398,10 @@ class LouderLogits(Net):
 
 
 def test_labels_are_read_off_a_bias_alone_that_feeds_the_logits() -> None:
-    assert own_model(made(Net), "features", IMAGES).output_bias == "classifier.head.3.bias"
-    cut = own_model(made(LouderLogits), "features", IMAGES)
+    assert split_model(made(Net), "features", IMAGES).output_bias == "classifier.head.3.bias"
+    shared = split_model(made(LouderLogits), "features", IMAGES)
     with pytest.raises(UsageError, match="does not end in a linear layer with a bias"):
-        assert cut.output_bias
+        assert shared.output_bias
 
 
 class Dropping(Net):
@@ -416,8 +416,8 @@ def test_dropout_that_is_left_out_is_remembered(
     kind: Callable[[], nn.Module], form: Callable[[nn.Module], nn.Module | ExportedProgram]
 ) -> None:
     split = "norm" if kind is Functional else "features"
-    assert own_model(form(made(kind)), split, IMAGES).drops
-    assert not own_model(made(Net), "features", IMAGES).drops
+    assert split_model(form(made(kind)), split, IMAGES).has_dropout
+    assert not split_model(made(Net), "features", IMAGES).has_dropout
 
 
 def test_a_frozen_weight_that_two_layers_share_is_in_no_update() -> None:
@@ -429,12 +429,12 @@ def test_a_frozen_weight_that_two_layers_share_is_in_no_update() -> None:
             self.features[0].weight.requires_grad_(False)
             self.head = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, 4))
 
-    cut = own_model(made(Twice), "features", IMAGES)
-    assert {name for name, _ in cut.named_parameters()} == set(cut.names)
+    shared = split_model(made(Twice), "features", IMAGES)
+    assert {name for name, _ in shared.named_parameters()} == set(shared.names)
 
 
 def test_labels_cannot_be_read_off_an_output_without_a_bias() -> None:
     model = net()
     model.head[3] = nn.Linear(64, 4, bias=False)
     with pytest.raises(UsageError, match="does not end in a linear layer with a bias"):
-        assert own_model(model, "features", IMAGES).output_bias
+        assert split_model(model, "features", IMAGES).output_bias

@@ -1,4 +1,4 @@
-"""Captured updates: what they are, and what is said of those that do not fit."""
+"""Captured updates: how they are converted, and which are refused."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from torch import Tensor
 from torch.nn import functional
 
 from auditing import Net, audited, gradient, gradients, in_batches, net, people
-from leakbench.auditing.model_splitting import own_model
-from leakbench.auditing.updates import Captured, UpdateFormat, as_gradient, read_updates
+from leakbench.auditing.model_splitting import split_model
+from leakbench.auditing.updates import CapturedUpdate, UpdateFormat, as_gradient, read_updates
 from leakbench.base.errors import UsageError
 
 Tensors = dict[str, Tensor]
 
 
-def sent(tensors: Tensors, model: Net | None = None, **sending: Any) -> dict[str, Tensor]:
+def sent(tensors: Tensors, model: Net | None = None, **update_format: Any) -> dict[str, Tensor]:
     """An update as the harness has it, by the user's names."""
     whole = model or net()
-    cut = own_model(whole, "features", people(3).images)
-    update = as_gradient(Captured("mine", tensors, UpdateFormat(**sending)), cut, whole)
-    return {cut.names[name]: value for name, value in update.items()}
+    shared = split_model(whole, "features", people(3).images)
+    captured = CapturedUpdate("mine", tensors, UpdateFormat(**update_format))
+    update = as_gradient(captured, shared, whole)
+    return {shared.names[name]: value for name, value in update.items()}
 
 
 def stepped(model: Net, steps: int, rate: float) -> Net:
@@ -111,17 +112,17 @@ def test_an_update_that_does_not_fit_is_refused_by_its_tensor(
 
 @pytest.mark.parametrize("kind", ["difference", "weights"])
 def test_a_change_of_weights_needs_the_learning_rate(kind: str) -> None:
-    with pytest.raises(UsageError, match=f"is a {kind} of weights, .* say learning_rate"):
+    with pytest.raises(UsageError, match=f"is of kind {kind}, .* give learning_rate"):
         sent(gradient(net(), people(4), range(4)), kind=kind)
 
 
 def test_the_batch_size_must_be_known() -> None:
     model = net()
-    with pytest.raises(UsageError, match="batch size of update 'client 0' is not known; say"):
+    with pytest.raises(UsageError, match="batch size of update 'client 0' is not known; give"):
         audited(model, gradients(model, people(4), 4))
     with pytest.raises(UsageError, match="batch size is not known: no update was captured"):
         audited(model, None, truth=people(4))
-    with pytest.raises(UsageError, match="said to be of 3 individuals, but the truth names 4"):
+    with pytest.raises(UsageError, match="has batch_size 3, but the truth assigns 4"):
         audited(
             model,
             gradients(model, people(4), 4),
@@ -146,7 +147,7 @@ def test_local_steps_must_be_whole_passes() -> None:
 
 def test_local_steps_need_the_learning_rate() -> None:
     model = net()
-    with pytest.raises(UsageError, match=r"is of 2 local steps, .* say learning_rate"):
+    with pytest.raises(UsageError, match=r"is of 2 local steps, .* give learning_rate"):
         audited(model, gradients(model, people(4), 4), batch_size=4, local_steps=2)
 
 
@@ -155,8 +156,12 @@ def test_a_header_says_what_is_true_of_one_update(tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "a.safetensors", {"batch_size": "4", "kind": "difference"})
     save_file(tensors, tmp_path / "b.safetensors", {"of": "whatever"})
     first, second = read_updates(tmp_path, UpdateFormat(batch_size=2))
-    assert (first.name, first.sending.batch_size, first.sending.kind) == ("a", 4, "difference")
-    assert (second.name, second.sending) == ("b", UpdateFormat(batch_size=2))
+    assert (first.name, first.update_format.batch_size, first.update_format.kind) == (
+        "a",
+        4,
+        "difference",
+    )
+    assert (second.name, second.update_format) == ("b", UpdateFormat(batch_size=2))
     save_file(tensors, tmp_path / "a.safetensors", {"batch_size": "many"})
     with pytest.raises(UsageError, match=r"the header of update .*a.safetensors: batch_size: "):
         read_updates(tmp_path, UpdateFormat())
@@ -176,5 +181,5 @@ def test_files_that_are_none_are_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"it holds no \*.safetensors file"):
         read_updates(tmp_path, UpdateFormat())
     (tmp_path / "a.safetensors").write_bytes(b"\x80\x04pickle")
-    with pytest.raises(UsageError, match=r"a.safetensors is no safetensors file"):
+    with pytest.raises(UsageError, match=r"a.safetensors is not a safetensors file"):
         read_updates(tmp_path, UpdateFormat())

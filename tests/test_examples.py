@@ -1,4 +1,4 @@
-"""The examples run, and what they capture is what the audit takes it for."""
+"""The examples run, and the updates that they capture are what the audit assumes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from leakbench.auditing.report import Report
+from leakbench import Report
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "tests" / "examples"
@@ -29,7 +29,7 @@ def reported(example: str, folder: Path) -> Report:
 
 
 def python(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([str(ROOT), str(EXAMPLES)])
+    path = os.pathsep.join([str(ROOT / "bench"), str(EXAMPLES)])
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=folder,
@@ -78,24 +78,24 @@ def test_updates_of_opacus(tmp_path: Path) -> None:
 def test_opacus_without_noise_sends_what_the_defense_dp_sgd_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So that an attack that knows the defense simulates the clients as they are."""
+    """An attack that knows the defense then simulates the clients as they are."""
     monkeypatch.syspath_prepend(EXAMPLES)
     import torch
-    from drawn import Net, drawn_people
     from opacus_dp_sgd import BATCH, CLIP, main
     from safetensors.torch import load_file
+    from synthetic_faces import Net, synthetic_people
 
-    from leakbench.auditing.model_splitting import own_model
+    from leakbench.auditing.model_splitting import split_model
     from leakbench.federation.defenses.dp_sgd import clipped_sum
 
     main(tmp_path, noise=0.0)
     torch.manual_seed(0)
-    people = drawn_people(24, first=1000)
-    cut = own_model(Net(), "features", people.images[:3])
+    people = synthetic_people(24, first=1000)
+    shared = split_model(Net(), "features", people.images[:3])
     sent = load_file(tmp_path / "updates" / "client-0.safetensors")
     assert people.labels is not None
-    expected = clipped_sum(cut, people.images[:BATCH], people.labels[:BATCH], CLIP)
-    for ours, theirs in cut.names.items():
+    expected = clipped_sum(shared, people.images[:BATCH], people.labels[:BATCH], CLIP)
+    for ours, theirs in shared.names.items():
         torch.testing.assert_close(
             sent[f"_module.{theirs}"], expected[ours] / BATCH, rtol=1e-3, atol=1e-6
         )

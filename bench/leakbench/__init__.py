@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from leakbench.auditing.audit import audit as audit
-    from leakbench.auditing.defending import FederatedTraining as FederatedTraining
     from leakbench.auditing.labelled_images import LabelledImages as LabelledImages
     from leakbench.auditing.report import Report as Report
+    from leakbench.auditing.training import FederatedTraining as FederatedTraining
     from leakbench.base.errors import UsageError as UsageError
     from leakbench.base.registry import register_attack as register_attack
     from leakbench.base.registry import register_dataset as register_dataset
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "audit": "auditing.audit",
-    "FederatedTraining": "auditing.defending",
+    "FederatedTraining": "auditing.training",
     "LabelledImages": "auditing.labelled_images",
     "Report": "auditing.report",
     "UsageError": "base.errors",

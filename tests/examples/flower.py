@@ -1,4 +1,4 @@
-"""Audits what a Flower strategy is sent, in a simulation: `python flower.py FOLDER`."""
+"""Audits what a Flower strategy receives, in a simulation: `python flower.py FOLDER`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from drawn import PROPERTIES, Net, drawn_people
 from flwr.app import (
     ArrayRecord,
     Context,
@@ -21,9 +20,10 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 from flwr.simulation import run_simulation
 from safetensors.torch import save_file
+from synthetic_faces import PROPERTIES, Net, synthetic_people
 from torch.nn import functional
 
-from leakbench.auditing.audit import Report, audit
+from leakbench import Report, audit
 
 CLIENTS, BATCH, RATE, STEPS = 6, 4, 0.1, 2
 
@@ -32,9 +32,9 @@ app = ClientApp()
 
 @app.train()
 def step(message: Message, context: Context) -> Message:
-    """One client's local training: steps of SGD on all that it has."""
+    """One client's local training: steps of SGD on its whole data."""
     number = int(context.node_config["partition-id"])
-    people = drawn_people(BATCH, first=1000 + BATCH * number)
+    people = synthetic_people(BATCH, first=1000 + BATCH * number)
     model = Net()
     model.load_state_dict(message.content["arrays"].to_torch_state_dict())
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
@@ -48,7 +48,7 @@ def step(message: Message, context: Context) -> Message:
 
 
 class Capturing(FedAvg):
-    """Federated averaging by a server that keeps what each client sends in the first round."""
+    """Federated averaging by a server that saves each client's weights in the first round."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(
@@ -85,16 +85,16 @@ def main(folder: Path) -> Report:
         num_supernodes=CLIENTS,
         backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}},
     )
-    clients = drawn_people(CLIENTS * BATCH, first=1000)
+    clients = synthetic_people(CLIENTS * BATCH, first=1000)
     batch_of = [f"client-{row // BATCH}" for row in range(len(clients))]
     report = audit(
         model,
         split="features",
         updates=updates,
-        auxiliary=drawn_people(1000),
+        auxiliary=synthetic_people(1000),
         properties=PROPERTIES,
         truth=replace(clients, updates=batch_of),
-        # Clients send their weights after two steps; the server knows its own learning rate.
+        # Clients send their weights after two steps; the server sets their learning rate.
         kind="weights",
         learning_rate=RATE,
         local_steps=STEPS,

@@ -1,4 +1,4 @@
-"""Audits updates of DP-SGD by Opacus: `python opacus_dp_sgd.py FOLDER`."""
+"""Audits the updates of DP-SGD with Opacus: `python opacus_dp_sgd.py FOLDER`."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from drawn import PROPERTIES, Net, drawn_people
 from opacus.grad_sample import GradSampleModule
 from opacus.optimizers import DPOptimizer
 from safetensors.torch import save_file
+from synthetic_faces import PROPERTIES, Net, synthetic_people
 from torch.nn import functional
 
-from leakbench.auditing.audit import Report, audit
+from leakbench import Report, audit
 
 BATCH, CLIP, NOISE = 4, 1.0, 1.0
 
-# PyTorch's, of how Opacus looks at the backward pass of images that need no gradient.
+# PyTorch warns because Opacus hooks the backward pass of images that need no gradient.
 warnings.filterwarnings("ignore", "Full backward hook is firing")
 
 
@@ -33,9 +33,9 @@ def main(folder: Path, noise: float = NOISE) -> Report:
         expected_batch_size=BATCH,
         generator=torch.Generator().manual_seed(0),
     )
-    clients = drawn_people(24, first=1000)
+    clients = synthetic_people(24, first=1000)
 
-    # What a client sends: what its optimiser would step along, clipped and noised.
+    # Each client sends the clipped and noised gradient that its optimiser would step along.
     (folder / "updates").mkdir(parents=True)
     batch_of = []
     for number in range(len(clients) // BATCH):
@@ -51,10 +51,10 @@ def main(folder: Path, noise: float = NOISE) -> Report:
         model,
         split="features",
         updates=folder / "updates",
-        auxiliary=drawn_people(1000),
+        auxiliary=synthetic_people(1000),
         properties=PROPERTIES,
         truth=replace(clients, updates=batch_of),
-        # The server knows how the clients defend themselves; attacks adapt to it.
+        # The server knows the clients' defense; attacks adapt to it.
         defense={"name": "dp_sgd", "clip": CLIP, "noise": noise},
         attacks=["feature_lbfgs"],
         defenses=[],

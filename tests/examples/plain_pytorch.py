@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from drawn import PROPERTIES, Net, drawn_people
 from safetensors.torch import save_file
+from synthetic_faces import PROPERTIES, Net, synthetic_people
 from torch.nn import functional
 
-from leakbench.auditing.audit import Report, audit
+from leakbench import Report, audit
 
 BATCH = 4
 
@@ -19,9 +19,9 @@ BATCH = 4
 def main(folder: Path) -> Report:
     torch.manual_seed(0)
     model = Net()
-    clients = drawn_people(64, first=1000)
+    clients = synthetic_people(64, first=1000)
 
-    # What the clients send: the gradient of the mean loss over a batch, a file each.
+    # Each client sends the gradient of the mean loss over its batch, in a file.
     (folder / "updates").mkdir(parents=True)
     batch_of = []
     for number in range(len(clients) // BATCH):
@@ -37,7 +37,7 @@ def main(folder: Path) -> Report:
         model,
         split="features",
         updates=folder / "updates",
-        auxiliary=drawn_people(1000),
+        auxiliary=synthetic_people(1000),
         properties=PROPERTIES,
         truth=replace(clients, updates=batch_of),
         attacks=["mask_demixing"],

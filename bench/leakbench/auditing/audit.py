@@ -1,4 +1,4 @@
-"""The audit of a user's own model: what an honest-but-curious server learns from its updates.
+"""The audit of a user's own model: what an honest-but-curious server infers from its updates.
 
 `from leakbench import audit` is the documented import.
 """
@@ -16,30 +16,34 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from leakbench.auditing.attacking import attack_all, default_attacks, with_controls
-from leakbench.auditing.case import Case, ThreatModel, case_of, defense_from
-from leakbench.auditing.defending import FederatedTraining, Training, default_defenses, defend_all
+from leakbench.auditing.case import Case, case_of
+from leakbench.auditing.client_batches import Clients
+from leakbench.auditing.client_defense import checked_defense
+from leakbench.auditing.default_defenses import default_defenses
+from leakbench.auditing.defending import defend_all
+from leakbench.auditing.image_files import read_labelled_images
 from leakbench.auditing.labelled_images import (
     LabelledImages,
     check_disjoint_identities,
     check_images,
-    check_people,
+    check_labels_and_properties,
     check_property,
     check_varies,
-    read_people,
 )
-from leakbench.auditing.model_splitting import PixelScale, own_model
-from leakbench.auditing.report import Report, report_of
-from leakbench.auditing.updates import Kind, UpdateFormat, read_updates
+from leakbench.auditing.model_splitting import PixelScale, split_model
+from leakbench.auditing.report import Report
+from leakbench.auditing.reporting import report_of
+from leakbench.auditing.threat_model import ThreatModel
+from leakbench.auditing.training import FederatedTraining, Training
+from leakbench.auditing.updates import UpdateFormat, UpdateKind, read_updates
 from leakbench.base.choices import Mode, PropertyModelKind
 from leakbench.base.errors import UsageError
-from leakbench.base.plugins import sentence
-
-__all__ = ["FederatedTraining", "LabelledImages", "Report", "audit"]
+from leakbench.base.plugins import PluginSpec, sentence
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
 EXAMPLES = 3
-"""Images of D_aux that the model is followed with."""
+"""Images of D_aux that the model is traced with."""
 
 
 def audit(
@@ -50,7 +54,7 @@ def audit(
     properties: Sequence[str],
     *,
     truth: LabelledImages | Path | str | None = None,
-    kind: Kind = "gradient",
+    kind: UpdateKind = "gradient",
     batch_size: int | None = None,
     learning_rate: float | None = None,
     local_steps: int = 1,
@@ -69,44 +73,46 @@ def audit(
     device: str = "cpu",
     seed: int = 0,
     name: str = "",
-    say: Callable[[str], None] = lambda _: None,
+    on_status: Callable[[str], None] = lambda _: None,
 ) -> Report:
-    """Attack the updates of a federated model of one's own, and report what they give away.
+    """Attack the updates of a federated model of one's own, and report what they reveal.
 
-    The server holds the model and D_aux. The truth, where the auditor has it, is seen by scoring
-    alone: with it the report says how often each attack is right, beside the controls; without it
-    only what a server would believe.
+    The server holds the model and D_aux. The truth, where the auditor has it, is used for scoring
+    alone: with it the report says how accurate each attack is, beside the controls; without it,
+    what a server would believe.
 
     Args:
         model: in the weights that clients had when they computed the updates; images in [0, 1],
             shape (n, channels, height, width), to logits (n, classes).
         split: the submodule after which the head begins; its output is the deep feature.
-        updates: of clients, by name; or a folder of safetensors files, or the files. None lets
-            clients compute them from the truth.
-        auxiliary: D_aux: people who are in no client's data; or where to read them, see
-            `leakbench.auditing.labelled_images.read_people`.
-        properties: what is to be inferred of each individual.
-        truth: who was in which batch.
-        kind: what the updates' tensors are, see `leakbench.auditing.updates.Kind`.
+        updates: of clients, by name; or a folder of safetensors files, or the files. None computes
+            them from the truth.
+        auxiliary: D_aux, images of people who are in no client's data; or the folder or file to
+            read them from, see `leakbench.auditing.image_files.read_labelled_images`.
+        properties: to infer of each individual.
+        truth: the individuals of each batch.
+        kind: what the updates' tensors are, see `leakbench.auditing.updates.UpdateKind`.
         batch_size, learning_rate, local_steps, local_batch: see `auditing.updates.UpdateFormat`.
-        mode, labels_known, defense, property_model, seed: see `auditing.case.ThreatModel`.
-        attacks: names, with parameters if it is a mapping; None for those that fit the head.
-        budget: gradient evaluations a batch, for attacks that are not given with parameters.
+        mode, labels_known, defense, property_model, seed: see
+            `auditing.threat_model.ThreatModel`.
+        attacks: names, or names with parameters; None for those that fit the head.
+        budget: gradient evaluations per batch, for attacks without given parameters.
         defenses: under which clients send the batches of the truth again, as `{"name": …,
             parameter: …}`; None for a list at levels that suit the gradients, () for none.
-        training: of a model under a defense, to measure what that costs; see `Training`.
-        pixel_mean, pixel_deviation: of each channel or one for all, if clients scale pixels.
+        training: of a model under a defense, to measure its utility cost; see `Training`.
+        pixel_mean, pixel_deviation: with which clients scale pixels; for each channel, or one for
+            all.
         image_size: to which images of files are resized.
-        device: where to compute, such as `cuda`.
-        name: what the report calls the model; its class by default.
-        say: told in a few words what is being done.
+        device: for computations, such as `cuda`.
+        name: of the model in the report; its class by default.
+        on_status: called with a short description of each step.
 
-    An update or property that cannot be audited is left out; the report and `say` say why.
+    An update or property that cannot be audited is left out; the report and `on_status` say why.
 
     Raises:
-        UsageError: what is given does not fit together; one sentence says what, and the way out.
+        UsageError: the arguments do not fit together; its message says how to correct them.
     """
-    sending = _checked(
+    update_format = _checked(
         UpdateFormat,
         kind=kind,
         batch_size=batch_size,
@@ -125,49 +131,64 @@ def audit(
     if updates is None and truth is None:
         raise UsageError("there is nothing to audit: give updates, or the truth to compute some of")
     if not properties:
-        raise UsageError("say at least one property to infer")
+        raise UsageError("give at least one property to infer")
     _check_device(device)
-    for table in [*([] if defense is None else [defense]), *(defenses or ())]:
-        defense_from(table)
+    if defense is not None:
+        checked_defense(defense)
+    chosen_defenses = None if defenses is None else [checked_defense(table) for table in defenses]
     given = Path(updates) if isinstance(updates, str) else updates
-    captured = [] if given is None else read_updates(given, sending)
+    captured = [] if given is None else read_updates(given, update_format)
     if updates is not None and not captured:
         raise UsageError("there is no update to audit; give some, or None and the truth")
-    aux = _people(auxiliary, image_size, "D_aux")
-    own_truth = None if truth is None else _people(truth, image_size, "the truth")
-    say("following the model")
+    aux = _images(auxiliary, image_size, "D_aux")
+    known = None if truth is None else _images(truth, image_size, "the truth")
+    on_status("tracing the model")
     scale = _scale(pixel_mean, pixel_deviation, aux)
-    cut = own_model(model, split, aux.images[:EXAMPLES], scale)
-    properties, left_out = _inferable(properties, aux, own_truth)
-    aux = check_people(aux, "D_aux", properties, cut.classes)
-    if own_truth is not None:
-        own_truth = check_people(own_truth, "the truth", properties, cut.classes)
-        check_disjoint_identities(aux, own_truth, "D_aux")
-        if own_truth.images.shape[1:] != aux.images.shape[1:]:
-            raise UsageError(
-                f"images of the truth have shape {tuple(own_truth.images.shape[1:])}, those of "
-                f"D_aux {tuple(aux.images.shape[1:])}; make them alike"
-            )
-    say("reading D_aux")
-    case = case_of(
-        cut.to(device), model, captured, aux, own_truth, properties, sending, threat, device
-    )
+    own = split_model(model, split, aux.images[:EXAMPLES], scale)
+    properties, left_out = _inferable(properties, aux, known)
+    aux, known = _checked_images(aux, known, properties, own.classes)
+    on_status("computing the deep features of D_aux")
+    clients = Clients(own.to(device), model, threat, device)
+    case = case_of(clients, captured, aux, known, update_format)
     case = replace(case, left_out=(*left_out, *case.left_out))
     for why in case.left_out:
-        say(f"left out: {why}")
-    chosen = _attacks(attacks, case, budget)
-    attacked = attack_all(case, chosen, case.batches, say)
+        on_status(f"left out: {why}")
+    chosen = with_controls(_attacks(attacks, case, budget), case)
+    attacked = attack_all(case, chosen, case.batches, on_status)
     run = [each for each in attacked.values() if not each.attack.control]
     if not run:
-        raise UsageError("say at least one attack; controls are run with any, where truth is known")
+        raise UsageError(
+            "give at least one attack; the controls are run beside it where the truth is known"
+        )
     if all(each.refused for each in run):
         raise UsageError(next(each.refused for each in run))
     defended = []
-    if case.known and (defenses is None or len(defenses)):
-        tables = default_defenses(case) if defenses is None else defenses
-        kept = {name: p for name, p in chosen.items() if not attacked[name].refused}
-        defended = defend_all(case, tables, kept, training, say)
+    if case.known_batches and (chosen_defenses is None or chosen_defenses):
+        tried = default_defenses(case) if chosen_defenses is None else chosen_defenses
+        kept = [spec for spec in chosen if not attacked[spec.name].refused]
+        defended = defend_all(case, tried, kept, training, on_status)
     return report_of(case, attacked, defended, name or type(model).__name__, split)
+
+
+def _checked_images(
+    aux: LabelledImages, truth: LabelledImages | None, properties: Sequence[str], classes: int
+) -> tuple[LabelledImages, LabelledImages | None]:
+    """Return D_aux and the truth with the properties to infer, once they fit together.
+
+    Raises:
+        UsageError: they do not fit the model or each other, or share an individual.
+    """
+    aux = check_labels_and_properties(aux, "D_aux", properties, classes)
+    if truth is None:
+        return aux, None
+    truth = check_labels_and_properties(truth, "the truth", properties, classes)
+    check_disjoint_identities(aux, truth, "D_aux")
+    if truth.images.shape[1:] != aux.images.shape[1:]:
+        raise UsageError(
+            f"images of the truth have shape {tuple(truth.images.shape[1:])}, those of D_aux "
+            f"{tuple(aux.images.shape[1:])}; give both the same shape"
+        )
+    return aux, truth
 
 
 def _inferable(
@@ -195,19 +216,21 @@ def _inferable(
 
 def _attacks(
     attacks: Sequence[str] | Mapping[str, Mapping[str, Any]] | None, case: Case, budget: int
-) -> dict[str, dict[str, Any]]:
-    """Return attacks with their parameters, and the controls."""
-    if attacks is None:
-        return with_controls(default_attacks(case, budget), case)
+) -> list[PluginSpec]:
+    """Return attacks with their parameters."""
     if isinstance(attacks, Mapping):
-        return with_controls(attacks, case)
-    fitting = default_attacks(case, budget)
-    return with_controls({name: fitting.get(name, {}) for name in attacks}, case)
+        return [PluginSpec(name, parameters) for name, parameters in attacks.items()]
+    usual = default_attacks(case, budget)
+    if attacks is None:
+        return usual
+    by_name = {spec.name: spec for spec in usual}
+    return [by_name.get(name, PluginSpec(name)) for name in attacks]
 
 
-def _people(given: LabelledImages | Path | str, size: int | None, what: str) -> LabelledImages:
-    people = given if isinstance(given, LabelledImages) else read_people(Path(given), size, what)
-    return check_images(people, what)
+def _images(given: LabelledImages | Path | str, size: int | None, role: str) -> LabelledImages:
+    if not isinstance(given, LabelledImages):
+        given = read_labelled_images(Path(given), size, role)
+    return check_images(given, role)
 
 
 def _check_device(name: str) -> None:
@@ -218,17 +241,17 @@ def _check_device(name: str) -> None:
 
 
 def _scale(
-    mean: Sequence[float], deviation: Sequence[float], people: LabelledImages
+    mean: Sequence[float], deviation: Sequence[float], example: LabelledImages
 ) -> PixelScale | None:
     if not mean and not deviation:
         return None
-    channels = people.images.shape[1]
+    channels = example.images.shape[1]
     means, deviations = tuple(mean) or (0.0,), tuple(deviation) or (1.0,)
-    for called, given in (("pixel_mean", means), ("pixel_deviation", deviations)):
+    for argument, given in (("pixel_mean", means), ("pixel_deviation", deviations)):
         if len(given) not in (1, channels):
             raise UsageError(
-                f"{called} has {len(given)} numbers, but images have {channels} channels; give one "
-                f"for all or one for each"
+                f"{argument} has {len(given)} numbers, but images have {channels} channels; give "
+                f"one for all, or one for each"
             )
     if any(number <= 0 for number in deviations):
         raise UsageError("pixel_deviation must be above 0")

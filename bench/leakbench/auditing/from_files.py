@@ -1,4 +1,4 @@
-"""`leakbench audit`: an audit whose parts all lie in files."""
+"""`leakbench audit`: an audit of a model, updates and images in files."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ from typing import Any
 
 import typer
 
-from leakbench.auditing.audit import FederatedTraining, audit
+from leakbench.auditing.audit import audit
+from leakbench.auditing.client_defense import build_defense
+from leakbench.auditing.image_files import read_labelled_images
 from leakbench.auditing.labelled_images import (
     LabelledImages,
     check_disjoint_identities,
     check_images,
-    read_people,
 )
 from leakbench.auditing.model_loading import load_model
+from leakbench.auditing.training import FederatedTraining
 from leakbench.base.devices import chosen_device
 from leakbench.base.errors import UsageError
-from leakbench.base.plugins import build
-from leakbench.base.registry import ATTACKS, DEFENSES
+from leakbench.base.plugins import PluginSpec
+from leakbench.base.registry import ATTACKS
 
 
 def audit_from_files(
@@ -40,35 +42,35 @@ def audit_from_files(
     out: Path,
     **settings: Any,
 ) -> None:
-    """Audit what lies in files; print the findings and where the report is.
+    """Audit a model, updates and images in files; print the findings and the report's path.
 
     Args:
-        captured_under, defenses: as `defense_of_text` takes them.
+        captured_under, defenses: as `parsed_defense` takes them.
         settings: further arguments of `audit`.
 
     Raises:
-        UsageError: as `audit`; or a file is not there, or is malformed.
+        UsageError: as `audit`; or a file is missing or malformed.
     """
     for name in attacks or ():
         ATTACKS.get(name)
     if weights is None and not model.endswith(".pt2"):
-        typer.echo(f"no --weights: those that {model} makes are taken for the clients'", err=True)
+        typer.echo(f"no --weights: those of {model} as it is created are used", err=True)
     size = settings["image_size"]
-    people = None if truth is None else read_people(truth, size, "the truth")
+    known = None if truth is None else read_labelled_images(truth, size, "the truth")
     report = audit(
         load_model(model, weights),
         split,
         updates,
         auxiliary,
         properties,
-        truth=people,
-        defense=None if captured_under is None else defense_of_text(captured_under),
+        truth=known,
+        defense=None if captured_under is None else parsed_defense(captured_under).table(),
         attacks=attacks,
-        defenses=None if defenses is None else [defense_of_text(text) for text in defenses],
-        training=None if training is None else _training(training, people, size, rounds, settings),
+        defenses=None if defenses is None else [parsed_defense(text).table() for text in defenses],
+        training=None if training is None else _training(training, known, size, rounds, settings),
         device=chosen_device(device),
         name=model,
-        say=lambda message: typer.echo(message, err=True),
+        on_status=lambda message: typer.echo(message, err=True),
         **settings,
     )
     page, data = report.write(out)
@@ -77,8 +79,8 @@ def audit_from_files(
     typer.echo(f"The report is in {page}, its numbers in {data}.")
 
 
-def defense_of_text(text: str) -> dict[str, Any]:
-    """Return a defense's name and parameters from `NAME` or `NAME:PARAMETER=VALUE,…`.
+def parsed_defense(text: str) -> PluginSpec:
+    """Return a defense from `NAME` or `NAME:PARAMETER=VALUE,…`.
 
     Raises:
         UsageError: there is no such defense, or a parameter does not fit.
@@ -93,8 +95,9 @@ def defense_of_text(text: str) -> dict[str, Any]:
             parameters[key] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:
             parameters[key] = value
-    build(DEFENSES, name, parameters)
-    return {"name": name, **parameters}
+    spec = PluginSpec(name, parameters)
+    build_defense(spec)
+    return spec
 
 
 def _training(
@@ -104,16 +107,15 @@ def _training(
     rounds: int,
     settings: dict[str, Any],
 ) -> FederatedTraining:
-    people = read_people(path, size, "the training data")
-    people = check_images(people, "the training data")
-    if people.labels is None:
+    data = check_images(read_labelled_images(path, size, "the training data"), "the training data")
+    if data.labels is None:
         raise UsageError(f"the training data {path} have no labels; give them a column `label`")
     if truth is None or truth.labels is None:
         raise UsageError("utility is measured on the truth, with labels; give it, or no --training")
-    check_disjoint_identities(people, truth, "the training data")
+    check_disjoint_identities(data, truth, "the training data")
     return FederatedTraining(
-        images=people.images,
-        labels=people.labels,
+        images=data.images,
+        labels=data.labels,
         test_images=truth.images,
         test_labels=truth.labels,
         rounds=rounds,

@@ -1,14 +1,16 @@
-"""The report as a page: one file, nothing of it from elsewhere, and all text escaped."""
+"""The report as an HTML page: one file without external resources, with all text escaped."""
 
 from __future__ import annotations
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from leakbench.auditing.findings import defense_text, percent
-from leakbench.auditing.report import Report
+from leakbench.auditing.intervals import MIN_GROUPS
+from leakbench.auditing.report_contents import ReportContents
+from leakbench.auditing.sentences import percent, verdict_text
+from leakbench.auditing.verdicts import RELEVANT_ADVANTAGE
 
 
-def page(report: Report) -> str:
+def html_page(report: ReportContents) -> str:
     """Return the report as HTML."""
     environment = Environment(
         loader=PackageLoader("leakbench.auditing", "."),
@@ -17,9 +19,11 @@ def page(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "defense_text": defense_text}
+    environment.filters |= {"percent": percent, "verdict_text": verdict_text}
     return environment.get_template("audit.html").render(
         report=report,
         properties=list(report.auxiliary.properties),
         attackers=[a for a in report.attacks if not a.control and not a.refused],
+        min_groups=MIN_GROUPS,
+        relevant_points=round(100 * RELEVANT_ADVANTAGE),
     )

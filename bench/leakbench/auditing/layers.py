@@ -1,4 +1,4 @@
-"""Operations of a graph as the layers that they are, so that the engine and attacks know them."""
+"""Functions of a graph replaced by the layers that do the same, which attacks recognise."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from leakbench.base.errors import UsageError
 
 aten = torch.ops.aten
 
-DROPS = "drops"
-"""Under which a graph's `meta` says whether dropout was left out that is a function."""
+DROPOUT_REMOVED = "dropout_removed"
+"""Key of a graph's `meta`: whether functional dropout was left out."""
 
 
-def with_layers(module: fx.GraphModule, feature: fx.Node) -> fx.GraphModule:
-    """Put layers in the place of functions that do the same; the parameters stay the same objects.
+def functions_to_layers(module: fx.GraphModule, feature: fx.Node) -> fx.GraphModule:
+    """Replace functions by layers that do the same; the parameters stay the same objects.
 
-    What does nothing in evaluation mode is left out.
+    Identities in evaluation mode are left out.
 
     Args:
         feature: a node that must stay.
 
     Raises:
-        UsageError: dropout is on, so that the program draws; or it normalises by the batch.
+        UsageError: dropout is active, or the program normalises by the batch.
     """
     for node in list(module.graph.nodes):
         if node is not feature and _does_nothing(module, node):
-            module.meta[DROPS] = module.meta.get(DROPS, False) or node.target in DROPOUTS
+            if node.target in DROPOUTS:
+                module.meta[DROPOUT_REMOVED] = True
             node.replace_all_uses_with(node.args[0])
             module.graph.erase_node(node)
             continue
@@ -40,7 +41,7 @@ def with_layers(module: fx.GraphModule, feature: fx.Node) -> fx.GraphModule:
         if layer is not None:
             name = _name(module, node)
             module.add_submodule(name, layer.eval())
-            # The node stays, so that whoever holds it still does.
+            # Changed in place, so that references to the node stay valid.
             node.op, node.target = "call_module", name
             node.args, node.kwargs = (node.args[0],), {}
     module.graph.eliminate_dead_code()
@@ -56,14 +57,14 @@ def _does_nothing(module: fx.GraphModule, node: fx.Node) -> bool:
     given = [*node.args[1:], *node.kwargs.values()]
     if node.kwargs.get("training", given[1] if len(given) > 1 else False):
         raise UsageError(
-            "the model draws dropout in its forward pass; export or hand it over in evaluation "
-            "mode, `model.eval()`"
+            "dropout is active in the model's forward pass; export or give it in evaluation mode, "
+            "`model.eval()`"
         )
     return True
 
 
 def _tensor(module: fx.GraphModule, value: Any) -> Any:
-    """Return the parameter or buffer that an argument names."""
+    """Return the parameter or buffer that an argument refers to."""
     if not isinstance(value, fx.Node) or value.op != "get_attr":
         return None
     path, _, name = str(value.target).rpartition(".")
@@ -117,8 +118,8 @@ def _batch_norm(module: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     _, weight, bias, mean, variance, training, _, eps, *_ = node.args
     if training:
         raise UsageError(
-            "the program normalises by the batch, whatever the mode; export it in evaluation mode, "
-            "`model.eval()`, and say mode train if clients normalise so"
+            "the program normalises by the batch in every mode; export it in evaluation mode, "
+            "`model.eval()`, and set mode train if clients normalise by the batch"
         )
     tensors = [_tensor(module, value) for value in (weight, bias, mean, variance)]
     kind = BATCH_NORMS.get(_rank(node.args[0]))
@@ -141,13 +142,13 @@ BATCH_NORMS: Mapping[int, type[nn.Module]] = {
 
 
 def _rank(value: Any) -> int:
-    """Return how many dimensions a node of a program has; 0 where it does not say."""
+    """Return the number of dimensions of a node of a program; 0 where it is not known."""
     example = value.meta.get("val") if isinstance(value, fx.Node) else None
     return example.ndim if isinstance(example, Tensor) else 0
 
 
 def _plain(kind: Callable[[], nn.Module]) -> Callable[[fx.GraphModule, fx.Node], nn.Module | None]:
-    """Return a layer for a function of its input alone."""
+    """Return what makes a layer of a function without further arguments."""
 
     def make(_module: fx.GraphModule, node: fx.Node) -> nn.Module | None:
         rest = {name: value for name, value in node.kwargs.items() if name != "inplace"}
@@ -157,7 +158,7 @@ def _plain(kind: Callable[[], nn.Module]) -> Callable[[fx.GraphModule, fx.Node],
 
 
 def _only_in_place(node: fx.Node) -> bool:
-    """Whether a second argument, if there is one, says nothing but that it is done in place."""
+    """Whether the only further argument, if any, is the flag `inplace`."""
     return all(isinstance(argument, bool) for argument in node.args[1:])
 
 
@@ -176,7 +177,7 @@ def _arguments(node: fx.Node, names: tuple[str, ...]) -> list[Any]:
 
 
 def _name(module: fx.GraphModule, node: fx.Node) -> str:
-    """Return where a layer is put: beside its parameters, or where the model had it."""
+    """Return the path for a layer: that of its parameters, or of its module in the model."""
     for argument in node.args[1:]:
         if isinstance(argument, fx.Node) and argument.op == "get_attr":
             return _free(module, str(argument.target).rpartition(".")[0], node)
@@ -185,7 +186,7 @@ def _name(module: fx.GraphModule, node: fx.Node) -> str:
 
 
 def _free(module: fx.GraphModule, path: str, node: fx.Node) -> str:
-    """Return the path if nothing but bare parameters lies there, or else the node's own name."""
+    """Return the path if it holds only parameters, otherwise the node's own name."""
     places = dict(module.named_modules())
     place = places.get(path)
     taken = place is not None and (list(place.children()) or type(place) is not nn.Module)
@@ -210,7 +211,7 @@ LAYERS: Mapping[Any, Callable[[fx.GraphModule, fx.Node], nn.Module | None]] = {
         (functional.leaky_relu, aten.leaky_relu.default, aten.leaky_relu_.default), _leaky_relu
     ),
 }
-"""Functions and methods → what makes the layer, or None where it is none of that kind."""
+"""Functions and methods → what makes the layer; it returns None where no layer does the same."""
 
 DROPOUTS = {
     functional.dropout,

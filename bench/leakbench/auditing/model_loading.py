@@ -1,4 +1,4 @@
-"""The user's model from where it lies: a function in a Python file, or a saved program."""
+"""The user's model, from a function in a Python file or from a saved program."""
 
 from __future__ import annotations
 
@@ -24,39 +24,43 @@ Model = nn.Module | ExportedProgram
 
 
 def load_model(source: str, weights: Path | None) -> Model:
-    """Return the model that a user names.
+    """Return the model at a path.
 
-    Either kind is code, and not to be taken from strangers: PyTorch evaluates the shapes and guards
-    that a program was saved with. Neither is ever unpickled.
+    Both kinds are code, to be loaded from trusted sources only: PyTorch evaluates the shapes and
+    guards that a program was saved with. Nothing is ever unpickled.
 
     Args:
-        source: `FILE.py:NAME` or `package.module:NAME`, NAME being a module or what returns one
-            without arguments; or a program saved by `torch.export.save`, `FILE.pt2`.
-        weights: a safetensors file of the model's state; None to leave it as it is made.
+        source: `FILE.py:NAME` or `package.module:NAME`, where NAME is an `nn.Module` or a function
+            without arguments that returns one; or a program saved by `torch.export.save`,
+            `FILE.pt2`.
+        weights: a safetensors file of the model's state; None for the weights that it has.
 
     Raises:
         UsageError: it cannot be found, is no model, or the weights do not fit.
     """
     if source.endswith(".pt2"):
         if weights is not None:
-            raise UsageError(f"{source} holds weights of its own; leave --weights out")
+            raise UsageError(f"{source} contains its weights; leave --weights out")
         return _program(Path(source))
     if source.endswith((".pt", ".pth", ".pkl", ".ckpt")):
         raise UsageError(
             f"{source} may be a pickle, which is never loaded; save the program with "
             f"torch.export.save (FILE.pt2), or give FILE.py:NAME and its state as safetensors"
         )
-    model = _made(source)
+    model = _from_python(source)
     if weights is not None:
         _load_state(model, weights)
     return model
 
 
-def load_tensors(path: Path, what: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors of a safetensors file, and the notes in its header.
+def load_tensors(path: Path, role: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors of a safetensors file, and the metadata in its header.
+
+    Args:
+        role: of the file, for messages.
 
     Raises:
-        UsageError: it is not there, or no such file.
+        UsageError: it is missing, or not a safetensors file.
     """
     from safetensors import safe_open
 
@@ -64,15 +68,15 @@ def load_tensors(path: Path, what: str) -> tuple[dict[str, Tensor], dict[str, st
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except FileNotFoundError:
-        raise UsageError(f"{what} {path} not found") from None
+        raise UsageError(f"{role} {path} not found") from None
     except (OSError, SafetensorError) as error:
         raise UsageError(
-            f"{what} {path} is no safetensors file ({error}); save it by "
+            f"{role} {path} is not a safetensors file ({error}); save it with "
             f"safetensors.torch.save_file"
         ) from error
 
 
-def _made(source: str) -> nn.Module:
+def _from_python(source: str) -> nn.Module:
     place, colon, name = source.partition(":")
     if not colon:
         raise UsageError(
@@ -82,7 +86,7 @@ def _made(source: str) -> nn.Module:
     module = _python_file(Path(place)) if place.endswith(".py") else _python_module(place)
     found: Any = getattr(module, name, None)
     if found is None:
-        raise UsageError(f"{place} has no {name!r} to make the model by")
+        raise UsageError(f"{place} has no {name!r} that makes the model")
     try:
         model = found if isinstance(found, nn.Module) else found()
     except Exception as error:
@@ -91,7 +95,7 @@ def _made(source: str) -> nn.Module:
             f"a function that returns the model"
         ) from error
     if not isinstance(model, nn.Module):
-        raise UsageError(f"{source} gives {type(model).__name__}, not a torch.nn.Module")
+        raise UsageError(f"{source} returns {type(model).__name__}, not a torch.nn.Module")
     return model
 
 
@@ -131,15 +135,15 @@ def _load_state(model: nn.Module, path: Path) -> None:
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
-        said = " ".join(str(error).split())[:400]
-        raise UsageError(f"the weights in {path} do not fit the model: {said}") from error
+        message = " ".join(str(error).split())[:400]
+        raise UsageError(f"the weights in {path} do not fit the model: {message}") from error
 
 
 def _program(path: Path) -> ExportedProgram:
-    """Return a saved program, of which no pickled part is read.
+    """Return a saved program, without reading any pickled part.
 
     Raises:
-        UsageError: it is not there, is none, or has parts that could only be unpickled.
+        UsageError: it is missing, malformed, or has parts that could only be unpickled.
     """
     if not path.is_file():
         raise UsageError(f"model file {path} not found")
@@ -151,20 +155,20 @@ def _program(path: Path) -> ExportedProgram:
     except UsageError:
         raise
     except Exception as error:
-        said = " ".join(str(error).split())[:200]
+        message = " ".join(str(error).split())[:200]
         raise UsageError(
-            f"{path} cannot be read as a saved program ({said}); save it by torch.export.save with "
-            f"the installed PyTorch {torch.__version__}"
+            f"{path} cannot be read as a saved program ({message}); save it with "
+            f"torch.export.save of the installed PyTorch {torch.__version__}"
         ) from error
 
 
-# Whatever reads records ignores the case of their names, so that these alone are let through.
+# PyTorch ignores the case of records' names, so that only exactly these are accepted.
 EXAMPLE_INPUTS = "data/sample_inputs/model.pt"
 CONFIGS = {
     "data/weights/model_weights_config.json": re.compile(r"weight_[0-9]+"),
     "data/constants/model_constants_config.json": re.compile(r"tensor_[0-9]+"),
 }
-"""Records that say how tensors are stored → what the tensors' records may be called."""
+"""Records that describe how tensors are stored → the allowed names of the tensors' records."""
 RECORDS = re.compile(
     "|".join(
         [
@@ -175,14 +179,14 @@ RECORDS = re.compile(
         ]
     )
 )
-"""What `torch.export.save` calls the records of a program of plain tensors."""
+"""The records that `torch.export.save` writes for a program of plain tensors."""
 
 
 def _without_pickles(path: Path) -> io.BytesIO:
     """Return a program's archive without its example inputs, which PyTorch would unpickle.
 
     Raises:
-        UsageError: it has a record that a program of plain tensors does not have, or one twice.
+        UsageError: it has a record that a program of plain tensors does not have, or a duplicate.
     """
     copy = io.BytesIO()
     with zipfile.ZipFile(path) as archive, zipfile.ZipFile(copy, "w") as plain:
@@ -190,7 +194,7 @@ def _without_pickles(path: Path) -> io.BytesIO:
         roots = {entry.filename.partition("/")[0] for entry in archive.infolist()}
         if len(set(names)) < len(names) or len(roots) != 1 or "models/model.json" not in names:
             raise UsageError(
-                f"{path} has no program, or parts of the same name; save it by torch.export.save"
+                f"{path} has no program, or parts of the same name; save it with torch.export.save"
             )
         for entry, name in zip(archive.infolist(), names, strict=True):
             content = b"" if name == EXAMPLE_INPUTS else archive.read(entry)
@@ -206,7 +210,7 @@ def _without_pickles(path: Path) -> io.BytesIO:
 
 
 def _is_pickled(name: str, content: bytes) -> bool:
-    """Whether a record says of a tensor that it, or anything but a tensor, is pickled."""
+    """Whether a record declares that a tensor, or anything else, is pickled."""
     if name not in CONFIGS:
         return False
     return any(

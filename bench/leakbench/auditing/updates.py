@@ -1,4 +1,4 @@
-"""What clients sent: gradients, or how far weights moved, checked and named as the harness does."""
+"""Captured updates: read, checked, and converted to the gradients that the harness works with."""
 
 from __future__ import annotations
 
@@ -7,40 +7,40 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from leakbench.auditing.model_loading import Model, load_tensors
-from leakbench.auditing.model_splitting import OwnModel
+from leakbench.auditing.model_splitting import SplitModel
 from leakbench.base.errors import UsageError
-from leakbench.base.plugins import sentence
+from leakbench.base.plugins import PluginSpec, sentence
 from leakbench.federation.client import Update
 
-Kind = Literal["gradient", "difference", "weights"]
-"""What an update's tensors are: the gradient of the mean loss; the client's weights after training
-less those before; or its weights after training."""
+UpdateKind = Literal["gradient", "difference", "weights"]
+"""What an update's tensors are: the gradient of the mean loss; the difference of the client's
+weights, after training less before; or its weights after training."""
 
 WRAPPERS = ("_module.", "module.")
-"""What Opacus and DataParallel put before the names of parameters."""
+"""Prefixes that Opacus and DataParallel add to the names of parameters."""
 
 
 class UpdateFormat(BaseModel):
-    """How clients came to what they sent.
+    """What an update is, and how the client computed it.
 
     Attributes:
-        kind: what the tensors are, see `Kind`.
-        batch_size: individuals behind an update; None where the truth says, or nobody.
-        learning_rate: η of the clients' SGD; needed unless the tensors are gradients
-            of one step.
+        kind: what the tensors are, see `UpdateKind`.
+        batch_size: individuals in the client's batch; None if only the truth says it.
+        learning_rate: η of the client's SGD; required unless the tensors are gradients of one
+            step.
         local_steps: steps of SGD that the client took.
-        local_batch: individuals of a step; None for the whole batch.
+        local_batch: individuals in a step; None for the whole batch.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Kind = "gradient"
+    kind: UpdateKind = "gradient"
     batch_size: int | None = Field(default=None, gt=0)
     learning_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     local_steps: int = Field(default=1, gt=0)
@@ -48,41 +48,43 @@ class UpdateFormat(BaseModel):
 
 
 @dataclass(frozen=True)
-class Captured:
+class CapturedUpdate:
     """One update as it was saved.
 
     Attributes:
-        name: of its file, or as its giver calls it.
+        name: of its file, or its key in a mapping.
         tensors: the user's parameter name → tensor.
-        sending: how it came about.
+        update_format: what the tensors are.
     """
 
     name: str
     tensors: Mapping[str, Tensor]
-    sending: UpdateFormat
+    update_format: UpdateFormat
 
 
 def read_updates(
-    given: Mapping[str, Mapping[str, Tensor]] | Path | Sequence[Path], sending: UpdateFormat
-) -> list[Captured]:
+    given: Mapping[str, Mapping[str, Tensor]] | Path | Sequence[Path], update_format: UpdateFormat
+) -> list[CapturedUpdate]:
     """Return the updates of a folder or of files, or those given as tensors by name.
 
-    A file's header may say otherwise than `sending` what is true of this update alone.
+    A file's header may override fields of `update_format` for this update.
 
     Raises:
-        UsageError: there is none, a file cannot be read, or its header says what cannot be.
+        UsageError: there is none, a file cannot be read, or its header is invalid.
     """
     if isinstance(given, Mapping):
-        return [Captured(name, tensors, sending) for name, tensors in given.items()]
+        return [CapturedUpdate(name, tensors, update_format) for name, tensors in given.items()]
     files = _files(given) if isinstance(given, Path) else list(given)
     captured = []
     for file in files:
-        tensors, notes = load_tensors(file, "update")
-        captured.append(Captured(file.stem, tensors, _noted(file, sending, notes)))
+        tensors, header = load_tensors(file, "update")
+        captured.append(
+            CapturedUpdate(file.stem, tensors, _overridden(update_format, header, file))
+        )
     names = [each.name for each in captured]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise UsageError(f"two updates are called {twice[0]!r}; rename one of the files")
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise UsageError(f"two updates are named {repeated[0]!r}; rename one of the files")
     return captured
 
 
@@ -90,46 +92,48 @@ def _files(folder: Path) -> list[Path]:
     if folder.is_file():
         return [folder]
     if not folder.is_dir():
-        raise UsageError(f"updates {folder} not found; name a folder of safetensors files, or one")
-    files = sorted(folder.glob("*.safetensors"), key=_naturally)
+        raise UsageError(
+            f"updates {folder} not found; give a folder of safetensors files, or one file"
+        )
+    files = sorted(folder.glob("*.safetensors"), key=_natural_order)
     if not files:
         raise UsageError(f"no update in {folder}: it holds no *.safetensors file")
     return files
 
 
-def _naturally(path: Path) -> list[tuple[int, str]]:
-    """Return a key by which `client-2` comes before `client-10`."""
+def _natural_order(path: Path) -> list[tuple[int, str]]:
+    """Return a sort key that puts `client-2` before `client-10`."""
     parts = re.split(r"(\d+)", path.stem)
     return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 
 
-def _noted(file: Path, sending: UpdateFormat, notes: Mapping[str, str]) -> UpdateFormat:
-    known = {name: value for name, value in notes.items() if name in UpdateFormat.model_fields}
+def _overridden(update_format: UpdateFormat, header: Mapping[str, str], file: Path) -> UpdateFormat:
+    known = {name: value for name, value in header.items() if name in UpdateFormat.model_fields}
     try:
-        return UpdateFormat.model_validate({**sending.model_dump(), **known})
+        return UpdateFormat.model_validate({**update_format.model_dump(), **known})
     except ValidationError as error:
         raise UsageError(f"the header of update {file}: {sentence(error)}") from None
 
 
-def as_gradient(captured: Captured, model: OwnModel, whole: Model) -> Update:
-    """Return an update as the harness has it: the gradient, or the sum of the steps' gradients.
+def as_gradient(captured: CapturedUpdate, model: SplitModel, original: Model) -> Update:
+    """Return an update in the harness's form: the gradient, or the sum of the steps' gradients.
 
     Args:
-        model: the shared model, cut.
-        whole: as the user gave it, whose names the update has.
+        model: the user's model, split.
+        original: the user's model as it was given, whose parameter names the update has.
 
     Raises:
-        UsageError: tensors are missing, unknown, of another shape, or not finite; or how far
-            weights moved is given without the learning rate.
+        UsageError: tensors are missing, unknown, of another shape, or not finite; or weights or
+            their difference come without the learning rate.
     """
-    sending, name = captured.sending, captured.name
-    if sending.kind != "gradient" and sending.learning_rate is None:
+    update_format, name = captured.update_format, captured.name
+    if update_format.kind != "gradient" and update_format.learning_rate is None:
         raise UsageError(
-            f"update {name!r} is a {sending.kind} of weights, whose scale is the learning rate's; "
-            f"say learning_rate"
+            f"update {name!r} is of kind {update_format.kind}, which scales with the learning "
+            f"rate; give learning_rate"
         )
     tensors = _unwrapped(captured.tensors, set(model.names.values()))
-    _check_names(name, tensors, model, whole)
+    _check_names(name, tensors, model, original)
     update: Update = {}
     for ours, theirs in model.names.items():
         value, parameter = tensors[theirs], model.get_parameter(ours)
@@ -144,34 +148,36 @@ def as_gradient(captured: Captured, model: OwnModel, whole: Model) -> Update:
                 f"leave the update out"
             )
         value = value.detach().to(parameter.device).to(parameter.dtype)
-        update[ours] = _per_rate(value, parameter, sending)
+        update[ours] = _summed_gradients(value, parameter, update_format)
     return update
 
 
-def _per_rate(value: Tensor, before: Tensor, sending: UpdateFormat) -> Tensor:
-    if sending.kind == "gradient":
+def _summed_gradients(value: Tensor, before: Tensor, update_format: UpdateFormat) -> Tensor:
+    if update_format.kind == "gradient":
         return value
-    moved = value if sending.kind == "difference" else value - before
-    assert sending.learning_rate is not None
-    return -moved / sending.learning_rate
+    moved = value if update_format.kind == "difference" else value - before
+    assert update_format.learning_rate is not None
+    return -moved / update_format.learning_rate
 
 
 def _unwrapped(tensors: Mapping[str, Tensor], known: set[str]) -> dict[str, Tensor]:
-    """Return tensors without what wrappers put before all of their names."""
+    """Return tensors by names without a wrapper's prefix."""
     for wrapper in WRAPPERS:
         if not known & set(tensors) and all(name.startswith(wrapper) for name in tensors):
             return {name.removeprefix(wrapper): value for name, value in tensors.items()}
     return dict(tensors)
 
 
-def _check_names(name: str, tensors: Mapping[str, Tensor], model: OwnModel, whole: Model) -> None:
+def _check_names(
+    name: str, tensors: Mapping[str, Tensor], model: SplitModel, original: Model
+) -> None:
     missing = [each for each in model.names.values() if each not in tensors]
     if missing:
         raise UsageError(
             f"update {name!r} lacks {_listed(missing)}, which the model trains; freeze what "
             f"clients do not train (requires_grad_(False)), or capture the whole update"
         )
-    module = whole if isinstance(whole, nn.Module) else whole.module()
+    module = original if isinstance(original, nn.Module) else original.module()
     other = {n for n, _ in [*module.named_parameters(), *module.named_buffers()]}
     extra = [each for each in tensors if each not in {*model.names.values(), *other}]
     if extra:
@@ -187,47 +193,55 @@ def _listed(names: Sequence[str]) -> str:
     return f"{shown} and {len(names) - 3} more tensors" if len(names) > 3 else f"tensor {shown}"
 
 
-def defense_parameters_of(sending: UpdateFormat, size: int, name: str) -> dict[str, Any] | None:
-    """Return the parameters of the defense `local_steps` that a client's steps are; None for one.
+def local_steps(update_format: UpdateFormat, size: int, name: str) -> PluginSpec | None:
+    """Return a client's local steps as the defense `local_steps`; None for a single step.
+
+    Args:
+        size: individuals in the batch.
+        name: of the update.
 
     Raises:
-        UsageError: the steps are no whole number of passes over the batch, or several of an
-            unknown learning rate.
+        UsageError: the steps are no whole number of passes over the batch, or there are several
+            and the learning rate is not known.
     """
-    batch = sending.local_batch or size
-    each = -(-size // batch)
-    if sending.local_steps % each:
+    batch, steps = update_format.local_batch or size, update_format.local_steps
+    per_pass = -(-size // batch)
+    if steps % per_pass:
         raise UsageError(
-            f"update {name!r}: {sending.local_steps} steps of {batch} individuals are no whole "
-            f"number of passes over {size}; one pass takes {each}"
+            f"update {name!r}: {steps} steps of {batch} individuals are no whole number of passes "
+            f"over {size}; one pass takes {per_pass}"
         )
-    if sending.local_steps == 1:
+    if steps == 1:
         return None
-    if sending.learning_rate is None:
+    if update_format.learning_rate is None:
         raise UsageError(
-            f"update {name!r} is of {sending.local_steps} local steps, which depend on the "
-            f"learning rate; say learning_rate"
+            f"update {name!r} is of {steps} local steps, which depend on the learning rate; give "
+            f"learning_rate"
         )
-    chosen = {} if batch >= size else {"batch": batch}
-    return {"epochs": sending.local_steps // each, **chosen}
+    smaller = {} if batch >= size else {"batch": batch}
+    return PluginSpec("local_steps", {"epochs": steps // per_pass, **smaller})
 
 
-def with_size(captured: Captured, of_truth: int | None) -> Captured:
+def with_batch_size(captured: CapturedUpdate, of_truth: int | None) -> CapturedUpdate:
     """Return an update whose batch size is known.
 
+    Args:
+        of_truth: individuals that the truth assigns to the update; None where it is not known.
+
     Raises:
-        UsageError: nobody says it, or the truth says otherwise.
+        UsageError: the batch size is not known, or the truth contradicts it.
     """
-    said = captured.sending.batch_size
-    size = of_truth or said
+    given = captured.update_format.batch_size
+    size = of_truth or given
     if size is None:
         raise UsageError(
-            f"the batch size of update {captured.name!r} is not known; say batch_size, or write "
+            f"the batch size of update {captured.name!r} is not known; give batch_size, or write "
             f"it into the file's header"
         )
-    if of_truth and said and of_truth != said:
+    if of_truth and given and of_truth != given:
         raise UsageError(
-            f"update {captured.name!r} is said to be of {said} individuals, but the truth names "
-            f"{of_truth} for it; correct batch_size or the truth's column `update`"
+            f"update {captured.name!r} has batch_size {given}, but the truth assigns {of_truth} "
+            f"individuals to it; correct batch_size or the truth's column `update`"
         )
-    return replace(captured, sending=captured.sending.model_copy(update={"batch_size": size}))
+    sized = captured.update_format.model_copy(update={"batch_size": size})
+    return replace(captured, update_format=sized)

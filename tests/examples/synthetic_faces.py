@@ -1,11 +1,11 @@
-"""What the examples share: a small model, and drawn people for its clients and for D_aux."""
+"""A small model, and synthetic faces for its clients and for D_aux, which the examples share."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from leakbench.auditing.audit import LabelledImages
+from leakbench import LabelledImages
 from leakbench.base.plugins import build
 from leakbench.base.registry import DATASETS
 
@@ -13,7 +13,7 @@ PROPERTIES = ("gender", "glasses")
 
 
 class Net(nn.Module):
-    """Says of a face of 32 px whether it wears a hat."""
+    """Classifies faces of 32 px by whether they wear a hat."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,19 +31,21 @@ class Net(nn.Module):
         return self.head(self.features(images))
 
 
-def drawn_people(count: int, first: int = 0) -> LabelledImages:
-    """Return drawn faces, each of another person, with two properties; the class is a hat.
+def synthetic_people(count: int, first: int = 0) -> LabelledImages:
+    """Return synthetic faces, each of a different person, with two properties.
+
+    The main-task class is whether the person wears a hat.
 
     Args:
-        first: as many people are left out before.
+        first: number of the first person.
     """
     dataset = build(DATASETS, "synthetic", {"individuals": first + count, "images_per_identity": 1})
-    drawn = dataset.load(None, 32)
+    faces = dataset.load(None, 32)
     rows = slice(first, first + count)
     return LabelledImages(
-        images=torch.from_numpy(drawn.images[rows].copy()).float() / 255,
-        labels=torch.from_numpy(drawn.attribute("hat")[rows]).long(),
-        identities=torch.from_numpy(drawn.identities[rows].copy()),
-        properties={name: torch.from_numpy(drawn.attribute(name)[rows]) for name in PROPERTIES},
+        images=torch.from_numpy(faces.images[rows].copy()).float() / 255,
+        labels=torch.from_numpy(faces.attribute("hat")[rows]).long(),
+        identities=torch.from_numpy(faces.identities[rows].copy()),
+        properties={name: torch.from_numpy(faces.attribute(name)[rows]) for name in PROPERTIES},
         names=[f"person {row}" for row in range(first, first + count)],
     )

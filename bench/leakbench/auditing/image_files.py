@@ -1,0 +1,121 @@
+"""Labelled images from a folder with a CSV file, or from a safetensors file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from leakbench.auditing.labelled_images import LabelledImages
+from leakbench.auditing.model_loading import load_tensors
+from leakbench.base.errors import UsageError
+from leakbench.base.seeds import seed_for
+from leakbench.data.images import inside
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PRESENT = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+
+
+def read_labelled_images(source: Path, size: int | None, role: str) -> LabelledImages:
+    """Return labelled images from a folder with a CSV file, or from a safetensors file.
+
+    The CSV file has a line for each image: a column `file`, those of `label`, `identity` and
+    `update` that are known, and a column for each property, 1 where it is present and 0 where it
+    is absent. The safetensors file has the tensors `images`, those of `labels` and `identities`
+    that are known, and one for each property.
+
+    Args:
+        size: height and width to which images are resized; None to leave them as they are.
+        role: `D_aux`, `the truth` or `the training data`, for messages.
+
+    Raises:
+        UsageError: something is missing or malformed.
+    """
+    if source.is_dir():
+        return _read_folder(source, size, role)
+    tensors, _ = load_tensors(source, role)
+    if "images" not in tensors:
+        raise UsageError(f"{role} {source} has no tensor 'images'")
+    return LabelledImages(
+        images=tensors.pop("images"),
+        labels=tensors.pop("labels", None),
+        identities=tensors.pop("identities", None),
+        properties=tensors,
+    )
+
+
+def _read_folder(folder: Path, size: int | None, role: str) -> LabelledImages:
+    import pandas as pd
+
+    tables = sorted(folder.glob("*.csv"))
+    if len(tables) != 1:
+        raise UsageError(
+            f"{role} {folder} must hold one CSV file beside the images, but holds {len(tables)}"
+        )
+    try:
+        table = pd.read_csv(tables[0], dtype=str, keep_default_na=False, skipinitialspace=True)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{tables[0]} cannot be read as CSV ({error})") from error
+    if "file" not in table or not len(table):
+        raise UsageError(f"{tables[0]} needs a column `file` and a line for each image")
+    files = [inside(folder, name, tables[0]) for name in table.pop("file")]
+    labels = _numbers(table, "label", tables[0])
+    identities = _identities(table)
+    updates = list(table.pop("update")) if "update" in table else None
+    images = [_image(file, size) for file in files]
+    sizes = {tuple(image.shape[1:]) for image in images}
+    if len(sizes) > 1:
+        raise UsageError(f"images in {folder} are of different sizes; give image_size")
+    return LabelledImages(
+        images=torch.stack(images),
+        properties={name: _presence(table, name, tables[0]) for name in table.columns},
+        labels=labels,
+        identities=identities,
+        updates=updates,
+        names=[file.relative_to(folder).as_posix() for file in files],
+    )
+
+
+def _numbers(table: pd.DataFrame, column: str, path: Path) -> Tensor | None:
+    if column not in table:
+        return None
+    try:
+        return torch.tensor([int(value) for value in table.pop(column)])
+    except ValueError as error:
+        raise UsageError(f"{path}, column `{column}`: {error}; write classes as 0, 1, …") from error
+
+
+def _identities(table: pd.DataFrame) -> Tensor | None:
+    """Return a number for each person, the same for the same name in any file."""
+    if "identity" not in table:
+        return None
+    return torch.tensor([seed_for("identity", str(name)) for name in table.pop("identity")])
+
+
+def _presence(table: pd.DataFrame, name: str, path: Path) -> Tensor:
+    values = [value.strip().lower() for value in table[name]]
+    first = next((value for value in values if value not in PRESENT), None)
+    if first is not None:
+        raise UsageError(
+            f"{path}, column `{name}`: {first!r} is not 1 or 0; write one of them for each image"
+        )
+    return torch.tensor([PRESENT[value] for value in values])
+
+
+def _image(file: Path, size: int | None) -> Tensor:
+    """Return one image in [0, 1], not cached: what is audited is private."""
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            whole = image.convert("RGB")
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise UsageError(f"image {file} cannot be decoded ({error})") from error
+    if size is not None:
+        whole = whole.resize((size, size), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(whole)).permute(2, 0, 1).float() / 255

@@ -1,0 +1,200 @@
+"""The parts of an audit's report, as data."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from leakbench.metrics.estimates import Estimate
+from leakbench.records.record import Metrics
+
+
+class ReportPart(BaseModel):
+    """A part of the report."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Answer(ReportPart):
+    """An attack's answer for one individual.
+
+    Attributes:
+        probabilities: of each property, in [0, 1]; inferred as present from ½ on.
+        right: whether each inference is correct, where the truth is known.
+        label: inferred main-task class.
+        certified: whether the attack claims to have the individual's feature exactly.
+        cosine: between the reconstructed and the true feature, where the truth is known.
+    """
+
+    probabilities: dict[str, float]
+    right: dict[str, bool] | None = None
+    label: int | None = None
+    certified: bool | None = None
+    cosine: float | None = None
+
+
+class Individual(ReportPart):
+    """One member of a batch.
+
+    Attributes:
+        name: of the individual, or the number of the answer where the truth is not known.
+        label, properties: the truth, where it is known.
+        answers: by attack.
+    """
+
+    name: str
+    label: int | None = None
+    properties: dict[str, bool] | None = None
+    answers: dict[str, Answer]
+
+
+class AuditedUpdate(ReportPart):
+    """One update.
+
+    Attributes:
+        size: individuals in it.
+        defense: under which it was sent, local steps included, `{"name": …, parameter: …}`.
+        captured: whether it was captured, or computed from the truth.
+        learning_rate: η of the client.
+        mismatch: distance of a captured update from the one that the truth gives.
+        individuals: of an update whose truth is not known, the answers in the order in which each
+            attack gives them: those of two attacks need not be of the same person.
+    """
+
+    name: str
+    size: int
+    defense: dict[str, Any]
+    captured: bool
+    learning_rate: float
+    truth_known: bool
+    mismatch: float | None
+    individuals: list[Individual]
+
+
+class AttackReport(ReportPart):
+    """The results of an attack or control; see `leakbench.auditing.attacking.Attacked`.
+
+    Attributes:
+        knows: the kinds of knowledge that it was given.
+        certified: features that it claims to have exactly; None where it cannot tell.
+    """
+
+    name: str
+    title: str
+    reference: str
+    note: str
+    control: bool
+    knows: list[str]
+    parameters: dict[str, Any]
+    refused: str
+    seconds: float
+    certified: int | None
+    metrics: Metrics | None
+    advantage: dict[str, Estimate]
+
+
+Outcome = Literal["leaks", "no leak", "undecided", "not applied"]
+"""Whether attacks still learn something; `undecided` where neither can be shown."""
+
+Reason = Literal[
+    "certified features",
+    "advantage",
+    "advantage excluded",
+    "attack not run",
+    "constant property",
+    "no interval",
+    "accurate baseline",
+    "wide interval",
+    "defense refused",
+]
+"""Why the outcome is what it is; see `Verdict`."""
+
+
+class Verdict(ReportPart):
+    """Whether the attacks learn something from updates under a defense.
+
+    Attributes:
+        reason: `leaks` because of certified features, or of an advantage over the blind control
+            whose interval is above 0. `no leak` because a relevant advantage is excluded.
+            `undecided` because an attack was not run, a property is the same for everybody, there
+            are too few batches for an interval, the blind control is so accurate that no relevant
+            advantage is possible, or the interval is too wide.
+        certified: exact features that attacks certify, less those that the truth shows false.
+        advantage: the one with the highest lower bound, if that is above 0.
+        bound: the highest upper bound of any advantage, at least 0; None where it is not known.
+        properties: that are the same for everybody, or that the blind control knows already.
+        baseline: the blind control's balanced accuracy in that property.
+        not_run: titles of attacks that were refused.
+    """
+
+    outcome: Outcome
+    reason: Reason
+    certified: int = 0
+    advantage: Estimate | None = None
+    bound: float | None = None
+    properties: list[str] = []
+    baseline: float | None = None
+    not_run: list[str] = []
+
+
+class DefenseReport(ReportPart):
+    """The attacks under a defense, and its cost; see `leakbench.auditing.defending.Defended`.
+
+    Attributes:
+        distortion: ‖what is sent − gradient‖ / ‖gradient‖.
+        utility: main-task accuracy of a model trained under it.
+        utility_cost: accuracy of the same training without it, less `utility`.
+        utility_not_measured: why there is no utility; empty if there is.
+        epsilon, delta: of that training.
+    """
+
+    name: str
+    parameters: dict[str, Any]
+    refused: str
+    individuals: int
+    left_out: int
+    attacks: list[AttackReport]
+    distortion: Estimate | None
+    utility: Estimate | None
+    utility_cost: Estimate | None
+    utility_not_measured: str
+    epsilon: float | None
+    delta: float | None
+    verdict: Verdict
+
+    @property
+    def label(self) -> str:
+        """The defense with its parameters: `gaussian (sigma = 0.01)`."""
+        parameters = ", ".join(f"{key} = {value}" for key, value in self.parameters.items())
+        return f"{self.name} ({parameters})" if parameters else self.name
+
+
+class AuxiliaryReport(ReportPart):
+    """D_aux: individuals, how many have a main-task label, and the shares of properties."""
+
+    individuals: int
+    labelled: int
+    properties: dict[str, float]
+
+
+class ModelReport(ReportPart):
+    """The audited model.
+
+    Attributes:
+        split: the submodule after which the head begins.
+        features: width of the deep feature.
+        classes: of the main task.
+        trained: entries of the update.
+        head, extractor: the user's names of the parameters on either side.
+        accuracy: main-task accuracy on the individuals of the truth.
+    """
+
+    name: str
+    split: str
+    features: int
+    classes: int
+    trained: int
+    extractor: list[str]
+    head: list[str]
+    accuracy: float | None

@@ -1,0 +1,188 @@
+"""The report from the results of an audit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+from leakbench.auditing.attacking import Attacked
+from leakbench.auditing.case import Case
+from leakbench.auditing.client_batches import Batch, KnownBatch
+from leakbench.auditing.defending import Defended
+from leakbench.auditing.findings import findings_of
+from leakbench.auditing.limitations import limitations_of
+from leakbench.auditing.report import Report
+from leakbench.auditing.report_parts import (
+    Answer,
+    AttackReport,
+    AuditedUpdate,
+    AuxiliaryReport,
+    DefenseReport,
+    Individual,
+    ModelReport,
+    Verdict,
+)
+from leakbench.auditing.sentences import sentence
+from leakbench.auditing.verdicts import verdict_on
+from leakbench.base.plugins import PluginSpec
+from leakbench.metrics.matching import match_individuals
+from leakbench.threat.attack import AttackResult
+
+
+def report_of(
+    case: Case,
+    attacked: Mapping[str, Attacked],
+    defended: Sequence[Defended],
+    name: str,
+    split: str,
+) -> Report:
+    """Return the report of an audit.
+
+    Args:
+        attacked: on all batches.
+        name, split: of the model.
+    """
+    updates = [_update(batch, number, attacked) for number, batch in enumerate(case.batches)]
+    attacks = [_attack(each) for each in attacked.values()]
+    defenses = [_defense(each) for each in defended]
+    findings = findings_of(updates, attacks, defenses)
+    auxiliary = case.server.auxiliary
+    assert auxiliary is not None
+    return Report(
+        leakbench=version("leakbench"),
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        model=_model(case, name, split),
+        threat=case.threat.model_dump(),
+        auxiliary=AuxiliaryReport(
+            individuals=len(auxiliary.labels),
+            labelled=int((auxiliary.labels >= 0).sum()),
+            properties={n: float(p.float().mean()) for n, p in auxiliary.properties.items()},
+        ),
+        findings=[sentence(finding) for finding in findings],
+        findings_as_data=findings,
+        limitations=limitations_of(case, updates, attacks, defenses),
+        attacks=attacks,
+        updates=updates,
+        defenses=defenses,
+    )
+
+
+def _model(case: Case, name: str, split: str) -> ModelReport:
+    model, space = case.model, case.server.feature_space
+    assert space is not None
+    return ModelReport(
+        name=name,
+        split=split,
+        features=space.features.shape[1],
+        classes=model.classes,
+        trained=sum(model.get_parameter(ours).numel() for ours in model.names),
+        extractor=[t for ours, t in model.names.items() if ours.startswith("extractor.")],
+        head=[t for ours, t in model.names.items() if ours.startswith("classifier.")],
+        accuracy=case.accuracy,
+    )
+
+
+def _attack(attacked: Attacked) -> AttackReport:
+    attack = attacked.attack
+    spec = PluginSpec.of(attack)
+    answered = [result for result in attacked.results if result is not None]
+    claims = [each.certified for each in answered if each.certified is not None]
+    return AttackReport(
+        name=spec.name,
+        title=attack.title,
+        reference=attack.reference,
+        note=attack.note,
+        control=attack.control,
+        knows=attacked.knowledge.names(),
+        parameters=dict(spec.parameters),
+        refused=attacked.refused,
+        seconds=attacked.seconds,
+        certified=sum(int(each.sum()) for each in claims) if claims else None,
+        metrics=attacked.metrics,
+        advantage=dict(attacked.advantage),
+    )
+
+
+def _defense(defended: Defended) -> DefenseReport:
+    attacks = [_attack(each) for each in defended.attacked.values()]
+    utility = defended.utility
+    not_applied = Verdict(outcome="not applied", reason="defense refused")
+    return DefenseReport(
+        name=defended.spec.name,
+        parameters=dict(defended.spec.parameters),
+        refused=defended.refused,
+        individuals=defended.individuals,
+        left_out=defended.left_out,
+        attacks=attacks,
+        distortion=defended.distortion,
+        utility=utility.accuracy,
+        utility_cost=utility.cost,
+        utility_not_measured=utility.not_measured,
+        epsilon=utility.epsilon,
+        delta=utility.delta,
+        verdict=not_applied if defended.refused else verdict_on(attacks),
+    )
+
+
+def _update(batch: Batch, number: int, attacked: Mapping[str, Attacked]) -> AuditedUpdate:
+    """Return an update with every attack's answers for its individuals; not the controls'."""
+    answers = {
+        name: _answers(batch, result)
+        for name, each in attacked.items()
+        if not each.attack.control and each.results and (result := each.results[number]) is not None
+    }
+    return AuditedUpdate(
+        name=batch.name,
+        size=batch.size,
+        defense=batch.defense.table(),
+        captured=batch.update is not None,
+        learning_rate=batch.learning_rate,
+        truth_known=isinstance(batch, KnownBatch),
+        mismatch=batch.mismatch if isinstance(batch, KnownBatch) else None,
+        individuals=[
+            _individual(batch, row, {name: of[row] for name, of in answers.items()})
+            for row in range(batch.size)
+        ],
+    )
+
+
+def _individual(batch: Batch, row: int, answers: dict[str, Answer]) -> Individual:
+    if not isinstance(batch, KnownBatch):
+        return Individual(name=f"individual {row + 1}", answers=answers)
+    return Individual(
+        name=batch.individuals[row],
+        label=int(batch.truth.labels[row]),
+        properties={name: bool(p[row]) for name, p in batch.truth.properties.items()},
+        answers=answers,
+    )
+
+
+def _answers(batch: Batch, result: AttackResult) -> list[Answer]:
+    """Return an attack's answers, in the order of the truth where it is known."""
+    if not isinstance(batch, KnownBatch):
+        return [_answer(result, row) for row in range(batch.size)]
+    order: list[int] = list(range(batch.size))
+    cosines: list[float | None] = [None] * batch.size
+    if result.features is not None:
+        rows, found = match_individuals(result.features, batch.truth.features)
+        order, cosines = rows.tolist(), found.tolist()
+    answers = []
+    for place, (row, cosine) in enumerate(zip(order, cosines, strict=True)):
+        answer = _answer(result, row)
+        right = {
+            name: (probability >= 0.5) == bool(batch.truth.properties[name][place])
+            for name, probability in answer.probabilities.items()
+        }
+        answers.append(answer.model_copy(update={"right": right, "cosine": cosine}))
+    return answers
+
+
+def _answer(result: AttackResult, row: int) -> Answer:
+    # Without features, labels are those of the batch, and of no individual in particular.
+    named = result.labels is not None and result.features is not None
+    return Answer(
+        probabilities={name: float(scores[row]) for name, scores in result.scores.items()},
+        label=int(result.labels[row]) if named and result.labels is not None else None,
+        certified=None if result.certified is None else bool(result.certified[row]),
+    )

@@ -1,0 +1,145 @@
+"""Findings and verdicts as text."""
+
+from __future__ import annotations
+
+from leakbench.auditing.findings import (
+    CertifiedFeatures,
+    ConstantProperty,
+    DefenseEffect,
+    Finding,
+    InferredProperty,
+    TruthUnknown,
+)
+from leakbench.auditing.intervals import MIN_GROUPS
+from leakbench.auditing.report_parts import Reason, Verdict
+from leakbench.auditing.verdicts import RELEVANT_ADVANTAGE
+from leakbench.metrics.estimates import Estimate
+
+
+def percent(estimate: Estimate | None, sign: bool = False) -> str:
+    """Return a share with its interval in percent.
+
+    >>> percent(Estimate(value=0.5, low=0.25, high=0.75))
+    '50.0 [25.0, 75.0]'
+    >>> percent(Estimate(value=0.5, low=None, high=None))
+    '50.0 (no interval)'
+    """
+    if estimate is None or estimate.value is None:
+        return "–"
+    plus = "+" if sign else ""
+    if estimate.low is None or estimate.high is None:
+        return f"{100 * estimate.value:{plus}.1f} (no interval)"
+    value, low, high = (
+        f"{100 * number:{plus}.1f}" for number in (estimate.value, estimate.low, estimate.high)
+    )
+    return f"{value} [{low}, {high}]"
+
+
+def sentence(finding: Finding) -> str:
+    """Return a finding as a sentence."""
+    match finding:
+        case CertifiedFeatures():
+            return _on_certificates(finding)
+        case TruthUnknown():
+            return (
+                "The truth is not known: the report shows what a server would believe of each "
+                "individual. How often it would be right cannot be said."
+            )
+        case InferredProperty():
+            return _on_property(finding)
+        case ConstantProperty():
+            return (
+                f"{finding.subject}: everybody or nobody has it, so that no accuracy can be given."
+            )
+        case DefenseEffect():
+            return _on_defenses(finding)
+
+
+def _on_certificates(finding: CertifiedFeatures) -> str:
+    false = ""
+    if finding.false is not None:
+        false = f"; of those whose truth is known, {finding.false} certificates are false"
+    return (
+        f"{finding.attack} certifies the exact deep feature of {finding.certified} of "
+        f"{finding.individuals} individuals{false}."
+    )
+
+
+def _on_property(finding: InferredProperty) -> str:
+    doubt = "" if finding.shown else ", which could be chance"
+    if finding.compared > 1:
+        doubt += f" (the best of {finding.compared} attacks, chosen afterwards: biased upwards)"
+    return (
+        f"{finding.subject}: {finding.attack} has a balanced accuracy of "
+        f"{percent(finding.accuracy)} %, the blind control {percent(finding.baseline)} %; its "
+        f"advantage is {percent(finding.advantage, sign=True)} points{doubt}."
+    )
+
+
+def _on_defenses(finding: DefenseEffect) -> str:
+    labels = ", ".join(finding.defenses)
+    match finding.effect:
+        case "stopped":
+            return f"Stopped by {labels}; {_cost(finding)}."
+        case "no leak":
+            return (
+                f"No leak under {labels}; but none was shown without a defense either, so that no "
+                f"defense can be said to stop one."
+            )
+        case "not stopped":
+            return f"Not stopped by {labels}."
+        case "undecided":
+            return (
+                f"Undecided under {labels}: a leak is neither shown nor excluded; the table of "
+                f"defenses gives the reason."
+            )
+
+
+def _cost(finding: DefenseEffect) -> str:
+    if finding.cheapest is None:
+        return "the utility cost was not measured"
+    return (
+        f"{finding.cheapest} has the least utility cost, {percent(finding.cost)} points of "
+        f"accuracy (chosen afterwards: slightly biased downwards)"
+    )
+
+
+def verdict_text(verdict: Verdict) -> str:
+    """Return a verdict as a cell of a table.
+
+    >>> verdict_text(Verdict(outcome="no leak", reason="advantage excluded", bound=0.05))
+    'no leak: an advantage of more than 5 points over blind is excluded'
+    """
+    if verdict.outcome == "not applied":
+        return "not applied"
+    text = f"{verdict.outcome}: {_reason(verdict)}"
+    if verdict.not_run:
+        text += f"; {' and '.join(verdict.not_run)} could not be run"
+    return text
+
+
+def _reason(verdict: Verdict) -> str:
+    properties = ", ".join(verdict.properties) or "every property"
+    texts: dict[Reason, str] = {
+        "certified features": f"{verdict.certified} exact features certified",
+        "advantage": f"{percent(verdict.advantage, sign=True)} points above blind",
+        "advantage excluded": (
+            f"an advantage of more than {_points(verdict.bound)} over blind is excluded"
+        ),
+        "attack not run": "no advantage shown, but not every attack was run",
+        "constant property": f"{properties} is the same for everybody",
+        "no interval": f"fewer than {MIN_GROUPS} batches, or people, give no interval",
+        "accurate baseline": (
+            f"blind is right in {100 * (verdict.baseline or 0.0):.1f} % of {properties}, so that "
+            f"no advantage of more than {_points(RELEVANT_ADVANTAGE)} is possible"
+        ),
+        "wide interval": (
+            f"no advantage shown, but up to {_points(verdict.bound)} are not excluded"
+        ),
+        "defense refused": "the defense cannot be applied",
+    }
+    return texts[verdict.reason]
+
+
+def _points(share: float | None) -> str:
+    return f"{100 * (share or 0.0):.0f} points"

@@ -1,0 +1,68 @@
+"""Whether attacks learn something: a verdict from their numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from leakbench.auditing.report_parts import AttackReport, Verdict
+
+RELEVANT_ADVANTAGE = 0.1
+"""Balanced accuracy above the blind control's that must be excluded before nothing leaks."""
+
+
+def verdict_on(attacks: Sequence[AttackReport]) -> Verdict:
+    """Return whether the attacks learn something.
+
+    Args:
+        attacks: with the controls.
+    """
+    refused = [a.title for a in attacks if a.refused and not a.control]
+    return _verdict(attacks).model_copy(update={"not_run": refused})
+
+
+def _verdict(attacks: Sequence[AttackReport]) -> Verdict:
+    ran = [a for a in attacks if not a.control and not a.refused]
+    certified = sum(_truly_certified(a) for a in ran)
+    if certified:
+        return Verdict(outcome="leaks", reason="certified features", certified=certified)
+    advantages = [each for a in ran for each in a.advantage.values()]
+    shown = [each for each in advantages if each.low is not None and each.low > 0]
+    if shown:
+        best = max(shown, key=lambda each: each.low or 0.0)
+        return Verdict(outcome="leaks", reason="advantage", advantage=best)
+    if (undecided := _undecidable(attacks)) is not None:
+        return undecided
+    bound = max(0.0, *(each.high for each in advantages if each.high is not None))
+    if bound > RELEVANT_ADVANTAGE:
+        return Verdict(outcome="undecided", reason="wide interval", bound=bound)
+    return Verdict(outcome="no leak", reason="advantage excluded", bound=bound)
+
+
+def _truly_certified(attack: AttackReport) -> int:
+    """Return the features that an attack certifies, less those that the truth shows false."""
+    certificates = attack.metrics.certificates if attack.metrics else None
+    false = certificates.false if certificates else 0
+    return max(0, (attack.certified or 0) - false)
+
+
+def _undecidable(attacks: Sequence[AttackReport]) -> Verdict | None:
+    """Return why no leak could be excluded, however small the advantages; None if one could."""
+    if any(a.refused and not a.control for a in attacks):
+        return Verdict(outcome="undecided", reason="attack not run")
+    advantages = [
+        (name, each) for a in attacks if not a.control for name, each in a.advantage.items()
+    ]
+    constant = sorted({name for name, each in advantages if each.value is None})
+    if constant or not advantages:
+        return Verdict(outcome="undecided", reason="constant property", properties=constant)
+    if any(each.low is None for _, each in advantages):
+        return Verdict(outcome="undecided", reason="no interval")
+    blind = next(a for a in attacks if a.name == "blind")
+    assert blind.metrics is not None
+    for name, _ in advantages:
+        own = blind.metrics.properties[name].balanced_accuracy.value
+        if own is not None and 1 - own <= RELEVANT_ADVANTAGE:
+            return Verdict(
+                outcome="undecided", reason="accurate baseline", properties=[name], baseline=own
+            )
+    return None
