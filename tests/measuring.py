@@ -1,8 +1,10 @@
-"""One cell, measured in this process."""
+"""One cell, measured in this process, and the comparison of two."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+import pytest
 
 from leakbench.base.plugins import build, parameters_of
 from leakbench.base.registry import ATTACKS
@@ -10,7 +12,7 @@ from leakbench.evaluation.measuring import measure
 from leakbench.evaluation.preparation import prepare
 from leakbench.experiments.cell import Cell, Setup
 from leakbench.experiments.resolved_cell import ResolvedCell
-from leakbench.records.record import Record
+from leakbench.records.record import Metrics, Record
 
 
 def measured(
@@ -27,3 +29,19 @@ def measured(
     )
     made = prepare(cell.setup, data_root, "cpu", lambda message: None)
     return measure(ResolvedCell.of(cell), made, lambda share: None)
+
+
+def assert_same_inference(found: Metrics, oracle: Metrics) -> None:
+    """Assert that two attacks infer the same of each individual: equal metrics of all properties.
+
+    Features that are equal up to rounding give Brier scores that are equal up to rounding.
+    """
+    assert list(found.properties) == list(oracle.properties)
+    for name, ours in found.properties.items():
+        theirs = oracle.properties[name]
+        decided = [each.model_copy(update={"brier_score": None}) for each in (ours, theirs)]
+        assert decided[0] == decided[1], name
+        assert ours.brier_score is not None and theirs.brier_score is not None
+        assert ours.brier_score.model_dump() == pytest.approx(
+            theirs.brier_score.model_dump(), abs=1e-5
+        )

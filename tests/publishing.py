@@ -147,7 +147,8 @@ def hostile_run(folder: Path) -> tuple[Path, Path]:
             "model": HOSTILE,
         }
     )
-    moved = replace(feature, cell=changed, key=changed.key(version_of(feature)))
+    resolved = replace(feature.resolved, cell=changed)
+    moved = replace(feature, resolved=resolved, key=changed.key(version_of(feature)))
     texts = {"device": HOSTILE, "versions": {HOSTILE: HOSTILE}, "knowledge": (HOSTILE,)}
     out = write_run(
         folder / "out",

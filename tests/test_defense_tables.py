@@ -97,7 +97,7 @@ def test_a_defense_in_a_table_gives_the_cell_of_its_name_and_parameters(
 
 def test_a_defense_without_a_name_is_refused(suite: str) -> None:
     Path(suite).write_text(SUITE.replace('{ name = "none" }', "{ sigma = 0.1 }"))
-    with pytest.raises(UsageError, match=r"suite small: .*'defense' names none; write \{ name = "):
+    with pytest.raises(UsageError, match=r"suite small: defense: .* has no name; write \{ name = "):
         suite_entries(suite)
 
 

@@ -23,7 +23,7 @@ from leakbench.federation.shared_model import SharedModel
 from leakbench.metrics.matching import match_individuals
 from leakbench.metrics.of_attacks import CERTIFIED
 from leakbench.threat.attack import AttackResult
-from measuring import measured
+from measuring import assert_same_inference, measured
 from planting import Planted, answer, planted, seen, server_of
 
 
@@ -255,4 +255,4 @@ def test_small_batches_are_level_with_the_oracle(small_setup: Setup) -> None:
     assert oracle is not None
     assert found.certificates is not None
     assert (found.certificates.share, found.certificates.false) == (1.0, 0)
-    assert found.properties == oracle.properties
+    assert_same_inference(found, oracle)
