@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from leakbench.attacks.feature import FeatureReconstruction
-from leakbench.experiments.suite import SuiteEntry
+from leakbench.experiments.expansion import SuiteEntry
 from leakbench.metrics.estimates import Estimate
 from leakbench.records.record import Cost, DefenseMetrics, Record
 from leakbench.records.store import Store

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from leakbench.experiments.expansion import SuiteEntry, expand
 from leakbench.experiments.overrides import override
-from leakbench.experiments.suite import SuiteEntry, expand, load_suite
+from leakbench.experiments.suite import load_suite
 from leakbench.metrics.estimates import Estimate
 from leakbench.records.measured import Measured
 from leakbench.records.record import Cost, Metrics, PropertyMetrics, Record

@@ -15,10 +15,12 @@ from leakbench.base.registry import DATASETS
 from leakbench.data.dataset import DataSet, Individuals
 from leakbench.datasets.synthetic import Synthetic
 from leakbench.evaluation.auxiliary import at_most, foreign_labels
-from leakbench.evaluation.preparation import EvaluationContext, check_available, prepare
+from leakbench.evaluation.loading import check_available
+from leakbench.evaluation.preparation import EvaluationContext, prepare
 from leakbench.experiments.cell import Cell, Setup
+from leakbench.experiments.expansion import SuiteEntry, expand
 from leakbench.experiments.resolved_cell import ResolvedCell
-from leakbench.experiments.suite import SuiteEntry, expand, load_suite
+from leakbench.experiments.suite import load_suite
 from leakbench.records.measured import Measured
 from leakbench.records.store import Store
 from leakbench.reports.rows import LAYOUTS, varying_settings

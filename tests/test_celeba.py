@@ -27,7 +27,7 @@ from leakbench.base.errors import UsageError
 from leakbench.base.registry import DATASETS
 from leakbench.data.dataset import Individuals
 from leakbench.datasets.celeba import CelebA
-from leakbench.evaluation.preparation import load_individuals
+from leakbench.evaluation.loading import load_individuals
 from leakbench.experiments.cell import Setup
 
 HEADER = (

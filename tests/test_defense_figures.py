@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from drawing import DEFENSES_BY_LEVEL, HEAD, LAMBDAS
 from leakbench.base.registry import DEFENSES
-from leakbench.experiments.suite import SuiteEntry
+from leakbench.experiments.expansion import SuiteEntry
 from leakbench.federation.defenses.none import NoDefense
 from leakbench.metrics.estimates import Estimate
 from leakbench.records.measured import Measured

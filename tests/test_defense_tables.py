@@ -13,7 +13,7 @@ from leakbench.base.errors import UsageError
 from leakbench.base.registry import DEFENSES
 from leakbench.experiments.defense_labels import defense_level, defense_name, defense_text
 from leakbench.experiments.descriptions import describe
-from leakbench.experiments.suite import SuiteEntry
+from leakbench.experiments.expansion import SuiteEntry
 from leakbench.federation.defenses.none import NoDefense
 from leakbench.metrics.estimates import Estimate
 from leakbench.records.measured import Measured

@@ -12,7 +12,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from drawing import SUITE, is_png, is_svg
-from leakbench.experiments.suite import SuiteEntry
+from leakbench.experiments.expansion import SuiteEntry
 from leakbench.metrics.estimates import Estimate
 from leakbench.records.measured import Measured
 from leakbench.records.record import Cost, Record

@@ -29,8 +29,8 @@ from leakbench.baselines.hybrid_capturing.training import Examples
 from leakbench.data.images import to_images
 from leakbench.evaluation.preparation import EvaluationContext, prepare
 from leakbench.experiments.cell import Setup
+from leakbench.experiments.expansion import SuiteEntry
 from leakbench.experiments.resolved_cell import ResolvedCell
-from leakbench.experiments.suite import SuiteEntry
 from leakbench.federation.shared_model import Normalise
 from leakbench.records.measured import Measured
 from leakbench.records.record import Record

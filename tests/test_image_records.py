@@ -21,8 +21,8 @@ from leakbench.evaluation.measuring import victim_batches
 from leakbench.evaluation.preparation import EvaluationContext, prepare
 from leakbench.evaluation.scoring import ScoringSetup, score
 from leakbench.experiments.cell import Cell, Setup
+from leakbench.experiments.expansion import SuiteEntry
 from leakbench.experiments.resolved_cell import ResolvedCell
-from leakbench.experiments.suite import SuiteEntry
 from leakbench.records.measured import Measured
 from leakbench.records.record import Cost, Record
 from leakbench.reports.details import details

@@ -34,9 +34,10 @@ from leakbench.base.registry import ATTACKS, MODELS
 from leakbench.evaluation.measuring import Exchange, infer, measure, victim_batches
 from leakbench.evaluation.preparation import prepare
 from leakbench.experiments.cell import Cell, Setup
+from leakbench.experiments.expansion import expand
 from leakbench.experiments.overrides import override
 from leakbench.experiments.resolved_cell import ResolvedCell
-from leakbench.experiments.suite import expand, load_suite
+from leakbench.experiments.suite import load_suite
 from leakbench.federation.client import client_update
 from leakbench.federation.defense import Defense
 from leakbench.federation.defenses.clipping import Clipping

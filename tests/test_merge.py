@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from leakbench.base.errors import UsageError
-from leakbench.experiments.suite import SuiteEntry
+from leakbench.experiments.expansion import SuiteEntry
 from leakbench.metrics.estimates import Estimate
 from leakbench.records.data_frame import results, write_results
 from leakbench.records.merge import merge

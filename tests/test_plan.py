@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from leakbench.base.choices import Redo
-from leakbench.evaluation.preparation import data_fingerprint
-from leakbench.experiments.suite import SuiteEntry
+from leakbench.evaluation.loading import data_fingerprint
+from leakbench.experiments.expansion import SuiteEntry
 from leakbench.metrics.estimates import Estimate
 from leakbench.records.record import ImageMetrics, Record
 from leakbench.records.store import Store

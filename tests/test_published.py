@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from leakbench.base.registry import ATTACKS
-from leakbench.experiments.suite import expand, load_suite, suite_names
+from leakbench.experiments.expansion import expand
+from leakbench.experiments.suite import load_suite, suite_names
 from leakbench.records.folder import read_records
 from leakbench.records.measured import Measured
 from leakbench.records.store import Store

@@ -21,7 +21,7 @@ from PIL import Image
 import leakbench.reports.site.folder
 from leakbench.attacks.feature import FeatureReconstruction
 from leakbench.base.registry import ATTACKS
-from leakbench.experiments.suite import SuiteEntry
+from leakbench.experiments.expansion import SuiteEntry
 from leakbench.records.folder import read_records
 from leakbench.records.record import Record
 from leakbench.reports.publishing import publish

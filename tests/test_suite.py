@@ -20,9 +20,10 @@ from leakbench.data.split import task_attributes
 from leakbench.datasets.synthetic import Synthetic
 from leakbench.experiments.cell import Cell
 from leakbench.experiments.descriptions import describe
+from leakbench.experiments.expansion import SuiteEntry, expand
 from leakbench.experiments.overrides import override
 from leakbench.experiments.plugin_catalogue import description
-from leakbench.experiments.suite import Suite, SuiteEntry, expand, load_suite, suite_names
+from leakbench.experiments.suite import Suite, load_suite, suite_names
 from leakbench.records.measured import Measured
 from leakbench.reports.rows import LAYOUTS, varying_settings
 from leakbench.reports.settings import settings

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from leakbench.base.errors import UsageError
-from leakbench.experiments.suite import SuiteEntry
+from leakbench.experiments.expansion import SuiteEntry
 from leakbench.records.record import Record
 from leakbench.records.store import Store
 from leakbench.sweep.events import CellDone, Event, Failed, Retrying, SharedDone, State

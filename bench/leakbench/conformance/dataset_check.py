@@ -14,7 +14,7 @@ from leakbench.base.plugins import build, parameters_of
 from leakbench.base.registry import DATASETS
 from leakbench.data.dataset import DataSet, Individuals
 from leakbench.data.split import IDENTITY_TASK, task_attributes
-from leakbench.evaluation.preparation import load_individuals
+from leakbench.evaluation.loading import load_individuals
 from leakbench.experiments.cell import Setup
 from leakbench.experiments.overrides import parameters_from
 

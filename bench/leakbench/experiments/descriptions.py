@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from leakbench.experiments.cell import Cell
 from leakbench.experiments.defense_labels import defense_text
-from leakbench.experiments.suite import SuiteEntry
+from leakbench.experiments.expansion import SuiteEntry
 
 
 def describe(entry: SuiteEntry) -> str:

@@ -12,6 +12,7 @@ from leakbench.base.errors import UsageError
 from leakbench.base.plugins import build, parameter_names
 from leakbench.base.registry import ATTACKS
 from leakbench.experiments.cell import Cell
+from leakbench.experiments.expansion import columns_of, having_parameter, known_parameters
 from leakbench.experiments.suite import (
     ATTACK_FIELDS,
     PLUGIN_FIELDS,
@@ -19,9 +20,6 @@ from leakbench.experiments.suite import (
     Group,
     GroupColumn,
     Suite,
-    columns_of,
-    having_parameter,
-    known_parameters,
 )
 
 

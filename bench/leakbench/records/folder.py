@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leakbench.base.errors import UsageError
+from leakbench.experiments.expansion import SuiteEntry
 from leakbench.experiments.resolved_cell import ResolvedCell
-from leakbench.experiments.suite import SuiteEntry
 from leakbench.metrics.catalogue import spec_of
 from leakbench.metrics.estimates import Estimate
 from leakbench.metrics.spec import Leaf, leaves

@@ -11,9 +11,11 @@ from rich.console import Console
 
 from leakbench.base.devices import check_precision, chosen_device, compute_reproducibly
 from leakbench.base.errors import UsageError
-from leakbench.evaluation.preparation import check_available, prepare
+from leakbench.evaluation.loading import check_available
+from leakbench.evaluation.preparation import prepare
+from leakbench.experiments.expansion import expand
 from leakbench.experiments.overrides import override
-from leakbench.experiments.suite import expand, load_suite
+from leakbench.experiments.suite import load_suite
 from leakbench.metrics.formatting import percent
 from leakbench.records.measured import Measured
 from leakbench.records.store import Store, no_record

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from leakbench.base.markdown import markdown_table
 from leakbench.experiments.descriptions import describe
-from leakbench.experiments.suite import expand, load_suite, suite_names
+from leakbench.experiments.expansion import expand
+from leakbench.experiments.suite import load_suite, suite_names
 from leakbench.records.folder import RecordFolder
 from leakbench.records.measured import Measured
 from leakbench.reports.settings import setting_lines

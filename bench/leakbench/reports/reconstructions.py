@@ -18,7 +18,7 @@ from leakbench.data.dataset import DataSet
 from leakbench.evaluation.measuring import Exchange, infer, victim_batches
 from leakbench.evaluation.preparation import EvaluationContext
 from leakbench.experiments.cell import Cell
-from leakbench.experiments.suite import SuiteEntry
+from leakbench.experiments.expansion import SuiteEntry
 from leakbench.metrics.matching import match_individuals
 from leakbench.records.measured import Measured
 from leakbench.reports.figures.canvas import DPI

@@ -8,7 +8,7 @@ from leakbench.data.split import task_attributes
 from leakbench.experiments.cell import Cell
 from leakbench.experiments.defense_labels import defense_level, defense_name
 from leakbench.experiments.descriptions import auxiliary_name, dataset_name, text_of
-from leakbench.experiments.suite import SuiteEntry
+from leakbench.experiments.expansion import SuiteEntry
 from leakbench.metrics.formatting import MISSING
 from leakbench.records.measured import Measured
 

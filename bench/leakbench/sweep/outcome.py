@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from leakbench.experiments.suite import SuiteEntry
+from leakbench.experiments.expansion import SuiteEntry
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Literal
 from leakbench.base.choices import Redo
 from leakbench.base.errors import UsageError
 from leakbench.experiments.cell import Cell
-from leakbench.experiments.suite import SuiteEntry
+from leakbench.experiments.expansion import SuiteEntry
 from leakbench.records.record import Record
 from leakbench.records.store import Stamp, Store
 
@@ -101,7 +101,7 @@ class _Fingerprints:
 
     def of(self, cell: Cell) -> str | None:
         """Return the fingerprint of the cell's data; None if they are not available."""
-        from leakbench.evaluation.preparation import check_available, data_fingerprint
+        from leakbench.evaluation.loading import check_available, data_fingerprint
 
         own = f"{cell.dataset} {cell.dataset_parameters} {cell.image_size}"
         key = f"{own} {cell.auxiliary_dataset} {cell.auxiliary_dataset_parameters}"

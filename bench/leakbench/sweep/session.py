@@ -10,10 +10,11 @@ from rich.console import Console
 
 from leakbench.base.devices import chosen_device, default_workers
 from leakbench.base.errors import UsageError
-from leakbench.evaluation.preparation import check_available
+from leakbench.evaluation.loading import check_available
 from leakbench.experiments.descriptions import describe
+from leakbench.experiments.expansion import SuiteEntry, expand
 from leakbench.experiments.overrides import override
-from leakbench.experiments.suite import SuiteEntry, expand, load_suite
+from leakbench.experiments.suite import load_suite
 from leakbench.records.store import Store
 from leakbench.sweep.console import first_line
 from leakbench.sweep.execution import measure_cells

@@ -9,8 +9,8 @@ from leakbench.base.plugins import PluginSpec
 from leakbench.base.seeds import digest
 from leakbench.experiments.cell import Cell, Setup
 from leakbench.experiments.descriptions import describe, text_of
+from leakbench.experiments.expansion import SuiteEntry
 from leakbench.experiments.resolved_cell import ResolvedCell
-from leakbench.experiments.suite import SuiteEntry
 from leakbench.threat.knowledge import Knowledge
 
 TRAINING_COST = 1 / 3

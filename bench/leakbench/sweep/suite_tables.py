@@ -8,8 +8,9 @@ from itertools import chain
 from pathlib import Path
 
 from leakbench.base.files import replacing
+from leakbench.experiments.expansion import SuiteEntry, expand
 from leakbench.experiments.overrides import override
-from leakbench.experiments.suite import SuiteEntry, expand, load_suite
+from leakbench.experiments.suite import load_suite
 from leakbench.records.measured import Measured
 from leakbench.records.store import Store, no_record
 from leakbench.reports.settings import settings

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from leakbench.base.errors import UsageError
 from leakbench.base.files import WriteError
 from leakbench.base.registry import ATTACKS
-from leakbench.experiments.suite import SuiteEntry
+from leakbench.experiments.expansion import SuiteEntry
 from leakbench.records.record import Record
 from leakbench.records.store import Stamp, Store
 from leakbench.sweep.claims import Claims

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leakbench.base.errors import UsageError
-from leakbench.evaluation.preparation import check_available, data_fingerprint
+from leakbench.evaluation.loading import check_available, data_fingerprint
 from leakbench.experiments.cell import Cell
+from leakbench.experiments.expansion import SuiteEntry
 from leakbench.experiments.resolved_cell import ResolvedCell
-from leakbench.experiments.suite import SuiteEntry
 from leakbench.metrics.lpips_weights import find_lpips_weights
 from leakbench.records.record import Record
 from leakbench.records.store import Store

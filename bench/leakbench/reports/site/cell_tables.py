@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from leakbench.experiments.cell import Cell
 from leakbench.experiments.defense_labels import defense_text
 from leakbench.experiments.descriptions import auxiliary_name, dataset_name, text_of
+from leakbench.experiments.expansion import SuiteEntry
 from leakbench.experiments.resolved_cell import ResolvedCell
-from leakbench.experiments.suite import SuiteEntry
 from leakbench.metrics.formatting import MISSING
 from leakbench.metrics.of_attacks import EXACT_SHARE
 from leakbench.metrics.of_properties import BALANCED_ACCURACY
