@@ -219,7 +219,7 @@ def test_a_cached_model_is_loaded_without_copies_of_the_clients_images(
     def refuse(*_: object) -> None:
         raise AssertionError("the clients' images were copied")
 
-    monkeypatch.setattr("leakbench.evaluation.preparation._client_data", refuse)
+    monkeypatch.setattr("leakbench.evaluation.shared_training._client_data", refuse)
     prepare(small_setup, None, "cpu", str)
 
 

@@ -13,7 +13,8 @@ from leakbench.base.cache import cache_folder
 from leakbench.base.errors import UsageError
 from leakbench.base.seeds import generator_for
 from leakbench.data.images import to_images
-from leakbench.evaluation import preparation
+from leakbench.evaluation import shared_training
+from leakbench.evaluation.loading import load_individuals
 from leakbench.evaluation.preparation import prepare
 from leakbench.experiments.cell import Setup
 from leakbench.federation.client import client_update
@@ -92,7 +93,7 @@ def prepared_weights(rounds: int, seed: int) -> Tensor:
 
 
 def test_training_goes_on_from_the_last_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preparation, "CHECKPOINT_EVERY", 2)
+    monkeypatch.setattr(shared_training, "CHECKPOINT_EVERY", 2)
     from_nothing = prepared_weights(5, seed=11)
     run = next((cache_folder() / "models").glob(f"{training_key(5, 11)}-cpu"))
     names = sorted(file.name for file in run.glob("*.safetensors"))
@@ -104,14 +105,14 @@ def test_training_goes_on_from_the_last_checkpoint(monkeypatch: pytest.MonkeyPat
         trained.append(rounds)
         train(model, clients, rounds, *settings)
 
-    monkeypatch.setattr(preparation, "train", spy)
+    monkeypatch.setattr(shared_training, "train", spy)
     assert torch.equal(prepared_weights(5, seed=11), from_nothing)
     assert trained == [range(4, 5)]
 
 
 def training_key(rounds: int, seed: int) -> str:
     of = setup(rounds, seed)
-    return of.training_key(preparation.load_individuals(of, None).fingerprint)
+    return of.training_key(load_individuals(of, None).fingerprint)
 
 
 def test_an_update_is_the_gradient_of_the_mean_over_the_batch() -> None:

@@ -27,7 +27,7 @@ from leakbench.evaluation.preparation import EvaluationContext
 from leakbench.evaluation.scoring import ScoringSetup, score
 from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.federation.batch_norm import batch_statistics, in_mode
-from leakbench.federation.client import Client, Update, gradient
+from leakbench.federation.client import Client, gradient
 from leakbench.federation.defense import Defense
 from leakbench.federation.shared_model import deep_features
 from leakbench.records.record import Cost, Record
@@ -191,13 +191,11 @@ def infer(
     context: EvaluationContext,
     progress: Progress,
     compiling: Compiling = "auto",
-    captured: Sequence[Update] | None = None,
 ) -> Answers:
     """Show victim batches to an attack; return its answers.
 
     Args:
         truths: the first of the cell's victim batches, or all of them.
-        captured: what was sent of each batch; None to let its client compute it.
 
     Raises:
         UsageError: an answer, or a model that it deploys, is malformed.
@@ -231,7 +229,7 @@ def infer(
             learning_rate=exchange.learning_rate,
             generator=exchange.defense_generator(number),
         )
-        sent = compute(client) if captured is None else captured[number]
+        sent = compute(client)
         if exchange.defense.name != "none":
             changes.append(distortion(sent, gradient(client)))
         wanted = Knowledge.STATISTICS in exchange.knowledge
