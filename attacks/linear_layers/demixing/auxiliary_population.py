@@ -1,4 +1,4 @@
-"""Individuals of D_aux as a layer sees them, from whom searches start."""
+"""Individuals of D_aux as a layer sees them, where searches start."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class InferredProperty(ReportPart):
 
 
 class ConstantProperty(ReportPart):
-    """A property that everybody has, or nobody."""
+    """A property that all individuals have, or none."""
 
     kind: Literal["constant property"] = "constant property"
     subject: str

@@ -90,7 +90,7 @@ def check_property(labelled: LabelledImages, role: str, name: str) -> None:
 
 
 def check_varies(labelled: LabelledImages, role: str, name: str) -> None:
-    """Refuse a property that everybody has, or nobody.
+    """Refuse a property that all individuals have, or none.
 
     Raises:
         UsageError: the property does not vary.

@@ -49,7 +49,7 @@ def sentence(finding: Finding) -> str:
             return _on_property(finding)
         case ConstantProperty():
             return (
-                f"{finding.subject}: everybody or nobody has it, so that no accuracy can be given."
+                f"{finding.subject}: all individuals have it, or none has, so no accuracy is given."
             )
         case DefenseEffect():
             return _on_defenses(finding)

@@ -19,7 +19,7 @@ from leakbench.threat.server import Auxiliary
 def other_people(
     individuals: Individuals, victims_set: Individuals, split: Split
 ) -> NDArray[np.int64]:
-    """Return the rows of another selection of the victims' data set whom no client or victim shows.
+    """Return the rows of identities that are neither clients' nor victims', in another selection.
 
     Only within one data set do equal numbers mean the same person.
     """

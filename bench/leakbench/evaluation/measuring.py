@@ -268,7 +268,7 @@ def victim_batches(
         )
     draw = generator_for("victims", context.setup.seed)
     shuffled = victims[torch.randperm(len(victims), generator=draw).numpy()]
-    # As many different people as there are: only then a second image of somebody.
+    # All identities once, before any identity a second time.
     rows = shuffled[_occurrence(context.individuals.identities[shuffled]).argsort(kind="stable")]
     rows = rows[:individuals]
     server = context.server

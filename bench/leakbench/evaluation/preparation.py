@@ -183,7 +183,7 @@ def _auxiliary(
     """Return D_aux, people set aside in the victims' data set or those of another, and its rows.
 
     Raises:
-        UsageError: nobody is left in it.
+        UsageError: no individual is left in it.
     """
     if foreign is None:
         source, rows, labels = individuals, split.auxiliary, split.labels

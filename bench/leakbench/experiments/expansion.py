@@ -116,7 +116,7 @@ def _refuse_two_in_one_place(name: str, entries: Iterable[SuiteEntry]) -> None:
 
 
 def _told_apart(titles: Mapping[str, str], columns: Iterable[str]) -> dict[str, str]:
-    """Return the columns' titles; those of the same title are told apart by their own names."""
+    """Return the columns' titles; columns with the same title are named by their own names."""
     chosen = {column: titles[column] for column in columns}
     return {c: t if list(chosen.values()).count(t) == 1 else c for c, t in chosen.items()}
 

@@ -7,20 +7,20 @@ from collections.abc import Iterable, Mapping
 KNOWLEDGE: Mapping[str, str] = {
     "model": "the shared model's weights in the attacked round",
     "update": "the victim's update, as the defense let it pass",
-    "labels": "the main-task labels of the victim batch, but not whose is which",
+    "labels": "the main-task labels of the victim batch, but not which individual has which",
     "auxiliary": "D_aux: images of other individuals, with their properties and main-task labels",
     "statistics": "mean and variance of the victim batch before every BatchNorm layer",
-    "outputs": "what models that the server itself trained and deployed answer on each victim",
-    "defense": "the clients' defense with its parameters, but nothing that they draw",
-    "candidates": "images of people of whom it asks whether they are in the batch",
+    "outputs": "the outputs, on each victim, of models that the server trained and deployed",
+    "defense": "the clients' defense with its parameters, but not its random draws",
+    "candidates": "images of individuals whose membership of the batch is in question",
     "features": "the victims' true deep features, which no server has",
 }
 """Name of a kind of knowledge, see `leakbench.threat.knowledge.Knowledge` → its description."""
 
 
 ADVERSARY = (
-    "The adversary is an honest-but-curious server. The batch size is always known. An attack "
-    "gets what it declares to need of what its cell grants, and nothing else."
+    "The adversary is an honest-but-curious server. The batch size is always known. Of what its "
+    "cell grants, an attack gets the knowledge that it declares, and nothing else."
 )
 
 
