@@ -26,7 +26,7 @@ GOOD = AttackResult(scores={"gender": torch.full((2,), 0.3), "glasses": torch.fu
 @pytest.mark.parametrize(
     ("answer", "named"),
     [
-        ([], "returned 0 inferences for 1"),
+        ([], "returned 0 results for 1"),
         (
             [replace(GOOD, scores={"gender": torch.full((2,), 0.5)})],
             "no scores for property 'glasses'",
@@ -47,8 +47,8 @@ GOOD = AttackResult(scores={"gender": torch.full((2,), 0.3), "glasses": torch.fu
         ([replace(GOOD, images=torch.rand(2, 3, 8, 8))], "images of shape"),
         ([replace(GOOD, images=torch.full((2, 3, 32, 32), torch.inf))], "NaN or infinity"),
         ([replace(GOOD, labels=torch.zeros(1))], "labels of shape"),
-        ([replace(GOOD, labels=torch.zeros(2))], "labels that are no classes"),
-        ([replace(GOOD, labels=torch.tensor([0, 99]))], "labels that are no classes"),
+        ([replace(GOOD, labels=torch.zeros(2))], "labels that are not classes"),
+        ([replace(GOOD, labels=torch.tensor([0, 99]))], "labels that are not classes"),
         ([None], "returned None, not an `AttackResult`"),
         ([replace(GOOD, scores={**GOOD.scores, "gender": [0.5, 0.5]})], "as list; return a tensor"),
         (

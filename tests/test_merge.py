@@ -117,7 +117,7 @@ def test_shards_are_a_partition_of_about_equal_work(cells: list[SuiteEntry]) -> 
 
 @pytest.mark.parametrize("text", ["", "0/3", "4/3", "1", "a/b", "1/0"])
 def test_what_is_no_shard_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="take I/N"):
+    with pytest.raises(UsageError, match=r"is not of the form I/N, from 1/N to N/N"):
         Shard.parse(text)
 
 
