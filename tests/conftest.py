@@ -7,14 +7,18 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import running
+from leakbench.attacks.feature import FeatureReconstruction
 from leakbench.cli.main import main
 from leakbench.conformance.setting import SETUP
 from leakbench.experiments.cell import Setup
+from leakbench.experiments.suite import Suite, load_suite
+from suite_files import PRESETS, SMALL
 
 collect_ignore = ["outside_package"]  # A package that other tests install.
 
@@ -90,3 +94,26 @@ def run(
         return int(left.value.code or 0), captured.out, captured.err
 
     return ran
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Any:
+    """Return a function that writes a suite file and returns its path."""
+
+    def written(text: str, name: str = "small") -> str:
+        path = tmp_path / f"{name}.toml"
+        path.write_text(text, encoding="utf-8")
+        return str(path)
+
+    return written
+
+
+@pytest.fixture
+def small(write: Any) -> Suite:
+    suite: Suite = load_suite(write(SMALL))[1]
+    return suite
+
+
+@pytest.fixture
+def presets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FeatureReconstruction, "presets", PRESETS)
