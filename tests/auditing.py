@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -105,3 +106,15 @@ def audited_with_truth() -> Report:
 
 def by_name(reports: Sequence[AttackReport]) -> dict[str, AttackReport]:
     return {report.name: report for report in reports}
+
+
+def stepped(model: Net, steps: int, rate: float) -> Net:
+    """The model after a client's steps."""
+    own, of = copy.deepcopy(model), people(4)
+    assert of.labels is not None
+    optimiser = torch.optim.SGD(own.parameters(), lr=rate)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        functional.cross_entropy(own(of.images), of.labels).backward()
+        optimiser.step()
+    return own

@@ -17,6 +17,7 @@ from auditing import (
     in_batches,
     net,
     people,
+    stepped,
 )
 from leakbench import Report
 from leakbench.auditing.findings import (
@@ -24,7 +25,6 @@ from leakbench.auditing.findings import (
     InferredProperty,
     TruthUnknown,
 )
-from test_audit_updates import stepped
 
 
 @pytest.fixture(scope="module", name="with_truth")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.nn import functional
 
-from auditing import Net, audited, gradient, gradients, in_batches, net, people
+from auditing import Net, audited, gradient, gradients, in_batches, net, people, stepped
 from leakbench.auditing.model_splitting import split_model
 from leakbench.auditing.updates import CapturedUpdate, UpdateFormat, as_gradient, read_updates
 from leakbench.base.errors import UsageError
@@ -28,18 +26,6 @@ def sent(tensors: Tensors, model: Net | None = None, **update_format: Any) -> di
     captured = CapturedUpdate("mine", tensors, UpdateFormat(**update_format))
     update = as_gradient(captured, shared, whole)
     return {shared.names[name]: value for name, value in update.items()}
-
-
-def stepped(model: Net, steps: int, rate: float) -> Net:
-    """The model after a client's steps."""
-    own, of = copy.deepcopy(model), people(4)
-    assert of.labels is not None
-    optimiser = torch.optim.SGD(own.parameters(), lr=rate)
-    for _ in range(steps):
-        optimiser.zero_grad()
-        functional.cross_entropy(own(of.images), of.labels).backward()
-        optimiser.step()
-    return own
 
 
 @pytest.mark.parametrize("kind", ["gradient", "difference", "weights"])

@@ -9,7 +9,7 @@ import torch
 
 from clients import client, constant_update, defense, flat, sent
 from leakbench.federation.client import gradient
-from leakbench.federation.defenses.sparsify import SMALL
+from leakbench.federation.defenses.sparsify import ZERO_RELIABILITY
 
 FRACTIONS = [0.5, 0.1, 0.07, 0.01, 1e-9]
 
@@ -61,7 +61,7 @@ def test_random_entries_differ_between_draws_and_are_evenly_spread() -> None:
 
 def test_entries_dropped_at_random_have_no_reliability_and_small_ones_little() -> None:
     update = {"w": torch.tensor([[0.0, 2.0], [-1e-9, 0.0]])}
-    for choice, zero in (("random", 0.0), ("largest", SMALL)):
+    for choice, zero in (("random", 0.0), ("largest", ZERO_RELIABILITY)):
         reliability = defense("sparsify", fraction=0.5, choice=choice).reliability(update, 1)["w"]
         torch.testing.assert_close(reliability, torch.tensor([[zero, 1], [1, zero]]))
     assert defense("sparsify", fraction=1.0).reliability(update, 1) == {}
