@@ -82,7 +82,7 @@ def refuse_real_individuals(cell: Cell, folder: Path) -> None:
     for parent in (place, *place.parents):
         if dataset.folder is not None and (parent == checkout or (parent / ".git").exists()):
             raise UsageError(
-                f"data set {cell.dataset!r} shows real individuals, which are not drawn into "
+                f"data set {cell.dataset!r} shows real individuals, who are not drawn into "
                 f"{folder} inside the work tree {parent}; pass --out with a folder outside of it"
             )
 
