@@ -57,6 +57,7 @@ class HonestButCurious(Attack):
         beta_x: β_x, the weight of the outputs' entropy.
     """
 
+    reconstructs_features = False
     title = "HCN"
     reference = (
         "Malekzadeh, Borovykh, Gündüz 2021, Honest-but-Curious Nets: Sensitive Attributes of "

@@ -21,6 +21,7 @@ class Prior(Attack):
     naming the majority class.
     """
 
+    reconstructs_features = False
     title = "Prior"
     reference = "control"
     control = True

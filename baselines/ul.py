@@ -52,6 +52,7 @@ class UnintendedLeakage(Attack):
             least one individual has it.
     """
 
+    reconstructs_features = False
     title = "UL"
     reference = (
         "Melis, Song, De Cristofaro, Shmatikov 2019, Exploiting Unintended Feature Leakage in "

@@ -238,6 +238,12 @@ def test_another_fallback_brings_its_own_parameters() -> None:
         ({"fallback": "igg"}, "'igg'.*ig"),
         ({"fallback": "newton_demixing"}, "both have a parameter 'fallback'; choose another"),
         ({"budget": 0}, "budget: input should be greater than 0"),
+        ({"fallback": "oracle"}, "'oracle', which needs to know features"),
+        ({"fallback": "hcn"}, "'hcn', which needs to know outputs"),
+        ({"fallback": "row_space"}, "'row_space', which needs to know candidates"),
+        ({"fallback": "ul"}, "'ul', which reconstructs no features"),
+        ({"fallback": "prior"}, "'prior', which reconstructs no features"),
+        ({"fallback": "idlg"}, "'idlg', which is defined up to B = 1 only"),
     ],
 )
 def test_a_fallback_that_cannot_be_is_refused(parameters: dict[str, Any], message: str) -> None:
@@ -256,12 +262,6 @@ def test_the_fallback_answers_for_whoever_is_not_found(small_setup: Setup) -> No
     assert found.metrics.certificates is not None
     assert found.metrics.certificates.share == 0
     assert found.metrics.label_accuracy is None
-
-
-def test_a_fallback_without_features_is_refused(small_setup: Setup) -> None:
-    idle = {"rounds": 0, "reflections": 0, "fallback": "prior"}
-    with pytest.raises(UsageError, match="'prior', which reconstructs no features; choose"):
-        measured(small_setup, None, "mask_demixing", idle, batch_size=4, individuals=8)
 
 
 def test_published_parameters_keep_their_keys() -> None:

@@ -224,3 +224,14 @@ def test_the_oracle_needs_the_features_granted_by_name(write: Any) -> None:
 def test_an_attack_that_guesses_labels_need_not_be_granted_them(small: Suite) -> None:
     found = cells(small, "grant=model,update,auxiliary", "attack.labels=counts")
     assert {cell.attack_parameters.get("labels") for cell in found} == {"counts", None}
+
+
+def test_a_fallback_is_set_before_its_parameters_whatever_their_order() -> None:
+    settings = ["attack.mask_demixing.tv=0.1", "attack.mask_demixing.fallback=ig"]
+    _, quick = load_suite("quick")
+    of_column = quick.attack["mask_demixing"]
+    assert override(quick, settings).attack["mask_demixing"].parameters == {
+        **of_column.parameters,
+        "tv": 0.1,
+        "fallback": "ig",
+    }

@@ -11,6 +11,7 @@ from leakbench.base.errors import UsageError
 from leakbench.base.plugins import FlatParameters, build, parameter_names, parameters_of
 from leakbench.base.registry import ATTACKS
 from leakbench.threat.attack import Attack, AttackResult, Progress
+from leakbench.threat.knowledge import Knowledge
 from leakbench.threat.observation import Observation
 from leakbench.threat.server import Server
 
@@ -28,6 +29,11 @@ class WithFallback(FlatParameters, Attack):
     def __post_init__(self) -> None:
         if self.fallback_parameters.get("reads") == "images":
             raise ValueError("reads must be features: this attack finds no images")
+        if unsuitable := _unsuitable(self.fallback_attack):
+            raise UsageError(
+                f"attack {self.name!r} cannot fall back on {self.fallback!r}, which {unsuitable}; "
+                f"choose another fallback, such as feature"
+            )
         common = {*self._own_names()} & {*parameter_names(type(self.fallback_attack))}
         if common:
             raise UsageError(
@@ -79,17 +85,41 @@ class WithFallback(FlatParameters, Attack):
         """Return the fallback's answers.
 
         Raises:
-            UsageError: it reconstructs no features.
+            UsageError: it declares that it reconstructs features, but does not.
         """
         if not observations:
             return []
         results = self.fallback_attack.infer(server, observations, progress)
         if any(result.features is None for result in results):
             raise UsageError(
-                f"attack {self.name!r} cannot fall back on {self.fallback!r}, which reconstructs "
-                f"no features; choose another fallback, such as feature"
+                f"attack {self.fallback!r} reconstructs no features; let it declare "
+                f"`reconstructs_features = False`, and choose another fallback, such as feature"
             )
         return results
+
+
+def _unsuitable(fallback: Attack) -> str | None:
+    """Return why an attack is no fallback for batches of any size; None if it is one."""
+    beyond = fallback.required_knowledge & ~ALLOWED
+    if beyond:
+        return f"needs to know {' and '.join(beyond.names())}"
+    if not fallback.reconstructs_features:
+        return "reconstructs no features"
+    if fallback.largest_batch is not None:
+        return f"is defined up to B = {fallback.largest_batch} only"
+    return None
+
+
+ALLOWED = (
+    Knowledge.MODEL
+    | Knowledge.UPDATE
+    | Knowledge.LABELS
+    | Knowledge.AUXILIARY
+    | Knowledge.STATISTICS
+    | Knowledge.DEFENSE
+)
+"""What a fallback may require: not the true features, and nothing that is asked of an attack before
+the batch is seen."""
 
 
 def _fallback(name: str, parameters: Mapping[str, Any]) -> Attack:

@@ -19,16 +19,16 @@ def defense_metrics(
     defense: Defense,
     distortions: Sequence[float],
     context: EvaluationContext,
-    say: Callable[[str], None],
+    on_status: Callable[[str], None],
 ) -> DefenseMetrics:
     """Return a defense's distortion, and the accuracy of a model that is trained under it here.
 
     Args:
         distortions: `distortion` of the update of each victim batch.
-        say: called with a short description of each step.
+        on_status: called with a short description of each long step.
     """
     seed = seed_for("bootstrap", context.setup.seed) % 2**32
-    utility, lost = _utility(defense, context, say, seed)
+    utility, lost = _utility(defense, context, on_status, seed)
     sizes = [len(rows) for rows in context.split.clients]
     # Of the client with the least data, whose individuals are sampled the most often.
     smallest = min(sizes)
@@ -45,14 +45,14 @@ def defense_metrics(
 
 
 def _utility(
-    defense: Defense, context: EvaluationContext, say: Callable[[str], None], seed: int
+    defense: Defense, context: EvaluationContext, on_status: Callable[[str], None], seed: int
 ) -> tuple[Estimate, Estimate]:
     """Return the accuracy under a defense, and by how much it is below the shared model's.
 
     Both answer for the same images, which makes the interval of the difference narrower.
     """
     victims = labelled_victims(context.individuals, context.split, context.device)
-    defended = main_task_hits(trained_under(defense, context, say), *victims)
+    defended = main_task_hits(trained_under(defense, context, on_status), *victims)
     hits, undefended = (each.cpu().double().numpy() for each in (defended, context.hits))
     identities = np.array(context.individuals.identities[context.split.victims])
     by_identity = Bootstrap([groups_of(identities)], seed)

@@ -53,13 +53,13 @@ def measure(
     progress: Progress,
     lpips_weights: Path | None = None,
     compiling: Compiling = "auto",
-    say: Callable[[str], None] = lambda _: None,
+    on_status: Callable[[str], None] = lambda _: None,
 ) -> Record:
     """Measure one cell in the context of its setup and return its record.
 
     Args:
         lpips_weights: a file of AlexNet's weights; without it images have no LPIPS.
-        say: receives a short text about each long step.
+        on_status: called with a short description of each long step.
 
     Raises:
         UsageError: the cell cannot be run as described, or the attack's answer is malformed.
@@ -86,7 +86,7 @@ def measure(
             lpips_weights,
             answers.outputs,
             answers.candidates,
-            defense_metrics(resolved.defense, answers.changes, context, say)
+            defense_metrics(resolved.defense, answers.changes, context, on_status)
             if answers.changes
             else None,
         ),

@@ -74,25 +74,25 @@ class EvaluationContext:
 
 
 def prepare(
-    setup: Setup, data_root: Path | None, device: str, say: Callable[[str], None]
+    setup: Setup, data_root: Path | None, device: str, on_status: Callable[[str], None]
 ) -> EvaluationContext:
     """Do, or find in the cache, all the work that cells of this setup share.
 
     Args:
-        say: told in a few words what is being done.
+        on_status: called with a short description of each long step.
 
     Raises:
         UsageError: data, main task, properties, model or split are not as they must be.
     """
-    say(f"loading {setup.dataset}")
+    on_status(f"loading {setup.dataset}")
     individuals = load_individuals(setup, data_root)
     foreign = load_auxiliary_individuals(setup, data_root)
     split = _split(individuals, setup)
     for name in setup.properties:
         individuals.attribute(name, "property")
     auxiliary, rows = _auxiliary(setup, individuals, split, foreign, device)
-    model = trained_model(setup, individuals, split, device, say)
-    say(f"reading D_aux of {setup.auxiliary_source}")
+    model = trained_model(setup, individuals, split, device, on_status)
+    on_status(f"reading D_aux of {setup.auxiliary_source}")
     data = fingerprint(individuals, foreign)
     weights = [tensor_digest(each) for each in model.state_dict().values()]
     trained = training_run(setup, individuals.fingerprint, device)
@@ -137,15 +137,17 @@ def _split(individuals: Individuals, setup: Setup) -> Split:
 
 
 def trained_under(
-    defense: Defense, context: EvaluationContext, say: Callable[[str], None]
+    defense: Defense, context: EvaluationContext, on_status: Callable[[str], None]
 ) -> SharedModel:
     """Return a model trained as long as the shared one, but under a defense; cached like it.
 
     Args:
-        say: told in a few words what is being done.
+        on_status: called with a short description of each long step.
     """
     setup, individuals, split = context.setup, context.individuals, context.split
-    return trained_model(setup, individuals, split, context.device, say, defense.client_part())
+    return trained_model(
+        setup, individuals, split, context.device, on_status, defense.client_part()
+    )
 
 
 def train_under(
@@ -153,7 +155,7 @@ def train_under(
     defense: PluginSpec,
     data_root: Path | None,
     device: str,
-    say: Callable[[str], None],
+    on_status: Callable[[str], None],
 ) -> None:
     """Train a setup's model under a defense, for `trained_under` to find in the cache.
 
@@ -162,7 +164,7 @@ def train_under(
     """
     individuals = load_individuals(setup, data_root)
     split = _split(individuals, setup)
-    trained_model(setup, individuals, split, device, say, defense.build(DEFENSES))
+    trained_model(setup, individuals, split, device, on_status, defense.build(DEFENSES))
 
 
 def labelled_victims(individuals: Individuals, split: Split, device: str) -> tuple[Tensor, Tensor]:

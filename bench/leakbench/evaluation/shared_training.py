@@ -39,13 +39,13 @@ def trained_model(
     individuals: Individuals,
     split: Split,
     device: str,
-    say: Callable[[str], None],
+    on_status: Callable[[str], None],
     defense: Defense | None = None,
 ) -> SharedModel:
     """Return the shared model after `setup.rounds`, trained from the latest cached checkpoint on.
 
     Args:
-        say: called with a description of the training before each part of it.
+        on_status: called with a short description of each long step.
         defense: that clients train under, if any.
 
     Raises:
@@ -69,7 +69,7 @@ def trained_model(
         start = reached or 0
         for stop in remaining:
             if stop > start:
-                say(
+                on_status(
                     f"training {setup.model} for {setup.main_task}{under}: round {start} of "
                     f"{setup.rounds}"
                 )

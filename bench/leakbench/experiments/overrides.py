@@ -28,14 +28,14 @@ def override(suite: Suite, settings: Iterable[str]) -> Suite:
 
     A key is a cell field or `attack.PARAMETER` (several values are swept),
     `attack.COLUMN.PARAMETER`, or `dataset.`, `model.` or `defense.` and a parameter.
-    `attack.preset` and `attack.COLUMN.preset` come first, whatever their place: other settings are
-    laid over a preset.
+    Presets and fallbacks (`attack.preset`, `attack.COLUMN.fallback`, …) come first, whatever their
+    place: other settings are laid over a preset, or are parameters of a fallback.
 
     Raises:
         UsageError: a setting is malformed or names nothing.
     """
     changed = suite.model_copy(deep=True)
-    for setting in sorted(settings, key=_names_no_preset):
+    for setting in sorted(settings, key=_precedence):
         key, equals, text = setting.partition("=")
         if not equals or not key:
             raise UsageError(f"--set {setting!r} is not of the form KEY=VALUE")
@@ -66,8 +66,10 @@ def override(suite: Suite, settings: Iterable[str]) -> Suite:
     return changed
 
 
-def _names_no_preset(setting: str) -> bool:
-    return re.match(r"attack\.([^=]*\.)?preset=", setting) is None
+def _precedence(setting: str) -> int:
+    """Return the place of a setting: presets, then fallbacks, which decide about parameters."""
+    first = re.match(r"attack\.(?:[^=]*\.)?(preset|fallback)=", setting)
+    return 2 if first is None else ("preset", "fallback").index(first[1])
 
 
 def _columns_named(suite: Suite, setting: str, column: str) -> list[str]:

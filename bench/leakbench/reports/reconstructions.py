@@ -88,12 +88,12 @@ def refuse_real_individuals(cell: Cell, folder: Path) -> None:
 
 
 def reconstruct(
-    cells: Sequence[SuiteEntry], context: EvaluationContext, say: Callable[[str], None]
+    cells: Sequence[SuiteEntry], context: EvaluationContext, on_status: Callable[[str], None]
 ) -> tuple[Tensor, list[Block]]:
     """Run the attacks among the cells on the first victim batch of each batch size.
 
     Args:
-        say: called with a short description of each step.
+        on_status: called with a short description of each long step.
 
     Returns:
         True images of the first individuals, shape (≤ 8, 3, size, size), and a block for each
@@ -108,7 +108,7 @@ def reconstruct(
         cell = entry.cell
         if entry.resolved.attack.control:
             continue
-        say(f"{entry.column}, B = {cell.batch_size}")
+        on_status(f"{entry.column}, B = {cell.batch_size}")
         together = entry.resolved.individuals_in_update
         truth = victim_batches(context, together, together)[0]
         exchange = Exchange.of(entry.resolved)

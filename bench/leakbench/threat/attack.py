@@ -73,6 +73,7 @@ class Attack(ABC):
         control: whether it is a control (a baseline or upper bound), not an attack.
         optional_knowledge: knowledge that it uses in addition if its cell grants it.
         largest_batch: the largest B for which it is defined; None if there is no limit.
+        reconstructs_features: whether its results hold a feature for each individual.
         presets: name → parameters, such as those of the paper.
         example_setup: fields of a setup for the conformance suite, if the default ones do not fit.
         example_parameters: parameters for the conformance suite, with which it runs in a second.
@@ -86,6 +87,7 @@ class Attack(ABC):
     control: ClassVar[bool] = False
     optional_knowledge: ClassVar[Knowledge] = Knowledge.NOTHING
     largest_batch: ClassVar[int | None] = None
+    reconstructs_features: ClassVar[bool] = True
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     example_setup: ClassVar[Mapping[str, Any]] = {}
     example_parameters: ClassVar[Mapping[str, Any]] = {}
