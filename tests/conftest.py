@@ -27,6 +27,7 @@ torch.set_num_threads(1)
 
 
 @pytest.hookimpl(trylast=True)
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out tests marked `nightly`, unless `-m` mentions them."""
     if "nightly" in config.option.markexpr:

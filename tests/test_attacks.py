@@ -79,6 +79,7 @@ def reconstruct(
     return match_gradients(client, attack.method(server), [victim], 4, lambda share: None)[0]
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.timeout(1_500)
 def test_dlg_recovers_half_of_ten_faces_on_its_own_network() -> None:

@@ -52,8 +52,19 @@ def test_a_plugin_that_mixes_victims_is_caught_with_any_number_of_threads(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", ["2", "8"])
-@pytest.mark.parametrize("name", ["ig", "gradinversion", "mask_demixing"])
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("ig", "2"),
+        ("ig", "8"),
+        ("gradinversion", "2"),
+        *(
+            pytest.param(name, count, marks=pytest.mark.nightly)
+            for name in ATTACKS.own()
+            for count in ("1", "2", "8")
+        ),
+    ],
+)
 def test_a_shipped_attack_conforms_where_there_are_several_threads(
     name: str, count: str, tmp_path: Path
 ) -> None:

@@ -102,7 +102,15 @@ def assert_same(found: list[Reconstruction], expected: list[Reconstruction]) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
+@pytest.mark.parametrize(
+    "attack",
+    [
+        # Compiling takes most of a minute each: every day the proposed attack.
+        pytest.param(attack, marks=() if attack.name == "feature" else pytest.mark.nightly)
+        for attack in ATTACKS
+    ],
+    ids=lambda attack: attack.name,
+)
 def test_an_attack_finds_the_same_compiled_or_not_alone_or_among_others(
     attack: GradientMatching,
 ) -> None:
@@ -114,6 +122,7 @@ def test_an_attack_finds_the_same_compiled_or_not_alone_or_among_others(
     assert_same(of.found("on", 1), expected[1:2])
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_behind_a_known_defense_it_finds_the_same_compiled_or_not() -> None:
     """With a mask of each victim's own."""

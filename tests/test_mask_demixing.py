@@ -135,10 +135,12 @@ def test_unknown_labels_of_d_aux_are_drawn() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("part", [5, pytest.param(1, marks=pytest.mark.nightly)])
 def test_no_certificate_is_false_over_ten_thousand_individuals(
+    part: int,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Easy cases, hard ones, and some in which not all can be found."""
+    """Easy cases, hard ones, and some in which not all can be found; every day a part of them."""
     rows = []
     for classes, units, individuals, batches in (
         (2, 128, 8, 250),
@@ -150,20 +152,31 @@ def test_no_certificate_is_false_over_ten_thousand_individuals(
         (8, 64, 32, 20),
     ):
         certified = false = exact = 0
-        for seed in range(batches):
+        seeds = range(0, batches, part)
+        for seed in seeds:
             batch = planted(individuals, classes, units, seed)
             (found,) = found_in([batch], budget(600, 64, rounds=20))
             cosines = best_cosines(found, batch.features) if len(found) else torch.empty(0)
             certified += int(found.certified.sum())
             false += int((cosines[found.certified] < CERTIFIED).sum())
             exact += int((cosines >= CERTIFIED).sum())
-        rows.append((classes, units, individuals, batches * individuals, exact, certified, false))
+        rows.append(
+            (
+                classes,
+                units,
+                individuals,
+                len(seeds) * individuals,
+                exact,
+                certified,
+                false,
+            )
+        )
     with capsys.disabled():
         print("\nK, m, B, individuals, exact, certified, false")
         print("\n".join(", ".join(map(str, row)) for row in rows))
     certified = sum(row[5] for row in rows)
-    assert sum(row[3] for row in rows) >= 10_000
-    assert certified >= 8_000
+    assert sum(row[3] for row in rows) >= 10_000 / part
+    assert certified >= 8_000 / part
     assert sum(row[6] for row in rows) == 0
 
 

@@ -187,10 +187,12 @@ def test_somebody_else_is_not_certified_alone() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("part", [5, pytest.param(1, marks=pytest.mark.nightly)])
 def test_no_certificate_is_false_over_ten_thousand_individuals(
+    part: int,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Smooth layers, output layers, layers on layers; easy cases and hard ones."""
+    """Smooth layers, output layers, layers on layers; easy cases and hard ones; daily a part."""
     rows = []
     for activation, layers, classes, units, individuals, batches in (
         ("gelu", 1, 2, 128, 16, 100),
@@ -203,20 +205,28 @@ def test_no_certificate_is_false_over_ten_thousand_individuals(
         ("leaky_relu", 1, 8, 128, 24, 60),
     ):
         certified = false = exact = 0
-        for seed in range(batches):
+        seeds = range(0, batches, part)
+        for seed in seeds:
             batch = planted(individuals, classes, units, seed, activation, layers)
             (found,) = found_in([batch], budget(300, 64, rounds=30))
             cosines = best_cosines(found, batch.features) if len(found) else torch.empty(0)
             certified += int(found.certified.sum())
             false += int((cosines[found.certified] < CERTIFIED).sum())
             exact += int((cosines[found.certain] >= CERTIFIED).sum())
-        of = (activation, layers, classes, units, individuals, batches * individuals)
+        of = (
+            activation,
+            layers,
+            classes,
+            units,
+            individuals,
+            len(seeds) * individuals,
+        )
         rows.append((*of, exact, certified, false))
     with capsys.disabled():
         print("\nactivation, hidden layers, K, m, B, individuals, exact, certified, false")
         print("\n".join(", ".join(map(str, row)) for row in rows))
-    assert sum(row[5] for row in rows) >= 10_000
-    assert sum(row[7] for row in rows) >= 9_000
+    assert sum(row[5] for row in rows) >= 10_000 / part
+    assert sum(row[7] for row in rows) >= 9_000 / part
     assert sum(row[8] for row in rows) == 0
 
 

@@ -86,6 +86,7 @@ def test_total_variation_agrees_where_the_border_is_black() -> None:
 STEPS, SEEDS = 4_000, 3
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.timeout(1_500)
 def test_ig_s_images_are_no_worse_than_breaching_s_from_the_same_starts() -> None:
