@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -58,7 +59,7 @@ class PluginSpec:
         return build(registry, self.name, self.parameters)
 
 
-class FlatParameters:
+class FlatParameters(ABC):
     """A plugin that holds other plugins, whose parameters stand beside its own.
 
     Cells, suites, `--set` and records know one flat list of parameters. A plugin that is composed
@@ -66,26 +67,26 @@ class FlatParameters:
     """
 
     @classmethod
+    @abstractmethod
     def flat_names(cls, given: Mapping[str, Any]) -> list[str]:
         """Return the names of all parameters, those of the plugins that it holds included.
 
         Args:
             given: some of the parameters, which may choose the plugins that it holds.
         """
-        raise NotImplementedError
 
     @classmethod
+    @abstractmethod
     def from_flat(cls, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Return the fields that flat parameters mean.
 
         Raises:
             UsageError: a parameter is unknown, or does not fit.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def to_flat(self) -> dict[str, Any]:
         """Return all parameters, as cells and records hold them."""
-        raise NotImplementedError
 
 
 def build(registry: Registry, name: str, parameters: Mapping[str, Any]) -> Any:
