@@ -15,9 +15,7 @@ from leakbench.attacks import mask_demixing
 from leakbench.attacks.feature import FeatureReconstruction
 from leakbench.attacks.ig import InvertingGradients
 from leakbench.attacks.linear_layers.demixing import reflections
-from leakbench.attacks.linear_layers.demixing.recovered import (
-    RecoveredIndividuals,
-)
+from leakbench.attacks.linear_layers.demixing.recovered import RecoveredIndividuals
 from leakbench.attacks.linear_layers.demixing.reflections import Reflections
 from leakbench.attacks.linear_layers.demixing.search_budget import SearchBudget
 from leakbench.attacks.linear_layers.demixing.victim_batch import VictimBatch
@@ -68,7 +66,7 @@ def test_of_two_who_share_a_mask_and_a_label_the_mean_is_not_certified(individua
 
 
 def test_a_search_that_finds_the_same_again_and_again_gives_up() -> None:
-    """Behind noise somebody weak stays uncertain."""
+    """Under noise an individual with a weak signal stays uncertain."""
     batch = planted(8)
     problem = batch.problem(VictimBatch(batch.changed(GaussianNoise(sigma=3e-4)), 8, 0))
     looks: list[float] = []

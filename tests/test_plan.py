@@ -17,7 +17,7 @@ from leakbench.sweep.events import SharedDone
 from leakbench.sweep.log import RunLog
 from leakbench.sweep.pending import select_cells
 from leakbench.sweep.plan import plan, plan_text
-from leakbench.sweep.rates import Rates, work_of
+from leakbench.sweep.rates import Rates
 from leakbench.sweep.steps import Prepare, steps_of
 from records import measured, suite_entries
 
@@ -78,7 +78,7 @@ def test_seconds_are_learnt_from_the_most_alike(quick: list[SuiteEntry]) -> None
     rates = Rates([measured(alike)], "cpu")
     assert rates.learnt_from == 1
     assert rates.seconds(steps[alike.key]) == pytest.approx(10.0)
-    expected = 10.0 * work_of(bigger.cell) / work_of(alike.cell)
+    expected = 10.0 * bigger.resolved.work / alike.resolved.work
     assert rates.seconds(steps[bigger.key]) == pytest.approx(expected)
     assert Rates([measured(alike)], "cuda").learnt_from == 0
 

@@ -7,9 +7,7 @@ from pathlib import Path
 from leakbench.base.errors import UsageError
 from leakbench.base.registry import DATASETS
 from leakbench.data.dataset import DataSet, Individuals
-from leakbench.evaluation.auxiliary import (
-    check_properties,
-)
+from leakbench.evaluation.auxiliary import check_properties
 from leakbench.experiments.cell import Setup
 
 

@@ -51,7 +51,7 @@ class Rates:
 
     def _learn(self, cell: Cell, seconds: float) -> None:
         try:
-            work = work_of(cell)
+            work = ResolvedCell.of(cell).work
         except UsageError:
             # Its plugin is not installed any more.
             return
@@ -64,15 +64,6 @@ class Rates:
         """Return the rate of the first kind with a measured cell."""
         known = next((kind for kind in kinds if self._work.get(kind)), None)
         return DEFAULT_RATE if known is None else self._seconds[known] / self._work[known]
-
-
-def work_of(cell: Cell) -> float:
-    """Return a cell's work, in gradient evaluations.
-
-    Raises:
-        UsageError: its attack or defense is unknown.
-    """
-    return ResolvedCell.of(cell).work
 
 
 def _kinds(cell: Cell) -> Iterator[tuple[object, ...]]:
