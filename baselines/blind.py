@@ -20,10 +20,11 @@ from leakbench.threat.server import Server
 class Blind(Attack):
     """Answers with the features of random individuals of D_aux, matched like any attack's.
 
-    Random-auxiliary baseline. Reconstructions are unordered and are matched to individuals by
-    feature, using the truth. That alone lifts accuracy above chance, and so do labels where the
-    main task is related to a property. Only what an attack achieves above this control is learnt
-    from the update.
+    Random-auxiliary baseline, in expectation: a cell measures many draws, since one draw varies by
+    two to four points. Reconstructions are unordered and are matched to individuals by feature,
+    using the truth. That alone lifts accuracy above chance, and so do labels where the main task is
+    related to a property. Only what an attack achieves above this control is learnt from the
+    update.
 
     Attributes:
         labels: `known` draws, for each label of the batch, an individual of D_aux that has it, the
@@ -33,6 +34,7 @@ class Blind(Attack):
     title = "Blind"
     reference = "control"
     control = True
+    least_runs = 64
 
     labels: Literal["known", "ignored"] = "known"
 

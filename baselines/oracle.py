@@ -23,6 +23,7 @@ class Oracle(Attack):
     title = "Oracle"
     reference = "control"
     control = True
+    is_random = False
 
     @property
     def required_knowledge(self) -> Knowledge:

@@ -21,6 +21,7 @@ class Prior(Attack):
     naming the majority class.
     """
 
+    is_random = False
     reconstructs_features = False
     title = "Prior"
     reference = "control"

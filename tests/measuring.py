@@ -28,7 +28,7 @@ def measured(
         setup.model_dump() | {"attack": attack, "attack_parameters": complete, **fields}
     )
     made = prepare(cell.setup, data_root, "cpu", lambda message: None)
-    return measure(ResolvedCell.of(cell), made, lambda share: None)
+    return measure(ResolvedCell.of(cell), [made], lambda share: None)
 
 
 def assert_same_inference(found: Metrics, oracle: Metrics) -> None:

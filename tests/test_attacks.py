@@ -283,7 +283,7 @@ def test_the_mode_of_a_cell_changes_its_update_and_its_key(small_setup: Setup) -
     assert cells[0].key(1) != cells[1].key(1)
     context = prepare(cells[0].setup, None, "cpu", lambda message: None)
     weights = {n: t.clone() for n, t in context.server.model.state_dict().items()}  # type: ignore[union-attr]
-    records = [measure(ResolvedCell.of(cell), context, lambda share: None) for cell in cells]
+    records = [measure(ResolvedCell.of(cell), [context], lambda share: None) for cell in cells]
     cosines = [r.metrics.feature_cosine.value for r in records]  # type: ignore[union-attr]
     assert cosines[0] != cosines[1]
     for name, tensor in context.server.model.state_dict().items():  # type: ignore[union-attr]

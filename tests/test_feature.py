@@ -155,7 +155,7 @@ def b1_cell(**fields: object) -> Cell:
 
 def measured(cell: Cell) -> Record:
     context = prepare(cell.setup, None, "cpu", lambda message: None)
-    return measure(ResolvedCell.of(cell), context, lambda share: None)
+    return measure(ResolvedCell.of(cell), [context], lambda share: None)
 
 
 @pytest.mark.slow

@@ -17,14 +17,14 @@ import pytest
 import torch
 
 from leakbench.base.errors import UsageError
-from leakbench.evaluation.measuring import victim_batches
+from leakbench.evaluation.measuring import standardisation_of, victim_batches
 from leakbench.evaluation.preparation import EvaluationContext, prepare
-from leakbench.evaluation.scoring import ScoringSetup, score
+from leakbench.evaluation.scoring import Run, ScoringSetup, score
 from leakbench.experiments.cell import Cell, Setup
 from leakbench.experiments.expansion import SuiteEntry
 from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.records.measured import Measured
-from leakbench.records.record import Cost, Record
+from leakbench.records.record import Cost, Metrics, Record
 from leakbench.reports.details import details
 from leakbench.threat.attack import AttackResult
 from leakbench.threat.observation import GroundTruth, Observation
@@ -66,7 +66,7 @@ def context(small_setup: Setup) -> EvaluationContext:
 
 @pytest.fixture(scope="module")
 def cell(small_setup: Setup) -> Cell:
-    return Cell(**small_setup.model_dump(), attack="oracle", batch_size=4, individuals=12)
+    return Cell(**small_setup.model_dump(), attack="oracle", batch_size=4, individuals=20)
 
 
 @pytest.fixture(scope="module")
@@ -89,10 +89,21 @@ def answers(truths: Sequence[GroundTruth], error: float = 0.0) -> list[AttackRes
     ]
 
 
+def scored(
+    context: EvaluationContext,
+    truths: Sequence[GroundTruth],
+    results: Sequence[AttackResult],
+    weights: Path | None = None,
+) -> Metrics:
+    """The metrics of one run."""
+    run = Run(truths, results, standardisation_of(context))
+    return score([run], ScoringSetup.of([context]), weights)
+
+
 def test_images_that_are_the_true_ones_are_perfect(
     truths: list[GroundTruth], cell: Cell, context: EvaluationContext, weights: Path
 ) -> None:
-    images = score(truths, answers(truths), ScoringSetup.of(context), weights).images
+    images = scored(context, truths, answers(truths), weights).images
     assert images is not None
     assert images.lpips is not None
     assert images.psnr.value == 100
@@ -104,7 +115,7 @@ def test_images_that_are_the_true_ones_are_perfect(
 def test_the_record_holds_the_mean_of_the_individuals_own_values(
     truths: list[GroundTruth], cell: Cell, context: EvaluationContext
 ) -> None:
-    found = score(truths, answers(truths, 0.04), ScoringSetup.of(context)).images
+    found = scored(context, truths, answers(truths, 0.04)).images
     assert found is not None
     # Errors of 0.04, 0.08, 0.12 and 0.16: two are below 0.1, which is 20 dB.
     expected = np.mean([-20 * np.log10(0.04 * i) for i in (1, 2, 3, 4)])
@@ -132,9 +143,9 @@ def test_images_are_matched_by_features_never_by_pixels(
             for result in results
         ]
 
-    straight = score(truths, results, ScoringSetup.of(context), weights)
-    assert score(truths, swapped(features=True), ScoringSetup.of(context), weights) == straight
-    misled = score(truths, swapped(features=False), ScoringSetup.of(context), weights)
+    straight = scored(context, truths, results, weights)
+    assert scored(context, truths, swapped(features=True), weights) == straight
+    misled = scored(context, truths, swapped(features=False), weights)
     assert straight.images is not None
     assert misled.images is not None
     assert straight.images.psnr.value is not None
@@ -150,7 +161,7 @@ def test_pixels_outside_of_the_range_are_clamped(
         replace(result, images=5 * (truth.images - 0.5))
         for result, truth in zip(answers(truths), black_and_white, strict=True)
     ]
-    images = score(black_and_white, beyond, ScoringSetup.of(context), weights).images
+    images = scored(context, black_and_white, beyond, weights).images
     assert images is not None
     assert images.lpips is not None
     assert images.psnr.value == 100
@@ -161,7 +172,7 @@ def test_an_attack_without_images_has_no_image_metrics(
     truths: list[GroundTruth], cell: Cell, context: EvaluationContext, weights: Path
 ) -> None:
     without = [replace(result, images=None) for result in answers(truths)]
-    assert score(truths, without, ScoringSetup.of(context), weights).images is None
+    assert scored(context, truths, without, weights).images is None
 
 
 def test_images_need_features_to_be_matched_by(
@@ -189,7 +200,7 @@ def reconstruction_table(
         cell=cell,
         attack_version=1,
         status="done",
-        metrics=score(truths, answer, ScoringSetup.of(context), file),
+        metrics=scored(context, truths, answer, file),
         cost=Cost(seconds=1, steps=1, peak_memory_mib=1),
     )
     assert Record.model_validate_json(record.model_dump_json()) == record

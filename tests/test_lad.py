@@ -183,6 +183,6 @@ def test_a_set_in_the_format_is_measured_end_to_end(tmp_path: Path) -> None:
         grant=("model", "update", "auxiliary", "labels", "features"),
     )
     context = prepare(cell.setup, tmp_path, "cpu", lambda message: None)
-    metrics = measure(ResolvedCell.of(cell), context, lambda share: None).metrics
+    metrics = measure(ResolvedCell.of(cell), [context], lambda share: None).metrics
     assert metrics is not None
     assert metrics.properties["wheel"].balanced_accuracy.value == 1

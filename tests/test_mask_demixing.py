@@ -218,9 +218,8 @@ def test_real_faces_are_found_exactly(data_root: Path, main_task: str) -> None:
     settings = ["rounds=20", "individuals=64", "batch_size=32", f"main_task={main_task}"]
     chosen = expand(name, override(suite, settings), ["attack=mask_demixing"])
     cell = next(p.cell for p in chosen if "labels" not in p.cell.grant)
-    found = measure(
-        ResolvedCell.of(cell), prepare(cell.setup, data_root, "cpu", lambda m: None), lambda s: None
-    )
+    context = prepare(cell.setup, data_root, "cpu", lambda m: None)
+    found = measure(ResolvedCell.of(cell), [context], lambda s: None)
     assert found.metrics is not None
     assert found.metrics.certificates is not None
     assert (found.metrics.certificates.share, found.metrics.certificates.false) == (1.0, 0)

@@ -43,8 +43,13 @@ HALF = Estimate(value=0.5, low=0.4, high=0.6)
 def whole_metrics() -> Metrics:
     """Metrics in which nothing is None."""
     return Metrics(
-        properties={"gender": all_alike(HALF).model_copy(update={"brier_score": HALF})},
+        properties={
+            "gender": all_alike(HALF).model_copy(
+                update={"brier_score": HALF, "swapped_balanced_accuracy": HALF}
+            )
+        },
         feature_cosine=HALF,
+        swapped_cosine=HALF,
         exact=HALF,
         certificates=Certificates(share=0.5, false=0),
         membership=Membership(auc=HALF, true_positive_rate=HALF),
@@ -57,6 +62,7 @@ def whole_metrics() -> Metrics:
             distortion=HALF, utility=HALF, utility_lost=HALF, epsilon=1.0, delta=0.1
         ),
         classes=2,
+        runs=6,
     )
 
 

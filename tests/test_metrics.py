@@ -138,6 +138,28 @@ def test_nominal_coverage_is_kept(batches: int, batch_size: int) -> None:
     assert 0.91 <= np.mean(held) <= 0.99
 
 
+def covered(batches: int, size: int, trials: int = 400) -> float:
+    """The share of intervals of a mean that hold the truth."""
+    draw = np.random.default_rng(3)
+    held = 0
+    for trial in range(trials):
+        skill = np.repeat(draw.normal(0.8, 0.05, batches).clip(0, 1), size)
+        right = (draw.random(batches * size) < skill).astype(float)
+        found = estimate_mean(right, [batches_of(batches, size)], seed=trial)
+        if found.low is None or found.high is None:
+            return 0.0
+        held += found.low <= 0.8 <= found.high
+    return held / trials
+
+
+def test_four_batches_get_no_interval_since_it_would_hold_the_truth_too_rarely(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert covered(4, 64) == 0
+    monkeypatch.setattr("leakbench.metrics.estimates.MIN_GROUPS", 2)
+    assert covered(4, 64) < 0.91
+
+
 def test_matching_undoes_any_order() -> None:
     true = torch.rand(32, 50)
     shuffled = torch.randperm(32)

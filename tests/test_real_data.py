@@ -39,7 +39,7 @@ def measured(data_root: Path, attack: str, **fields: object) -> Metrics:
         }
     )
     context = prepare(cell.setup, data_root, "cpu", lambda message: None)
-    metrics = measure(ResolvedCell.of(cell), context, lambda share: None).metrics
+    metrics = measure(ResolvedCell.of(cell), [context], lambda share: None).metrics
     assert metrics is not None
     return metrics
 

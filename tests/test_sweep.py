@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from leakbench.base.errors import UsageError
+from leakbench.experiments.cell import UTILITY_TRAININGS
 from leakbench.experiments.expansion import SuiteEntry
 from leakbench.records.record import Record
 from leakbench.records.store import Store
@@ -23,7 +24,7 @@ from leakbench.sweep.executor import (
     WorkerDied,
 )
 from leakbench.sweep.outcome import Limits, Outcome
-from leakbench.sweep.steps import Measure, Prepare, Step, TrainUnder, steps_of
+from leakbench.sweep.steps import Measure, Prepare, Step, Train, steps_of
 from leakbench.sweep.sweep import Sweep
 from records import measured, suite_entries
 
@@ -113,14 +114,17 @@ def test_shared_work_is_one_step_however_many_cells_need_it(quick: list[SuiteEnt
 def test_each_defense_is_trained_under_once() -> None:
     cells = list({cell.key: cell for cell in suite_entries("fig5")}.values())
     steps = steps_of(cells)
-    trained = [step.task for step in steps if isinstance(step.task, TrainUnder)]
-    told = [json.dumps(task.defense.table(), default=str) for task in trained]
+    trained = [step.task for step in steps if isinstance(step.task, Train)]
+    told = [json.dumps([t.setup.training, t.defense and t.defense.table()]) for t in trained]
     assert len(set(told)) == len(told)
+    assert {task.setup.training for task in trained} == set(range(UTILITY_TRAININGS))
     # What clients do by themselves: several clients' mean costs nothing.
-    assert {task.defense.name for task in trained}.isdisjoint({"none", "secure_aggregation"})
+    under = {task.defense.name for task in trained if task.defense}
+    assert under.isdisjoint({"none", "secure_aggregation"})
     for step in steps:
         if step.entry is not None and step.entry.cell.defense == "gaussian":
-            assert len(step.needs) == 2
+            # The preparation, two more trainings without the defense, and three with it.
+            assert len(step.needs) == 2 * UTILITY_TRAININGS
 
 
 def test_what_is_needed_comes_first_and_all_is_written(

@@ -148,7 +148,7 @@ def test_the_harness_hands_over_what_an_attack_declares_not_all_that_is_granted(
         individuals=4,
         grant=("model", "update", "auxiliary", "labels", "features"),
     )
-    measure(ResolvedCell.of(cell), context, lambda share: None)
+    measure(ResolvedCell.of(cell), [context], lambda share: None)
     server, first, _ = seen
     assert isinstance(server, Server)
     assert server.model is None
@@ -182,12 +182,12 @@ def test_only_an_adaptive_attack_sees_the_defense_and_none_its_random_draws(
         defense_parameters={"sigma": 0.01},
         grant=("model", "update", "auxiliary", "labels", *(["defense"] if known else [])),
     )
-    record = measure(ResolvedCell.of(cell), context, lambda share: None)
-    server, observations = seen
+    record = measure(ResolvedCell.of(cell), [context], lambda share: None)
+    server = seen[0]
     optional_knowledge = known and name != "blind"
     assert (server.defense is not None) == optional_knowledge
     assert ("defense" in record.knowledge) == optional_knowledge
-    everything = list(reachable([server, *observations]))
+    everything = list(reachable(seen))
     assert not any(isinstance(found, torch.Generator | Client) for found in everything)
     model = context.server.model
     assert model is not None
@@ -215,7 +215,7 @@ def test_to_know_that_there_is_no_defense_changes_nothing(
                     grant=grant,
                 )
             ),
-            context,
+            [context],
             lambda share: None,
         )
         for grant in (known, (*known, "defense"))

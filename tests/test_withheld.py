@@ -170,7 +170,7 @@ def test_behind_soteria_who_knows_it_has_features_that_the_static_attack_has_not
     cosines = []
     for granted in (grant, (*grant, "defense")):
         cell = Cell.model_validate(small_setup.model_dump() | fields | {"grant": granted})
-        metrics = measure(ResolvedCell.of(cell), context, lambda share: None).metrics
+        metrics = measure(ResolvedCell.of(cell), [context], lambda share: None).metrics
         assert metrics is not None
         assert metrics.certificates is not None
         assert metrics.certificates.false == 0

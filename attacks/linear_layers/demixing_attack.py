@@ -218,6 +218,7 @@ def combined(
         loss=None if fallback is None else fallback.loss,
         steps=0 if fallback is None else fallback.steps,
         restarts=0 if fallback is None else fallback.restarts,
+        compiled=None if fallback is None else fallback.compiled,
         diverged=fallback is not None and fallback.diverged,
     )
 

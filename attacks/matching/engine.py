@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -113,4 +114,5 @@ def _attack(search: Search, compiles: bool, progress: Progress) -> list[Reconstr
     while search.runs:
         search.step()
         progress(search.share_done)
-    return search.best_of_each_victim()
+    ran_compiled = step.fast is not None
+    return [replace(best, compiled=ran_compiled) for best in search.best_of_each_victim()]

@@ -223,5 +223,6 @@ class GradientMatching(Attack):
             loss=found.loss,
             steps=found.steps,
             restarts=found.restarts,
+            compiled=found.compiled,
             diverged=found.diverged,
         )

@@ -140,6 +140,7 @@ class Reconstruction:
         steps: gradient evaluations spent on the victim, all runs together.
         restarts: how often a run was started afresh.
         diverged: whether no iterate of the best run was better than its first.
+        compiled: whether the steps ran compiled.
     """
 
     images: Tensor
@@ -148,3 +149,4 @@ class Reconstruction:
     steps: int
     restarts: int
     diverged: bool
+    compiled: bool = False

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from leakbench.auditing.intervals import enough_for_intervals, without_intervals
 from leakbench.base.seeds import seed_for
-from leakbench.evaluation.scoring import groupings_of, match_all, ordered_scores
+from leakbench.evaluation.matched import Matched
+from leakbench.evaluation.scoring import groupings_of
 from leakbench.metrics.classification import balanced_accuracy
 from leakbench.metrics.estimates import Estimate, Weights, estimate
+from leakbench.metrics.standardisation import Standardisation
 from leakbench.threat.attack import AttackResult
 from leakbench.threat.observation import GroundTruth
 
@@ -20,6 +21,7 @@ def advantages(
     truths: Sequence[GroundTruth],
     results: Sequence[AttackResult],
     blind: Sequence[AttackResult],
+    standardise: Standardisation,
     seed: int,
 ) -> dict[str, Estimate]:
     """Return, by property, an attack's balanced accuracy less the blind control's.
@@ -29,16 +31,17 @@ def advantages(
 
     Args:
         results, blind: of the attack and of the control, for each batch.
+        standardise: features, by which individuals are matched.
     """
     if not truths:
         return {}
-    both = [(answers, match_all(truths, answers)[0]) for answers in (results, blind)]
+    both = [Matched.of(truths, answers, standardise) for answers in (results, blind)]
     groupings = groupings_of(truths)
     bootstrap_seed = seed_for("bootstrap", seed) % 2**32
     found = {}
     for name in truths[0].properties:
         present = torch.cat([truth.properties[name] for truth in truths]).numpy()
-        own, control = (ordered_scores(answers, orders, name) for answers, orders in both)
+        own, control = (answers.scores[name] for answers in both)
 
         def difference(
             weights: Weights,
@@ -52,4 +55,4 @@ def advantages(
             return above
 
         found[name] = estimate(difference, groupings, bootstrap_seed)
-    return found if enough_for_intervals(truths) else without_intervals(found)
+    return found

@@ -9,14 +9,13 @@ from leakbench.auditing.advantage import advantages
 from leakbench.auditing.case import Case
 from leakbench.auditing.client_batches import Batch, KnownBatch
 from leakbench.auditing.client_defense import NO_DEFENSE
-from leakbench.auditing.intervals import enough_for_intervals, without_intervals
 from leakbench.auditing.observing import answer, granted_knowledge
 from leakbench.base.choices import Compiling
 from leakbench.base.errors import UsageError
 from leakbench.base.plugins import PluginSpec
 from leakbench.base.registry import ATTACKS
 from leakbench.base.seeds import digest
-from leakbench.evaluation.scoring import score
+from leakbench.evaluation.scoring import Run, score
 from leakbench.metrics.estimates import Estimate
 from leakbench.records.record import Metrics
 from leakbench.threat.attack import Attack, AttackResult, check_batch_size
@@ -102,7 +101,11 @@ def attack_all(
         else replace(
             each,
             advantage=advantages(
-                truths, _of_known(batches, each.results)[1], control, case.threat.seed
+                truths,
+                _of_known(batches, each.results)[1],
+                control,
+                case.standardise,
+                case.threat.seed,
             ),
         )
         for name, each in done.items()
@@ -132,9 +135,7 @@ def _attacked(
     truths, of_known = _of_known(batches, results)
     metrics = None
     if truths:
-        metrics = score(truths, of_known, case.scoring)
-        if not enough_for_intervals(truths):
-            metrics = without_intervals(metrics)
+        metrics = score([Run(truths, of_known, case.standardise)], case.scoring)
     return Attacked(
         attack=attack,
         knowledge=knowledge,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -23,6 +24,7 @@ from leakbench.base.errors import UsageError
 from leakbench.evaluation.preparation import feature_space
 from leakbench.evaluation.scoring import ScoringSetup
 from leakbench.federation.shared_model import deep_features, main_task_hits
+from leakbench.metrics.standardisation import Standardisation
 from leakbench.threat.server import Auxiliary, Server
 
 MIN_IDENTITIES = 3
@@ -55,6 +57,12 @@ class Case:
     def known_batches(self) -> list[KnownBatch]:
         """The batches whose truth is known."""
         return [batch for batch in self.batches if isinstance(batch, KnownBatch)]
+
+    @cached_property
+    def standardise(self) -> Standardisation:
+        """The standardisation of deep features by D_aux's."""
+        assert self.server.feature_space is not None
+        return Standardisation.of(self.server.feature_space.features)
 
     @property
     def scoring(self) -> ScoringSetup:

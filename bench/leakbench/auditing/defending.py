@@ -12,7 +12,6 @@ from leakbench.auditing.attacking import Attacked, attack_all
 from leakbench.auditing.case import Case
 from leakbench.auditing.client_batches import KnownBatch
 from leakbench.auditing.client_defense import NO_DEFENSE, build_defense, combined_defense
-from leakbench.auditing.intervals import MIN_GROUPS, without_intervals
 from leakbench.auditing.training import FederatedTraining, Training
 from leakbench.auditing.utility import Utility, utility_measure
 from leakbench.base.choices import Compiling
@@ -121,8 +120,7 @@ def _checked(case: Case, spec: PluginSpec) -> Defense:
 
 def _mean_distortion(distortions: Sequence[float]) -> Estimate:
     each_batch = [np.arange(len(distortions))]
-    mean = metrics.estimate_mean(np.array(distortions), each_batch, seed_for("bootstrap") % 2**32)
-    return mean if len(distortions) >= MIN_GROUPS else without_intervals(mean)
+    return metrics.estimate_mean(np.array(distortions), each_batch, seed_for("bootstrap") % 2**32)
 
 
 def _aggregated(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from leakbench.auditing.intervals import MIN_GROUPS
 from leakbench.auditing.report_contents import ReportContents
 from leakbench.auditing.sentences import percent, verdict_text
 from leakbench.auditing.verdicts import RELEVANT_ADVANTAGE
+from leakbench.metrics.estimates import MIN_GROUPS
 
 
 def html_page(report: ReportContents) -> str:

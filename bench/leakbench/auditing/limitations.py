@@ -8,8 +8,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from leakbench.auditing.case import Case
-from leakbench.auditing.intervals import MIN_GROUPS, enough_for_intervals
+from leakbench.auditing.intervals import enough_for_intervals
 from leakbench.auditing.report_parts import AttackReport, AuditedUpdate, DefenseReport
+from leakbench.metrics.estimates import MIN_GROUPS
 
 ROUNDING = 0.01
 """Relative distance up to which an update is that of its truth, apart from rounding."""

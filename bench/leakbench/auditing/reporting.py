@@ -27,6 +27,7 @@ from leakbench.auditing.sentences import sentence
 from leakbench.auditing.verdicts import verdict_on
 from leakbench.base.plugins import PluginSpec
 from leakbench.metrics.matching import match_individuals
+from leakbench.metrics.standardisation import Standardisation
 from leakbench.threat.attack import AttackResult
 
 
@@ -43,7 +44,10 @@ def report_of(
         attacked: on all batches.
         name, split: of the model.
     """
-    updates = [_update(batch, number, attacked) for number, batch in enumerate(case.batches)]
+    updates = [
+        _update(batch, number, attacked, case.standardise)
+        for number, batch in enumerate(case.batches)
+    ]
     attacks = [_attack(each) for each in attacked.values()]
     defenses = [_defense(each) for each in defended]
     findings = findings_of(updates, attacks, defenses)
@@ -125,10 +129,12 @@ def _defense(defended: Defended) -> DefenseReport:
     )
 
 
-def _update(batch: Batch, number: int, attacked: Mapping[str, Attacked]) -> AuditedUpdate:
+def _update(
+    batch: Batch, number: int, attacked: Mapping[str, Attacked], standardise: Standardisation
+) -> AuditedUpdate:
     """Return an update with every attack's answers for its individuals; not the controls'."""
     answers = {
-        name: _answers(batch, result)
+        name: _answers(batch, result, standardise)
         for name, each in attacked.items()
         if not each.attack.control and each.results and (result := each.results[number]) is not None
     }
@@ -158,14 +164,16 @@ def _individual(batch: Batch, row: int, answers: dict[str, Answer]) -> Individua
     )
 
 
-def _answers(batch: Batch, result: AttackResult) -> list[Answer]:
+def _answers(batch: Batch, result: AttackResult, standardise: Standardisation) -> list[Answer]:
     """Return an attack's answers, in the order of the truth where it is known."""
     if not isinstance(batch, KnownBatch):
         return [_answer(result, row) for row in range(batch.size)]
     order: list[int] = list(range(batch.size))
     cosines: list[float | None] = [None] * batch.size
     if result.features is not None:
-        rows, found = match_individuals(result.features, batch.truth.features)
+        rows, found = match_individuals(
+            standardise(result.features), standardise(batch.truth.features)
+        )
         order, cosines = rows.tolist(), found.tolist()
     answers = []
     for place, (row, cosine) in enumerate(zip(order, cosines, strict=True)):

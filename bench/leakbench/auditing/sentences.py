@@ -10,10 +10,9 @@ from leakbench.auditing.findings import (
     InferredProperty,
     TruthUnknown,
 )
-from leakbench.auditing.intervals import MIN_GROUPS
 from leakbench.auditing.report_parts import Reason, Verdict
 from leakbench.auditing.verdicts import RELEVANT_ADVANTAGE
-from leakbench.metrics.estimates import Estimate
+from leakbench.metrics.estimates import MIN_GROUPS, Estimate
 
 
 def percent(estimate: Estimate | None, sign: bool = False) -> str:

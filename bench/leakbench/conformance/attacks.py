@@ -253,7 +253,7 @@ def can_be_measured(trial: AttackTrial) -> None:
             "grant": trial.attack.required_knowledge.names(),
         }
     )
-    record = measure(ResolvedCell.of(cell), context, lambda _: None, compiling="off")
+    record = measure(ResolvedCell.of(cell), [context], lambda _: None, compiling="off")
     text = record.model_dump_json()
     try:
         again = Record.model_validate_json(text).model_dump_json()

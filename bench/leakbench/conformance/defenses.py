@@ -15,7 +15,7 @@ from leakbench.conformance.declarations import DECLARATIONS, refuse_empty
 from leakbench.conformance.global_state import fingerprints, refuse_moved, seeded
 from leakbench.conformance.setting import prepared_with
 from leakbench.evaluation.measuring import victim_batches
-from leakbench.evaluation.preparation import trained_under
+from leakbench.evaluation.preparation import model_for_utility
 from leakbench.federation.client import Client, Update, gradient
 from leakbench.federation.defense import Defense, Stage
 
@@ -148,7 +148,8 @@ def lets_a_model_be_trained(trial: DefenseTrial) -> None:
             f"{trial} says that one client by itself is {own.clients}; return from "
             f"`client_part` the part that a client does alone, or None"
         )
-    model = trained_under(own, prepared_with({}, trial.device), lambda _: None)
+    context = prepared_with({}, trial.device)
+    model = model_for_utility(context.setup, own, context, lambda _: None)
     if not all(bool(weight.isfinite().all()) for weight in model.state_dict().values()):
         raise FindingError(
             f"{trial} trains a model to NaN or infinity in a few rounds; weaken its "

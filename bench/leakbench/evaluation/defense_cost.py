@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from leakbench.base.seeds import seed_for
-from leakbench.evaluation.preparation import EvaluationContext, labelled_victims, trained_under
+from leakbench.evaluation.preparation import (
+    EvaluationContext,
+    labelled_victims,
+    model_for_utility,
+)
+from leakbench.experiments.cell import Setup, utility_setups
 from leakbench.federation.client import Update
 from leakbench.federation.defense import Defense
 from leakbench.federation.shared_model import main_task_hits
@@ -47,16 +54,25 @@ def defense_metrics(
 def _utility(
     defense: Defense, context: EvaluationContext, on_status: Callable[[str], None], seed: int
 ) -> tuple[Estimate, Estimate]:
-    """Return the accuracy under a defense, and by how much it is below the shared model's.
+    """Return the accuracy under a defense, and by how much it is below that without.
 
-    Both answer for the same images, which makes the interval of the difference narrower.
+    Both are means over pairs of trainings. The two of a pair start from the same weights, take
+    their batches in the same order, and are tested on the same images: so the difference varies far
+    less than each of them.
     """
+    setups = utility_setups(context.setup)
     victims = labelled_victims(context.individuals, context.split, context.device)
-    defended = main_task_hits(trained_under(defense, context, on_status), *victims)
-    hits, undefended = (each.cpu().double().numpy() for each in (defended, context.hits))
+
+    def hits(setup: Setup, under: Defense | None) -> Tensor:
+        return main_task_hits(model_for_utility(setup, under, context, on_status), *victims)
+
+    pairs = [[hits(setup, under) for under in (defense, None)] for setup in setups]
+    defended, undefended = (
+        torch.stack(each).cpu().double().numpy() for each in zip(*pairs, strict=True)
+    )
     identities = np.array(context.individuals.identities[context.split.victims])
-    by_identity = Bootstrap([groups_of(identities)], seed)
-    return by_identity.mean(hits), by_identity.mean(undefended - hits)
+    by_identity = Bootstrap([groups_of(identities)], seed, np.arange(len(setups)))
+    return by_identity.mean(defended), by_identity.mean(undefended - defended)
 
 
 def distortion(sent: Update, plain: Update) -> float:

@@ -7,7 +7,7 @@ import resource
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -24,13 +24,14 @@ from leakbench.base.seeds import generator_for, seed_for
 from leakbench.data.images import to_images
 from leakbench.evaluation.defense_cost import defense_metrics, distortion
 from leakbench.evaluation.preparation import EvaluationContext
-from leakbench.evaluation.scoring import ScoringSetup, score
+from leakbench.evaluation.scoring import Run, ScoringSetup, score
 from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.federation.batch_norm import batch_statistics, in_mode
 from leakbench.federation.client import Client, gradient
 from leakbench.federation.defense import Defense
 from leakbench.federation.shared_model import deep_features
-from leakbench.records.record import Cost, Record
+from leakbench.metrics.standardisation import Standardisation
+from leakbench.records.record import Cost, Environment, Record
 from leakbench.threat.attack import (
     Attack,
     AttackResult,
@@ -49,15 +50,16 @@ from leakbench.threat.validation import check_results
 
 def measure(
     resolved: ResolvedCell,
-    context: EvaluationContext,
+    contexts: Iterable[EvaluationContext],
     progress: Progress,
     lpips_weights: Path | None = None,
     compiling: Compiling = "auto",
     on_status: Callable[[str], None] = lambda _: None,
 ) -> Record:
-    """Measure one cell in the context of its setup and return its record.
+    """Measure one cell in the contexts of its setups and return its record.
 
     Args:
+        contexts: of `cell.setups`, one for each training. They are asked for one after the other.
         lpips_weights: a file of AlexNet's weights; without it images have no LPIPS.
         on_status: called with a short description of each long step.
 
@@ -67,45 +69,105 @@ def measure(
     cell, attack = resolved.cell, resolved.attack
     check_grant(attack, Knowledge.parse(cell.grant))
     check_batch_size(attack, resolved.individuals_in_update)
-    truths = victim_batches(context, resolved.individuals_in_update, cell.individuals)
-    if context.device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats()
-    answers = infer(attack, truths, Exchange.of(resolved), context, progress, compiling)
-    results = answers.results
-    diverged = [result.diverged for result in results]
+    measured: list[Measurement] = []
+    known: list[EvaluationContext] = []
+    for number, context in enumerate(contexts):
+        known.append(context)
+        if not number and context.device.startswith("cuda"):
+            torch.cuda.reset_peak_memory_stats()
+        measured += _measurements(
+            resolved, context, part_of(progress, number, cell.trainings), compiling
+        )
+    results = [result for each in measured for result in each.run.results]
+    distortions = [value for each in measured for value in each.distortions]
+    first = known[0]
     return Record(
         key=resolved.key,
         cell=cell,
         attack_version=attack.version,
-        status="diverged" if all(diverged) else "done",
+        status="diverged" if all(result.diverged for result in results) else "done",
         knowledge=tuple(resolved.knowledge.names()),
         metrics=score(
-            truths,
-            results,
-            ScoringSetup.of(context),
+            [each.run for each in measured],
+            ScoringSetup.of(known),
             lpips_weights,
-            answers.outputs,
-            answers.candidates,
-            defense_metrics(resolved.defense, answers.changes, context, on_status)
-            if answers.changes
+            defense_metrics(resolved.defense, distortions, first, on_status)
+            if distortions
             else None,
         ),
         cost=Cost(
-            seconds=answers.seconds,
+            seconds=sum(each.seconds for each in measured) / len(measured),
             steps=float(np.mean([result.steps for result in results])),
             restarts=float(np.mean([result.restarts for result in results])),
-            peak_memory_mib=_peak_memory_mib(context.device),
+            peak_memory_mib=_peak_memory_mib(first.device),
         ),
-        fingerprint=context.fingerprint,
-        versions={
-            "leakbench": version("leakbench"),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "torchmetrics": version("torchmetrics"),
-        },
-        device=context.device,
+        fingerprint=first.fingerprint,
+        versions={"leakbench": version("leakbench"), "python": platform.python_version()}
+        | {name: version(name) for name in LIBRARIES},
+        environment=Environment(
+            compiled=_compiled(results),
+            threads=torch.get_num_threads(),
+        ),
+        device=first.device,
     )
+
+
+LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "torchmetrics")
+"""Libraries whose versions may change a number."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A run of an attack on all victim batches, and what it cost.
+
+    Attributes:
+        run: to be scored.
+        distortions: of the update of each victim batch; none without a defense.
+        seconds: that the attack took.
+    """
+
+    run: Run
+    distortions: list[float]
+    seconds: float
+
+
+def _measurements(
+    resolved: ResolvedCell, context: EvaluationContext, progress: Progress, compiling: Compiling
+) -> Iterator[Measurement]:
+    """Yield the runs of a cell on one training of the shared model."""
+    cell = resolved.cell
+    truths = victim_batches(context, resolved.individuals_in_update, cell.individuals)
+    standardise = standardisation_of(context)
+    for number in range(resolved.runs):
+        answers = infer(
+            resolved.attack,
+            truths,
+            Exchange.of(resolved, context.setup.training, number),
+            context,
+            part_of(progress, number, resolved.runs),
+            compiling,
+        )
+        run = Run(
+            truths=truths,
+            results=answers.results,
+            standardise=standardise,
+            training=context.setup.training,
+            outputs=answers.outputs,
+            candidates=answers.candidates,
+        )
+        yield Measurement(run, answers.changes, answers.seconds)
+
+
+def standardisation_of(context: EvaluationContext) -> Standardisation:
+    """Return the standardisation by the features that D_aux has under a context's model."""
+    assert context.server.feature_space is not None
+    return Standardisation.of(context.server.feature_space.features)
+
+
+def _compiled(results: Iterable[AttackResult]) -> bool | None:
+    """Return whether any of an attack's steps ran compiled; None where there are none."""
+    known = [result.compiled for result in results if result.compiled is not None]
+    return any(known) if known else None
 
 
 @dataclass(frozen=True)
@@ -131,9 +193,15 @@ class Exchange:
     seed: int
 
     @classmethod
-    def of(cls, resolved: ResolvedCell) -> Self:
-        """Return the exchange that a cell describes."""
+    def of(cls, resolved: ResolvedCell, training: int = 0, number: int = 0) -> Self:
+        """Return the exchange that a cell describes, in one of its runs.
+
+        Args:
+            training: of the shared model.
+            number: of the run on this training.
+        """
         cell = resolved.cell
+        first = (training, number) == (0, 0)
         return cls(
             knowledge=resolved.knowledge,
             batch_size=cell.batch_size,
@@ -141,7 +209,7 @@ class Exchange:
             learning_rate=cell.learning_rate,
             defense=resolved.defense,
             precision=cell.precision,
-            seed=cell.seed,
+            seed=cell.seed if first else seed_for("run", cell.seed, training, number),
         )
 
     def attack_seed(self, attack: Attack, number: int) -> int:

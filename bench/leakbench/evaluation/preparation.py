@@ -56,7 +56,6 @@ class EvaluationContext:
         individuals: the whole data set of clients and victims.
         split: who is client, auxiliary, victim.
         server: all that the server could know; attacks get what their cell grants.
-        hits: whether the shared model gives each victim's image its class, shape (victims,).
         main_task: accuracy on the victims' images, share of the most frequent class, and share of
             D_aux that has a main-task label.
         fingerprint: of the data set, or of both; see `fingerprint`.
@@ -67,7 +66,6 @@ class EvaluationContext:
     individuals: Individuals
     split: Split
     server: Server
-    hits: Tensor
     main_task: dict[str, float]
     fingerprint: str
     device: str
@@ -114,7 +112,6 @@ def prepare(
         individuals=individuals,
         split=split,
         server=server,
-        hits=hits,
         main_task={
             "accuracy": hits.float().mean().item(),
             "most_frequent_class": (torch.bincount(labels).max() / len(labels)).item(),
@@ -136,35 +133,42 @@ def _split(individuals: Individuals, setup: Setup) -> Split:
     )
 
 
-def trained_under(
-    defense: Defense, context: EvaluationContext, on_status: Callable[[str], None]
+def model_for_utility(
+    setup: Setup,
+    defense: Defense | None,
+    context: EvaluationContext,
+    on_status: Callable[[str], None],
 ) -> SharedModel:
-    """Return a model trained as long as the shared one, but under a defense; cached like it.
+    """Return a model trained as the shared one, from the seeds of `setup.training`; cached.
 
     Args:
+        setup: the context's, but for the number of the training.
+        defense: under whose client part it is trained; None for none.
         on_status: called with a short description of each long step.
     """
-    setup, individuals, split = context.setup, context.individuals, context.split
-    return trained_model(
-        setup, individuals, split, context.device, on_status, defense.client_part()
-    )
+    part = None if defense is None else defense.client_part()
+    return trained_model(setup, context.individuals, context.split, context.device, on_status, part)
 
 
-def train_under(
+def train_for_utility(
     setup: Setup,
-    defense: PluginSpec,
+    defense: PluginSpec | None,
     data_root: Path | None,
     device: str,
     on_status: Callable[[str], None],
 ) -> None:
-    """Train a setup's model under a defense, for `trained_under` to find in the cache.
+    """Train a setup's model, for `model_for_utility` to find in the cache.
+
+    Args:
+        defense: under which it is trained, a client part; None for none.
 
     Raises:
         UsageError: data, main task or model are not as they must be.
     """
     individuals = load_individuals(setup, data_root)
     split = _split(individuals, setup)
-    trained_model(setup, individuals, split, device, on_status, defense.build(DEFENSES))
+    under = None if defense is None else defense.build(DEFENSES)
+    trained_model(setup, individuals, split, device, on_status, under)
 
 
 def labelled_victims(individuals: Individuals, split: Split, device: str) -> tuple[Tensor, Tensor]:

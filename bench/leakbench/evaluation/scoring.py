@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,13 +13,15 @@ import torch
 
 from leakbench.base.seeds import seed_for
 from leakbench.data.split import task_attributes
+from leakbench.evaluation.matched import Matched, in_order
 from leakbench.evaluation.preparation import EvaluationContext
+from leakbench.evaluation.swapped import swapped_answers
 from leakbench.metrics.catalogue import CELL_METRICS, PROPERTY_METRICS
 from leakbench.metrics.estimates import Bootstrap, Groups, batches_of, groups_of
 from leakbench.metrics.image_metrics import lpips, lpips_network, psnr, ssim
-from leakbench.metrics.matching import match_individuals
 from leakbench.metrics.scored import BinaryScores, ScoredCell, ScoredProperty
 from leakbench.metrics.spec import MetricSpec, Value
+from leakbench.metrics.standardisation import Standardisation
 from leakbench.records.record import DefenseMetrics, Metrics
 from leakbench.threat.attack import AttackResult
 from leakbench.threat.candidates import Candidates
@@ -33,7 +36,8 @@ class ScoringSetup:
         properties: to score.
         implied: those among them that the main task's label implies by definition.
         classes: number K of main-task classes.
-        main_task: the shared model's accuracy and what it compares with, see `EvaluationContext`.
+        main_task: the shared model's accuracy and what it compares with, see `EvaluationContext`;
+            mean over trainings.
         seed: of the bootstrap.
     """
 
@@ -44,54 +48,85 @@ class ScoringSetup:
     seed: int
 
     @classmethod
-    def of(cls, context: EvaluationContext) -> Self:
-        """Return the setup of a context's cells."""
+    def of(cls, contexts: Sequence[EvaluationContext]) -> Self:
+        """Return the setup of cells that attack one or several trainings."""
+        first = contexts[0]
         return cls(
-            properties=context.setup.properties,
-            implied=_implied_properties(context),
-            classes=context.split.classes,
-            main_task=context.main_task,
-            seed=context.setup.seed,
+            properties=first.setup.properties,
+            implied=_implied_properties(first),
+            classes=first.split.classes,
+            main_task={
+                name: float(np.mean([context.main_task[name] for context in contexts]))
+                for name in first.main_task
+            },
+            seed=first.setup.seed,
         )
 
 
+@dataclass(frozen=True)
+class Run:
+    """One run of an attack on all victim batches: on one training, with one seed.
+
+    The runs of a cell have the same victims in the same order.
+
+    Attributes:
+        truths: of each batch.
+        results: of each batch.
+        standardise: by D_aux's features under this training.
+        training: of the shared model.
+        outputs: of the models that the attack deployed, for each batch; None where it deploys none.
+        candidates: that it was shown, for each batch, the same in all runs; None if none.
+    """
+
+    truths: Sequence[GroundTruth]
+    results: Sequence[AttackResult]
+    standardise: Standardisation
+    training: int = 0
+    outputs: Sequence[Mapping[str, torch.Tensor]] | None = None
+    candidates: Sequence[Candidates] | None = None
+
+    @cached_property
+    def matched(self) -> Matched:
+        """The answers in the order of the individuals to whom they are matched."""
+        return Matched.of(self.truths, self.results, self.standardise)
+
+
 def score(
-    truths: Sequence[GroundTruth],
-    results: Sequence[AttackResult],
+    runs: Sequence[Run],
     setup: ScoringSetup,
     lpips_weights: Path | None = None,
-    outputs: Sequence[Mapping[str, torch.Tensor]] | None = None,
-    candidates: Sequence[Candidates] | None = None,
     defense: DefenseMetrics | None = None,
 ) -> Metrics:
     """Return the metrics of answers, with individuals matched by feature where there are features.
 
     Args:
+        runs: at least one; each training has equally many.
         lpips_weights: a file of AlexNet's weights; without it images have no LPIPS.
-        outputs: of the models that the attack deployed, for each batch.
-        candidates: that the attack was shown, for each batch.
         defense: what the clients' defense changes and costs, if they have one.
     """
-    scored = _scored(truths, results, setup, lpips_weights, candidates)
+    scored = _scored(runs, setup, lpips_weights)
     properties = {
         name: {
-            spec.fields[-1]: spec.of_property(of)
+            spec.fields[-1]: spec.bounded(spec.of_property(of))
             for spec in PROPERTY_METRICS
             if spec.of_property is not None
         }
         for name, of in scored.properties.items()
     }
     of_cell = _nested(
-        (spec, spec.of_cell(scored)) for spec in CELL_METRICS if spec.of_cell is not None
+        (spec, spec.bounded(spec.of_cell(scored)))
+        for spec in CELL_METRICS
+        if spec.of_cell is not None
     )
     return Metrics.model_validate(
         {
             **of_cell,
             "properties": properties,
             "main_task": dict(setup.main_task),
-            "deployed": None if outputs is None else _deployed_accuracy(truths, outputs),
+            "deployed": _deployed_accuracy(runs),
             "defense": defense,
             "classes": setup.classes,
+            "runs": len(runs) if len(runs) > 1 else None,
         }
     )
 
@@ -112,39 +147,46 @@ def _is_blank(part: Any) -> bool:
     return isinstance(part, dict) and all(value is None for value in part.values())
 
 
-def _scored(
-    truths: Sequence[GroundTruth],
-    results: Sequence[AttackResult],
-    setup: ScoringSetup,
-    lpips_weights: Path | None,
-    candidates: Sequence[Candidates] | None,
-) -> ScoredCell:
-    orders, cosines = match_all(truths, results)
+def _scored(runs: Sequence[Run], setup: ScoringSetup, lpips_weights: Path | None) -> ScoredCell:
+    truths = runs[0].truths
     groupings = groupings_of(truths)
+    trainings = np.array([run.training for run in runs])
     seed = seed_for("bootstrap", setup.seed) % 2**32
     # Each is drawn once, for all metrics and properties.
-    individuals = Bootstrap(groupings, seed)
-    by_batch = Bootstrap([np.arange(len(truths))], seed)
+    individuals = Bootstrap(groupings, seed, trainings)
+    by_batch = Bootstrap([np.arange(len(truths))], seed, trainings)
+    swaps = swapped_answers([run.matched for run in runs], truths, setup.seed)
+    by_swap = Bootstrap(groupings, seed, np.repeat(trainings, swaps.swaps if swaps else 1))
+
+    def scores_of(name: str) -> ScoredProperty:
+        present = torch.cat([truth.properties[name] for truth in truths]).numpy()
+        return ScoredProperty(
+            scores=np.stack([run.matched.scores[name] for run in runs]),
+            present=present,
+            bootstrap=individuals,
+            batches=groupings[0],
+            by_batch=by_batch,
+            in_main_task=name in setup.implied,
+            swapped=BinaryScores(swaps.scores[name], present, by_swap) if swaps else None,
+        )
+
     return ScoredCell(
-        properties={
-            name: ScoredProperty(
-                scores=ordered_scores(results, orders, name),
-                present=torch.cat([truth.properties[name] for truth in truths]).numpy(),
-                bootstrap=individuals,
-                batches=groupings[0],
-                by_batch=by_batch,
-                in_main_task=name in setup.implied,
-            )
-            for name in setup.properties
-        },
+        properties={name: scores_of(name) for name in setup.properties},
         individuals=individuals,
-        cosines=cosines if len(cosines) else None,
-        certified=_certified(results, orders),
-        membership=None if candidates is None else _membership(candidates, results, seed),
-        images=_image_values(truths, results, orders, lpips_weights),
-        label_shares=_label_shares(truths, results),
-        diverged=np.array([result.diverged for result in results]),
+        cosines=_stacked([run.matched.cosines for run in runs]),
+        swapped_cosines=swaps.cosines if swaps else None,
+        certified=_stacked([run.matched.certified for run in runs]),
+        membership=_membership(runs, seed, trainings),
+        images=_image_values(runs, lpips_weights),
+        label_shares=_stacked([_label_shares(run.truths, run.results) for run in runs]),
+        diverged=np.array([[result.diverged for result in run.results] for run in runs]),
     )
+
+
+def _stacked(of_runs: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    """Return the arrays of all runs as one; None where a run has none."""
+    known = [each for each in of_runs if each is not None]
+    return np.stack(known) if len(known) == len(of_runs) else None
 
 
 def groupings_of(truths: Sequence[GroundTruth]) -> list[Groups]:
@@ -158,91 +200,44 @@ def groupings_of(truths: Sequence[GroundTruth]) -> list[Groups]:
     return [batches] if is_unique else [batches, identities]
 
 
-def match_all(
-    truths: Sequence[GroundTruth], results: Sequence[AttackResult]
-) -> tuple[list[torch.Tensor], np.ndarray]:
-    """Return each batch's order of answers, and the cosines of all individuals, shape (n,).
-
-    An attack without features either gives all individuals of a batch the same answer, so that
-    their order does not matter, or answers in the order of the batch.
-    """
-    orders, cosines = [], []
-    for truth, result in zip(truths, results, strict=True):
-        if result.features is None:
-            orders.append(torch.arange(len(truth)))
-            continue
-        order, cosine = match_individuals(result.features, truth.features)
-        orders.append(order)
-        cosines.append(cosine)
-    return orders, torch.cat(cosines).double().numpy() if cosines else np.empty(0)
-
-
-def ordered_scores(
-    results: Sequence[AttackResult], orders: Sequence[torch.Tensor], name: str
-) -> np.ndarray:
-    """Return the scores of a property in the order of the ground truth, shape (n,).
-
-    Args:
-        orders: as `match_all` returns them.
-    """
-    ordered = [
-        result.scores[name].cpu()[order] for result, order in zip(results, orders, strict=True)
-    ]
-    return torch.cat(ordered).double().numpy()
-
-
-def _certified(
-    results: Sequence[AttackResult], orders: Sequence[torch.Tensor]
-) -> np.ndarray | None:
-    """Return which individuals' features are certified; None where a batch has no such claims."""
-    claims = []
-    for result, order in zip(results, orders, strict=True):
-        if result.certified is None:
-            return None
-        claims.append(result.certified.cpu()[order])
-    return torch.cat(claims).numpy()
-
-
-def _membership(
-    candidates: Sequence[Candidates], results: Sequence[AttackResult], seed: int
-) -> BinaryScores | None:
+def _membership(runs: Sequence[Run], seed: int, trainings: Groups) -> BinaryScores | None:
     """Return the candidates' scores with the ground truth; None where a batch has none."""
-    scores = [result.membership for result in results if result.membership is not None]
-    if len(scores) < len(candidates):
+    candidates = runs[0].candidates
+    of_runs = [[result.membership for result in run.results] for run in runs]
+    if candidates is None or any(each is None for of_run in of_runs for each in of_run):
         return None
     batches = batches_of(len(candidates), len(candidates[0].members))
     identities = groups_of(torch.cat([each.identities for each in candidates]).numpy())
     return BinaryScores(
-        scores=torch.cat([of_batch.cpu() for of_batch in scores]).double().numpy(),
+        scores=np.stack([in_order(of_run) for of_run in of_runs]),
         present=torch.cat([each.members for each in candidates]).numpy(),
-        bootstrap=Bootstrap([batches, identities], seed),
+        bootstrap=Bootstrap([batches, identities], seed, trainings),
     )
 
 
-def _image_values(
-    truths: Sequence[GroundTruth],
-    results: Sequence[AttackResult],
-    orders: Sequence[torch.Tensor],
-    lpips_weights: Path | None,
-) -> dict[str, np.ndarray] | None:
+def _image_values(runs: Sequence[Run], lpips_weights: Path | None) -> dict[str, np.ndarray] | None:
     """Return each image metric's values, matched by feature; None where a batch has no images.
 
     Always on the CPU, so that a record does not depend on the device that scores it.
     """
-    network = None
-    found: dict[str, list[torch.Tensor]] = {"psnr": [], "ssim": [], "lpips": []}
-    for truth, result, order in zip(truths, results, orders, strict=True):
-        if result.images is None:
-            return None
-        # Attacks without projection leave the pixel range; an image file would not.
-        images = result.images.detach().cpu().float()[order].clamp(0, 1)
-        true = truth.images.cpu()
-        found["psnr"].append(psnr(images, true))
-        found["ssim"].append(ssim(images, true))
-        if lpips_weights is not None:
-            network = network or lpips_network(lpips_weights)
-            found["lpips"].append(lpips(images, true, network))
-    return {name: torch.cat(of).double().numpy() for name, of in found.items() if of}
+    if any(result.images is None for run in runs for result in run.results):
+        return None
+    network = None if lpips_weights is None else lpips_network(lpips_weights)
+    of_runs: dict[str, list[np.ndarray]] = {"psnr": [], "ssim": [], "lpips": []}
+    for run in runs:
+        found: dict[str, list[torch.Tensor]] = {name: [] for name in of_runs}
+        for truth, result, order in zip(run.truths, run.results, run.matched.orders, strict=True):
+            assert result.images is not None
+            # Attacks without projection leave the pixel range; an image file would not.
+            images = result.images.detach().cpu().float()[order].clamp(0, 1)
+            true = truth.images.cpu()
+            found["psnr"].append(psnr(images, true))
+            found["ssim"].append(ssim(images, true))
+            if network is not None:
+                found["lpips"].append(lpips(images, true, network))
+        for name, values in found.items():
+            of_runs[name] += [in_order(values)] if values else []
+    return {name: np.stack(values) for name, values in of_runs.items() if values}
 
 
 def _implied_properties(context: EvaluationContext) -> frozenset[str]:
@@ -256,15 +251,17 @@ def _implied_properties(context: EvaluationContext) -> frozenset[str]:
     )
 
 
-def _deployed_accuracy(
-    truths: Sequence[GroundTruth], outputs: Sequence[Mapping[str, torch.Tensor]]
-) -> dict[str, float]:
-    """Return each deployed model's accuracy on the main task."""
-    labels = torch.cat([truth.labels for truth in truths])
-    return {
-        name: (torch.cat([of[name] for of in outputs]).argmax(1) == labels).float().mean().item()
-        for name in outputs[0]
-    }
+def _deployed_accuracy(runs: Sequence[Run]) -> dict[str, float] | None:
+    """Return each deployed model's accuracy on the main task, mean over runs; None without."""
+    of_runs: dict[str, list[float]] = {}
+    for run in runs:
+        if run.outputs is None:
+            return None
+        labels = torch.cat([truth.labels for truth in run.truths])
+        for name in run.outputs[0]:
+            answers = torch.cat([of[name] for of in run.outputs]).argmax(1)
+            of_runs.setdefault(name, []).append((answers == labels).double().mean().item())
+    return {name: float(np.mean(values)) for name, values in of_runs.items()}
 
 
 def _label_shares(

@@ -55,7 +55,7 @@ def trained_model(
     architecture: Architecture = setup.spec("model").build(MODELS)
     architecture.check(setup.image_size, setup.split)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_for("weights", setup.seed))
+        torch.manual_seed(seed_for("weights", setup.training_seed))
         model = architecture.build(split.classes, setup.image_size, setup.split).to(device)
     run = training_run(setup, individuals.fingerprint, device, defense)
     stops = _checkpoints(setup.rounds)
@@ -79,7 +79,7 @@ def trained_model(
                     range(start, stop),
                     setup.learning_rate,
                     setup.client_batch,
-                    setup.seed,
+                    setup.training_seed,
                     compute,
                 )
             model.load_state_dict(cached_tensors(_weights(run, stop), model.state_dict))

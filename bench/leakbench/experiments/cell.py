@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from leakbench.base.choices import Mode, Precision, PropertyModelKind
 from leakbench.base.plugins import PluginSpec
-from leakbench.base.seeds import digest
+from leakbench.base.seeds import digest, seed_for
 
 PositiveInt = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -36,6 +36,8 @@ class Setup(BaseModel):
         auxiliary_individuals: the most that D_aux holds; None for no limit.
         property_model: f_p, see `PropertyModelKind`.
         seed: of the split, the training and the victims.
+        training: which training of the shared model, 0, 1, …: each has its own initial weights and
+            order of batches, and the same clients, D_aux and victims.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -59,6 +61,7 @@ class Setup(BaseModel):
     auxiliary_individuals: PositiveInt | None = None
     property_model: PropertyModelKind = "validated"
     seed: int = 0
+    training: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
     def _leave_some_for_the_clients(self) -> Self:
@@ -86,10 +89,27 @@ class Setup(BaseModel):
         """The name of the data set that D_aux comes from."""
         return self.auxiliary_dataset or self.dataset
 
+    @property
+    def training_seed(self) -> int:
+        """The seed of the initial weights and of the order of batches."""
+        return seed_for("training", self.seed, self.training) if self.training else self.seed
+
     def training_key(self, fingerprint: str) -> str:
         """Return the key of the training run: all that shapes the weights but when to stop."""
         shaping = self.model_dump(include=set(Setup.model_fields) - NOT_SHAPING_WEIGHTS)
+        if not self.training:
+            del shaping["training"]
         return digest("training", TRAINING_VERSION, shaping, fingerprint)[:24]
+
+
+UTILITY_TRAININGS = 3
+"""Pairs of trainings, with and without a defense from common seeds, that measure utility."""
+
+
+def utility_setups(setup: Setup) -> list[Setup]:
+    """Return the setups whose trainings measure the utility cost of a defense."""
+    numbers = range(setup.training, setup.training + UTILITY_TRAININGS)
+    return [setup.model_copy(update={"training": number}) for number in numbers]
 
 
 class Cell(Setup):
@@ -99,6 +119,10 @@ class Cell(Setup):
         attack, attack_parameters: a registered attack and all its parameters.
         batch_size: individuals B in a client's victim batch.
         individuals: victims in all, the same ones at every batch size.
+        trainings: how many trainings of the shared model are attacked, from `training` on.
+        attack_seeds: how often each training is attacked with other random numbers of attack and
+            clients. The metrics are means over all these runs; an attack that draws no random
+            numbers runs once on each training.
         mode: how the client runs the model for its update; see `Mode`.
         grant: what the adversary may know; see `Knowledge`.
         defense, defense_parameters: a registered defense and its parameters.
@@ -109,6 +133,8 @@ class Cell(Setup):
     attack_parameters: dict[str, Any] = {}
     batch_size: PositiveInt
     individuals: PositiveInt = 256
+    trainings: PositiveInt = 1
+    attack_seeds: PositiveInt = 1
     mode: Mode = "eval"
     grant: tuple[str, ...] = ("model", "update", "auxiliary", "labels")
     defense: str = "none"
@@ -117,17 +143,28 @@ class Cell(Setup):
 
     @property
     def setup(self) -> Setup:
-        """The part that cells share."""
+        """The part that cells share, of the first training."""
         return Setup.model_validate(self.model_dump(include=set(Setup.model_fields)))
 
-    def key(self, attack_version: int) -> str:
-        """Return the cell's key, 24 hexadecimal digits of a hash of its canonical JSON."""
+    @property
+    def setups(self) -> list[Setup]:
+        """The setup of each training, in order."""
+        first = self.setup
+        numbers = range(self.training, self.training + self.trainings)
+        return [first.model_copy(update={"training": number}) for number in numbers]
+
+    def key(self, attack_version: int, schema: int | None = None) -> str:
+        """Return the cell's key, 24 hexadecimal digits of a hash of its canonical JSON.
+
+        Args:
+            schema: that of an earlier record; today's if None.
+        """
         content = self.model_dump(mode="json") | {"grant": sorted(self.grant)}
         for field, value in LATER_FIELDS.items():
             if content[field] == value:
                 del content[field]
-        versions = [SCHEMA, TRAINING_VERSION, PROPERTY_MODEL_VERSION, attack_version]
-        return digest("cell", versions, content)[:24]
+        versions = VERSIONS[schema or SCHEMA]
+        return digest("cell", [*versions, attack_version], content)[:24]
 
 
 LATER_FIELDS: Mapping[str, Any] = {
@@ -136,6 +173,9 @@ LATER_FIELDS: Mapping[str, Any] = {
     "auxiliary_dataset_parameters": {},
     "auxiliary_individuals": None,
     "property_model": "logistic",
+    "training": 0,
+    "trainings": 1,
+    "attack_seeds": 1,
 }
 """Fields that came after records had been published → what held before, which no key contains.
 
@@ -152,11 +192,21 @@ NOT_SHAPING_WEIGHTS = {
 }
 """Fields of a setup that the training run's weights do not depend on."""
 
-SCHEMA = 2
-"""Version of cells and records; raised when their meaning changes."""
+SCHEMA = 3
+"""Version of cells, scoring and records; raised when the meaning of their numbers changes.
 
-TRAINING_VERSION = 2
+2: features compared as they are; one training and one run of the attack. 3: features standardised
+by D_aux; means over runs; individuals of a near-duplicate photo on one side of the split.
+"""
+
+TRAINING_VERSION = 3
 """Raised when training gives other weights for the same setup."""
 
 PROPERTY_MODEL_VERSION = 1
 """Raised when fitting f_p of the same kind gives other numbers for the same D_aux."""
+
+VERSIONS: Mapping[int, tuple[int, int, int]] = {
+    2: (2, 2, 1),
+    SCHEMA: (SCHEMA, TRAINING_VERSION, PROPERTY_MODEL_VERSION),
+}
+"""Schema of records that can be read → the versions that are part of their keys."""

@@ -57,9 +57,17 @@ class ResolvedCell:
         return self.cell.individuals // self.individuals_in_update
 
     @property
+    def runs(self) -> int:
+        """How often each training of the shared model is attacked, with a seed of its own."""
+        if not self.attack.is_random:
+            return 1
+        return max(self.cell.attack_seeds, -(-self.attack.least_runs // self.cell.trainings))
+
+    @property
     def work(self) -> float:
         """Expected cost in gradient evaluations of one individual (for time estimates)."""
-        return self.cell.individuals * self.attack.work(self.individuals_in_update)
+        of_run = self.cell.individuals * self.attack.work(self.individuals_in_update)
+        return of_run * self.runs * self.cell.trainings
 
     def check(self) -> None:
         """Refuse a cell that cannot be measured.

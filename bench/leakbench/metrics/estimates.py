@@ -1,4 +1,4 @@
-"""Estimates with 95 % bootstrap intervals, resampled by victim batch and by identity."""
+"""Estimates with 95 % intervals: victims by the bootstrap, trainings by their variance."""
 
 from __future__ import annotations
 
@@ -6,15 +6,21 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 from scipy.stats import norm as normal
 from scipy.stats import t as student
 
+from leakbench.metrics.components import LEVEL, Components, Spread, widened
+
 RESAMPLES = 2_000
-LEVEL = 0.95
+
+MIN_GROUPS = 5
+"""Victim batches, and identities where one appears twice, below which there is no interval: it
+would hold the true value less often than it says."""
 
 Weights = NDArray[np.float64]
 """How often each individual counts in each resample, shape (resamples, n)."""
@@ -24,13 +30,30 @@ Groups = NDArray[np.int64]
 
 
 class Estimate(BaseModel):
-    """A number with its 95 % interval; None where it is not defined (a class is absent)."""
+    """A number with its 95 % interval.
+
+    Attributes:
+        value: None where it is not defined, e.g. since a class is absent.
+        low, high: None also where there are too few groups for an interval; see `MIN_GROUPS`.
+        components: what it varies by, where it is a mean over several runs.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     value: float | None
     low: float | None
     high: float | None
+    components: Components | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_absent_components(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = write(self)
+        if self.components is None:
+            content.pop("components", None)
+        return content
+
+
+UNDEFINED = Estimate(value=None, low=None, high=None)
 
 
 @dataclass(frozen=True)
@@ -55,38 +78,67 @@ class Bootstrap:
     Args:
         groupings: at least one; of the same n individuals.
         seed: of the draws. Equal groupings and seeds give equal resamples.
+        trainings: the training of the shared model of each run, shape (runs,); one run if None.
     """
 
-    def __init__(self, groupings: Sequence[Groups], seed: int) -> None:
+    def __init__(
+        self, groupings: Sequence[Groups], seed: int, trainings: Groups | None = None
+    ) -> None:
         self._groupings = tuple(groupings)
         self._seed = seed
+        self._trainings = np.zeros(1, np.int64) if trainings is None else trainings
 
     @cached_property
     def resamples(self) -> tuple[Resamples, ...]:
         """The resamples of each grouping, drawn at the first use."""
         return tuple(_draw(groups, self._seed) for groups in self._groupings)
 
-    def estimate(self, metric: Callable[[Weights], Weights]) -> Estimate:
-        """Return a metric of all individuals and its bootstrap interval.
+    def estimate(
+        self, metric: Callable[[Weights], Weights], by_run: NDArray[np.float64] | None = None
+    ) -> Estimate:
+        """Return a metric of all individuals, with its interval.
 
         The percentiles are the expanded ones of Hesterberg 2015 (What Teachers Should Know About
         the Bootstrap, The American Statistician 69(4), section 5): they widen the interval where
-        groups are few, as Student's t does, so that it keeps its nominal coverage.
+        groups are few, as Student's t does, so that it keeps its nominal coverage. With several
+        trainings the interval holds their variation too, see `components.widened`.
 
         Args:
-            metric: takes weights (resamples, n), returns values (resamples,), NaN where undefined.
+            metric: takes weights (resamples, n), returns values (resamples,), NaN where undefined;
+                the mean over runs.
+            by_run: its value in each run, shape (runs,); None for a single run.
         """
-        value = metric(np.ones((1, len(self._groupings[0]))))[0]
-        intervals = [_interval(metric, resamples) for resamples in self.resamples]
-        defined = [interval for interval in intervals if interval is not None]
-        if not np.isfinite(value) or len(defined) < len(intervals):
-            return Estimate(value=None, low=None, high=None)
-        lows, highs = zip(*defined, strict=True)
-        return Estimate(value=float(value), low=min(lows), high=max(highs))
+        value = float(metric(np.ones((1, len(self._groupings[0]))))[0])
+        if not np.isfinite(value):
+            return UNDEFINED
+        if any(groups.max() + 1 < MIN_GROUPS for groups in self._groupings):
+            return Estimate(value=value, low=None, high=None)
+        found = [(_finite(metric(r.weights)), r.groups) for r in self.resamples]
+        if not all(len(values) for values, _ in found):
+            return UNDEFINED
+        spread = Spread.of(
+            np.array([value]) if by_run is None else by_run,
+            self._trainings[:1] if by_run is None else self._trainings,
+        )
+        reaches = [_reaches(values, value, groups, spread) for values, groups in found]
+        victims = max(float(values.std()) for values, _ in found)
+        several = by_run is not None and len(by_run) > 1
+        return Estimate(
+            value=value,
+            low=value - max(below for below, _ in reaches),
+            high=value + max(above for _, above in reaches),
+            components=spread.components(victims) if several else None,
+        )
 
     def mean(self, values: NDArray[np.float64]) -> Estimate:
-        """Return the mean of one value per individual, shape (n,), with its interval."""
-        return self.estimate(lambda weights: ratio(weights @ values, weights.sum(1)))
+        """Return the mean of one value per individual, with its interval.
+
+        Args:
+            values: shape (n,), or (runs, n).
+        """
+        mean = np.atleast_2d(values).mean(0)
+        by_run = values.mean(1) if values.ndim == 2 else None
+        return self.estimate(lambda weights: ratio(weights @ mean, weights.sum(1)), by_run)
 
 
 def estimate(
@@ -144,21 +196,25 @@ def _draw(groups: Groups, seed: int) -> Resamples:
     return Resamples(weights, count)
 
 
-def _interval(
-    metric: Callable[[Weights], Weights], resamples: Resamples
-) -> tuple[float, float] | None:
-    """Return the interval of a metric under one grouping; None where it is not defined."""
-    values = metric(resamples.weights)
-    values = values[np.isfinite(values)]
-    if not len(values):
-        return None
-    low, high = np.quantile(values, _expanded_percentiles(resamples.groups))
-    return float(low), float(high)
+def _finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    finite: NDArray[np.float64] = values[np.isfinite(values)]
+    return finite
+
+
+def _reaches(
+    values: NDArray[np.float64], value: float, groups: int, spread: Spread
+) -> tuple[float, float]:
+    """Return how far the interval reaches below the value and above it, under one grouping.
+
+    Args:
+        values: of the metric in the resamples, shape (resamples,).
+    """
+    low, high = np.quantile(values, _expanded_percentiles(groups))
+    below, above = max(0.0, value - float(low)), max(0.0, float(high) - value)
+    return widened(below, groups, spread), widened(above, groups, spread)
 
 
 def _expanded_percentiles(groups: int) -> tuple[float, float]:
-    if groups == 1:
-        return 0.0, 1.0
     reach = math.sqrt(groups / (groups - 1)) * student.ppf((1 + LEVEL) / 2, groups - 1)
     tail = float(normal.cdf(-reach))
     return tail, 1 - tail

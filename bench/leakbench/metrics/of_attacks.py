@@ -21,10 +21,10 @@ from leakbench.metrics.spec import (
 )
 
 EXACT = 0.99
-"""Cosine from which a reconstructed feature counts as the individual's own."""
+"""Standardised cosine from which a reconstructed feature counts as the individual's own."""
 
 CERTIFIED = 0.9999
-"""Cosine below which a feature that an attack certifies as exact is a false certificate."""
+"""Standardised cosine below which a certified feature is a false certificate."""
 
 FALSE_POSITIVE_RATE = 0.01
 """At which the true positive rate of membership inference is reported."""
@@ -38,6 +38,12 @@ def _exact(scored: ScoredCell) -> Estimate | None:
     if scored.cosines is None:
         return None
     return scored.individuals.mean((scored.cosines >= EXACT).astype(np.float64))
+
+
+def _mean_swapped_cosine(scored: ScoredCell) -> Estimate | None:
+    if scored.swapped_cosines is None:
+        return None
+    return scored.individuals.mean(scored.swapped_cosines)
 
 
 def _certified(scored: ScoredCell) -> float | None:
@@ -80,7 +86,10 @@ FEATURE_COSINE = MetricSpec(
     name="feature_cosine",
     path="feature_cosine",
     title="feature cosine",
-    description="cosine between reconstructed and true features after matching, mean",
+    description=(
+        "cosine between reconstructed and true features, standardised by D_aux's mean and "
+        "deviation, after matching; mean"
+    ),
     form=".3f",
     range=SIGNED,
     better="higher",
@@ -89,11 +98,27 @@ FEATURE_COSINE = MetricSpec(
     of_cell=_mean_cosine,
 )
 
+SWAPPED_COSINE = MetricSpec(
+    name="swapped_cosine",
+    path="swapped_cosine",
+    title="swapped cosine",
+    description=(
+        "the same for the attack's own features of individuals of other batches with the same "
+        "labels: what a feature cosine has to be compared with"
+    ),
+    form=".3f",
+    range=SIGNED,
+    interval=BY_INDIVIDUAL,
+    optional="later",
+    tables=DETAILS | CELLS,
+    of_cell=_mean_swapped_cosine,
+)
+
 EXACT_SHARE = MetricSpec(
     name="exact",
     path="exact",
     title="exact",
-    description=f"share of individuals whose feature has a cosine ≥ {EXACT}",
+    description=f"share of individuals whose standardised feature has a cosine ≥ {EXACT}",
     unit="%",
     better="higher",
     interval=BY_INDIVIDUAL,
@@ -118,7 +143,7 @@ CERTIFIED_FALSELY = MetricSpec(
     name="certified_falsely",
     path="certificates.false",
     title="certified falsely",
-    description=f"number of certified features with a cosine < {CERTIFIED}",
+    description=f"number of certified features with a standardised cosine < {CERTIFIED}",
     form=".0f",
     range=NON_NEGATIVE,
     better="lower",
@@ -229,6 +254,7 @@ DIVERGED = MetricSpec(
 
 ATTACK_METRICS = (
     FEATURE_COSINE,
+    SWAPPED_COSINE,
     EXACT_SHARE,
     CERTIFIED_SHARE,
     CERTIFIED_FALSELY,

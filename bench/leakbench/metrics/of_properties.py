@@ -71,6 +71,23 @@ BRIER_SCORE = MetricSpec(
     of_property=lambda scored: scored.estimate(brier_score),
 )
 
+SWAPPED_BALANCED_ACCURACY = MetricSpec(
+    name="swapped_balanced_accuracy",
+    path="properties.*.swapped_balanced_accuracy",
+    title="swapped",
+    description=(
+        "balanced accuracy of the attack's own answers for individuals of other batches with the "
+        "same labels, matched to this batch: what matching and labels alone give it"
+    ),
+    unit="%",
+    interval=BY_INDIVIDUAL,
+    optional="later",
+    tables=DETAILS | CELLS,
+    of_property=lambda scored: (
+        None if scored.swapped is None else scored.swapped.estimate(balanced_accuracy)
+    ),
+)
+
 COUNT_ERROR = MetricSpec(
     name="count_error",
     path="properties.*.count_error",
@@ -110,6 +127,7 @@ PROPERTY_METRICS = (
     ACCURACY,
     BALANCED_ACCURACY,
     AUC,
+    SWAPPED_BALANCED_ACCURACY,
     BRIER_SCORE,
     COUNT_ERROR,
     PREVALENCE,

@@ -99,11 +99,23 @@ DELTA = MetricSpec(
     optional="extra",
 )
 
+RUNS = MetricSpec(
+    name="runs",
+    path="runs",
+    title="runs",
+    description="of the attack, over which metrics are means: trainings of the model times seeds",
+    form=".0f",
+    range=(1.0, math.inf),
+    certain=True,
+    optional="later",
+)
+
 SETUP_METRICS = (
     MAIN_TASK_ACCURACY,
     MOST_FREQUENT_CLASS,
     LABELLED_AUXILIARY,
     CLASSES,
+    RUNS,
     DEPLOYED,
     DISTORTION,
     UTILITY,

@@ -1,4 +1,4 @@
-"""What is known of one cell before it is summarised: arrays over individuals and batches."""
+"""What is known of one cell before it is summarised: arrays over runs, individuals and batches."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class BinaryScores:
     """An attack's scores of a yes-or-no question beside the ground truth.
 
     Attributes:
-        scores: the higher, the more likely yes, shape (n,).
+        scores: the higher, the more likely yes, shape (runs, n).
         present: the ground truth, shape (n,).
         bootstrap: over the same n.
     """
@@ -30,8 +30,12 @@ class BinaryScores:
     bootstrap: Bootstrap
 
     def estimate(self, metric: Metric) -> Estimate:
-        """Return a metric of these scores with its interval."""
-        return self.bootstrap.estimate(lambda weights: metric(self.scores, self.present, weights))
+        """Return the mean of a metric over runs, with its interval."""
+        once = np.ones((1, len(self.present)))
+        by_run = np.array([metric(of_run, self.present, once)[0] for of_run in self.scores])
+        return self.bootstrap.estimate(
+            lambda weights: metric(self.scores, self.present, weights), by_run
+        )
 
 
 @dataclass(frozen=True)
@@ -42,11 +46,14 @@ class ScoredProperty(BinaryScores):
         batches: the batch of each individual, shape (n,).
         by_batch: the bootstrap over batches, for metrics that have one value per batch.
         in_main_task: whether the main task's label implies the property.
+        swapped: the attack's answers for individuals of other batches; None without features. Its
+            runs are those of the attack, each several times.
     """
 
     batches: Groups
     by_batch: Bootstrap
     in_main_task: bool
+    swapped: BinaryScores | None = None
 
 
 @dataclass(frozen=True)
@@ -56,20 +63,24 @@ class ScoredCell:
     Attributes:
         properties: by property.
         individuals: the bootstrap over the n individuals.
-        cosines: between reconstructed and true features, matched, shape (n,); None without
-            features.
-        certified: whether the attack claims to have the feature exactly, shape (n,); None where
-            it makes no such claims.
+        cosines: between reconstructed and true standardised features, matched, shape (runs, n);
+            None without features.
+        swapped_cosines: the same for the attack's features of individuals of other batches, mean
+            over several swaps, shape (runs, n); None without features or other batches.
+        certified: whether the attack claims to have the feature exactly, shape (runs, n); None
+            where it makes no such claims.
         membership: scores of the candidates; None where the attack gives none.
-        images: image metric → one value per individual, shape (n,); None without images, and
+        images: image metric → one value per individual, shape (runs, n); None without images, and
             without the metrics that could not be computed.
-        label_shares: share of each batch's labels that the attack named; None where it names none.
-        diverged: whether the attack reports failure, for each batch.
+        label_shares: share of each batch's labels that the attack named, shape (runs, batches);
+            None where it names none.
+        diverged: whether the attack reports failure, shape (runs, batches).
     """
 
     properties: Mapping[str, ScoredProperty]
     individuals: Bootstrap
     cosines: Floats | None
+    swapped_cosines: Floats | None
     certified: Booleans | None
     membership: BinaryScores | None
     images: Mapping[str, Floats] | None

@@ -120,6 +120,14 @@ class MetricSpec:
         value: Value = found
         return value
 
+    def bounded(self, value: Value) -> Value:
+        """Return an estimate whose interval does not leave the range of possible values."""
+        if not isinstance(value, Estimate) or value.low is None or value.high is None:
+            return value
+        least, most = self.range
+        inside = {"low": max(least, value.low), "high": min(most, value.high)}
+        return value.model_copy(update=inside)
+
     def format(self, value: Value) -> FormattedNumber:
         """Return a value as tables print it, with its interval as the detail."""
         return formatted(value, self.form, 100 if self.unit == "%" else 1)

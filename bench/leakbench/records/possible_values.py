@@ -19,9 +19,10 @@ ROUNDING = 1e-5
 def impossible_values(record: Record) -> Iterator[str]:
     """Yield what cannot be in a record's metrics and cost, a phrase each."""
     assert record.metrics is not None
+    runs = record.metrics.runs or 1
     counted = {
-        "individuals": record.cell.individuals,
-        "updates": ResolvedCell.of(record.cell).updates,
+        "individuals": record.cell.individuals * runs,
+        "updates": ResolvedCell.of(record.cell).updates * runs,
     }
     for leaf in leaves(record.metrics):
         spec = spec_of(leaf.path)
@@ -51,6 +52,9 @@ def _impossible(leaf: Leaf, spec: MetricSpec) -> Iterator[str]:
             yield f"{name} = {value:g}, which cannot be outside [{least:g}, {most:g}]"
         return
     numbers = (value.low, value.value, value.high)
+    if numbers[0] is None and numbers[2] is None:
+        # Undefined, or without an interval.
+        numbers = (value.value,) * 3
     if numbers == (None, None, None):
         return
     if any(each is None or not math.isfinite(each) for each in numbers):
@@ -83,7 +87,8 @@ def _is_whole(count: float) -> bool:
 
 def _inconsistent(record: Record, metrics: Metrics) -> Iterator[str]:
     """Yield values that contradict each other."""
-    cell, individuals = record.cell, record.cell.individuals
+    cell, runs = record.cell, metrics.runs or 1
+    individuals = cell.individuals * runs
     if list(metrics.properties) != list(cell.properties):
         yield f"metrics of {', '.join(metrics.properties)}, not of {', '.join(cell.properties)}"
     certificates = metrics.certificates
@@ -100,7 +105,7 @@ def _inconsistent(record: Record, metrics: Metrics) -> Iterator[str]:
     if (record.status == "diverged") != (metrics.diverged == 1):
         yield f"status {record.status!r}, and {metrics.diverged:.0%} of the batches diverged"
     for name, of in metrics.properties.items():
-        if not _are_counts(of, individuals):
+        if not _are_counts(of, cell.individuals, runs):
             yield (
                 f"{name}: accuracy {of.accuracy.value} and balanced accuracy "
                 f"{of.balanced_accuracy.value} at prevalence {of.prevalence:g}, which no numbers "
@@ -108,17 +113,18 @@ def _inconsistent(record: Record, metrics: Metrics) -> Iterator[str]:
             )
 
 
-def _are_counts(of: PropertyMetrics, individuals: int) -> bool:
+def _are_counts(of: PropertyMetrics, individuals: int, runs: int) -> bool:
     """Whether accuracy and balanced accuracy come from whole numbers of correct decisions.
 
     With a correct decisions for the n₁ individuals with the property and b for the n₀ without it,
-    accuracy is (a + b) / n and balanced accuracy (a / n₁ + b / n₀) / 2.
+    all runs together, accuracy is (a + b) / n and balanced accuracy (a / n₁ + b / n₀) / 2.
     """
     accuracy, balanced = of.accuracy.value, of.balanced_accuracy.value
     if not all(0 <= each <= 1 for each in (of.prevalence, accuracy or 0, balanced or 0)):
         # Reported as outside of its range.
         return True
-    positives = round(of.prevalence * individuals)
+    positives = round(of.prevalence * individuals) * runs
+    individuals *= runs
     negatives = individuals - positives
     if accuracy is None or positives <= 0 or negatives <= 0:
         # Where all individuals have it, or none, specificity or sensitivity is undefined.

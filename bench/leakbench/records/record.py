@@ -48,11 +48,12 @@ class RecordPart(BaseModel):
 class PropertyMetrics(RecordPart):
     """How well one property was inferred; see `leakbench.metrics.of_properties`."""
 
-    later = frozenset({"brier_score"})
+    later = frozenset({"brier_score", "swapped_balanced_accuracy"})
 
     accuracy: Estimate
     balanced_accuracy: Estimate
     auc: Estimate
+    swapped_balanced_accuracy: Estimate | None = None
     brier_score: Estimate | None = None
     count_error: Estimate
     prevalence: float
@@ -80,7 +81,7 @@ class Certificates(RecordPart):
 
     Attributes:
         share: of individuals.
-        false: how many of those have a cosine below 0.9999 with the true feature.
+        false: how many of those have a cosine below 0.9999 with the true feature, in all runs.
     """
 
     share: float
@@ -125,6 +126,8 @@ class Metrics(RecordPart):
     Attributes:
         properties: by property.
         feature_cosine: between reconstructed and true features, matched; None without features.
+            Of features as they are in records of schema 2, of standardised ones since.
+        swapped_cosine: between the attack's features of other individuals and the true ones.
         exact: share of individuals whose feature has cosine ≥ 0.99.
         certificates: what the attack claims to be exact; None where it makes no such claims.
         membership: of candidates; None where the attack is shown none.
@@ -135,10 +138,14 @@ class Metrics(RecordPart):
             trained.
         defense: its distortion and utility cost; None without one.
         deployed: main-task accuracy on the same images of each model that the attack deployed.
+        runs: of the attack, over which metrics are means; None for one.
     """
+
+    later = frozenset({"swapped_cosine", "runs"})
 
     properties: dict[str, PropertyMetrics]
     feature_cosine: Estimate | None
+    swapped_cosine: Estimate | None = None
     exact: Estimate | None
     certificates: Certificates | None = None
     membership: Membership | None = None
@@ -149,6 +156,7 @@ class Metrics(RecordPart):
     deployed: dict[str, float] | None = None
     defense: DefenseMetrics | None = None
     classes: int
+    runs: int | None = None
 
 
 class Cost(RecordPart):
@@ -167,8 +175,27 @@ class Cost(RecordPart):
     peak_memory_mib: float
 
 
+class Environment(RecordPart):
+    """What a number depends on besides cell, data and versions.
+
+    Attributes:
+        compiled: whether the attack's steps ran compiled, which rounds differently; None where an
+            attack has no steps that can be compiled.
+        threads: that computed an operation, whose sums they round differently.
+    """
+
+    compiled: bool | None
+    threads: int
+
+
 class Record(RecordPart):
-    """A measured cell, or one that failed and will be tried again."""
+    """A measured cell, or one that failed and will be tried again.
+
+    Attributes:
+        schema_version: of the cell, the scoring and this file; see `leakbench.experiments.cell`.
+    """
+
+    later = frozenset({"environment"})
 
     schema_version: int = SCHEMA
     key: str
@@ -181,6 +208,7 @@ class Record(RecordPart):
     cost: Cost | None = None
     fingerprint: str | None = None
     versions: dict[str, str] = {}
+    environment: Environment | None = None
     device: str = "cpu"
     finished: str = ""
 

@@ -15,11 +15,17 @@ from torch import Tensor
 from leakbench.base.errors import UsageError
 from leakbench.base.registry import DATASETS
 from leakbench.data.dataset import DataSet
-from leakbench.evaluation.measuring import Exchange, infer, victim_batches
+from leakbench.evaluation.measuring import (
+    Exchange,
+    infer,
+    standardisation_of,
+    victim_batches,
+)
 from leakbench.evaluation.preparation import EvaluationContext
 from leakbench.experiments.cell import Cell
 from leakbench.experiments.expansion import SuiteEntry
 from leakbench.metrics.matching import match_individuals
+from leakbench.metrics.standardisation import Standardisation
 from leakbench.records.measured import Measured
 from leakbench.reports.figures.canvas import DPI
 from leakbench.reports.rows import leading_values
@@ -102,6 +108,7 @@ def reconstruct(
     Raises:
         UsageError: none does, or there are too few victims.
     """
+    standardise = standardisation_of(context)
     rows: dict[str, dict[int, Tensor]] = {}
     spent: dict[str, list[int]] = {}
     for entry in cells:
@@ -114,7 +121,7 @@ def reconstruct(
         exchange = Exchange.of(entry.resolved)
         (result,) = infer(entry.resolved.attack, [truth], exchange, context, lambda _: None).results
         if result.images is not None:
-            images = _in_order(result, truth)[:INDIVIDUALS_A_ROW]
+            images = _in_order(result, truth, standardise)[:INDIVIDUALS_A_ROW]
             rows.setdefault(entry.column, {})[cell.batch_size] = images
             spent.setdefault(entry.column, []).append(result.steps)
     if not rows:
@@ -130,12 +137,12 @@ def reconstruct(
     return true, blocks
 
 
-def _in_order(result: AttackResult, truth: GroundTruth) -> Tensor:
+def _in_order(result: AttackResult, truth: GroundTruth, standardise: Standardisation) -> Tensor:
     """Return the reconstructed images in the order of the individuals they are matched to."""
     assert result.images is not None
     if result.features is None:
         return result.images
-    order, _ = match_individuals(result.features, truth.features)
+    order, _ = match_individuals(standardise(result.features), standardise(truth.features))
     return result.images[order.to(result.images.device)]
 
 

@@ -15,7 +15,7 @@ from leakbench.sweep.console import counted
 from leakbench.sweep.durations import duration
 from leakbench.sweep.pending import Pending, Reason
 from leakbench.sweep.rates import Rates
-from leakbench.sweep.steps import Measure, Prepare, Step, TrainUnder, steps_of
+from leakbench.sweep.steps import Measure, Prepare, Step, Train, steps_of
 
 REASONS: dict[Reason, str] = {
     "new": "have no record",
@@ -76,8 +76,8 @@ def plan(
     return Plan(cells, pending, steps, frozenset(cached), lacking, seconds, rates.learnt_from)
 
 
-def _is_cached(task: Prepare | TrainUnder, data: str, device: str) -> bool:
-    if isinstance(task, TrainUnder):
+def _is_cached(task: Prepare | Train, data: str, device: str) -> bool:
+    if isinstance(task, Train):
         return is_trained(task.setup, data, device, task.defense)
     return is_trained(task.setup, data, device)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from leakbench.base.plugins import PluginSpec
 from leakbench.base.seeds import digest
-from leakbench.experiments.cell import Cell, Setup
+from leakbench.experiments.cell import Cell, Setup, utility_setups
 from leakbench.experiments.descriptions import describe, text_of
 from leakbench.experiments.expansion import SuiteEntry
 from leakbench.experiments.resolved_cell import ResolvedCell
@@ -25,11 +25,16 @@ class Prepare:
 
 
 @dataclass(frozen=True)
-class TrainUnder:
-    """Train a setup's model again under the client part of a defense."""
+class Train:
+    """Train a setup's model for the utility cost of a defense.
+
+    Attributes:
+        setup: with the number of the training.
+        defense: under whose client part it is trained; None for none, to compare with.
+    """
 
     setup: Setup
-    defense: PluginSpec
+    defense: PluginSpec | None
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class Measure:
     key: str
 
 
-Task = Prepare | TrainUnder | Measure
+Task = Prepare | Train | Measure
 
 
 @dataclass(frozen=True)
@@ -80,15 +85,13 @@ def steps_of(cells: Sequence[SuiteEntry]) -> list[Step]:
     steps: dict[str, Step] = {}
     numbers: dict[str, int] = {}
     for entry in cells:
-        setup = entry.cell.setup
-        name = f"setup {digest(setup.model_dump(mode='json'))[:24]}"
+        name = _name(entry.cell.setup)
         number = numbers.setdefault(name, len(numbers))
-        if name not in steps:
-            steps[name] = _preparation(name, setup, number)
-        needs = [name]
-        if (training := _training_under(entry.resolved, setup, number)) is not None:
-            steps.setdefault(training.name, training)
-            needs.append(training.name)
+        shared = [_preparation(setup, number) for setup in entry.cell.setups]
+        prepared = {setup.training for setup in entry.cell.setups}
+        shared += _trainings(entry.resolved, prepared, number)
+        for step in shared:
+            steps.setdefault(step.name, step)
         steps[entry.key] = Step(
             name=entry.key,
             task=Measure(entry.cell, entry.key),
@@ -96,7 +99,7 @@ def steps_of(cells: Sequence[SuiteEntry]) -> list[Step]:
             work=entry.resolved.work,
             weight=entry.resolved.work,
             priority=(number, -entry.resolved.work),
-            needs=tuple(needs),
+            needs=tuple(step.name for step in shared),
             exclusive_key=_deployment(entry.resolved, name),
             entry=entry,
         )
@@ -107,14 +110,16 @@ AHEAD = 1.5
 """Number of setups by which shared work is ahead of the cells."""
 
 
-def _preparation(name: str, setup: Setup, number: int) -> Step:
+def _name(setup: Setup) -> str:
+    return f"setup {digest(setup.model_dump(mode='json'))[:24]}"
+
+
+def _preparation(setup: Setup, number: int) -> Step:
     work = _training_work(setup)
     return Step(
-        name=name,
+        name=_name(setup),
         task=Prepare(setup),
-        description=(
-            f"{setup.model} for {setup.main_task} on {setup.dataset}, {setup.rounds} rounds"
-        ),
+        description=_model_of(setup),
         work=work,
         weight=work,
         priority=(number - AHEAD, 0),
@@ -122,26 +127,48 @@ def _preparation(name: str, setup: Setup, number: int) -> Step:
     )
 
 
-def _training_under(resolved: ResolvedCell, setup: Setup, number: int) -> Step | None:
-    """Return the training that measures the utility cost of a cell's defense; None without one."""
-    defense = None if resolved.cell.defense == "none" else resolved.defense.client_part()
-    if defense is None:
-        return None
-    under = PluginSpec.of(defense)
+def _trainings(resolved: ResolvedCell, prepared: Collection[int], number: int) -> list[Step]:
+    """Return the trainings that measure the utility cost of a cell's defense.
+
+    Args:
+        prepared: the numbers of the trainings without a defense that are prepared anyway.
+    """
+    if resolved.cell.defense == "none":
+        return []
+    part = resolved.defense.client_part()
+    under = None if part is None else PluginSpec.of(part)
+    steps = []
+    for setup in utility_setups(resolved.cell.setup):
+        if setup.training not in prepared:
+            steps.append(_training(setup, None, number))
+        if under is not None:
+            steps.append(_training(setup, under, number))
+    return steps
+
+
+def _training(setup: Setup, under: PluginSpec | None, number: int) -> Step:
     work = _training_work(setup)
-    key = digest(setup.training_key(""), setup.rounds, under.name, under.parameters)[:24]
+    named = [] if under is None else [under.name, under.parameters]
+    text = "" if under is None else f" under {under.name} ({text_of(under.parameters)})"
+    key = digest(setup.training_key(""), setup.rounds, *named)[:24]
     return Step(
         name=f"training {key}",
-        task=TrainUnder(setup, under),
-        description=(
-            f"{setup.model} for {setup.main_task} under {under.name} "
-            f"({text_of(under.parameters)}), {setup.rounds} rounds"
-        ),
+        task=Train(setup, under),
+        description=_model_of(setup, text),
         work=work,
         weight=work,
         priority=(number - AHEAD, 1),
-        exclusive_key=digest(setup.training_key(""), under.name, under.parameters)[:24],
+        exclusive_key=digest(setup.training_key(""), *named)[:24]
+        if named
+        else setup.training_key(""),
     )
+
+
+def _model_of(setup: Setup, under: str = "") -> str:
+    """Return what is trained, in a few words."""
+    which = f", training {setup.training}" if setup.training else ""
+    rounds = f"{setup.rounds} rounds{which}"
+    return f"{setup.model} for {setup.main_task} on {setup.dataset}{under}, {rounds}"
 
 
 def _training_work(setup: Setup) -> float:

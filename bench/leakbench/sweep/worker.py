@@ -17,7 +17,7 @@ from leakbench.base.files import WriteError
 from leakbench.experiments.cell import Setup
 from leakbench.records.record import Record
 from leakbench.sweep.executor import Problem, Site, StepCompleted, StepProgress
-from leakbench.sweep.steps import Measure, Prepare, Step, Task, TrainUnder
+from leakbench.sweep.steps import Measure, Prepare, Step, Task, Train
 from leakbench.threat.attack import NotCompiled
 
 if TYPE_CHECKING:
@@ -70,35 +70,38 @@ def _done(name: str, task: Task, site: Site, send: Send) -> Record | None:
             # Prepared anew, so that everything it needs is requested from the cache, and noted.
             _kept.clear()
             _prepared(setup, site, on_status)
-        case TrainUnder(setup, defense):
-            from leakbench.evaluation.preparation import train_under
+        case Train(setup, defense):
+            from leakbench.evaluation.preparation import train_for_utility
 
-            train_under(setup, defense, site.data_root, site.device, on_status)
+            train_for_utility(setup, defense, site.data_root, site.device, on_status)
         case Measure(cell):
             from leakbench.evaluation.measuring import measure
             from leakbench.experiments.resolved_cell import ResolvedCell
 
-            context = _prepared(cell.setup, site, on_status)
+            contexts = (_prepared(setup, site, on_status) for setup in cell.setups)
             progress = _progress(name, send)
             resolved = ResolvedCell.of(cell)
             return measure(
-                resolved, context, progress, site.lpips_weights, site.compiling, on_status
+                resolved, contexts, progress, site.lpips_weights, site.compiling, on_status
             )
     return None
 
 
-_kept: dict[tuple[str, str], EvaluationContext] = {}
-"""The context of the last setup, for the worker's next step."""
+_kept: dict[tuple[int, str, str], EvaluationContext] = {}
+"""The contexts of the last setup, one for each training, for the worker's next step."""
 
 
 def _prepared(setup: Setup, site: Site, on_status: Callable[[str], None]) -> EvaluationContext:
     from leakbench.evaluation.preparation import prepare
 
     # A worker of a cluster may serve several runs, each with its own data.
-    key = (setup.model_dump_json(), f"{site.data_root} {site.device}")
-    if key not in _kept:
-        # The old one is dropped first: both at once would need twice the memory.
+    where = f"{site.data_root} {site.device}"
+    of_all_trainings = setup.model_copy(update={"training": 0}).model_dump_json()
+    if any(known[1:] != (of_all_trainings, where) for known in _kept):
+        # Dropped before the new one is made: both at once would need twice the memory.
         _kept.clear()
+    key = (setup.training, of_all_trainings, where)
+    if key not in _kept:
         _kept[key] = prepare(setup, site.data_root, site.device, on_status)
     return _kept[key]
 

@@ -37,6 +37,7 @@ class AttackResult:
         loss: final distance between the dummies' gradient and the update, if it has one.
         steps: number of gradient evaluations used.
         restarts: number of restarts after a run diverged.
+        compiled: whether its steps ran compiled; None where it has none that could.
         diverged: whether the attack reports that it failed.
     """
 
@@ -49,6 +50,7 @@ class AttackResult:
     loss: float | None = None
     steps: int = 0
     restarts: int = 0
+    compiled: bool | None = None
     diverged: bool = False
 
 
@@ -72,6 +74,10 @@ class Attack(ABC):
         note: information for readers of its column, printed under each table.
         control: whether it is a control (a baseline or upper bound), not an attack.
         optional_knowledge: knowledge that it uses in addition if its cell grants it.
+        least_runs: how often a cell is measured at least, with seeds of its own each: for attacks
+            that cost nothing and of which one run varies much.
+        is_random: whether the result depends on the observation's seed. If not, several seeds would
+            give the same numbers, and it runs once on each training of the shared model.
         largest_batch: the largest B for which it is defined; None if there is no limit.
         reconstructs_features: whether its results hold a feature for each individual.
         presets: name → parameters, such as those of the paper.
@@ -86,6 +92,8 @@ class Attack(ABC):
     note: ClassVar[str] = ""
     control: ClassVar[bool] = False
     optional_knowledge: ClassVar[Knowledge] = Knowledge.NOTHING
+    least_runs: ClassVar[int] = 1
+    is_random: ClassVar[bool] = True
     largest_batch: ClassVar[int | None] = None
     reconstructs_features: ClassVar[bool] = True
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
