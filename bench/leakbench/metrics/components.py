@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from scipy.stats import t as student
 
 LEVEL = 0.95
+
+Deviation = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Components(BaseModel):
@@ -30,9 +33,9 @@ class Components(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    victims: float
-    seeds: float | None = None
-    trainings: float | None = None
+    victims: Deviation
+    seeds: Deviation | None = None
+    trainings: Deviation | None = None
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ def embedded(context: EvaluationContext) -> Embedded:
     bootstrap = Bootstrap(groupings, seed_for("bootstrap", seed) % 2**32)
 
     def oracle(name: str) -> Estimate:
-        of_property = scores[name].cpu().double().numpy()
+        of_property = scores[name].cpu().double().numpy()[None]
         return BinaryScores(of_property, present[name], bootstrap).estimate(balanced_accuracy)
 
     return Embedded(
