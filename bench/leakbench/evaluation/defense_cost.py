@@ -54,7 +54,7 @@ def _utility(
     victims = labelled_victims(context.individuals, context.split, context.device)
     defended = main_task_hits(trained_under(defense, context, on_status), *victims)
     hits, undefended = (each.cpu().double().numpy() for each in (defended, context.hits))
-    identities = np.array(context.individuals.identities[context.split.victims])
+    identities = np.array(context.individuals.people[context.split.victims])
     by_identity = Bootstrap([groups_of(identities)], seed)
     return by_identity.mean(hits), by_identity.mean(undefended - hits)
 
