@@ -80,6 +80,7 @@ class CelebA(DataSet):
             identities=identities,
             fingerprint=content_fingerprint(kept, names, table, identities, images),
             left_out={reason: number for reason, number in left_out.items() if number},
+            names=kept,
         )
 
     def main_tasks(self) -> Mapping[str, str]:

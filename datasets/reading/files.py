@@ -64,6 +64,7 @@ def individuals_from_files(
         identities=identities,
         fingerprint=content_fingerprint(names, list(attributes), table, identities, images),
         left_out={reason: number for reason, number in left_out.items() if number},
+        names=names,
     )
 
 

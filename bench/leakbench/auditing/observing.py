@@ -108,7 +108,7 @@ def answer(
             images=batch.truth.images,
             labels=batch.truth.labels,
             learning_rate=batch.learning_rate,
-            generator=exchange.defense_generator(number),
+            generator=exchange.defense_generator(batch.truth, number),
         )
         sent = compute(client) if batch.update is None else batch.update
         observations.append(observe(batch.truth, sent, knowledge, seed))

@@ -69,6 +69,7 @@ class AttackTrial(Trial):
         if Knowledge.OUTPUTS in self.attack.required_knowledge:
             images = [truth.images for truth in truths]
             outputs = serve(self.attack, server, images, lambda _: None)
+        candidates = candidates_of(truths, torch.Generator().manual_seed(0))
         observations = [
             observe(
                 truth,
@@ -77,9 +78,7 @@ class AttackTrial(Trial):
                 seed=number,
                 statistics=batch_statistics(model, truth.images),
                 outputs=outputs[number],
-                candidates=candidates_of(
-                    truths, number, torch.Generator().manual_seed(number)
-                ).images,
+                candidates=candidates[number].images,
             )
             for number, truth in enumerate(truths)
         ]

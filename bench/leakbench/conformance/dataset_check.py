@@ -20,6 +20,9 @@ from leakbench.experiments.overrides import parameters_from
 
 PREFIX = "dataset."
 
+MOST_PAIRS = 20
+"""Near-duplicates across identities that are listed."""
+
 
 def checked(name: str, settings: Sequence[str], data_root: Path | None) -> str:
     """Load a data set, decode every image, and return a description.
@@ -52,6 +55,7 @@ def checked(name: str, settings: Sequence[str], data_root: Path | None) -> str:
         *((f"{PREFIX}{key}", value) for key, value in parameters_of(dataset).items()),
         ("individuals", f"{len(individuals):,} (whole: {dataset.size})"),
         ("identities", _identities(individuals)),
+        *(("same photo", line) for line in _near_duplicates(individuals)),
         *(("left out", f"{number:,} {why}") for why, number in individuals.left_out.items()),
         ("terms", dataset.terms),
         ("fingerprint", f"{individuals.fingerprint} at {setup.image_size} pixels"),
@@ -87,6 +91,24 @@ def _identities(individuals: Individuals) -> str:
         f"{len(images):,}, {images.min()} to {images.max()} images each "
         f"(median {np.median(images):g})"
     )
+
+
+def _near_duplicates(individuals: Individuals) -> list[str]:
+    """Return a line for each pair across identities, and one for those within."""
+    pairs = individuals.near_duplicates
+    one, other = individuals.identities[pairs].T
+    across = pairs[one != other]
+
+    def shown(row: int) -> str:
+        name = f" ({individuals.names[row]})" if individuals.names else ""
+        return f"{row}{name} of identity {individuals.identities[row]}"
+
+    lines = [f"row {shown(a)} and row {shown(b)}" for a, b in across[:MOST_PAIRS].tolist()]
+    if len(across) > MOST_PAIRS:
+        lines.append(f"and {len(across) - MOST_PAIRS:,} more pairs across identities")
+    if within := len(pairs) - len(across):
+        lines.append(f"{within:,} {'pair' if within == 1 else 'pairs'} within an identity")
+    return lines or ["no two images"]
 
 
 def _balance(individuals: Individuals, properties: Sequence[str]) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leakbench.base.errors import UsageError
+from leakbench.data.people import joined
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,9 @@ class Individuals:
         identities: number of the person or object shown, shape (n,).
         fingerprint: hash of the content of the data set.
         left_out: reason → number of entries of the label files that were left out.
+        names: of the individuals in the label files, for messages; empty where they have none.
+        near_duplicates: pairs of rows that show the same photo, shape (p, 2); a data set leaves
+            them empty, see `leakbench.data.near_duplicates.with_near_duplicates`.
     """
 
     images: NDArray[np.uint8]
@@ -31,9 +36,18 @@ class Individuals:
     identities: NDArray[np.int64]
     fingerprint: str
     left_out: Mapping[str, int] = field(default_factory=dict)
+    names: Sequence[str] = ()
+    near_duplicates: NDArray[np.int64] = field(
+        default_factory=lambda: np.empty((0, 2), dtype=np.int64)
+    )
 
     def __len__(self) -> int:
         return len(self.identities)
+
+    @cached_property
+    def people(self) -> NDArray[np.int64]:
+        """Identities, equal also where two share a photo, shape (n,): nobody is on two sides."""
+        return joined(self.identities, self.near_duplicates)
 
     def attribute(self, name: str, use: str = "attribute") -> NDArray[np.bool_]:
         """Return the presence of attribute `name`, shape (n,).

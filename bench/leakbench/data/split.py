@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from leakbench.base.errors import UsageError
 from leakbench.base.seeds import seed_for
 from leakbench.data.dataset import Individuals
+from leakbench.data.people import joined
 
 IDENTITY_TASK = "identity"
 
@@ -48,21 +49,27 @@ def split_individuals(
     victim is in a client's training data. Victims' identities differ from the clients' too, except
     if the main task is identity: then victims are unseen images of the clients' identities.
 
+    Identities that share a photo stay together, and a photo that a client has is no victim: see
+    `Individuals.near_duplicates`.
+
     Raises:
         UsageError: unknown attribute in the main task, or too few individuals for a group.
     """
     random = np.random.default_rng(seed_for("split", seed))
-    people, person = np.unique(individuals.identities, return_inverse=True)
+    people, identity = np.unique(individuals.identities, return_inverse=True)
+    person = np.searchsorted(people, individuals.people)
     order = random.permutation(len(people))
     share = np.empty(len(people))
     share[order] = (np.arange(len(people)) + 0.5) / len(people)
     in_auxiliary = share[person] < auxiliary_share
     if main_task == IDENTITY_TASK:
-        is_victim = ~in_auxiliary & _some_images_of_each(person, victim_share, random)
+        is_victim = ~in_auxiliary & _some_images_of_each(identity, victim_share, random)
+        photo = joined(np.arange(len(individuals)), individuals.near_duplicates)
+        is_victim &= ~np.isin(photo, photo[~is_victim])
     else:
         is_victim = ~in_auxiliary & (share[person] < auxiliary_share + victim_share)
     is_client = ~in_auxiliary & ~is_victim
-    labels, classes = _main_task(individuals, main_task, person, is_client)
+    labels, classes = _main_task(individuals, main_task, identity, is_client)
     if main_task == IDENTITY_TASK:
         is_victim &= labels >= 0
     groups = _among_clients(np.flatnonzero(is_client), person, clients, random)

@@ -12,19 +12,30 @@ from leakbench.base.errors import UsageError
 from leakbench.base.seeds import seed_for
 from leakbench.data.dataset import Individuals
 from leakbench.data.images import to_images
+from leakbench.data.near_duplicates import near_duplicates_of
+from leakbench.data.people import joined
 from leakbench.data.split import IDENTITY_TASK, Split, attribute_classes, task_attributes
 from leakbench.threat.server import Auxiliary
 
 
 def other_people(
-    individuals: Individuals, victims_set: Individuals, split: Split
+    individuals: Individuals, victims_set: Individuals, split: Split, *, same_people: bool
 ) -> NDArray[np.int64]:
-    """Return the rows of identities that are neither clients' nor victims', in another selection.
+    """Return the rows of people who are neither clients nor victims of another data set.
 
-    Only within one data set do equal numbers mean the same person.
+    Args:
+        individuals: the data set that D_aux comes from.
+        victims_set: that of clients and victims, images of the same size.
+        same_people: whether equal identities mean the same person in both, as in two selections
+            of one data set. In any case people are the same if they share a photo.
     """
-    taken = np.concatenate([*split.clients, split.victims])
-    return np.flatnonzero(~np.isin(individuals.identities, victims_set.identities[taken]))
+    both = [victims_set.identities, individuals.identities]
+    if not same_people:
+        both = [np.unique(each, return_inverse=True)[1] for each in both]
+        both[1] += len(victims_set)
+    people = joined(np.concatenate(both), near_duplicates_of(victims_set, individuals))
+    taken = people[np.concatenate([*split.clients, split.victims])]
+    return np.flatnonzero(~np.isin(people[len(victims_set) :], taken))
 
 
 def at_most(
@@ -93,5 +104,5 @@ def auxiliary_of(
             name: torch.from_numpy(individuals.attribute(name, "property")[rows]).to(device)
             for name in properties
         },
-        identities=torch.from_numpy(np.array(individuals.identities[rows])).to(device),
+        identities=torch.from_numpy(np.array(individuals.people[rows])).to(device),
     )

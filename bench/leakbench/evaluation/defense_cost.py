@@ -70,7 +70,7 @@ def _utility(
     defended, undefended = (
         torch.stack(each).cpu().double().numpy() for each in zip(*pairs, strict=True)
     )
-    identities = np.array(context.individuals.identities[context.split.victims])
+    identities = np.array(context.individuals.people[context.split.victims])
     by_identity = Bootstrap([groups_of(identities)], seed, np.arange(len(setups)))
     return by_identity.mean(defended), by_identity.mean(undefended - defended)
 

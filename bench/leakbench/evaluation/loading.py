@@ -7,19 +7,20 @@ from pathlib import Path
 from leakbench.base.errors import UsageError
 from leakbench.base.registry import DATASETS
 from leakbench.data.dataset import DataSet, Individuals
+from leakbench.data.near_duplicates import with_near_duplicates
 from leakbench.evaluation.auxiliary import check_properties
 from leakbench.experiments.cell import Setup
 
 
 def load_individuals(setup: Setup, data_root: Path | None) -> Individuals:
-    """Return the setup's data set.
+    """Return the setup's data set, with its near-duplicates.
 
     Raises:
         UsageError: it is unknown, malformed or not there.
     """
     dataset: DataSet = setup.spec("dataset").build(DATASETS)
     check_available(setup, data_root)
-    return dataset.load(data_root, setup.image_size)
+    return with_near_duplicates(dataset.load(data_root, setup.image_size))
 
 
 def load_auxiliary_individuals(setup: Setup, data_root: Path | None) -> Individuals | None:
@@ -32,7 +33,7 @@ def load_auxiliary_individuals(setup: Setup, data_root: Path | None) -> Individu
         return None
     dataset: DataSet = setup.spec("auxiliary_dataset").build(DATASETS)
     check_available(setup, data_root)
-    individuals = dataset.load(data_root, setup.image_size)
+    individuals = with_near_duplicates(dataset.load(data_root, setup.image_size))
     check_properties(individuals, setup.auxiliary_dataset, setup.properties)
     return individuals
 

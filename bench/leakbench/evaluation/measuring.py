@@ -20,7 +20,7 @@ from torch import Tensor
 
 from leakbench.base.choices import Compiling, Mode, Precision
 from leakbench.base.errors import UsageError
-from leakbench.base.seeds import generator_for, seed_for
+from leakbench.base.seeds import generator_for, seed_for, tensor_digest
 from leakbench.data.images import to_images
 from leakbench.evaluation.defense_cost import defense_metrics, distortion
 from leakbench.evaluation.preparation import EvaluationContext
@@ -216,9 +216,9 @@ class Exchange:
         """Return the seed of an attack on batch `number`."""
         return seed_for("attack", attack.name, self.batch_size, self.seed, number)
 
-    def defense_generator(self, number: int) -> torch.Generator:
-        """Return what the client of batch `number` draws from."""
-        return generator_for("defense", self.seed, self.batch_size, number)
+    def defense_generator(self, truth: GroundTruth, number: int) -> torch.Generator:
+        """Return what the client of batch `number` draws from, and no attack can."""
+        return truth.generator("defense", self.seed, self.batch_size, number)
 
     def server(self, server: Server, compiling: Compiling) -> Server:
         """Return the server with what it is granted, and how it computes."""
@@ -279,14 +279,11 @@ def infer(
         progress = part_of(progress, 1, 2)
         deploying = time.perf_counter() - started
     if Knowledge.CANDIDATES in exchange.knowledge:
-        candidates = [
-            candidates_of(
-                truths,
-                number,
-                generator_for("candidates", exchange.seed, exchange.batch_size, number),
-            )
-            for number in range(len(truths))
-        ]
+        # The same in all runs of a cell, which are scored together.
+        seed = ("candidates", context.setup.seed, exchange.batch_size)
+        candidates = candidates_of(
+            truths, generator_for(*seed, [truth.digest() for truth in truths])
+        )
     compute = exchange.defense.protect(gradient)
     observations, changes = [], []
     for number, truth in enumerate(truths):
@@ -295,7 +292,7 @@ def infer(
             images=truth.images,
             labels=truth.labels,
             learning_rate=exchange.learning_rate,
-            generator=exchange.defense_generator(number),
+            generator=exchange.defense_generator(truth, number),
         )
         sent = compute(client)
         if exchange.defense.name != "none":
@@ -337,7 +334,7 @@ def victim_batches(
     draw = generator_for("victims", context.setup.seed)
     shuffled = victims[torch.randperm(len(victims), generator=draw).numpy()]
     # All identities once, before any identity a second time.
-    rows = shuffled[_occurrence(context.individuals.identities[shuffled]).argsort(kind="stable")]
+    rows = shuffled[_occurrence(context.individuals.people[shuffled]).argsort(kind="stable")]
     rows = rows[:individuals]
     server = context.server
     assert server.model is not None
@@ -345,11 +342,13 @@ def victim_batches(
     images = to_images(context.individuals.images[rows], device)
     labels = torch.from_numpy(context.split.labels[rows]).to(device)
     features = deep_features(server.model, images)
-    identities = torch.from_numpy(np.array(context.individuals.identities[rows]))
+    identities = torch.from_numpy(np.array(context.individuals.people[rows]))
     present = {
         name: torch.from_numpy(context.individuals.attribute(name)[rows])
         for name in context.setup.properties
     }
+    training_data = context.individuals.images[context.split.clients[0]]
+    secret = tensor_digest(torch.from_numpy(np.array(training_data)))
     return [
         GroundTruth(
             images=images[i : i + batch_size],
@@ -357,6 +356,7 @@ def victim_batches(
             features=features[i : i + batch_size],
             properties={name: values[i : i + batch_size] for name, values in present.items()},
             identities=identities[i : i + batch_size],
+            secret=secret,
         )
         for i in range(0, individuals, batch_size)
     ]

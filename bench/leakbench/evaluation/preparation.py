@@ -194,16 +194,16 @@ def _auxiliary(
     if foreign is None:
         source, rows, labels = individuals, split.auxiliary, split.labels
     else:
-        source, rows = foreign, np.arange(len(foreign))
+        source = foreign
         labels = foreign_labels(foreign, setup.main_task)
-        if setup.auxiliary_dataset == setup.dataset:
-            rows = other_people(foreign, individuals, split)
+        same_people = setup.auxiliary_dataset == setup.dataset
+        rows = other_people(foreign, individuals, split, same_people=same_people)
     if not len(rows):
         raise UsageError(
             f"everybody in {setup.auxiliary_source} is a client or a victim, so that D_aux is "
             f"empty; choose another `auxiliary_dataset`"
         )
-    rows = at_most(rows, source.identities, setup.auxiliary_individuals, setup.seed)
+    rows = at_most(rows, source.people, setup.auxiliary_individuals, setup.seed)
     return auxiliary_of(source, rows, labels, setup.properties, device), rows
 
 

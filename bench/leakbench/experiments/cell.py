@@ -199,7 +199,7 @@ SCHEMA = 3
 by D_aux; means over runs; individuals of a near-duplicate photo on one side of the split.
 """
 
-TRAINING_VERSION = 3
+TRAINING_VERSION = 2
 """Raised when training gives other weights for the same setup."""
 
 PROPERTY_MODEL_VERSION = 1

@@ -27,30 +27,141 @@ class Candidates:
     identities: Tensor
 
 
-def candidates_of(
-    truths: Sequence[GroundTruth], number: int, generator: torch.Generator
-) -> Candidates:
-    """Return candidates for batch `number`: its individuals, and as many of other batches.
+def candidates_of(truths: Sequence[GroundTruth], generator: torch.Generator) -> list[Candidates]:
+    """Return the candidates for each batch: its individuals, and as many of other batches.
 
-    The others share no identity with the batch.
+    Over all batches each individual is a member once and a non-member once, so that how often an
+    image is shown, or with which others, tells nothing. The non-members share no identity with the
+    batch, and none with each other if no batch has one twice; among all such assignments one is
+    chosen at random.
+
+    Args:
+        generator: on the CPU, of randomness that the adversary cannot draw again.
 
     Raises:
-        UsageError: the other batches hold too few people.
+        UsageError: there is no such assignment, or none is found.
     """
-    batch, rest = truths[number], [t for i, t in enumerate(truths) if i != number]
-    identities = torch.cat([batch.identities[:0], *(truth.identities for truth in rest)])
-    others = (~torch.isin(identities, batch.identities)).nonzero().flatten()
-    if len(others) < len(batch):
-        raise UsageError(
-            f"candidates for a batch of {len(batch)} need as many victims of other batches, and "
-            f"there are {len(others)}; raise individuals, or lower batch_size"
-        )
-    chosen = others[torch.randperm(len(others), generator=generator)[: len(batch)]]
-    images = torch.cat([batch.images[:0], *(truth.images for truth in rest)])
-    order = torch.randperm(2 * len(batch), generator=generator)
-    members = torch.arange(2 * len(batch)) < len(batch)
+    images = torch.cat([truth.images for truth in truths])
+    identities = torch.cat([truth.identities for truth in truths])
+    _check_enough(truths, identities)
+    batch_of = [batch for batch, truth in enumerate(truths) for _ in range(len(truth))]
+    assigned = torch.tensor(_Assignment(identities.tolist(), batch_of, generator).found())
+    batch = torch.tensor(batch_of)
+    return [
+        _shuffled(images, identities, batch == number, assigned, generator)
+        for number in range(len(truths))
+    ]
+
+
+def _check_enough(truths: Sequence[GroundTruth], identities: Tensor) -> None:
+    for batch in truths:
+        others = int((~torch.isin(identities, batch.identities)).sum())
+        if others < len(batch):
+            raise UsageError(
+                f"candidates for a batch of {len(batch)} need as many victims of other batches, "
+                f"and there are {others}; raise individuals, or lower batch_size"
+            )
+
+
+def _shuffled(
+    images: Tensor, identities: Tensor, own: Tensor, assigned: Tensor, generator: torch.Generator
+) -> Candidates:
+    """Return a batch's candidates.
+
+    Args:
+        own: whether an individual is in the batch, shape (n,).
+        assigned: for each individual the one that is a non-member in its batch, shape (n,).
+    """
+    size = int(own.sum())
+    rows = torch.cat([own.nonzero().flatten(), assigned[own]])
+    order = torch.randperm(2 * size, generator=generator)
     return Candidates(
-        images=torch.cat([batch.images, images[chosen.to(images.device)]])[order],
-        members=members[order],
-        identities=torch.cat([batch.identities, identities[chosen]])[order],
+        images=images[rows[order].to(images.device)],
+        members=(torch.arange(2 * size) < size)[order],
+        identities=identities[rows[order]],
     )
+
+
+class _Assignment:
+    """A permutation of the individuals: who is a non-member in whose batch.
+
+    It starts at random, is repaired by random swaps, and mixed by further ones: a swap and its
+    reverse are equally likely, so that all permitted permutations become equally likely.
+    """
+
+    def __init__(
+        self, people: Sequence[int], batch_of: Sequence[int], generator: torch.Generator
+    ) -> None:
+        self.people, self.batch_of, self.generator = people, batch_of, generator
+        self.members: list[set[int]] = [set() for _ in range(max(batch_of) + 1)]
+        repeated = False
+        for person, batch in zip(people, batch_of, strict=True):
+            repeated |= person in self.members[batch]
+            self.members[batch].add(person)
+        self.distinct = not repeated
+        self.chosen: list[int] = torch.randperm(len(people), generator=generator).tolist()
+        self.shown: list[dict[int, int]] = [{} for _ in self.members]
+        for position, individual in enumerate(self.chosen):
+            self._count(position, individual, 1)
+
+    def found(self) -> list[int]:
+        """Return for each individual the one that is a non-member in its batch.
+
+        Raises:
+            UsageError: see `candidates_of`.
+        """
+        count = len(self.people)
+        for _ in range(REPAIRS):
+            wrong = [p for p in range(count) if not self._fits(p, self.chosen[p])]
+            if not wrong:
+                break
+            for position, other in zip(wrong, self._random(len(wrong)), strict=True):
+                self._swap(position, other, repairing=True)
+        else:
+            raise UsageError(
+                f"candidates need each of {count} victims as a non-member of one of "
+                f"{len(self.members)} batches in which the person is not, and too many show the "
+                f"same people; raise individuals, or lower batch_size"
+            )
+        steps = MIXING * count
+        for position, other in zip(self._random(steps), self._random(steps), strict=True):
+            self._swap(position, other)
+        return self.chosen
+
+    def _random(self, count: int) -> list[int]:
+        drawn = torch.randint(len(self.people), (count,), generator=self.generator)
+        return drawn.tolist()
+
+    def _count(self, position: int, individual: int, change: int) -> None:
+        shown, person = self.shown[self.batch_of[position]], self.people[individual]
+        shown[person] = shown.get(person, 0) + change
+
+    def _fits(self, position: int, individual: int) -> bool:
+        """Whether an individual who is assigned to a position may be a non-member there."""
+        batch, person = self.batch_of[position], self.people[individual]
+        alone = not self.distinct or self.shown[batch][person] == 1
+        return alone and person not in self.members[batch]
+
+    def _swap(self, one: int, other: int, *, repairing: bool = False) -> None:
+        """Exchange two assignments if both fit then; to repair, if as many fit as before."""
+        before = self._fitting(one, other) if repairing else 2
+        self._exchange(one, other)
+        if self._fitting(one, other) < before:
+            self._exchange(one, other)
+
+    def _fitting(self, one: int, other: int) -> int:
+        return self._fits(one, self.chosen[one]) + self._fits(other, self.chosen[other])
+
+    def _exchange(self, one: int, other: int) -> None:
+        for position in (one, other):
+            self._count(position, self.chosen[position], -1)
+        self.chosen[one], self.chosen[other] = self.chosen[other], self.chosen[one]
+        for position in (one, other):
+            self._count(position, self.chosen[position], 1)
+
+
+REPAIRS = 1000
+"""Rounds in which each wrong assignment is swapped with a random one."""
+
+MIXING = 20
+"""Swaps tried for each individual once the assignment is permitted."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
 
+from leakbench.base.seeds import digest, generator_for, tensor_digest
 from leakbench.threat.knowledge import Knowledge
 
 
@@ -20,6 +23,8 @@ class GroundTruth:
         features: E(X), shape (B, d).
         properties: property → presence, shape (B,) each.
         identities: number of the person or object shown, shape (B,).
+        secret: digest of data that no adversary is ever shown, not even as candidates; empty
+            where there are none.
     """
 
     images: Tensor
@@ -27,9 +32,27 @@ class GroundTruth:
     features: Tensor
     properties: Mapping[str, Tensor]
     identities: Tensor
+    secret: str = ""
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def digest(self) -> str:
+        """Return a digest of the batch and the secret, equal on every device."""
+        pixels = (self.images.clamp(0, 1) * 255).round().to(torch.uint8)
+        numbers = [pixels, self.labels.long(), self.identities.long()]
+        return digest([tensor_digest(each) for each in numbers], self.secret)
+
+    def generator(self, *purpose: Any) -> torch.Generator:
+        """Return a CPU generator for the clients of this batch.
+
+        Its seed depends on what only the ground truth holds, so that an adversary who knows all
+        other seeds cannot draw a defense's noise again and subtract it.
+
+        Args:
+            purpose: what it is for; JSON values.
+        """
+        return generator_for(*purpose, self.digest())
 
 
 @dataclass(frozen=True)
