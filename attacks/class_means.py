@@ -30,6 +30,7 @@ class ClassMeans(Attack):
         labels: `ilrg` reads them off the gradient as the paper does, `known` takes them as granted.
     """
 
+    is_random = False
     title = "Class means"
     reference = (
         "Ma, Sun, Cui, Li, Guo, Liu 2023, Instance-wise Batch Label Restoration via Gradients in "

@@ -49,6 +49,7 @@ class CocktailParty(Attack):
         sparsity: weight of a component's mean absolute value.
     """
 
+    is_random = False
     title = "Cocktail Party"
     reference = (
         "Kariyappa, Guo, Maeng, Xiong, Suh, Qureshi, Lee 2023, Cocktail Party Attack: Breaking "

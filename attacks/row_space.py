@@ -31,6 +31,7 @@ class RowSpace(Attack):
     The B nearest candidates are its answer for the individuals of the batch.
     """
 
+    is_random = False
     title = "Row space"
     reference = (
         "Petrov, Dimitrov, Baader, Müller, Vechev 2024, DAGER: Exact Gradient Inversion for Large "

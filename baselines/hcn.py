@@ -58,6 +58,7 @@ class HonestButCurious(Attack):
     """
 
     reconstructs_features = False
+    is_random = False
     title = "HCN"
     reference = (
         "Malekzadeh, Borovykh, Gündüz 2021, Honest-but-Curious Nets: Sensitive Attributes of "

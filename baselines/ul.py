@@ -53,6 +53,7 @@ class UnintendedLeakage(Attack):
     """
 
     reconstructs_features = False
+    is_random = False
     title = "UL"
     reference = (
         "Melis, Song, De Cristofaro, Shmatikov 2019, Exploiting Unintended Feature Leakage in "

@@ -216,6 +216,13 @@ class Moody(Sound):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SaysItIsNotRandom(Sound):
+    """It draws from the seed."""
+
+    is_random = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Global(Sound):
     """Draws from PyTorch's global generator."""
 

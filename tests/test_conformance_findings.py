@@ -54,6 +54,11 @@ OF_ATTACKS: list[Case] = [
     ("answers for each of a batch", faulty_attacks.NaNOfBatches, "returned NaN or infinity in sco"),
     ("answers with plain tensors", faulty_attacks.WithGraph, "still requires its gradient; return"),
     ("answers with plain tensors", faulty_attacks.Elsewhere, "tensor on meta, where the server"),
+    (
+        "declares whether it is random",
+        faulty_attacks.SaysItIsNotRandom,
+        "declares `is_random = False` and answers otherwise under another seed",
+    ),
     ("tells its progress", faulty_attacks.Silent, "tells its progress as nothing; call"),
     ("tells its progress", faulty_attacks.Backwards, r"progress as 0\.5, 0\.25, 1; call"),
     ("answers the same twice", faulty_attacks.Moody, "differently the second time .*draw from"),

@@ -158,6 +158,21 @@ def draws_from_the_seed_it_is_given(trial: AttackTrial) -> None:
     )
 
 
+def declares_whether_it_is_random(trial: AttackTrial) -> None:
+    """An attack that says that it draws no random numbers answers alike whatever the seed."""
+    if trial.attack.is_random:
+        return
+    server, observations = trial.shown(trial.batch_size)
+    reseeded = [replace(observation, seed=observation.seed + 1) for observation in observations]
+    _refuse_different(
+        trial,
+        trial.infer(server, observations),
+        trial.infer(server, reseeded),
+        "declares `is_random = False` and answers otherwise under another seed",
+        "leave the declaration out",
+    )
+
+
 def leaves_global_generators_alone(trial: AttackTrial) -> None:
     """Random numbers elsewhere do not depend on which attacks ran before."""
     before = fingerprints()
@@ -301,6 +316,7 @@ ATTACK_CHECKS = (
         tells_its_progress,
         answers_the_same_twice,
         draws_from_the_seed_it_is_given,
+        declares_whether_it_is_random,
         leaves_global_generators_alone,
         answers_each_batch_as_if_it_were_alone,
         leaves_what_it_is_given_as_it_was,

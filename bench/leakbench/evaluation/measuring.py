@@ -59,7 +59,7 @@ def measure(
     """Measure one cell in the contexts of its setups and return its record.
 
     Args:
-        contexts: of `cell.setups`, one for each training. They are asked for one after the other.
+        contexts: of `resolved.setups`, one for each training, asked for one after the other.
         lpips_weights: a file of AlexNet's weights; without it images have no LPIPS.
         on_status: called with a short description of each long step.
 
@@ -76,7 +76,7 @@ def measure(
         if not number and context.device.startswith("cuda"):
             torch.cuda.reset_peak_memory_stats()
         measured += _measurements(
-            resolved, context, part_of(progress, number, cell.trainings), compiling
+            resolved, context, part_of(progress, number, len(resolved.setups)), compiling
         )
     results = [result for each in measured for result in each.run.results]
     distortions = [value for each in measured for value in each.distortions]

@@ -8,7 +8,7 @@ from typing import Self
 
 from leakbench.base.errors import UsageError
 from leakbench.base.registry import ATTACKS, DEFENSES
-from leakbench.experiments.cell import Cell
+from leakbench.experiments.cell import Cell, Setup
 from leakbench.federation.defense import Defense
 from leakbench.threat.attack import Attack, check_batch_size, check_grant, knowledge_used
 from leakbench.threat.knowledge import Knowledge
@@ -57,17 +57,24 @@ class ResolvedCell:
         return self.cell.individuals // self.individuals_in_update
 
     @property
+    def setups(self) -> list[Setup]:
+        """The setup of each training that is attacked; the first alone for what sees no model."""
+        setups = self.cell.setups
+        return setups if Knowledge.MODEL in self.knowledge else setups[:1]
+
+    @property
     def runs(self) -> int:
         """How often each training of the shared model is attacked, with a seed of its own."""
-        if not self.attack.is_random:
+        sees_noise = self.cell.defense != "none" and Knowledge.UPDATE in self.knowledge
+        if not self.attack.is_random and not sees_noise:
             return 1
-        return max(self.cell.attack_seeds, -(-self.attack.least_runs // self.cell.trainings))
+        return max(self.cell.attack_seeds, -(-self.attack.least_runs // len(self.setups)))
 
     @property
     def work(self) -> float:
         """Expected cost in gradient evaluations of one individual (for time estimates)."""
         of_run = self.cell.individuals * self.attack.work(self.individuals_in_update)
-        return of_run * self.runs * self.cell.trainings
+        return of_run * self.runs * len(self.setups)
 
     def check(self) -> None:
         """Refuse a cell that cannot be measured.

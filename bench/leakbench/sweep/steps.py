@@ -87,8 +87,9 @@ def steps_of(cells: Sequence[SuiteEntry]) -> list[Step]:
     for entry in cells:
         name = _name(entry.cell.setup)
         number = numbers.setdefault(name, len(numbers))
-        shared = [_preparation(setup, number) for setup in entry.cell.setups]
-        prepared = {setup.training for setup in entry.cell.setups}
+        setups = entry.resolved.setups
+        shared = [_preparation(setup, number) for setup in setups]
+        prepared = {setup.training for setup in setups}
         shared += _trainings(entry.resolved, prepared, number)
         for step in shared:
             steps.setdefault(step.name, step)

@@ -78,9 +78,9 @@ def _done(name: str, task: Task, site: Site, send: Send) -> Record | None:
             from leakbench.evaluation.measuring import measure
             from leakbench.experiments.resolved_cell import ResolvedCell
 
-            contexts = (_prepared(setup, site, on_status) for setup in cell.setups)
-            progress = _progress(name, send)
             resolved = ResolvedCell.of(cell)
+            contexts = (_prepared(setup, site, on_status) for setup in resolved.setups)
+            progress = _progress(name, send)
             return measure(
                 resolved, contexts, progress, site.lpips_weights, site.compiling, on_status
             )
