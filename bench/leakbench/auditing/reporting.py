@@ -97,7 +97,7 @@ def _attack(attacked: Attacked) -> AttackReport:
         title=attack.title,
         reference=attack.reference,
         note=attack.note,
-        control=attack.control,
+        control=attack.control is not None,
         knows=attacked.knowledge.names(),
         parameters=dict(spec.parameters),
         refused=attacked.refused,
