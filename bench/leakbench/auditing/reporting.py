@@ -105,6 +105,7 @@ def _attack(attacked: Attacked) -> AttackReport:
         certified=sum(int(each.sum()) for each in claims) if claims else None,
         metrics=attacked.metrics,
         advantage=dict(attacked.advantage),
+        baselines=dict(attacked.baselines),
     )
 
 
