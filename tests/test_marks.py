@@ -339,3 +339,12 @@ def test_the_site_compares_with_no_baseline_that_failed(tmp_path: Path) -> None:
     rows = defended("gaussian", lost)
     assert {row.advantage is None for row in rows if row.record.cell.batch_size == 1} == {True}
     assert {row.advantage is None for row in rows if row.record.cell.batch_size == 8} == {False}
+
+
+def test_a_record_whose_estimates_have_no_interval_is_published(tmp_path: Path) -> None:
+    cells = [Measured(e, done(e)) for e in suite_entries("quick", only=["attack=feature,labels"])]
+    bare = with_accuracy(cells, "", BARE)
+    out = write_run(tmp_path, [m.record for m in bare if m.record])
+    written = publish(out, None, [], pixels=False)
+    assert written.left_out == ()
+    assert "| 58.2 " in written.leaderboard.read_text()

@@ -19,8 +19,9 @@ def advantage_over(attack: Estimate, baseline: Estimate) -> Estimate:
         attack, baseline: both defined. Where one has no interval, the advantage has none.
 
     >>> attack = Estimate(value=.9, low=.87, high=.92)
-    >>> advantage_over(attack, Estimate(value=.6, low=.57, high=.64))
-    Estimate(value=0.3, low=0.25, high=0.336056)
+    >>> above = advantage_over(attack, Estimate(value=.6, low=.57, high=.64))
+    >>> above.value, above.low, above.high
+    (0.3, 0.25, 0.336056)
     """
     assert attack.value is not None and baseline.value is not None
     above = attack.value - baseline.value
