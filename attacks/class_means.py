@@ -8,11 +8,11 @@ from typing import Any, ClassVar, Literal
 
 from leakbench.attacks.linear_layers.auxiliary_fallback import auxiliary_result
 from leakbench.attacks.linear_layers.head import Head, head_of
-from leakbench.attacks.linear_layers.label_recovery import class_mean_features, recover_labels
 from leakbench.base.errors import UsageError
 from leakbench.base.registry import register_attack
 from leakbench.threat.attack import Attack, AttackResult, Progress
 from leakbench.threat.knowledge import Knowledge
+from leakbench.threat.label_recovery import class_mean_features, recover_labels
 from leakbench.threat.observation import Observation
 from leakbench.threat.server import Server
 

@@ -22,7 +22,7 @@ class Oracle(Attack):
 
     title = "Oracle"
     reference = "control"
-    control = True
+    control = "upper bound"
     is_random = False
 
     @property

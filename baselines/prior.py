@@ -25,7 +25,7 @@ class Prior(Attack):
     reconstructs_features = False
     title = "Prior"
     reference = "control"
-    control = True
+    control = "baseline"
 
     @property
     def required_knowledge(self) -> Knowledge:

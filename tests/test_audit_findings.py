@@ -48,7 +48,13 @@ def judged(
             control.model_copy(
                 update={"metrics": control.metrics.model_copy(update={"properties": known})}
             ),
-            base.model_copy(update={"certified": None, "advantage": advantages}),
+            base.model_copy(
+                update={
+                    "certified": None,
+                    "advantage": advantages,
+                    "baselines": dict.fromkeys(advantages, "blind"),
+                }
+            ),
             *([base.model_copy(update={"refused": refused})] if refused else []),
         ]
     )
@@ -81,7 +87,7 @@ def test_a_verdict_is_no_leak_only_where_an_advantage_is_excluded(with_truth: Re
     [
         (
             Verdict(outcome="leaks", reason="advantage", advantage=between(0.1, 0.3)),
-            "leaks: +20.0 [+10.0, +30.0] points above blind",
+            "leaks: +20.0 [+10.0, +30.0] points above the best baseline",
         ),
         (
             Verdict(outcome="undecided", reason="wide interval", bound=0.3),
@@ -102,8 +108,8 @@ def test_a_verdict_is_no_leak_only_where_an_advantage_is_excluded(with_truth: Re
                 properties=["bright"],
                 baseline=0.917,
             ),
-            "undecided: blind is right in 91.7 % of bright, so that no advantage of more than 10 "
-            "points is possible",
+            "undecided: the best baseline is right in 91.7 % of bright, so that no advantage of "
+            "more than 10 points is possible",
         ),
         (
             Verdict(outcome="undecided", reason="no interval"),

@@ -239,7 +239,7 @@ def test_only_attacks_on_all_defenses_are_compared(suite: str) -> None:
     figure = drawn(tradeoff.figures(without), "tradeoff-B8")
     assert heights(figure.axes[0])["gaussian"] == [[15, 14, 5]]
     assert figure._suptitle is not None
-    assert "above blind: Proposed;" in " ".join(figure._suptitle.get_text().split())
+    assert "above the best baseline: Proposed;" in " ".join(figure._suptitle.get_text().split())
 
 
 def test_there_is_no_leakage_without_the_control(suite: str) -> None:
@@ -335,7 +335,7 @@ def test_the_command_draws_png_and_svg_from_records(
         ),
         (
             ["tradeoff", "--only", "attack=feature"],
-            "the control `blind`, and an attack on every defense, to draw",
+            "the control `labels`, and an attack on every defense, to draw",
         ),
         (["ablation", "--only", "attack=oracle"], r"no group that sweeps .attack\.lam. to draw"),
         (["features", "--set", "rounds=0"], "trains for 0 rounds; pass --set rounds=1000"),

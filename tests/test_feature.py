@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from leakbench.attacks.feature import FeatureReconstruction
-from leakbench.attacks.linear_layers.label_recovery import recover_labels
 from leakbench.attacks.matching.distance import cosine_gaussian_distance
 from leakbench.attacks.matching.engine import match_gradients
 from leakbench.attacks.matching.method import Reconstruction, Victim
@@ -24,6 +23,7 @@ from leakbench.federation.client import client_update
 from leakbench.federation.models.small_cnn import SmallCNN
 from leakbench.federation.shared_model import Architecture, SharedModel
 from leakbench.records.record import Record
+from leakbench.threat.label_recovery import recover_labels
 from leakbench.threat.observation import observe
 from leakbench.threat.server import Auxiliary, Server
 

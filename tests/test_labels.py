@@ -9,7 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from leakbench.attacks.linear_layers.label_recovery import (
+from leakbench.base.errors import UsageError
+from leakbench.federation.client import client_update
+from leakbench.federation.models.lenet import LeNet
+from leakbench.federation.models.small_cnn import SmallCNN
+from leakbench.federation.shared_model import Architecture, SharedModel
+from leakbench.threat.label_recovery import (
     Scheme,
     analytic_labels,
     class_mean_features,
@@ -19,11 +24,6 @@ from leakbench.attacks.linear_layers.label_recovery import (
     recover_labels,
     row_minimum_labels,
 )
-from leakbench.base.errors import UsageError
-from leakbench.federation.client import client_update
-from leakbench.federation.models.lenet import LeNet
-from leakbench.federation.models.small_cnn import SmallCNN
-from leakbench.federation.shared_model import Architecture, SharedModel
 
 GOLDEN = [0, 0, 1, 3, 3, 3, 7, 7]
 SMALL_CNN, LENET = SmallCNN(width=4), LeNet()

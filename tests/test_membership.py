@@ -165,5 +165,5 @@ def test_the_table_shows_auc_and_members_found(tmp_path: Path) -> None:
         cells.append(Measured(each, record))
     rows = table_rows(cells)
     assert rows[0] == ["main task", "m", "B", "Row space", "Blind"]
-    assert rows[2][2:] == ["8", "100.0 [100.0, 100.0], 50.0 [50.0, 50.0]", "–"]
+    assert rows[2][2:] == ["8", "100.0 [100.0, 100.0] (4 batches), 50.0 [50.0, 50.0]", "–"]
     assert "as many others" in reading_aid(cells)

@@ -174,7 +174,7 @@ def test_an_advantage_is_over_the_control_of_the_same_setting_and_beside_no_defe
     tmp_path: Path,
 ) -> None:
     cells = suite_entries(str(defended_suite(tmp_path)))
-    knows = {"feature": "labels", "ig": "", "blind": "labels"}
+    knows = {"feature": "labels", "ig": "labels update", "blind": "labels"}
     records = records_of(cells, {"feature": 0.8, "ig": 0.7, "blind": 0.5}, knows)
     lower = [
         done(p, 0.6, knowledge=r.knowledge)

@@ -7,12 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from leakbench.attacks.linear_layers.auxiliary_fallback import auxiliary_result, has_finite_update
-from leakbench.attacks.linear_layers.label_recovery import Scheme, recover_labels
 from leakbench.attacks.matching.engine import match_gradients
 from leakbench.attacks.matching.method import Method, Reconstruction, Victim
 from leakbench.attacks.matching.posterior import (
@@ -26,7 +24,9 @@ from leakbench.attacks.matching.simulation import simulation_of
 from leakbench.federation.batch_norm import in_mode
 from leakbench.federation.shared_model import SharedModel, deep_features
 from leakbench.threat.attack import Attack, AttackResult, Progress
+from leakbench.threat.batch_labels import expected_predictions
 from leakbench.threat.knowledge import Knowledge
+from leakbench.threat.label_recovery import Scheme, recover_labels
 from leakbench.threat.observation import Observation
 from leakbench.threat.property_models.image import image_property_model
 from leakbench.threat.server import Server
@@ -103,7 +103,7 @@ class GradientMatching(Attack):
         """
         assert server.model is not None
         readable = [has_finite_update(observation) for observation in observations]
-        expected = self._expected_predictions(server)
+        expected = expected_predictions(server) if self.labels == "counts" else None
         victims = [
             self._victim(server, observation, expected)
             for observation, is_finite in zip(observations, readable, strict=True)
@@ -176,15 +176,6 @@ class GradientMatching(Attack):
             server.precision,
             simulation,
         )
-
-    def _expected_predictions(self, server: Server) -> Tensor | None:
-        """Return the model's mean prediction on D_aux, shape (K,), for the scheme that needs it."""
-        if self.labels != "counts":
-            return None
-        assert server.model is not None and server.feature_space is not None
-        with torch.no_grad():
-            logits: Tensor = server.model.classifier(server.feature_space.features)
-        return logits.softmax(1).mean(0)
 
     def _labels(
         self, model: SharedModel, observation: Observation, expected: Tensor | None

@@ -1,8 +1,8 @@
-"""How far an attack is above the blind control, on the same individuals."""
+"""How far an attack is above the best baseline, on the same individuals."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -20,28 +20,30 @@ from leakbench.threat.observation import GroundTruth
 def advantages(
     truths: Sequence[GroundTruth],
     results: Sequence[AttackResult],
-    blind: Sequence[AttackResult],
+    baselines: Mapping[str, Sequence[AttackResult]],
     standardise: Standardisation,
     seed: int,
 ) -> dict[str, Estimate]:
-    """Return, by property, an attack's balanced accuracy less the blind control's.
+    """Return, by property, an attack's balanced accuracy less that of a baseline.
 
     The interval is that of the difference: both answer for the same individuals, so that much of
     the uncertainty cancels.
 
     Args:
-        results, blind: of the attack and of the control, for each batch.
+        results: of the attack, for each batch.
+        baselines: property → the results of its baseline, for each batch; properties without one
+            have no advantage.
         standardise: features, by which individuals are matched.
     """
     if not truths:
         return {}
-    both = [Matched.of(truths, answers, standardise) for answers in (results, blind)]
-    groupings = groupings_of(truths)
+    attack, groupings = Matched.of(truths, results, standardise), groupings_of(truths)
     bootstrap_seed = seed_for("bootstrap", seed) % 2**32
     found = {}
-    for name in truths[0].properties:
+    for name, of_baseline in baselines.items():
         present = torch.cat([truth.properties[name] for truth in truths]).numpy()
-        own, control = (answers.scores[name] for answers in both)
+        baseline = Matched.of(truths, of_baseline, standardise)
+        own, control = attack.scores[name], baseline.scores[name]
 
         def difference(
             weights: Weights,

@@ -18,6 +18,7 @@ from leakbench.base.seeds import digest
 from leakbench.evaluation.scoring import Run, score
 from leakbench.metrics.estimates import Estimate
 from leakbench.records.record import Metrics
+from leakbench.reports.baselines import Baseline, best_baseline
 from leakbench.threat.attack import Attack, AttackResult, check_batch_size
 from leakbench.threat.knowledge import Knowledge
 from leakbench.threat.observation import GroundTruth
@@ -35,7 +36,8 @@ class Attacked:
         refused: why it could not run; empty if it could.
         seconds: that it took.
         metrics: over the batches whose truth is known; None where there is none.
-        advantage: property → balanced accuracy above the blind control's.
+        advantage: property → balanced accuracy above that of the best baseline.
+        baselines: property → that baseline's name.
         distortions: of the update of each batch; empty without a defense.
     """
 
@@ -46,6 +48,7 @@ class Attacked:
     seconds: float = 0.0
     metrics: Metrics | None = None
     advantage: Mapping[str, Estimate] = field(default_factory=dict)
+    baselines: Mapping[str, str] = field(default_factory=dict)
     distortions: tuple[float, ...] = ()
 
 
@@ -64,10 +67,12 @@ def with_controls(attacks: Iterable[PluginSpec], case: Case) -> list[PluginSpec]
     """Return the attacks after the controls, where a truth is known to score them by."""
     controls = []
     if case.known_batches:
-        labels = "known" if case.threat.labels_known else "ignored"
+        recovered = "counts" if case.model.has_output_bias else "ignored"
+        labels = "known" if case.threat.labels_known else recovered
         controls = [
             PluginSpec("prior"),
             PluginSpec("blind", {"labels": labels}),
+            PluginSpec("labels", {"labels": labels}),
             PluginSpec("oracle"),
         ]
     # A control that the user gives parameters takes the place of the usual one.
@@ -91,25 +96,53 @@ def attack_all(
             done[spec.name] = _attacked(case, attack, batches, compiling)
         except UsageError as error:
             done[spec.name] = Attacked(attack, attack.required_knowledge, refused=str(error))
-    blind = done.get("blind")
-    if blind is None or blind.refused:
-        return done
-    truths, control = _of_known(batches, blind.results)
     return {
-        name: each
-        if each.refused or each.attack.control
-        else replace(
-            each,
-            advantage=advantages(
-                truths,
-                _of_known(batches, each.results)[1],
-                control,
-                case.standardise,
-                case.threat.seed,
-            ),
-        )
+        name: each if each.refused or each.attack.control else _beside(each, done, batches, case)
         for name, each in done.items()
     }
+
+
+def _beside(
+    attacked: Attacked, every: Mapping[str, Attacked], batches: Sequence[Batch], case: Case
+) -> Attacked:
+    """Return an attack's answers with its advantage over the best baseline in each property."""
+    if attacked.metrics is None:
+        return attacked
+    chosen = {
+        name: best
+        for name in attacked.metrics.properties
+        if (best := _best_baseline(name, attacked.knowledge, every)) is not None
+    }
+    truths, results = _of_known(batches, attacked.results)
+    of_baselines = {
+        name: _of_known(batches, every[best].results)[1] for name, best in chosen.items()
+    }
+    found = advantages(truths, results, of_baselines, case.standardise, case.threat.seed)
+    undefined = Estimate(value=None, low=None, high=None)
+    advantage = {name: found.get(name, undefined) for name in attacked.metrics.properties}
+    return replace(attacked, advantage=advantage, baselines=chosen)
+
+
+def _best_baseline(name: str, knowledge: Knowledge, every: Mapping[str, Attacked]) -> str | None:
+    """Return the baseline to compare an attack with: see `leakbench.reports.baselines`.
+
+    An attack that does not use the labels, although the server knows them, is compared with
+    baselines that do: they can only understate what it learns.
+    """
+    baselines = [
+        Baseline(control, frozenset(each.knowledge.names()), _accuracy(each, name))
+        for control, each in every.items()
+        if each.attack.control == "baseline"
+    ]
+    best = best_baseline(baselines, knowledge.names()) or best_baseline(
+        baselines, (knowledge | Knowledge.LABELS).names()
+    )
+    return best.title if best else None
+
+
+def _accuracy(attacked: Attacked, name: str) -> Estimate | None:
+    found = attacked.metrics.properties.get(name) if attacked.metrics else None
+    return found.balanced_accuracy if found else None
 
 
 def _attacked(

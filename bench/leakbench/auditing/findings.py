@@ -12,6 +12,7 @@ from leakbench.auditing.report_parts import (
     AuditedUpdate,
     DefenseReport,
     ReportPart,
+    baseline_of,
 )
 from leakbench.metrics.estimates import Estimate
 
@@ -44,7 +45,8 @@ class InferredProperty(ReportPart):
     Attributes:
         subject: the property.
         attack: its title.
-        accuracy, baseline: balanced accuracy of the attack and of the blind control.
+        accuracy, baseline: balanced accuracy of the attack and of the best baseline.
+        control: the title of that baseline.
         advantage: the difference.
         compared: attacks of which this is the best.
     """
@@ -54,6 +56,7 @@ class InferredProperty(ReportPart):
     attack: str
     accuracy: Estimate
     baseline: Estimate
+    control: str
     advantage: Estimate
     compared: int
 
@@ -140,13 +143,14 @@ def _on_property(
     if not defined:
         return ConstantProperty(subject=name)
     best = max(defined, key=lambda a: a.advantage[name].value or 0.0)
-    blind = next(a for a in attacks if a.name == "blind")
-    assert best.metrics is not None and blind.metrics is not None
+    baseline = baseline_of(best, name, attacks)
+    assert best.metrics is not None and baseline is not None and baseline.metrics is not None
     return InferredProperty(
         subject=name,
         attack=best.title,
         accuracy=best.metrics.properties[name].balanced_accuracy,
-        baseline=blind.metrics.properties[name].balanced_accuracy,
+        baseline=baseline.metrics.properties[name].balanced_accuracy,
+        control=baseline.title,
         advantage=best.advantage[name],
         compared=len(defined),
     )

@@ -23,6 +23,7 @@ def html_page(report: ReportContents) -> str:
     return environment.get_template("audit.html").render(
         report=report,
         properties=list(report.auxiliary.properties),
+        titles={attack.name: attack.title for attack in report.attacks},
         attackers=[a for a in report.attacks if not a.control and not a.refused],
         min_groups=MIN_GROUPS,
         relevant_points=round(100 * RELEVANT_ADVANTAGE),

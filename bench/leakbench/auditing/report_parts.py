@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -78,6 +79,8 @@ class AttackReport(ReportPart):
     Attributes:
         knows: the kinds of knowledge that it was given.
         certified: features that it claims to have exactly; None where it cannot tell.
+        baselines: property → name of the control that the advantage is over: the best baseline with
+            the attack's knowledge.
     """
 
     name: str
@@ -92,6 +95,15 @@ class AttackReport(ReportPart):
     certified: int | None
     metrics: Metrics | None
     advantage: dict[str, Estimate]
+    baselines: dict[str, str] = {}
+
+
+def baseline_of(
+    attack: AttackReport, name: str, attacks: Sequence[AttackReport]
+) -> AttackReport | None:
+    """Return the control that an attack's advantage in a property is over."""
+    baseline = attack.baselines.get(name)
+    return next((each for each in attacks if each.name == baseline), None)
 
 
 Outcome = Literal["leaks", "no leak", "undecided", "not applied"]
@@ -115,16 +127,16 @@ class Verdict(ReportPart):
     """Whether the attacks learn something from updates under a defense.
 
     Attributes:
-        reason: `leaks` because of certified features, or of an advantage over the blind control
+        reason: `leaks` because of certified features, or of an advantage over the best baseline
             whose interval is above 0. `no leak` because a relevant advantage is excluded.
             `undecided` because an attack was not run, a property is the same for everybody, there
-            are too few batches for an interval, the blind control is so accurate that no relevant
+            are too few batches for an interval, the best baseline is so accurate that no relevant
             advantage is possible, or the interval is too wide.
         certified: exact features that attacks certify, less those that the truth shows false.
         advantage: the one with the highest lower bound, if that is above 0.
         bound: the highest upper bound of any advantage, at least 0; None where it is not known.
-        properties: that are the same for everybody, or that the blind control knows already.
-        baseline: the blind control's balanced accuracy in that property.
+        properties: that are the same for everybody, or that the best baseline knows already.
+        baseline: its balanced accuracy in that property.
         not_run: titles of attacks that were refused.
     """
 

@@ -97,7 +97,7 @@ def _attack(attacked: Attacked) -> AttackReport:
         title=attack.title,
         reference=attack.reference,
         note=attack.note,
-        control=attack.control,
+        control=attack.control is not None,
         knows=attacked.knowledge.names(),
         parameters=dict(spec.parameters),
         refused=attacked.refused,
@@ -105,6 +105,7 @@ def _attack(attacked: Attacked) -> AttackReport:
         certified=sum(int(each.sum()) for each in claims) if claims else None,
         metrics=attacked.metrics,
         advantage=dict(attacked.advantage),
+        baselines=dict(attacked.baselines),
     )
 
 

@@ -70,8 +70,9 @@ def _on_property(finding: InferredProperty) -> str:
         doubt += f" (the best of {finding.compared} attacks, chosen afterwards: biased upwards)"
     return (
         f"{finding.subject}: {finding.attack} has a balanced accuracy of "
-        f"{percent(finding.accuracy)} %, the blind control {percent(finding.baseline)} %; its "
-        f"advantage is {percent(finding.advantage, sign=True)} points{doubt}."
+        f"{percent(finding.accuracy)} %, the best baseline, {finding.control}, "
+        f"{percent(finding.baseline)} %; its advantage is "
+        f"{percent(finding.advantage, sign=True)} points{doubt}."
     )
 
 
@@ -107,7 +108,7 @@ def verdict_text(verdict: Verdict) -> str:
     """Return a verdict as a cell of a table.
 
     >>> verdict_text(Verdict(outcome="no leak", reason="advantage excluded", bound=0.05))
-    'no leak: an advantage of more than 5 points over blind is excluded'
+    'no leak: an advantage of more than 5 points over the best baseline is excluded'
     """
     if verdict.outcome == "not applied":
         return "not applied"
@@ -121,16 +122,17 @@ def _reason(verdict: Verdict) -> str:
     properties = ", ".join(verdict.properties) or "every property"
     texts: dict[Reason, str] = {
         "certified features": f"{verdict.certified} exact features certified",
-        "advantage": f"{percent(verdict.advantage, sign=True)} points above blind",
+        "advantage": f"{percent(verdict.advantage, sign=True)} points above the best baseline",
         "advantage excluded": (
-            f"an advantage of more than {_points(verdict.bound)} over blind is excluded"
+            f"an advantage of more than {_points(verdict.bound)} over the best baseline is excluded"
         ),
         "attack not run": "no advantage shown, but not every attack was run",
         "constant property": f"{properties} is the same for everybody",
         "no interval": f"fewer than {MIN_GROUPS} batches, or people, give no interval",
         "accurate baseline": (
-            f"blind is right in {100 * (verdict.baseline or 0.0):.1f} % of {properties}, so that "
-            f"no advantage of more than {_points(RELEVANT_ADVANTAGE)} is possible"
+            f"the best baseline is right in {100 * (verdict.baseline or 0.0):.1f} % of "
+            f"{properties}, so that no advantage of more than {_points(RELEVANT_ADVANTAGE)} is "
+            f"possible"
         ),
         "wide interval": (
             f"no advantage shown, but up to {_points(verdict.bound)} are not excluded"

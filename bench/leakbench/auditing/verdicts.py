@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from leakbench.auditing.report_parts import AttackReport, Verdict
+from leakbench.auditing.report_parts import AttackReport, Verdict, baseline_of
 
 RELEVANT_ADVANTAGE = 0.1
-"""Balanced accuracy above the blind control's that must be excluded before nothing leaks."""
+"""Balanced accuracy above the best baseline's that must be excluded before nothing leaks."""
 
 
 def verdict_on(attacks: Sequence[AttackReport]) -> Verdict:
@@ -57,12 +57,16 @@ def _undecidable(attacks: Sequence[AttackReport]) -> Verdict | None:
         return Verdict(outcome="undecided", reason="constant property", properties=constant)
     if any(each.low is None for _, each in advantages):
         return Verdict(outcome="undecided", reason="no interval")
-    blind = next(a for a in attacks if a.name == "blind")
-    assert blind.metrics is not None
-    for name, _ in advantages:
-        own = blind.metrics.properties[name].balanced_accuracy.value
-        if own is not None and 1 - own <= RELEVANT_ADVANTAGE:
-            return Verdict(
-                outcome="undecided", reason="accurate baseline", properties=[name], baseline=own
-            )
+    for attack in attacks:
+        for name in attack.advantage if not attack.control else ():
+            baseline = baseline_of(attack, name, attacks)
+            own = _balanced_accuracy(baseline, name) if baseline else None
+            if own is not None and 1 - own <= RELEVANT_ADVANTAGE:
+                return Verdict(
+                    outcome="undecided", reason="accurate baseline", properties=[name], baseline=own
+                )
     return None
+
+
+def _balanced_accuracy(attack: AttackReport, name: str) -> float | None:
+    return attack.metrics.properties[name].balanced_accuracy.value if attack.metrics else None

@@ -61,7 +61,7 @@ def declares_what_a_server_can_know(trial: AttackTrial) -> None:
         if Knowledge.FEATURES in knowledge and not trial.plugin.control:
             raise FindingError(
                 f"{trial} asks for the victims' true features, which no server has; do without "
-                f"`Knowledge.FEATURES`, or say `control = True`"
+                f'`Knowledge.FEATURES`, or say `control = "upper bound"`'
             )
 
 

@@ -115,7 +115,7 @@ def _row(registry: Registry, name: str, data_root: Path | None) -> list[str]:
     cells: dict[str, Callable[[], list[str]]] = {
         "attack": lambda: [
             plugin.title,
-            "yes" if plugin.control else "",
+            plugin.control or "",
             " ".join(plugin().required_knowledge.names()),
             plugin.reference,
         ],

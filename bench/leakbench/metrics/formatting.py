@@ -33,13 +33,15 @@ class FormattedNumber:
 
 
 def formatted(value: Estimate | float | None, form: str, scale: float = 1.0) -> FormattedNumber:
-    """Return a number, or an estimate with its interval, in a format such as `.1f`.
+    """Return a number, or an estimate with its interval if it has one, in a format such as `.1f`.
 
     Args:
         scale: by which the number is multiplied, 100 for percent.
 
     >>> formatted(Estimate(value=0.5, low=0.25, high=0.75), ".0f", 100)
     FormattedNumber(value='50', detail='[25, 75]')
+    >>> formatted(Estimate(value=0.5, low=None, high=None), ".0f", 100)
+    FormattedNumber(value='50', detail='')
     >>> formatted(0.125, ".3g").value, formatted(None, ".3g").value
     ('0.125', '–')
     """
@@ -47,8 +49,10 @@ def formatted(value: Estimate | float | None, form: str, scale: float = 1.0) -> 
         return FormattedNumber(MISSING)
     if not isinstance(value, Estimate):
         return FormattedNumber(f"{scale * value:{form}}")
-    if value.value is None or value.low is None or value.high is None:
+    if value.value is None:
         return FormattedNumber(UNDEFINED)
+    if value.low is None or value.high is None:
+        return FormattedNumber(f"{scale * value.value:{form}}")
     number, low, high = (f"{scale * x:{form}}" for x in (value.value, value.low, value.high))
     return FormattedNumber(number, f"[{low}, {high}]")
 

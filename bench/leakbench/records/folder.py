@@ -113,15 +113,17 @@ def _fault_of_metrics(metrics: Metrics, record: Record) -> str | None:
 
 
 def _is_possible(leaf: Leaf) -> bool:
-    """Whether a value is undefined, or in the range of its metric with its interval in order."""
+    """Whether a value is undefined, or in the range of its metric with its interval in order.
+
+    An estimate may have no interval.
+    """
     value, spec = leaf.value, spec_of(leaf.path)
     if spec is None:
         return True
     if not isinstance(value, Estimate):
         return is_within(value, spec)
-    numbers = (value.low, value.value, value.high)
-    if numbers == (None, None, None):
-        return True
+    if value.low is None and value.high is None:
+        return value.value is None or is_within(value.value, spec)
     if value.low is None or value.value is None or value.high is None:
         return False
     inside = all(is_within(number, spec) for number in (value.low, value.value, value.high))

@@ -16,15 +16,17 @@ def advantage_over(attack: Estimate, baseline: Estimate) -> Estimate:
     individuals, so that the interval tends to be too wide.
 
     Args:
-        attack, baseline: both defined, with intervals.
+        attack, baseline: both defined. Where one has no interval, the advantage has none.
 
     >>> attack = Estimate(value=.9, low=.87, high=.92)
-    >>> advantage_over(attack, Estimate(value=.6, low=.57, high=.64))
-    Estimate(value=0.3, low=0.25, high=0.336056)
+    >>> above = advantage_over(attack, Estimate(value=.6, low=.57, high=.64))
+    >>> above.value, above.low, above.high
+    (0.3, 0.25, 0.336056)
     """
-    assert attack.value is not None and attack.low is not None and attack.high is not None
-    assert baseline.value is not None and baseline.low is not None and baseline.high is not None
+    assert attack.value is not None and baseline.value is not None
     above = attack.value - baseline.value
+    if attack.low is None or attack.high is None or baseline.low is None or baseline.high is None:
+        return Estimate(value=round(above, 6), low=None, high=None)
     below = hypot(attack.value - attack.low, baseline.high - baseline.value)
     over = hypot(attack.high - attack.value, baseline.value - baseline.low)
     return Estimate(value=round(above, 6), low=round(above - below, 6), high=round(above + over, 6))

@@ -10,6 +10,7 @@ from leakbench.experiments.descriptions import describe, text_of
 from leakbench.metrics.formatting import MISSING
 from leakbench.records.measured import Measured
 from leakbench.reports.details import details
+from leakbench.reports.remarks import FEW_BATCHES
 from leakbench.reports.rows import Row, is_implied
 from leakbench.reports.settings import settings
 from leakbench.reports.tables import TableRow, by_group, table_of
@@ -79,10 +80,13 @@ def _group_table(cells: Sequence[Measured], marked: bool) -> str:
             *_without_repeats(row.leading, leading, i),
             *(_shown(row, column, marked) for column in table.columns),
             *map(str, row.costs),
+            *("; ".join(row.remarks) for _ in table.remark_headings),
         ]
         for i, row in enumerate(table.rows)
     ]
-    return markdown_table(lines, [*table.leading, *table.columns, *table.cost_headings])
+    attacks = [table.headings[column] for column in table.columns]
+    headings = [*table.leading, *attacks, *table.cost_headings, *table.remark_headings]
+    return "\n\n".join(filter(None, (markdown_table(lines, headings), table.note)))
 
 
 def _shown(row: TableRow, column: str, marked: bool) -> str:
@@ -135,11 +139,17 @@ def reading_lines(cells: Sequence[Measured]) -> list[str]:
     """Return the paragraphs of `reading_aid`."""
     lines = [
         "Balanced accuracy in % [95 % bootstrap interval by victim batch, and by identity where "
-        "one is shown several times]; chance is 50. "
+        "one is shown several times]; chance is 50. Where there are fewer than "
+        f"{FEW_BATCHES} victim batches, their number follows; a value without an interval has too "
+        "few for one. "
         "**Prior**: the majority-class baseline, which predicts D_aux's majority for all. "
         "**Blind**: the random-auxiliary baseline, which takes random features of D_aux, of the "
-        "batch's labels where they are known, and matches them to individuals like any attack's; "
-        "an attack has learnt only its advantage over this baseline. "
+        "batch's labels as far as they are known, and matches them to individuals like any "
+        "attack's. "
+        "**Labels**: the label baseline, which takes D_aux's mean feature and balanced share of "
+        "the property for each of these labels. Of an attack's number, only what is above the "
+        "best baseline with its knowledge is learnt from the update; the settings say what each "
+        "knows of the labels. "
         "**Oracle**: f_p on the true features, an upper bound for attacks that infer through them.",
     ]
     if any(m.entry.layout == "exact" for m in cells):
@@ -162,7 +172,7 @@ def reading_lines(cells: Sequence[Measured]) -> list[str]:
             "Where D_aux comes from another data set, some victims may appear in it too: data sets "
             "do not share identity numbers. If it has no labels of the main task (see the "
             "settings), attacks and controls that sample D_aux by label sample all of it, and "
-            "**Blind** does not account for what known labels alone reveal."
+            "**Blind** and **Labels** do not account for what known labels alone reveal."
         )
     if any(is_implied(m, name) for m in cells for name in m.entry.cell.properties):
         lines.append("† The main task's label implies this property.")

@@ -60,7 +60,7 @@ def threat_models(suites: Mapping[str, Sequence[Measured]]) -> list[ThreatModel]
         ThreatModel(
             column=column,
             attack=attack,
-            control=ATTACKS.get(attack).control,
+            control=ATTACKS.get(attack).control is not None,
             knowledge=knowledge,
             groups=() if len(by_knowledge) == 1 else tuple(groups),
         )

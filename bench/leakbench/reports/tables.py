@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from leakbench.base.registry import ATTACKS
 from leakbench.metrics.estimates import Estimate
@@ -18,12 +19,18 @@ from leakbench.metrics.of_attacks import (
 from leakbench.metrics.of_properties import BALANCED_ACCURACY
 from leakbench.records.measured import Measured
 from leakbench.records.record import Metrics, Record
+from leakbench.reports.baselines import Baseline, best_baseline, is_above, knowledge_of
 from leakbench.reports.columns import seconds_per_batch
+from leakbench.reports.remarks import batches_text, explained, row_remarks
 from leakbench.reports.rows import LAYOUTS, Row, leading_values, varying_settings
 from leakbench.reports.utility_costs import cost_columns
 
-RANDOM_AUXILIARY = "blind"
-"""The random-auxiliary baseline: an attack that is not above it has learnt nothing."""
+Role = Literal["attack", "baseline", "upper bound", "outputs"]
+"""What a column is: an attack that competes for the mark, a control, or an attack that sees outputs
+of deployed models, which stands apart."""
+
+REMARKS = "remarks"
+"""The heading of the column of remarks."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +41,13 @@ class TableValue:
         number: its metric.
         remarks: what follows it.
         compared: the number by which attacks are compared; None where there is none.
+        knowledge: the names of the kinds of knowledge that it had.
     """
 
     number: FormattedNumber
     remarks: tuple[str, ...] = ()
     compared: Estimate | None = None
+    knowledge: frozenset[str] = frozenset()
 
     @property
     def text(self) -> str:
@@ -64,12 +73,14 @@ class TableRow:
         values: by the column of an attack or control; those that are missing have none.
         costs: what the row's defense costs, one for each of the table's `cost_headings`.
         best: the column of the best attack, where intervals are apart; see `best_column`.
+        remarks: what a reader must know of the row; see `leakbench.reports.remarks`.
     """
 
     leading: Row
     values: Mapping[str, TableValue]
     costs: tuple[FormattedNumber, ...]
     best: str | None
+    remarks: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -80,18 +91,36 @@ class Table:
         title: the group's.
         leading: the headings of the leading columns: settings that vary within the table, and
             those that its layout always has.
-        columns: those of attacks and controls.
-        controls: those among them that are controls.
-        cost_headings: of the last columns, on what a defense costs.
+        columns: those of attacks and controls, in order: attacks that see updates, controls,
+            attacks that see outputs.
+        headings: of the columns.
+        roles: of the columns.
+        cost_headings: of the columns on what a defense costs.
         rows: in reading order.
     """
 
     title: str
     leading: tuple[str, ...]
     columns: tuple[str, ...]
-    controls: frozenset[str]
+    headings: Mapping[str, str]
+    roles: Mapping[str, Role]
     cost_headings: tuple[str, ...]
     rows: tuple[TableRow, ...]
+
+    @property
+    def controls(self) -> frozenset[str]:
+        """The columns that are controls."""
+        return frozenset(c for c, role in self.roles.items() if role in ("baseline", "upper bound"))
+
+    @property
+    def remark_headings(self) -> tuple[str, ...]:
+        """The last column's heading; none where no row has a remark."""
+        return (REMARKS,) if any(row.remarks for row in self.rows) else ()
+
+    @property
+    def note(self) -> str:
+        """The explanation of the remarks; empty where there are none."""
+        return explained(remark for row in self.rows for remark in row.remarks)
 
 
 def by_group(cells: Sequence[Measured]) -> dict[str, list[Measured]]:
@@ -108,19 +137,17 @@ def table_of(cells: Sequence[Measured]) -> Table:
     leading = LAYOUTS[layout]
     varying = varying_settings([m.entry for m in cells], leading)
     values: dict[Row, dict[str, TableValue]] = {}
-    metrics: dict[Row, Metrics | None] = {}
+    of_row: dict[Row, list[Measured]] = {}
     for measured in cells:
         of_cell = OF_ALL_PROPERTIES.get(measured.entry.layout)
         for name in ("",) if of_cell else measured.entry.cell.properties:
             row = leading_values(measured, name, (*varying, *leading))
             value = of_cell(measured) if of_cell else _accuracy(measured, name)
-            values.setdefault(row, {})[measured.entry.column] = value
-            # The cells of a row differ in the attack only, and have the same defense.
-            if metrics.get(row) is None:
-                metrics[row] = measured.record.metrics if measured.record else None
-    attacks = {m.entry.column: ATTACKS.get(m.entry.cell.attack) for m in cells}
-    controls = frozenset(column for column, attack in attacks.items() if attack.control)
-    floors = {m.entry.column for m in cells if m.entry.cell.attack == RANDOM_AUXILIARY}
+            values.setdefault(row, {})[measured.entry.column] = _in_context(value, measured)
+            of_row.setdefault(row, []).append(measured)
+    roles = _roles(cells)
+    # The cells of a row differ in the attack only, and have the same defense.
+    metrics = {row: _any_metrics(of) for row, of in of_row.items()}
     costs = cost_columns(metrics.values()) if layout == "defense" else ()
 
     def costs_of(row: Row) -> tuple[FormattedNumber, ...]:
@@ -128,44 +155,97 @@ def table_of(cells: Sequence[Measured]) -> Table:
         missing = FormattedNumber(MISSING)
         return tuple(missing if found is None else column.number(found) for column in costs)
 
+    def remarks_of(row: Row) -> tuple[str, ...]:
+        shown = [(roles[c], v) for c, v in values[row].items() if v.compared is not None]
+        bounds = [v.compared for role, v in shown if role == "upper bound" and v.compared]
+        return row_remarks(
+            of_row[row],
+            [] if layout in OF_ALL_PROPERTIES else bounds,
+            [v.knowledge for role, v in shown if role == "attack"],
+        )
+
     return Table(
         title=cells[0].entry.group,
         leading=(*varying, *leading),
-        columns=tuple(attacks),
-        controls=controls,
+        columns=tuple(roles),
+        headings=_headings(cells, roles),
+        roles=roles,
         cost_headings=tuple(column.heading for column in costs),
         rows=tuple(
-            TableRow(row, values[row], costs_of(row), best_column(values[row], controls, floors))
+            TableRow(
+                leading=row,
+                values=values[row],
+                costs=costs_of(row),
+                best=best_column(values[row], roles),
+                remarks=remarks_of(row),
+            )
             for row in _in_reading_order(values)
         ),
     )
 
 
-def best_column(
-    values: Mapping[str, TableValue], controls: frozenset[str], floors: set[str]
-) -> str | None:
+def _roles(cells: Sequence[Measured]) -> dict[str, Role]:
+    """Return the role of each column, in the columns' order."""
+    roles: dict[str, Role] = {}
+    for m in cells:
+        role: Role = ATTACKS.get(m.entry.cell.attack).control or "attack"
+        sees_outputs = role == "attack" and "outputs" in knowledge_of(m)
+        if sees_outputs or m.entry.column not in roles:
+            roles[m.entry.column] = "outputs" if sees_outputs else role
+    return dict(sorted(roles.items(), key=lambda item: item[1] == "outputs"))
+
+
+def _headings(cells: Sequence[Measured], roles: Mapping[str, Role]) -> dict[str, str]:
+    """Return the heading of each column: one that stands apart says what it sees."""
+    sees_update = {m.entry.column for m in cells if "update" in knowledge_of(m)}
+    headings = {}
+    for column, role in roles.items():
+        sees = "outputs and the gradient" if column in sees_update else "outputs, no gradient"
+        headings[column] = f"{column} ‖ sees {sees}" if role == "outputs" else column
+    return headings
+
+
+def _any_metrics(cells: Sequence[Measured]) -> Metrics | None:
+    """Return the metrics of the first of these cells that has some."""
+    return next((m.record.metrics for m in cells if m.record and m.record.metrics), None)
+
+
+def _in_context(value: TableValue, measured: Measured) -> TableValue:
+    """Return a value with what its attack knew and, where they are few, the number of batches."""
+    number = value.number
+    if value.compared is not None:
+        batches = batches_text(measured.entry.resolved.updates)
+        number = replace(number, detail=" ".join(filter(None, (number.detail, batches))))
+    return replace(value, number=number, knowledge=knowledge_of(measured))
+
+
+def best_column(values: Mapping[str, TableValue], roles: Mapping[str, Role]) -> str | None:
     """Return the attack whose interval lies above every other attack's; None where there is none.
 
-    Controls do not compete. There must be two attacks to compare, and the best one must have learnt
-    something: its interval must lie above those of `floors` too.
+    Controls and attacks that see outputs do not compete. There must be two attacks to compare, all
+    of them measured, and the best one must have learnt something: its interval must lie above that
+    of the best baseline with its knowledge, see `best_baseline`.
+
+    Args:
+        values: of a row, by column.
+        roles: of all columns of its table.
     """
-    compared = {
-        column: value.compared
-        for column, value in values.items()
-        if value.compared is not None and value.compared.value is not None
-    }
-    attacks = [column for column in compared if column not in controls]
-    if len(attacks) < 2:
+
+    def of_role(wanted: Role) -> dict[str, TableValue]:
+        return {c: values.get(c, UNMEASURED) for c, role in roles.items() if role == wanted}
+
+    attacks = {column: value.compared for column, value in of_role("attack").items()}
+    estimates = {c: e for c, e in attacks.items() if e is not None and e.value is not None}
+    if len(attacks) < 2 or len(estimates) < len(attacks):
         return None
-    best = max(attacks, key=lambda column: compared[column].value or 0.0)
-    rivals = [c for c in compared if c != best and (c in attacks or c in floors)]
-    apart = all(_is_above(compared[best], compared[rival]) for rival in rivals)
-    return best if apart else None
-
-
-def _is_above(higher: Estimate, lower: Estimate) -> bool:
-    """Whether an interval lies wholly above another."""
-    return higher.low is not None and lower.high is not None and higher.low > lower.high
+    best = max(estimates, key=lambda column: estimates[column].value or 0.0)
+    rivals = [estimate for column, estimate in estimates.items() if column != best]
+    baselines = [Baseline(c, v.knowledge, v.compared) for c, v in of_role("baseline").items()]
+    baseline = best_baseline(baselines, values[best].knowledge)
+    if baseline is None or baseline.estimate is None:
+        return None
+    above = all(is_above(estimates[best], lower) for lower in (*rivals, baseline.estimate))
+    return best if above else None
 
 
 def _in_reading_order(rows: Mapping[Row, object]) -> list[Row]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -72,7 +72,8 @@ class Attack(ABC):
         title: heading of its column in tables.
         reference: the publication it implements.
         note: information for readers of its column, printed under each table.
-        control: whether it is a control (a baseline or upper bound), not an attack.
+        control: whether it is a control and not an attack: a `baseline`, above which an attack with
+            as much knowledge has to be before it has learnt anything, or an `upper bound`.
         optional_knowledge: knowledge that it uses in addition if its cell grants it.
         least_runs: how often a cell is measured at least, with seeds of its own each: for attacks
             that cost nothing and of which one run varies much.
@@ -91,7 +92,7 @@ class Attack(ABC):
     title: ClassVar[str]
     reference: ClassVar[str]
     note: ClassVar[str] = ""
-    control: ClassVar[bool] = False
+    control: ClassVar[Literal["baseline", "upper bound"] | None] = None
     optional_knowledge: ClassVar[Knowledge] = Knowledge.NOTHING
     least_runs: ClassVar[int] = 1
     is_random: ClassVar[bool] = True

@@ -28,6 +28,8 @@ DASHES: tuple[Dashes, ...] = (
     "dashed",
     "dashdot",
     (0, (6, 1.5, 1, 1.5, 1, 1.5)),
+    (0, (8, 2)),
+    (0, (1, 3)),
 )
 """Of controls, which are grey."""
 

@@ -46,8 +46,8 @@ def styles_of(cells: Sequence[Measured]) -> dict[str, Style]:
 
 
 def defined(estimate: Estimate) -> bool:
-    """Whether an estimate has a value and an interval."""
-    return None not in (estimate.value, estimate.low, estimate.high)
+    """Whether an estimate has a value; it may be one without an interval."""
+    return estimate.value is not None
 
 
 PERCENT = 100.0
@@ -56,7 +56,7 @@ PERCENT = 100.0
 def draw_level(
     ax: Axes, estimate: Estimate, style: Style, label: str, scale: float = PERCENT
 ) -> None:
-    """Draw a horizontal line, of an attack with its interval."""
+    """Draw a horizontal line, of an attack with its interval if it has one."""
     value, low, high = scaled([estimate], scale)
     ax.axhline(
         value[0],
@@ -66,7 +66,7 @@ def draw_level(
         zorder=1.5,
         label=label,
     )
-    if not style.control:
+    if not style.control and np.isfinite([low[0], high[0]]).all():
         ax.axhspan(low[0], high[0], color=style.colour, alpha=SHADE, linewidth=0)
 
 
@@ -78,7 +78,7 @@ def draw_curve(
     label: str,
     scale: float = PERCENT,
 ) -> None:
-    """Draw a line, of an attack with its band; it breaks where there is no value."""
+    """Draw a line, of an attack with its band; they break where there is no value, or interval."""
     value, low, high = scaled(estimates, scale)
     if style.control:
         # A single point is visible only with a marker.
@@ -100,8 +100,9 @@ def accuracy_range(
     """Return the least and the greatest percentage that is drawn, chance included."""
     reached = [0.5]
     for estimates, style in curves:
-        parts = ("value",) if style.control else ("low", "high")
-        reached += [getattr(each, part) for each in estimates for part in parts]
+        parts = ("value",) if style.control else ("value", "low", "high")
+        ends = [getattr(each, part) for each in estimates for part in parts]
+        reached += [end for end in ends if end is not None]
     return max(100 * min(reached) - 3, 0.0), min(100 * max(reached) + 3, 101.0)
 
 
@@ -127,7 +128,8 @@ def shared_settings(cells: Iterable[Measured], columns: Mapping[str, str] = TASK
 
 def scaled(estimates: Sequence[Estimate | None], scale: float = PERCENT) -> list[np.ndarray]:
     """Return values and the ends of their intervals, NaN where there are none."""
-    return [
-        np.array([np.nan if e is None else scale * getattr(e, part) for e in estimates])
+    parts = [
+        [None if each is None else getattr(each, part) for each in estimates]
         for part in ("value", "low", "high")
     ]
+    return [scale * np.array([np.nan if x is None else x for x in of], float) for of in parts]

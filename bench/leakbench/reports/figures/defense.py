@@ -240,7 +240,8 @@ def _utility_range(panels: Iterable[Panel]) -> tuple[float, float]:
         share
         for p in panels
         for of in p.utility.values()
-        for share in (of.low or 0.0, of.high or 0.0, p.main_task["most_frequent_class"])
+        for share in (of.low, of.value, of.high, p.main_task["most_frequent_class"])
+        if share is not None
     ]
     return max(100 * min(shares) - 3, 0.0), min(100 * max(shares) + 3, 101.0)
 

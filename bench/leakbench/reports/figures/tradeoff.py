@@ -12,8 +12,8 @@ from leakbench.base.registry import ATTACKS
 from leakbench.experiments.defense_labels import defense_family, defense_numbers, defense_text
 from leakbench.metrics.estimates import Estimate
 from leakbench.records.measured import Measured
-from leakbench.records.record import Metrics
 from leakbench.reports.advantage import advantage_over
+from leakbench.reports.baselines import Baseline, best_baseline, is_baseline, knowledge_of
 from leakbench.reports.figures.canvas import (
     COLOURS,
     GREY,
@@ -27,14 +27,13 @@ from leakbench.reports.figures.canvas import (
 )
 from leakbench.reports.figures.curves import defined, scaled, shared_settings
 from leakbench.reports.rows import LAYOUTS, leading_values, settings_text, varying_settings
-from leakbench.reports.tables import RANDOM_AUXILIARY
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-NEEDS = 'group with layout = "defense", the control `blind`, and an attack on every defense,'
-EXAMPLE = "[attack.feature] and [attack.blind]"
+NEEDS = 'group with layout = "defense", the control `labels`, and an attack on every defense,'
+EXAMPLE = "[attack.feature] and [attack.labels]"
 
 PANELS_A_ROW = 2
 
@@ -51,7 +50,8 @@ class Point:
         numbers: the level's parameters.
         distortion: of the victims' updates, by which levels are ordered.
         lost: main-task accuracy lost.
-        advantage: of the strongest attack over the blind control, in balanced accuracy.
+        advantage: of the strongest attack over the best baseline with its knowledge, in balanced
+            accuracy.
     """
 
     numbers: Mapping[str, float]
@@ -69,13 +69,13 @@ def figures(cells: Sequence[Measured]) -> dict[str, Figure | None]:
 
     A panel per property, a marker per defense and level, of all groups that are laid out by
     defense; only attacks that were measured under all defenses. None where none was measured
-    beside the blind control.
+    beside a baseline with its knowledge.
     """
     fitting = [m for m in cells if m.entry.layout == "defense"]
     attacks = _attacks_on_all(fitting)
-    if not attacks or not any(map(_is_blind, fitting)):
+    if not attacks or not any(map(_is_baseline, fitting)):
         return {}
-    fitting = [m for m in fitting if m.entry.column in attacks or _is_blind(m)]
+    fitting = [m for m in fitting if m.entry.column in attacks or _is_baseline(m)]
     varying = varying_settings([m.entry for m in fitting], LAYOUTS["defense"])
     fields = [*varying, "B"]
     by_setting: dict[tuple[str, ...], list[Measured]] = {}
@@ -104,8 +104,8 @@ def _attacks_on_all(cells: Sequence[Measured]) -> list[str]:
     return [column for column, of in columns.items() if everywhere == set(of)]
 
 
-def _is_blind(measured: Measured) -> bool:
-    return measured.entry.cell.attack == RANDOM_AUXILIARY
+def _is_baseline(measured: Measured) -> bool:
+    return is_baseline(measured.entry.cell.attack)
 
 
 def _panels(cells: Sequence[Measured]) -> dict[str, Panel]:
@@ -128,31 +128,37 @@ def _panels(cells: Sequence[Measured]) -> dict[str, Panel]:
 
 
 def _point(cells: Sequence[Measured], name: str) -> Point | None:
-    """Return the point of one defense and level; None where attack or control are missing."""
-    attacks: list[Estimate] = []
-    blind: Estimate | None = None
-    metrics: Metrics | None = None
-    for m in cells:
-        found = m.record.metrics if m.record else None
-        if found is None or name not in found.properties:
-            continue
-        estimate = found.properties[name].balanced_accuracy
-        if not defined(estimate):
-            continue
-        if _is_blind(m):
-            blind = estimate
-        else:
-            attacks.append(estimate)
-        metrics = found
-    if blind is None or not attacks or metrics is None:
+    """Return the point of one defense and level; None where attack or baseline are missing."""
+    baselines = [
+        Baseline(m.entry.column, knowledge_of(m), _accuracy(m, name))
+        for m in cells
+        if _is_baseline(m)
+    ]
+    advantages = [
+        advantage_over(accuracy, baseline.estimate)
+        for m in cells
+        if not _is_baseline(m)
+        and (accuracy := _accuracy(m, name)) is not None
+        and defined(accuracy)
+        and (baseline := best_baseline(baselines, knowledge_of(m))) is not None
+        and baseline.estimate is not None
+    ]
+    metrics = next((m.record.metrics for m in cells if m.record and m.record.metrics), None)
+    if not advantages or metrics is None:
         return None
     defense = metrics.defense
     return Point(
         numbers=defense_numbers(cells[0].entry.cell),
         distortion=0.0 if defense is None else defense.distortion.value or 0.0,
         lost=NOTHING if defense is None else defense.utility_lost,
-        advantage=advantage_over(max(attacks, key=lambda each: each.value or 0.0), blind),
+        advantage=max(advantages, key=lambda each: each.value or 0.0),
     )
+
+
+def _accuracy(measured: Measured, name: str) -> Estimate | None:
+    metrics = measured.record.metrics if measured.record else None
+    found = metrics.properties.get(name) if metrics else None
+    return found.balanced_accuracy if found else None
 
 
 def _figure(
@@ -179,7 +185,7 @@ def _figure(
             ax.tick_params(labelbottom=True)
     for ax in axes[len(panels) :]:
         ax.set_axis_off()
-    figure.supylabel("attack above the blind control, points", fontsize=LABEL)
+    figure.supylabel("attack above the best baseline, points", fontsize=LABEL)
     title = _title(cells, setting, attacks, int(12 * width))
     figure.suptitle(title, fontsize=TITLE, parse_math=False)
     legend_below(figure, styles, width, size=TICK)
@@ -245,7 +251,7 @@ def _title(cells: Sequence[Measured], setting: str, attacks: Sequence[str], lett
     """Return the figure's title: the setting, the attacks, and how intervals are computed."""
     strongest = attacks[0] if len(attacks) == 1 else f"the strongest of {'; '.join(attacks)}"
     below = (
-        f"{shared_settings(cells)}, {setting}; above blind: {strongest}; bars: 95 %, of leakage "
-        "from both intervals as if independent"
+        f"{shared_settings(cells)}, {setting}; above the best baseline: {strongest}; bars: 95 %, "
+        "of leakage from both intervals as if independent"
     )
     return f"Leakage against utility\n{fill(below, letters)}"

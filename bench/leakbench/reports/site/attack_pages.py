@@ -67,7 +67,7 @@ class AttackView:
 def attack_paths(folder: RecordFolder) -> dict[str, str]:
     """Return attack → path of its page, for all that have a record; controls come last."""
     names = sorted({record.cell.attack for record in folder.records.values()})
-    names.sort(key=lambda name: ATTACKS.get(name).control)
+    names.sort(key=lambda name: ATTACKS.get(name).control is not None)
     slugs = made_unique([slug(name) for name in names])
     return {name: f"attack-{each}.html" for name, each in zip(names, slugs, strict=True)}
 

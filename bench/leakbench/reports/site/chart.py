@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from leakbench.experiments.defense_labels import defense_level
-from leakbench.metrics.formatting import MISSING
+from leakbench.metrics.formatting import MISSING, percent
 from leakbench.reports.site.defended import Defended, setting_without_attack
 
 WIDTH, HEIGHT = 340, 240
@@ -31,15 +31,15 @@ class Mark:
 
     Attributes:
         x, y: its position.
-        low, high: the ends of its interval, in y.
+        low, high: the ends of its interval, in y; None where it has none.
         series: the number of its batch size, which has a colour and a shape.
         label: what it is.
     """
 
     x: float
     y: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     series: int
     label: str
 
@@ -76,14 +76,14 @@ class _Point:
 
     Attributes:
         lost: the utility lost.
-        advantage, low, high: the advantage over blind, with its interval.
+        advantage, low, high: the advantage over the best baseline, with its interval if it has one.
         of: what it was measured on.
     """
 
     lost: float
     advantage: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     of: Defended
 
 
@@ -93,7 +93,7 @@ def batch_sizes(rows: Sequence[Defended]) -> list[int]:
 
 
 def charts(rows: Sequence[Defended]) -> list[Chart]:
-    """Return a chart per property: the strongest attack's advantage over blind, and utility lost.
+    """Return a chart per property: the strongest attack's advantage, and the utility lost.
 
     The axes are the same in all of them.
     """
@@ -102,15 +102,16 @@ def charts(rows: Sequence[Defended]) -> list[Chart]:
         return []
     sizes = batch_sizes(rows)
     across = _Axis([p.lost for p in points], LEFT, WIDTH - RIGHT)
-    up = _Axis([end for p in points for end in (p.low, p.high)], HEIGHT - BOTTOM, TOP)
+    ends = [end for p in points for end in (p.advantage, p.low, p.high) if end is not None]
+    up = _Axis(ends, HEIGHT - BOTTOM, TOP)
     found = []
     for name in dict.fromkeys(p.of.name for p in points):
         marks = [
             Mark(
                 x=across.at(p.lost),
                 y=up.at(p.advantage),
-                low=up.at(p.low),
-                high=up.at(p.high),
+                low=None if p.low is None else up.at(p.low),
+                high=None if p.high is None else up.at(p.high),
                 series=sizes.index(p.of.record.cell.batch_size),
                 label=_label(p),
             )
@@ -123,9 +124,10 @@ def charts(rows: Sequence[Defended]) -> list[Chart]:
 
 def _label(point: _Point) -> str:
     cell = point.of.record.cell
+    assert point.of.advantage is not None
     return (
-        f"B = {cell.batch_size}, {defense_level(cell) or MISSING}: advantage {point.advantage:.1f} "
-        f"[{point.low:.1f}, {point.high:.1f}], utility lost {point.lost:.1f}"
+        f"B = {cell.batch_size}, {defense_level(cell) or MISSING}: advantage "
+        f"{percent(point.of.advantage)}, utility lost {point.lost:.1f}"
     )
 
 
@@ -136,8 +138,8 @@ def _strongest(rows: Sequence[Defended]) -> list[_Point]:
         above, lost = row.advantage, row.cost.utility_lost if row.cost else None
         if above is None or lost is None or lost.value is None or above.value is None:
             continue
-        assert above.low is not None and above.high is not None
-        point = _Point(100 * lost.value, 100 * above.value, 100 * above.low, 100 * above.high, row)
+        low, high = (None if end is None else 100 * end for end in (above.low, above.high))
+        point = _Point(100 * lost.value, 100 * above.value, low, high, row)
         where = (setting_without_attack(row.record.cell), row.name)
         if where not in best or best[where].advantage < point.advantage:
             best[where] = point

@@ -1,4 +1,4 @@
-"""Attacks under a defense, beside the control, beside no defense, and with its utility cost."""
+"""Attacks under a defense, beside their baseline, beside no defense, and with its utility cost."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ from leakbench.experiments.cell import Cell
 from leakbench.metrics.estimates import Estimate
 from leakbench.records.record import DefenseMetrics, Record
 from leakbench.reports.advantage import advantage_over
+from leakbench.reports.baselines import (
+    Baseline,
+    best_baseline,
+    is_baseline,
+    recorded_knowledge,
+)
 from leakbench.reports.site.cell_tables import in_reading_order
-from leakbench.reports.tables import RANDOM_AUXILIARY
 
 
 @dataclass(frozen=True)
@@ -22,8 +27,8 @@ class Defended:
         record: of the cell.
         name: the property.
         accuracy: balanced accuracy.
-        blind: that of the random-auxiliary baseline in the same setting; None where it was not
-            measured.
+        baseline: the best one with the attack's knowledge in the same setting; None where there is
+            none, see `best_baseline`.
         advantage: of the attack over it.
         undefended: of the same attack without the defense; None where it was not measured.
         cost: distortion and utility cost of the defense.
@@ -32,47 +37,57 @@ class Defended:
     record: Record
     name: str
     accuracy: Estimate
-    blind: Estimate | None
+    baseline: Baseline | None
     advantage: Estimate | None
     undefended: Estimate | None
     cost: DefenseMetrics | None
 
 
 def defended(defense: str, records: Iterable[Record]) -> list[Defended]:
-    """Return the attacks under a defense, each property by itself, beside the controls."""
-    every = in_reading_order([r for r in records if r.metrics is not None])
-    blind: dict[str, list[Record]] = {}
+    """Return the attacks under a defense, each property by itself, beside its baseline."""
+    every = in_reading_order(list(records))
+    baselines: dict[str, list[Record]] = {}
     without: dict[str, Record] = {}
     for record in every:
-        if record.cell.attack == RANDOM_AUXILIARY:
-            blind.setdefault(setting_without_attack(record.cell), []).append(record)
-        elif record.cell.defense == "none":
+        if is_baseline(record.cell.attack):
+            baselines.setdefault(setting_without_attack(record.cell), []).append(record)
+        elif record.cell.defense == "none" and record.metrics is not None:
             without[_same_attack(record.cell, record.knowledge)] = record
     found = []
     for record in every:
-        if record.cell.defense != defense or ATTACKS.get(record.cell.attack).control:
+        is_attack = record.metrics is not None and not ATTACKS.get(record.cell.attack).control
+        if record.cell.defense != defense or not is_attack:
             continue
         undefended = _undefended(record.cell)
         beside = without.get(_same_attack(undefended, record.knowledge))
-        control = _fair(blind.get(setting_without_attack(record.cell), ()), record)
-        found += [_defended(record, name, control, beside) for name in record.cell.properties]
+        controls = baselines.get(setting_without_attack(record.cell), ())
+        found += [_defended(record, name, controls, beside) for name in record.cell.properties]
     return found
 
 
-def _defended(record: Record, name: str, control: Record | None, beside: Record | None) -> Defended:
+def _defended(
+    record: Record, name: str, controls: Sequence[Record], beside: Record | None
+) -> Defended:
     assert record.metrics is not None
-    accuracy, blind = _accuracy(record, name), _accuracy(control, name)
+    accuracy = _accuracy(record, name)
     assert accuracy is not None
-    comparable = blind is not None and blind.value is not None and accuracy.value is not None
+    baseline = best_baseline([_baseline(each, name) for each in controls], record.knowledge)
+    floor = baseline.estimate if baseline else None
+    is_defined = floor is not None and accuracy.value is not None
     return Defended(
         record=record,
         name=name,
         accuracy=accuracy,
-        blind=blind,
-        advantage=advantage_over(accuracy, blind) if blind is not None and comparable else None,
+        baseline=baseline,
+        advantage=advantage_over(accuracy, floor) if floor is not None and is_defined else None,
         undefended=_accuracy(beside, name),
         cost=record.metrics.defense,
     )
+
+
+def _baseline(control: Record, name: str) -> Baseline:
+    title = ATTACKS.get(control.cell.attack).title
+    return Baseline(title, recorded_knowledge(control), _accuracy(control, name))
 
 
 def _accuracy(record: Record | None, name: str) -> Estimate | None:
@@ -93,15 +108,3 @@ def _same_attack(cell: Cell, knowledge: Sequence[str]) -> str:
 
 def _undefended(cell: Cell) -> Cell:
     return cell.model_copy(update={"defense": "none", "defense_parameters": {}})
-
-
-def _fair(controls: Sequence[Record], record: Record) -> Record | None:
-    """Return the control to compare an attack with: one that knows the labels if the attack does.
-
-    Of several, one that knows no more than the attack: a control that knows more would
-    underestimate the attack's advantage, one that knows less would overestimate it.
-    """
-    knows = "labels" in record.knowledge
-    fair = [each for each in controls if "labels" in each.knowledge or not knows]
-    fair.sort(key=lambda each: ("labels" in each.knowledge) != knows)
-    return fair[0] if fair else None

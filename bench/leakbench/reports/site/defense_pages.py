@@ -208,8 +208,8 @@ def _columns(fields: Sequence[str], attack_paths: Mapping[str, str]) -> list[_Co
         ),
         _text("property", _property),
         _number(BALANCED_ACCURACY.heading, lambda row: row.accuracy),
-        _number("blind, %", lambda row: row.blind, control=True),
-        _number("advantage over blind", lambda row: row.advantage),
+        _Column(Column("best baseline, %", "number", control=True), _baseline),
+        _number("advantage", lambda row: row.advantage),
         _number("without defense, %", lambda row: row.undefended),
         _cost(UTILITY.heading, UTILITY),
         _cost(UTILITY_LOST.title, UTILITY_LOST),
@@ -229,12 +229,18 @@ def _property(row: Defended) -> str:
     return row.name + ("†" if is_implied(measured(row.record), row.name) else "")
 
 
-def _number(
-    heading: str, estimate: Callable[[Defended], Estimate | None], control: bool = False
-) -> _Column:
+def _baseline(row: Defended) -> ValueView:
+    """Return the balanced accuracy of a row's baseline, and which it is."""
+    if row.baseline is None:
+        return ValueView(MISSING)
+    number = BALANCED_ACCURACY.format(row.baseline.estimate)
+    return ValueView(number.value, " ".join(filter(None, (number.detail, row.baseline.title))))
+
+
+def _number(heading: str, estimate: Callable[[Defended], Estimate | None]) -> _Column:
     """Return a column of balanced accuracies, or of differences between them."""
     return _Column(
-        Column(heading, "number", control=control),
+        Column(heading, "number"),
         lambda row: number_view(BALANCED_ACCURACY.format(estimate(row))),
     )
 

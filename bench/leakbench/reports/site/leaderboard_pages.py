@@ -19,9 +19,11 @@ from leakbench.reports.summaries import costs, references, threat_models, threat
 from leakbench.threat.glossary import ADVERSARY, glossary
 
 MARKED = (
-    "**★** marks the best attack of a row, only where its interval lies above those of all other "
-    "attacks of the row and above the blind control's. Controls, in grey, do not compete; attacks "
-    "of one row may have different threat models."
+    "**★** marks the best attack of a row, only where all are measured and its interval lies above "
+    "those of all other attacks of the row and above that of the best baseline with its knowledge: "
+    "the highest among those that know no more, at least one of which knows the labels as the "
+    "attack does. Controls, in grey, do not compete, nor do attacks that see outputs of "
+    "models."
 )
 
 

@@ -29,12 +29,16 @@ def suite_tables(name: str, cells: Sequence[Measured]) -> list[TableView]:
 
 def _table_view(identifier: str, table: Table, note: str) -> TableView:
     leading = [Column(heading, "text", filtered=True) for heading in table.leading]
-    results = [Column(c, "number", control=c in table.controls) for c in table.columns]
+    results = [
+        Column(table.headings[c], "number", control=c in table.controls) for c in table.columns
+    ]
     costs = [Column(heading, "number") for heading in table.cost_headings]
     names = made_unique([slug(identifier, *row.leading) for row in table.rows])
     rows = [_row(name, row, table) for name, row in zip(names, table.rows, strict=True)]
-    columns = (*leading, *results, *costs, LINK)
-    return TableView(identifier, table.title, columns, tuple(rows), (note,) if note else ())
+    remarks = [Column(heading, filtered=True) for heading in table.remark_headings]
+    columns = (*leading, *results, *costs, *remarks, LINK)
+    notes = tuple(filter(None, (table.note, note)))
+    return TableView(identifier, table.title, columns, tuple(rows), notes)
 
 
 def _row(identifier: str, row: TableRow, table: Table) -> RowView:
@@ -43,4 +47,5 @@ def _row(identifier: str, row: TableRow, table: Table) -> RowView:
         value = row.values.get(column, UNMEASURED)
         values.append(ValueView(value.number.value, value.detail, best=column == row.best))
     values += map(number_view, row.costs)
+    values += [ValueView("; ".join(row.remarks)) for _ in table.remark_headings]
     return RowView(identifier, (*values, ValueView("#", href=f"#{identifier}")))

@@ -1,0 +1,80 @@
+"""What a reader must know of a row before its numbers: remarks at the row, explained below."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from leakbench.metrics.estimates import Estimate
+from leakbench.metrics.of_setups import MAIN_TASK_ACCURACY, MOST_FREQUENT_CLASS
+from leakbench.records.measured import Measured
+
+ORACLE_BELOW_CHANCE = "oracle below chance"
+MAIN_TASK_BELOW_MAJORITY = "main task below majority"
+KNOWLEDGE_DIFFERS = "knowledge differs"
+
+EXPLANATIONS: Mapping[str, str] = {
+    ORACLE_BELOW_CHANCE: (
+        "f_p on the true features has a balanced accuracy below 50 %, so that the row says nothing "
+        "about attacks that infer through features"
+    ),
+    MAIN_TASK_BELOW_MAJORITY: (
+        "the shared model is less accurate in its main task than always naming the most frequent "
+        "class, so that it is no model that anybody would deploy"
+    ),
+    KNOWLEDGE_DIFFERS: (
+        "the attacks of the row have different threat models, see the table of these; what one is "
+        "above another may be its knowledge"
+    ),
+}
+"""Remark → its explanation."""
+
+FEW_BATCHES = 8
+"""Victim batches below which a table says at the number how many there are: intervals of fewer
+cover less than their nominal 95 %."""
+
+
+def row_remarks(
+    cells: Sequence[Measured],
+    upper_bounds: Iterable[Estimate],
+    knowledge: Iterable[frozenset[str]],
+) -> tuple[str, ...]:
+    """Return the remarks on a row.
+
+    Args:
+        cells: of the row.
+        upper_bounds: balanced accuracies of its controls that are upper bounds, if it shows these.
+        knowledge: what each attack that competes in it knew.
+    """
+    is_below_chance = any(each.value is not None and each.value < 0.5 for each in upper_bounds)
+    holds = {
+        ORACLE_BELOW_CHANCE: is_below_chance,
+        MAIN_TASK_BELOW_MAJORITY: any(map(_main_task_below_majority, cells)),
+        KNOWLEDGE_DIFFERS: len(set(knowledge)) > 1,
+    }
+    return tuple(remark for remark, does in holds.items() if does)
+
+
+def explained(remarks: Iterable[str]) -> str:
+    """Return the explanations of remarks, each once, in a paragraph; empty without remarks."""
+    found = set(remarks)
+    lines = [f"{remark}: {why}" for remark, why in EXPLANATIONS.items() if remark in found]
+    return f"Remarks: {'; '.join(lines)}." if lines else ""
+
+
+def batches_text(updates: int) -> str:
+    """Return the number of victim batches where it is small, else nothing.
+
+    >>> batches_text(6), batches_text(1), batches_text(8)
+    ('(6 batches)', '(1 batch)', '')
+    """
+    if updates >= FEW_BATCHES:
+        return ""
+    return f"({updates} batch)" if updates == 1 else f"({updates} batches)"
+
+
+def _main_task_below_majority(measured: Measured) -> bool:
+    metrics = measured.record.metrics if measured.record else None
+    accuracy, majority = (spec.value(metrics) for spec in (MAIN_TASK_ACCURACY, MOST_FREQUENT_CLASS))
+    if not isinstance(accuracy, float) or not isinstance(majority, float):
+        return False
+    return accuracy < majority
