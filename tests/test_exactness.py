@@ -78,7 +78,12 @@ def test_the_table_has_a_row_a_cell_and_says_what_is_exact_and_how_long_it_took(
 ) -> None:
     rows = table_rows(measured(suite_entries(str(suite), only=ATTACK)))
     assert rows[0] == ["main task", "m", "B", "Mask demixing"]
-    assert rows[2] == ["hat (K = 2)", "64", "8", "100.0 [90.0, 100.0] (4 batches), certified 100.0, 2 s"]
+    assert rows[2] == [
+        "hat (K = 2)",
+        "64",
+        "8",
+        "100.0 [90.0, 100.0] (4 batches), certified 100.0, 2 s",
+    ]
     assert rows[3] == ["", "", "32", "50.0 [40.0, 50.0] (1 batch), certified 25.0 (2 falsely), 8 s"]
     assert [row[1] for row in rows[2:]] == ["64", "", "128", ""] * 2
 
