@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from leakbench.base.errors import UsageError
 from leakbench.base.registry import DATASETS
 from leakbench.data.dataset import DataSet, Individuals
 from leakbench.datasets.synthetic import Synthetic
-from leakbench.evaluation.auxiliary import at_most, foreign_labels
+from leakbench.evaluation.auxiliary import at_most, foreign_labels, other_people
 from leakbench.evaluation.loading import check_available
 from leakbench.evaluation.preparation import EvaluationContext, prepare
 from leakbench.experiments.cell import Cell, Setup
@@ -210,6 +210,40 @@ def test_nobody_of_the_same_data_set_is_on_both_sides(small_setup: Setup) -> Non
     assert not known & inside
     everybody = set(Synthetic(individuals=600).load(None, 32).identities.tolist())
     assert inside == everybody - known
+
+
+def changed(people: Individuals, copies: dict[int, np.ndarray], fingerprint: str) -> Individuals:
+    images = np.array(people.images)
+    for row, image in copies.items():
+        images[row] = image
+    return replace(people, images=images, fingerprint=fingerprint)
+
+
+@pytest.mark.parametrize("same_people", [True, False])
+def test_who_shares_a_photo_with_a_client_or_a_victim_is_not_in_another_set_s_d_aux(
+    small_setup: Setup, same_people: bool
+) -> None:
+    context_ = context(small_setup, rounds=0)
+    individuals, split = context_.individuals, context_.split
+    others = Synthetic(individuals=120, seed=7).load(None, small_setup.image_size)
+    others = replace(others, identities=others.identities + 10_000)
+    taken, free = individuals.images[split.clients[0][0]], individuals.images[split.auxiliary[0]]
+    copied = changed(others, {9: taken, 50: free}, f"others {same_people}")
+    found = other_people(copied, individuals, split, same_people=same_people)
+    excluded = np.flatnonzero(others.identities == others.identities[9])
+    assert len(excluded) == 4
+    assert sorted(set(range(120)) - set(found.tolist())) == excluded.tolist()
+    everybody = other_people(others, individuals, split, same_people=same_people)
+    assert everybody.tolist() == list(range(120))
+
+
+def test_equal_numbers_mean_the_same_person_in_one_data_set_only(small_setup: Setup) -> None:
+    context_ = context(small_setup, rounds=0)
+    individuals, split = context_.individuals, context_.split
+    others = Synthetic(individuals=120, seed=7).load(None, small_setup.image_size)
+    found = other_people(others, individuals, split, same_people=True)
+    assert set(others.identities[found]) <= set(individuals.identities[split.auxiliary])
+    assert len(other_people(others, individuals, split, same_people=False)) == 120
 
 
 def test_a_data_set_all_of_whose_people_are_taken_is_an_error(small_setup: Setup) -> None:

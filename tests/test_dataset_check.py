@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from damage import noise
 from leakbench.base.registry import DATASETS
+from leakbench.conformance.dataset_check import near_duplicate_lines
 from leakbench.data.dataset import DataSet
+from leakbench.data.near_duplicates import with_near_duplicates
+from leakbench.datasets.synthetic import Synthetic
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -76,6 +81,36 @@ def test_check_tells_what_was_found_and_what_is_missing(run: Run, root: Path) ->
         rf"folder +{re.escape(str(root))}/utkface",
     ):
         assert re.search(fact, out), fact
+
+
+def test_check_lists_photos_under_two_identities(run: Run, root: Path) -> None:
+    arguments = ("datasets", "check", "utkface", "--data-root", str(root))
+    _, before, _ = run(*arguments)
+    assert re.search(r"same photo +no two images\n", before)
+    folder = root / "utkface" / "UTKFace"
+    copied = Image.open(folder / f"60_0_1_{DATE}").point(lambda value: int(0.9 * value))
+    copied.save(folder / f"61_0_1_{DATE}", format="png")
+    code, out, _ = run(*arguments)
+    assert code == 0
+    line = (
+        rf"same photo +row 1 \(60_0_1_{DATE}\) of identity 1 and row 2 \(61_0_1_{DATE}\) "
+        rf"of identity 2\n"
+    )
+    assert re.search(line, out)
+    assert out.count("same photo") == 1
+
+
+def test_check_counts_photos_that_one_identity_has_twice_and_lists_few_pairs() -> None:
+    people = Synthetic(individuals=200, images_per_identity=2).load(None, 32)
+    images = np.array(people.images)
+    images[1] = images[0]
+    images[101:140] = images[100]
+    found = with_near_duplicates(replace(people, images=images, fingerprint="copied"))
+    lines = near_duplicate_lines(found)
+    assert lines[0] == "row 100 of identity 50 and row 102 of identity 51"
+    assert len(lines) == 22
+    assert re.fullmatch(r"and \d+ more pairs across identities", lines[20])
+    assert lines[21] == "21 pairs within an identity"
 
 
 def test_check_takes_parameters_as_run_does(run: Run, root: Path) -> None:

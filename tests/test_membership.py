@@ -10,7 +10,6 @@ import torch
 
 from leakbench.attacks.row_space import distances
 from leakbench.base.errors import UsageError
-from leakbench.evaluation.measuring import victim_batches
 from leakbench.evaluation.preparation import EvaluationContext, prepare
 from leakbench.experiments.cell import Setup
 from leakbench.metrics.classification import tpr_at_fpr
@@ -19,7 +18,6 @@ from leakbench.records.measured import Measured
 from leakbench.records.record import Membership
 from leakbench.reports.suite_report import reading_aid
 from leakbench.threat.attack import AttackResult
-from leakbench.threat.candidates import candidates_of
 from leakbench.threat.observation import Observation
 from leakbench.threat.validation import check_results
 from measuring import measured
@@ -30,26 +28,6 @@ from records import record_of, suite_entries, table_rows
 @pytest.fixture(scope="module")
 def context(small_setup: Setup) -> EvaluationContext:
     return prepare(small_setup, None, "cpu", lambda message: None)
-
-
-def test_candidates_are_the_batch_and_as_many_others_in_random_order(
-    context: EvaluationContext,
-) -> None:
-    truths = victim_batches(context, 4, 16)
-    found = candidates_of(truths, 1, torch.Generator().manual_seed(0))
-    assert found.members.sum() == 4
-    assert len(found.images) == 8
-    members = found.images[found.members]
-    assert all(any(torch.equal(image, one) for one in members) for image in truths[1].images)
-    assert not torch.isin(found.identities[~found.members], truths[1].identities).any()
-    assert found.members.tolist() != sorted(found.members.tolist(), reverse=True)
-    again = candidates_of(truths, 1, torch.Generator().manual_seed(0))
-    assert torch.equal(found.images, again.images)
-
-
-def test_of_too_few_others_a_sentence_says_so(context: EvaluationContext) -> None:
-    with pytest.raises(UsageError, match="there are 0; raise individuals, or lower batch_size"):
-        candidates_of(victim_batches(context, 4, 4), 0, torch.Generator())
 
 
 @pytest.mark.parametrize("activation", ["relu", "gelu"])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from dataclasses import replace
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -226,3 +227,82 @@ def test_next_to_no_data_is_an_error(images: int, main_task: str) -> None:
 def test_an_unknown_main_task_lists_the_attributes(people: Individuals, main_task: str) -> None:
     with pytest.raises(UsageError, match=r"unknown main-task attribute '.*has: .*smile"):
         split(people, main_task)
+
+
+def with_pairs(people: Individuals, pairs: list[tuple[int, int]]) -> Individuals:
+    return replace(people, near_duplicates=np.array(pairs, dtype=np.int64).reshape(-1, 2))
+
+
+def random_pairs(people: Individuals, count: int) -> Individuals:
+    """Return the same people, of whom so many random pairs of rows show the same photo."""
+    random = np.random.default_rng(count)
+    rows = [sorted(random.choice(len(people), 2, replace=False).tolist()) for _ in range(count)]
+    return with_pairs(people, [(one, other) for one, other in rows])
+
+
+@each_task
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("count", [1, 8, 30])
+def test_the_same_photo_is_on_one_side(
+    people: Individuals, main_task: str, count: int, seed: int
+) -> None:
+    joined = random_pairs(people, count)
+    found = split(joined, main_task, seed=seed)
+    side = np.full(len(people), -1)
+    for number, rows in enumerate([found.auxiliary, found.victims, *found.clients]):
+        side[rows] = number
+    one, other = side[joined.near_duplicates].T
+    in_use = (one >= 0) & (other >= 0)
+    assert in_use.any()
+    assert (one == other)[in_use].all()
+    if main_task != "identity":
+        assert in_use.all()
+        sides = [identities(people, r) for r in (*found.clients, found.auxiliary, found.victims)]
+        assert sum(map(len, sides)) == len(np.unique(people.identities))
+
+
+@each_task
+def test_without_a_photo_under_two_identities_the_split_is_the_same(
+    people: Individuals, main_task: str
+) -> None:
+    before = split(people, main_task)
+    _, first = np.unique(people.identities, return_index=True)
+    several = [np.flatnonzero(people.identities == people.identities[row]) for row in first]
+    within = [(rows[0], rows[1]) for rows in several if len(rows) > 1]
+    after = split(with_pairs(people, [] if main_task == "identity" else within), main_task)
+    for one, other in zip(
+        [before.auxiliary, before.victims, *before.clients],
+        [after.auxiliary, after.victims, *after.clients],
+        strict=True,
+    ):
+        assert np.array_equal(one, other)
+
+
+def test_only_joined_identities_change_sides(people: Individuals) -> None:
+    before, after = split(people), split(random_pairs(people, 3))
+    joined = random_pairs(people, 3)
+    moved = set(before.auxiliary.tolist()) ^ set(after.auxiliary.tolist())
+    moved |= set(before.victims.tolist()) ^ set(after.victims.tolist())
+    assert moved <= set(np.flatnonzero(joined.people != joined.identities).tolist())
+
+
+def test_a_photo_that_a_client_has_is_no_victim_where_victims_are_images_of_clients() -> None:
+    people = uneven()
+    before = split(people, "identity")
+    clients = training(before)
+    victim, own = next(
+        (row, clients[people.identities[clients] == people.identities[row]][0])
+        for row in before.victims
+    )
+    after = split(with_pairs(people, [(min(victim, own), max(victim, own))]), "identity")
+    assert victim not in after.victims
+    assert victim in training(after)
+    assert set(after.victims.tolist()) == set(before.victims.tolist()) - {int(victim)}
+
+
+def test_identities_joined_into_fewer_people_than_clients_are_refused() -> None:
+    people = uneven()
+    _, first = np.unique(people.identities, return_index=True)
+    chain = [(min(a, b), max(a, b)) for a, b in pairwise(first[3:].tolist())]
+    with pytest.raises(UsageError, match="need at least as many identities"):
+        split(with_pairs(people, chain))

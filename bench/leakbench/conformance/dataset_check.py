@@ -55,7 +55,7 @@ def checked(name: str, settings: Sequence[str], data_root: Path | None) -> str:
         *((f"{PREFIX}{key}", value) for key, value in parameters_of(dataset).items()),
         ("individuals", f"{len(individuals):,} (whole: {dataset.size})"),
         ("identities", _identities(individuals)),
-        *(("same photo", line) for line in _near_duplicates(individuals)),
+        *(("same photo", line) for line in near_duplicate_lines(individuals)),
         *(("left out", f"{number:,} {why}") for why, number in individuals.left_out.items()),
         ("terms", dataset.terms),
         ("fingerprint", f"{individuals.fingerprint} at {setup.image_size} pixels"),
@@ -93,7 +93,7 @@ def _identities(individuals: Individuals) -> str:
     )
 
 
-def _near_duplicates(individuals: Individuals) -> list[str]:
+def near_duplicate_lines(individuals: Individuals) -> list[str]:
     """Return a line for each pair across identities, and one for those within."""
     pairs = individuals.near_duplicates
     one, other = individuals.identities[pairs].T

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,8 +33,9 @@ def candidates_of(truths: Sequence[GroundTruth], generator: torch.Generator) -> 
 
     Over all batches each individual is a member once and a non-member once, so that how often an
     image is shown, or with which others, tells nothing. The non-members share no identity with the
-    batch, and none with each other if no batch has one twice; among all such assignments one is
-    chosen at random.
+    batch, and none with each other if no batch has one twice. Where possible, the second photos of
+    people are non-members among the second photos, as they are members. Among all such assignments
+    one is chosen at random.
 
     Args:
         generator: on the CPU, of randomness that the adversary cannot draw again.
@@ -45,7 +47,19 @@ def candidates_of(truths: Sequence[GroundTruth], generator: torch.Generator) -> 
     identities = torch.cat([truth.identities for truth in truths])
     _check_enough(truths, identities)
     batch_of = [batch for batch, truth in enumerate(truths) for _ in range(len(truth))]
-    assigned = torch.tensor(_Assignment(identities.tolist(), batch_of, generator).found())
+    people = identities.tolist()
+    assignment = _Assignment(people, batch_of, _occurrences(people), generator)
+    if not assignment.repaired():
+        # The second photos are too few, perhaps all in one batch: let them be anywhere.
+        assignment = _Assignment(people, batch_of, [0] * len(people), generator)
+        if not assignment.repaired():
+            raise UsageError(
+                f"candidates need each of {len(people)} victims as a non-member of one of "
+                f"{len(truths)} batches in which the person is not, and too many show the same "
+                f"people; raise individuals, or lower batch_size"
+            )
+    assignment.mix()
+    assigned = torch.tensor(assignment.chosen)
     batch = torch.tensor(batch_of)
     return [
         _shuffled(images, identities, batch == number, assigned, generator)
@@ -82,51 +96,76 @@ def _shuffled(
     )
 
 
+def _occurrences(people: Sequence[int]) -> list[int]:
+    """Return how often each person occurs before in the list."""
+    before: Counter[int] = Counter()
+    ranks = []
+    for person in people:
+        ranks.append(before[person])
+        before[person] += 1
+    return ranks
+
+
 class _Assignment:
     """A permutation of the individuals: who is a non-member in whose batch.
 
     It starts at random, is repaired by random swaps, and mixed by further ones: a swap and its
     reverse are equally likely, so that all permitted permutations become equally likely.
+
+    Attributes:
+        chosen: for each individual the one that is a non-member in its batch.
     """
 
     def __init__(
-        self, people: Sequence[int], batch_of: Sequence[int], generator: torch.Generator
+        self,
+        people: Sequence[int],
+        batch_of: Sequence[int],
+        group_of: Sequence[int],
+        generator: torch.Generator,
     ) -> None:
-        self.people, self.batch_of, self.generator = people, batch_of, generator
+        """Begin at random.
+
+        Args:
+            people: of each individual.
+            batch_of: the number of each individual's batch.
+            group_of: the number of each individual's group, within which it is assigned.
+        """
+        self.people, self.batch_of, self.group_of = people, batch_of, group_of
+        self.generator = generator
         self.members: list[set[int]] = [set() for _ in range(max(batch_of) + 1)]
         repeated = False
         for person, batch in zip(people, batch_of, strict=True):
             repeated |= person in self.members[batch]
             self.members[batch].add(person)
         self.distinct = not repeated
-        self.chosen: list[int] = torch.randperm(len(people), generator=generator).tolist()
+        self.chosen = self._within_groups()
         self.shown: list[dict[int, int]] = [{} for _ in self.members]
         for position, individual in enumerate(self.chosen):
             self._count(position, individual, 1)
 
-    def found(self) -> list[int]:
-        """Return for each individual the one that is a non-member in its batch.
-
-        Raises:
-            UsageError: see `candidates_of`.
-        """
-        count = len(self.people)
+    def repaired(self) -> bool:
+        """Swap until everybody fits; return whether that is reached."""
         for _ in range(REPAIRS):
-            wrong = [p for p in range(count) if not self._fits(p, self.chosen[p])]
+            wrong = [p for p in range(len(self.people)) if not self._fits(p, self.chosen[p])]
             if not wrong:
-                break
+                return True
             for position, other in zip(wrong, self._random(len(wrong)), strict=True):
                 self._swap(position, other, repairing=True)
-        else:
-            raise UsageError(
-                f"candidates need each of {count} victims as a non-member of one of "
-                f"{len(self.members)} batches in which the person is not, and too many show the "
-                f"same people; raise individuals, or lower batch_size"
-            )
-        steps = MIXING * count
+        return False
+
+    def mix(self) -> None:
+        """Swap at random where both fit before and after."""
+        steps = MIXING * len(self.people)
         for position, other in zip(self._random(steps), self._random(steps), strict=True):
             self._swap(position, other)
-        return self.chosen
+
+    def _within_groups(self) -> list[int]:
+        """Return a permutation that is random within each group."""
+        order = torch.randperm(len(self.people), generator=self.generator).tolist()
+        waiting: dict[int, list[int]] = {}
+        for individual in order:
+            waiting.setdefault(self.group_of[individual], []).append(individual)
+        return [waiting[group].pop() for group in self.group_of]
 
     def _random(self, count: int) -> list[int]:
         drawn = torch.randint(len(self.people), (count,), generator=self.generator)
@@ -144,6 +183,8 @@ class _Assignment:
 
     def _swap(self, one: int, other: int, *, repairing: bool = False) -> None:
         """Exchange two assignments if both fit then; to repair, if as many fit as before."""
+        if self.group_of[one] != self.group_of[other]:
+            return
         before = self._fitting(one, other) if repairing else 2
         self._exchange(one, other)
         if self._fitting(one, other) < before:
