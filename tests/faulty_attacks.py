@@ -145,6 +145,12 @@ class Clairvoyant(Sound):
         return NEEDS | Knowledge.FEATURES
 
 
+class OldControl(Sound):
+    """Says that it is a control, and not which."""
+
+    control = True
+
+
 @dataclass(frozen=True, kw_only=True)
 class Priceless(Sound):
     """Takes nobody knows how long."""

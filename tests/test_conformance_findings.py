@@ -49,6 +49,7 @@ OF_ATTACKS: list[Case] = [
         "declares required_knowledge = 'update'",
     ),
     ("declares what a server can know", faulty_attacks.Clairvoyant, "true features, which no serv"),
+    ("declares its kind", faulty_attacks.OldControl, "control = True; let it be"),
     ("says what it costs", faulty_attacks.Priceless, "its work is nan at B = 1; return"),
     ("answers for one individual", faulty_attacks.TooManyRows, r"of shape \(2,\), expected \(1,\)"),
     ("answers for each of a batch", faulty_attacks.NaNOfBatches, "returned NaN or infinity in sco"),

@@ -65,6 +65,15 @@ def declares_what_a_server_can_know(trial: AttackTrial) -> None:
             )
 
 
+def declares_its_kind(trial: AttackTrial) -> None:
+    """Tables compare attacks with baselines, and do not compare controls."""
+    if trial.plugin.control not in (None, "baseline", "upper bound"):
+        raise FindingError(
+            f'{trial} declares control = {trial.plugin.control!r}; let it be "baseline" or '
+            f'"upper bound", or leave it out for an attack'
+        )
+
+
 def says_what_it_costs(trial: AttackTrial) -> None:
     """Time is estimated from `work`."""
     for batch_size in (1, trial.batch_size):
@@ -309,6 +318,7 @@ ATTACK_CHECKS = (
         has_a_version_that_counts,
         has_presets_that_can_be_built,
         declares_what_a_server_can_know,
+        declares_its_kind,
         says_what_it_costs,
         answers_for_one_individual,
         answers_for_each_of_a_batch,

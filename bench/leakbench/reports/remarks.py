@@ -22,8 +22,8 @@ EXPLANATIONS: Mapping[str, str] = {
         "class, so that it is no model that anybody would deploy"
     ),
     KNOWLEDGE_DIFFERS: (
-        "the attacks of the row have different threat models, see the table of these; what one is "
-        "above another may be its knowledge"
+        "the attacks of the row have different threat models, see what each knows below; what one "
+        "is above another may be due to that"
     ),
 }
 """Remark → its explanation."""
