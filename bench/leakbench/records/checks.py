@@ -15,6 +15,7 @@ from leakbench.base.plugins import PluginSpec, parameters_of, sentence
 from leakbench.base.registry import ATTACKS, DATASETS, DEFENSES, MODELS, Registry
 from leakbench.experiments.cell import SCHEMA, Cell
 from leakbench.experiments.resolved_cell import ResolvedCell
+from leakbench.records.identity import content_key
 from leakbench.records.possible_values import impossible_values
 from leakbench.records.record import Record
 
@@ -72,10 +73,10 @@ def faults(record: Record, name: str) -> Iterator[str]:
         # Without its plugins neither its key nor its knowledge can be checked.
         yield f"cannot be measured here: {error}"
         return
-    if record.key != record.cell.key(record.attack_version):
+    if record.key != content_key(record):
         yield (
             f"has the key {record.key}, and its cell, under version {record.attack_version} of the "
-            f"attack, has {record.cell.key(record.attack_version)}: one of them was changed"
+            f"attack, has {content_key(record)}: one of them was changed"
         )
     yield from (f"says {number}" for number in numbers)
     yield from _undated(record)

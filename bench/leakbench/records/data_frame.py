@@ -14,7 +14,7 @@ from leakbench.metrics.catalogue import CELL_METRICS, PROPERTY_METRICS
 from leakbench.metrics.estimates import Estimate
 from leakbench.metrics.spec import MetricSpec, Value
 from leakbench.records.record import Metrics, Record
-from leakbench.records.store import Store
+from leakbench.records.store import Store, warn_of
 
 
 def results(folder: Path) -> pd.DataFrame:
@@ -22,7 +22,8 @@ def results(folder: Path) -> pd.DataFrame:
 
     Columns are the fields of the cell, with parameters as JSON; status, knowledge and error; the
     metrics of the cell and of the property by their names in `leakbench.metrics.catalogue`, with
-    the ends of their 95 % intervals (`_low`, `_high`); and the cost.
+    the ends of their 95 % intervals (`_low`, `_high`); and the cost. Files that hold no record, or
+    one whose content does not make its key, are left out, with a `BadRecordWarning` each.
 
     Args:
         folder: that the run had as `--out`.
@@ -35,11 +36,13 @@ def results(folder: Path) -> pd.DataFrame:
     of_records: list[dict[str, Any]] = []
     of_properties: list[dict[str, Any]] = []
     numbers: list[int] = []
-    for number, record in enumerate(Store(records).all()):
+    left_out: dict[str, str] = {}
+    for number, record in enumerate(Store(records).all(left_out)):
         of_records.append(_of_record(record))
         rows = _of_properties(record) or [{}]
         of_properties += rows
         numbers += [number] * len(rows)
+    warn_of(left_out)
     if not of_records:
         raise UsageError(f"{records} holds no records; name the folder that a run had as --out")
     repeated = pd.DataFrame(of_records).iloc[numbers].reset_index(drop=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from leakbench.base.registry import ATTACKS
 from leakbench.metrics.estimates import Estimate
@@ -24,6 +24,9 @@ from leakbench.reports.utility_costs import cost_columns
 
 RANDOM_AUXILIARY = "blind"
 """The random-auxiliary baseline: an attack that is not above it has learnt nothing."""
+
+DIFFERS = "differs when measured again"
+"""The remark at a cell of which `leakbench verify` measured other numbers."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ def table_of(cells: Sequence[Measured]) -> Table:
         for name in ("",) if of_cell else measured.entry.cell.properties:
             row = leading_values(measured, name, (*varying, *leading))
             value = of_cell(measured) if of_cell else _accuracy(measured, name)
-            values.setdefault(row, {})[measured.entry.column] = value
+            values.setdefault(row, {})[measured.entry.column] = _with_outcome(value, measured)
             # The cells of a row differ in the attack only, and have the same defense.
             if metrics.get(row) is None:
                 metrics[row] = measured.record.metrics if measured.record else None
@@ -175,6 +178,13 @@ def _in_reading_order(rows: Mapping[Row, object]) -> list[Row]:
         for column in zip(*rows, strict=True)
     ]
     return sorted(rows, key=lambda row: [rank[v] for rank, v in zip(ranks, row, strict=True)])
+
+
+def _with_outcome(value: TableValue, measured: Measured) -> TableValue:
+    """Return a value with a remark if the cell, measured again, gave other numbers."""
+    if measured.again is None or measured.again.outcome != "differs":
+        return value
+    return replace(value, remarks=(*value.remarks, DIFFERS))
 
 
 def _accuracy(measured: Measured, name: str) -> TableValue:

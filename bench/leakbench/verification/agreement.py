@@ -1,0 +1,163 @@
+"""Whether two estimates of one quantity, measured apart, contradict each other.
+
+An estimate comes with a 95 % interval. Where two honest measurements of a cell are independent,
+both intervals are as wide up to chance, and the difference of the values has √2 times the deviation
+of either. It may therefore be at most
+
+    √2 · t(1 − α/2) / t(0.975) · h,
+
+where h is the interval's half-width on the side of the other value, and t the quantile of Student's
+distribution, by which the intervals are made too, with one degree of freedom less than there are
+victim batches. α is the share of false alarms of a whole verification divided by the number of
+tests. This must hold for the h of both: a claimed interval of any width lets no value through that
+the new interval does not. Nor may one interval be much wider than the other: the squared quotient
+of their widths has an F distribution.
+
+Repeats share victims and seeds, which makes them more alike than the tests assume.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from scipy.stats import f as fisher
+from scipy.stats import t as student
+
+from leakbench.metrics.estimates import LEVEL, Estimate
+from leakbench.records.possible_values import ROUNDING
+
+FALSE_ALARMS = 0.05
+"""The most that may be the chance of a difference in a verification of honest records."""
+
+TESTS = 3
+"""Of an estimate: each value by the other's interval, and the width of the intervals."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What an estimate was measured on.
+
+    Attributes:
+        batches: number of victim batches.
+        individuals: number of victims.
+        range: the least and the greatest possible value.
+    """
+
+    batches: int
+    individuals: int
+    range: tuple[float, float]
+
+
+def level(estimates: int) -> float:
+    """Return the chance of a false alarm that each test may have, by Bonferroni's correction.
+
+    Args:
+        estimates: how many are tested in the whole verification.
+    """
+    return FALSE_ALARMS / (TESTS * max(1, estimates))
+
+
+def is_testable(estimate: Estimate) -> bool:
+    """Whether an estimate has a value and an interval."""
+    return None not in (estimate.value, estimate.low, estimate.high)
+
+
+def contradiction(theirs: Estimate, ours: Estimate, sampling: Sampling, level: float) -> str:
+    """Return how two testable estimates contradict each other; empty if they do not.
+
+    Args:
+        level: the chance of a false alarm of each test, see `level`.
+    """
+    limit = min(
+        _reach(theirs, ours, sampling, level),
+        _reach(ours, theirs, sampling, level),
+    )
+    distance = abs(_number(theirs.value) - _number(ours.value))
+    if distance > limit + _slack(theirs, ours):
+        return f"the values may be {limit:.2g} apart"
+    if not _widths_agree(theirs, ours, sampling, level):
+        return "the intervals differ in width"
+    return ""
+
+
+def _reach(estimate: Estimate, other: Estimate, sampling: Sampling, level: float) -> float:
+    """Return how far the other value may be away, by the interval of one."""
+    least = _reach_of_exceptions(sampling, level)
+    if _is_unanimous(estimate, sampling):
+        return least
+    value, low, high = (_number(each) for each in (estimate.value, estimate.low, estimate.high))
+    half = high - value if _number(other.value) > value else value - low
+    # An end of a bootstrap interval of few batches may lie next to the value.
+    half = max(half, (high - low) / 4)
+    freedom = max(1, sampling.batches - 1)
+    factor = student.ppf(1 - level / 2, freedom) / student.ppf((1 + LEVEL) / 2, freedom)
+    reach = float(math.sqrt(2) * factor * half)
+    return max(reach, least) if sampling.range == SHARE else reach
+
+
+SHARE = (0.0, 1.0)
+"""The range of shares, which individuals are counted in; a few exceptions decide its interval."""
+
+
+def _reach_of_exceptions(sampling: Sampling, level: float) -> float:
+    """Return how far a value may be away by chance from one that all individuals agree on.
+
+    One batch may turn out otherwise, or as many individuals as binomial chance allows.
+    """
+    least, most = sampling.range
+    individuals: float = 1 - level ** (1 / max(1, sampling.individuals))
+    return (most - least) * max(1 / max(1, sampling.batches), individuals)
+
+
+def _widths_agree(theirs: Estimate, ours: Estimate, sampling: Sampling, level: float) -> bool:
+    """Whether both intervals can be of the same sampling."""
+    widths = [_number(each.high) - _number(each.low) for each in (theirs, ours)]
+    narrow, wide = min(widths), max(widths)
+    if wide <= _slack(theirs, ours):
+        return True
+    if any(_is_unanimous(each, sampling) for each in (theirs, ours)):
+        # The width of the other, of a few exceptions, is known to no useful precision.
+        return True
+    if narrow <= 0:
+        return False
+    freedom = _freedom_of_width(_number(ours.value), sampling)
+    return (wide / narrow) ** 2 <= float(fisher.ppf(1 - level / 2, freedom, freedom))
+
+
+def _freedom_of_width(value: float, sampling: Sampling) -> float:
+    """Return the degrees of freedom of a variance estimated from the batches.
+
+    At most one less than there are batches; fewer where few batches decide the variance. The most
+    uneven case is that each batch gives an end of the range, with a share p of them one end: then
+    the squared deviations have the kurtosis 1 + (1 − 4pq) / pq.
+    """
+    most = max(1.0, sampling.batches - 1.0)
+    low, high = sampling.range
+    if not math.isfinite(high - low):
+        return max(1.0, most / 2)
+    p = min(1.0, max(0.0, (value - low) / (high - low)))
+    product = p * (1 - p)
+    excess = 1 - 4 * product
+    if excess <= 2 * product:
+        return most
+    return max(1.0, min(most, 2 * sampling.batches * product / excess))
+
+
+def _is_unanimous(estimate: Estimate, sampling: Sampling) -> bool:
+    """Whether all individuals gave the same end of the metric's range."""
+    value = _number(estimate.value)
+    slack = ROUNDING * max(1.0, abs(value))
+    at_end = any(math.isfinite(end) and abs(value - end) <= slack for end in sampling.range)
+    bounded = all(map(math.isfinite, sampling.range))
+    return at_end and bounded and _number(estimate.high) - _number(estimate.low) <= slack
+
+
+def _slack(theirs: Estimate, ours: Estimate) -> float:
+    return ROUNDING * max(1.0, abs(_number(theirs.value)), abs(_number(ours.value)))
+
+
+def _number(value: float | None) -> float:
+    """Return a number of an estimate that `is_testable`."""
+    assert value is not None
+    return value
