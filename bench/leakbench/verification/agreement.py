@@ -13,6 +13,8 @@ tests. This must hold for the h of both: a claimed interval of any width lets no
 the new interval does not. Nor may one interval be much wider than the other: the squared quotient
 of their widths has an F distribution.
 
+Shares are compared as angles, 2 arcsin √share, whose deviation does not shrink towards 0 and 1.
+
 Repeats share victims and seeds, which makes them more alike than the tests assume.
 """
 
@@ -69,35 +71,44 @@ def contradiction(theirs: Estimate, ours: Estimate, sampling: Sampling, level: f
     Args:
         level: the chance of a false alarm of each test, see `level`.
     """
-    limit = min(
-        _reach(theirs, ours, sampling, level),
-        _reach(ours, theirs, sampling, level),
-    )
-    distance = abs(_number(theirs.value) - _number(ours.value))
-    if distance > limit + _slack(theirs, ours):
-        return f"the values may be {limit:.2g} apart"
-    if not _widths_agree(theirs, ours, sampling, level):
-        return "the intervals differ in width"
-    return ""
+    if not (
+        _is_reached(theirs, ours, sampling, level) and _is_reached(ours, theirs, sampling, level)
+    ):
+        return "further apart than both intervals allow"
+    return "" if _widths_agree(theirs, ours, sampling, level) else "the intervals differ in width"
 
 
-def _reach(estimate: Estimate, other: Estimate, sampling: Sampling, level: float) -> float:
-    """Return how far the other value may be away, by the interval of one."""
-    least = _reach_of_exceptions(sampling, level)
-    if _is_unanimous(estimate, sampling):
-        return least
-    value, low, high = (_number(each) for each in (estimate.value, estimate.low, estimate.high))
-    half = high - value if _number(other.value) > value else value - low
+def _is_reached(estimate: Estimate, other: Estimate, sampling: Sampling, level: float) -> bool:
+    """Whether the other value is not too far away by the interval of one."""
+    distance = abs(_number(estimate.value) - _number(other.value)) - _slack(estimate, other)
+    is_unanimous = _is_unanimous(estimate, sampling)
+    if is_unanimous or sampling.range == SHARE:
+        if distance <= _reach_of_exceptions(sampling, level):
+            return True
+        if is_unanimous:
+            return False
+    scaled = _angle if sampling.range == SHARE else float
+    numbers = (estimate.value, estimate.low, estimate.high, other.value)
+    value, low, high, wanted = (scaled(_number(each)) for each in numbers)
+    half = high - value if wanted > value else value - low
     # An end of a bootstrap interval of few batches may lie next to the value.
     half = max(half, (high - low) / 4)
     freedom = max(1, sampling.batches - 1)
     factor = student.ppf(1 - level / 2, freedom) / student.ppf((1 + LEVEL) / 2, freedom)
-    reach = float(math.sqrt(2) * factor * half)
-    return max(reach, least) if sampling.range == SHARE else reach
+    return bool(abs(wanted - value) <= math.sqrt(2) * factor * half + _slack(estimate, other))
 
 
 SHARE = (0.0, 1.0)
-"""The range of shares, which individuals are counted in; a few exceptions decide its interval."""
+"""The range of shares, of which a few exceptions among individuals may decide the interval."""
+
+
+def _angle(share: float) -> float:
+    """Return the angle of a share, in [0, π].
+
+    >>> round(_angle(1.0), 4)
+    3.1416
+    """
+    return 2 * math.asin(math.sqrt(min(1.0, max(0.0, share))))
 
 
 def _reach_of_exceptions(sampling: Sampling, level: float) -> float:
