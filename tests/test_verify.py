@@ -517,7 +517,6 @@ FORGERIES: dict[str, Callable[[dict[str, float]], dict[str, float]]] = {
         "low": of["value"] - (of["value"] - of["low"]) / 12,
         "high": of["value"] + (of["high"] - of["value"]) / 12,
     },
-    "no interval": lambda of: {"value": of["value"], "low": None, "high": None},
     "a point": lambda of: dict.fromkeys(("value", "low", "high"), of["value"]),
 }
 
@@ -528,10 +527,10 @@ def test_verify_finds_a_forged_record_by_the_interval(
 ) -> None:
     """The forger's numbers are each possible; the honest ones come again."""
     path = path_of(folder, "feature")
+    of = {"value": 0.55, "low": 0.49, "high": 0.61}
+    edit(path, f"{OF_GENDER}/auc", of)
     honest = {each.key: each for each in Store(folder / "records").all()}
-    where = f"{OF_GENDER}/auc"
-    of = json.loads(path.read_text())["metrics"]["properties"]["gender"]["auc"]
-    edit(path, where, FORGERIES[kind](of))
+    edit(path, f"{OF_GENDER}/auc", FORGERIES[kind](of))
 
     def again(
         records: list[Record], root: None, device: str, watcher: object, hand: Callable[..., None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def write_results(folder: Path, path: Path) -> int:
 
 
 def _of_record(record: Record) -> dict[str, Any]:
-    cell = {name: _flat(value) for name, value in record.cell.model_dump(mode="json").items()}
+    cell = {name: _flat(value) for name, value in record.cell.model_dump().items()}
     return {
         "key": record.key,
         **cell,
@@ -127,7 +128,15 @@ CELL_COLUMNS = [spec for spec in CELL_METRICS if spec.exported]
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 
+_encode_tuple = lru_cache(maxsize=1024)(_encode)
+"""Of names: records of a run share theirs."""
+
 
 def _flat(value: Any) -> Any:
     """Return a value that fits into a field of a table."""
-    return _encode(value) if isinstance(value, (dict, list, tuple)) else value
+    if isinstance(value, tuple):
+        return _encode_tuple(value)
+    if not isinstance(value, (dict, list)):
+        return value
+    # Most parameters of a cell are empty.
+    return _encode(value) if value else ("{}" if isinstance(value, dict) else "[]")
