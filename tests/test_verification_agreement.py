@@ -34,6 +34,7 @@ def estimates(hits: NDArray[np.bool_], batch_size: int, resamples: Bootstrap) ->
 def verification(
     batches: int,
     batch_size: int,
+    most: float,
     same_victims: bool,
     rng: np.random.Generator,
     resamples: Bootstrap,
@@ -57,7 +58,6 @@ def verification(
                 estimates(
                     rng.random((METRICS, batches * batch_size))
                     < np.repeat(qualities[0 if same_victims else number], batch_size, axis=1),
-                    batch_size,
                     resamples,
                 )
             )
