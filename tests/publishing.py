@@ -12,7 +12,7 @@ from leakbench.experiments.expansion import SuiteEntry
 from leakbench.metrics.estimates import Estimate
 from leakbench.records.record import Cost, DefenseMetrics, Record
 from leakbench.records.store import Store
-from records import record_of, suite_entries
+from records import record_of, suite_entries, version_of
 
 DEFENDED = """
 title = "Defended"
@@ -95,11 +95,6 @@ def failed(cell: SuiteEntry, error: str) -> Record:
         status="failed",
         error=error,
     )
-
-
-def version_of(cell: SuiteEntry) -> int:
-    """Return the version of the cell's attack that the cell's key was made with."""
-    return next(version for version in range(100) if cell.cell.key(version) == cell.key)
 
 
 def defended_suite(folder: Path) -> Path:

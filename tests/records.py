@@ -32,6 +32,11 @@ def all_alike(estimate: Estimate) -> PropertyMetrics:
     )
 
 
+def version_of(entry: SuiteEntry) -> int:
+    """Return the version of the cell's attack that the cell's key was made with."""
+    return next(version for version in range(100) if entry.cell.key(version) == entry.key)
+
+
 def record_of(entry: SuiteEntry, properties: Mapping[str, Estimate], **fields: Any) -> Record:
     """Return a cell's record with these estimates.
 
@@ -43,7 +48,7 @@ def record_of(entry: SuiteEntry, properties: Mapping[str, Estimate], **fields: A
     return Record(
         key=entry.key,
         cell=entry.cell,
-        attack_version=1,
+        attack_version=version_of(entry),
         status="done",
         metrics=Metrics(properties=of_properties, **unknown | fields),
     )

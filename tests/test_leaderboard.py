@@ -9,15 +9,17 @@ from pathlib import Path
 import pytest
 
 from leakbench.experiments.descriptions import describe
+from leakbench.experiments.expansion import SuiteEntry
 from leakbench.records.folder import read_records
 from leakbench.records.store import Store
 from leakbench.records.verified import Remeasured, content_hash, write
 from leakbench.reports.leaderboard import laid_out, leaderboard, leading_suites
 from leakbench.reports.publishing import publish
+from leakbench.reports.tables import DIFFERS
 from leakbench.threat.glossary import KNOWLEDGE
 from leakbench.threat.knowledge import Knowledge
-from publishing import HOSTILE, defended_suite, done, failed, version_of, write_run
-from records import measured, suite_entries
+from publishing import HOSTILE, defended_suite, done, failed, write_run
+from records import measured, suite_entries, version_of
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -100,8 +102,6 @@ def test_records_that_cannot_be_shown_are_named_and_the_rest_goes_on(
         (lambda c: c["metrics"]["exact"].update(low=0.9, value=0.5), "exact cannot be 0.5"),
         (lambda c: c["metrics"]["exact"].update(high=None), "exact cannot be"),
         (lambda c: c["metrics"]["feature_cosine"].update(high=float("nan")), "cannot be"),
-        (lambda c: c["cell"].update(attack="gone"), "unknown attack 'gone'"),
-        (lambda c: c["cell"].update(defense="gone"), "unknown defense 'gone'"),
     ],
 )
 def test_a_record_with_what_cannot_be_is_left_out(
@@ -116,6 +116,17 @@ def test_a_record_with_what_cannot_be_is_left_out(
     folder = read_records(out)
     assert list(folder.records) == [second.key]
     assert why in folder.left_out[path.name]
+
+
+@pytest.mark.parametrize("kind", ["attack", "defense"])
+def test_a_record_of_a_plugin_that_is_not_there_is_left_out(kind: str, tmp_path: Path) -> None:
+    first, second = suite_entries("quick")[:2]
+    gone = done(first)
+    cell = gone.cell.model_copy(update={kind: "gone"})
+    gone = gone.model_copy(update={"cell": cell, "key": cell.key(gone.attack_version)})
+    folder = read_records(write_run(tmp_path, [gone, done(second)]))
+    assert list(folder.records) == [second.key]
+    assert f"unknown {kind} 'gone'" in folder.left_out[f"{gone.key}.json"]
 
 
 def test_no_records_or_no_folder_is_one_sentence(tmp_path: Path, run: Run) -> None:
@@ -174,29 +185,84 @@ def test_a_record_of_another_version_of_its_attack_is_shown_but_stands_in_no_tab
     assert laid_out(folder, []) == []
 
 
-def test_the_leaderboard_says_which_records_were_measured_again(tmp_path: Path) -> None:
+def remeasured_run(folder: Path, signed: bool) -> list[SuiteEntry]:
+    """Write three records: one agrees when measured again, one differs, one was not measured."""
     cells = list({cell.key: cell for cell in suite_entries("quick")}.values())[:3]
-    store = Store(tmp_path / "records")
-    for cell in cells:
-        version = {"attack_version": version_of(cell)}
-        store.write(measured(cell).model_copy(update=version))
+    store = Store(folder / "records")
     values = {}
-    for cell, agrees in zip(cells[:2], (True, False), strict=True):
+    for cell, differences in zip(cells, ((), ("accuracy 0.9, again 0.5",), None), strict=True):
+        store.write(measured(cell))
         record = store.read(cell.key)
         assert record is not None
-        values[cell.key] = Remeasured(
-            content=content_hash(record),
-            when="2020-01-01T00:00:00+00:00",
-            rule="equal",
-            agrees=agrees,
-            device="cpu",
-            versions={},
-        )
-    write(tmp_path, values)
+        if differences is not None:
+            entry = Remeasured(
+                content=content_hash(record),
+                when="2020-01-01T00:00:00+00:00",
+                rule="equal",
+                agrees=not differences,
+                differences=differences,
+                device="cpu",
+                versions={},
+            )
+            values[cell.key] = entry.signed(cell.key) if signed else entry
+    write(folder, values)
+    return cells
+
+
+def test_the_leaderboard_says_which_records_agree_and_differ_when_measured_again(
+    tmp_path: Path,
+) -> None:
+    cells = remeasured_run(tmp_path, signed=True)
     written = publish(tmp_path, None, [], pixels=False)
     text = written.leaderboard.read_text()
     assert "found to agree, 1 of the 3 records behind these tables" in text
+    assert "found to **differ**, 1 of the 3" in text
     section = text[text.index("## Measured again") :]
-    assert f"- {describe(cells[0])}" in section
-    assert f"- {describe(cells[1])}" not in section
-    assert "of which 1 were" in written.site.read_text()
+    assert f"- {describe(cells[0])}\n" in section
+    assert f"- {describe(cells[1])}: accuracy 0.9, again 0.5" in section
+    assert describe(cells[2]) not in section
+    page = written.site.read_text()
+    assert "of which 1 were" in page and "and 1 differ" in page
+    assert ">differs<" in (written.site.parent / "cells.html").read_text()
+
+
+def test_a_cell_that_differs_says_so_in_every_table(tmp_path: Path, run: Run) -> None:
+    remeasured_run(tmp_path, signed=True)
+    written = publish(tmp_path, None, [], pixels=False)
+    code, report, _ = run("report", "quick", "--out", str(tmp_path))
+    assert code == 0
+    # The suite's cell has a value for each property.
+    properties = len(suite_entries("quick")[0].cell.properties)
+    tables = written.leaderboard.read_text().partition("## How to read")[0]
+    for text in (tables, (tmp_path / "quick.md").read_text().partition("Balanced accuracy")[0]):
+        assert text.count(DIFFERS) == properties
+    assert DIFFERS in report
+    assert written.site.read_text().count(DIFFERS) > properties
+
+
+def test_what_another_machine_wrote_is_shown_as_its_claim(tmp_path: Path, run: Run) -> None:
+    cells = remeasured_run(tmp_path, signed=False)
+    code, *_ = run("publish", "--out", str(tmp_path))
+    assert code == 0
+    text = (tmp_path / "leaderboard.md").read_text()
+    assert "found to agree, 0 of the 3" in text
+    section = text[text.index("### Claimed by others") :]
+    assert describe(cells[0]) in section and describe(cells[1]) in section
+    assert DIFFERS not in text
+    assert "of which 0 were" in (tmp_path / "site" / "index.html").read_text()
+
+
+def test_trusting_gives_every_machine_the_same_pages(tmp_path: Path, run: Run) -> None:
+    for name, signed in (("here", True), ("elsewhere", False)):
+        remeasured_run(tmp_path / name, signed)
+        code, *_ = run("publish", "--out", name, "--trust-verified")
+        assert code == 0
+        run("report", "quick", "--out", name, "--trust-verified")
+    for page in ("leaderboard.md", "quick.md", "site/index.html", "site/cells.html"):
+        made = [(tmp_path / name / page).read_text() for name in ("here", "elsewhere")]
+        assert made[0] == made[1]
+        assert "differ" in made[0]
+    assert (
+        "Made by `leakbench publish --trust-verified`"
+        in (tmp_path / "here" / "leaderboard.md").read_text()
+    )

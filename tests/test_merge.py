@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from leakbench.records.merge import merge
 from leakbench.records.record import Record
 from leakbench.records.store import Store
 from leakbench.sweep.shard import Shard
-from records import record_of, suite_entries
+from records import record_of, suite_entries, version_of
 
 HALF = Estimate(value=0.5, low=0.4, high=0.6)
 MORE = Estimate(value=0.7, low=0.6, high=0.8)
@@ -36,7 +37,11 @@ def record(cell: SuiteEntry, estimate: Estimate = HALF) -> Record:
 
 def failed(cell: SuiteEntry) -> Record:
     return Record(
-        key=cell.key, cell=cell.cell, attack_version=0, status="failed", error="out of luck"
+        key=cell.key,
+        cell=cell.cell,
+        attack_version=version_of(cell),
+        status="failed",
+        error="out of luck",
     )
 
 
@@ -51,7 +56,7 @@ def test_records_of_several_folders_come_into_one(tmp_path: Path, cells: list[Su
     second = run_folder(tmp_path / "2", [record(cells[1]), record(cells[2])])
     out = run_folder(tmp_path / "out", [record(cells[0])])
     done = merge([first, second / "records"], out)
-    assert (done.taken, done.had, done.unreadable) == (2, 1, ())
+    assert (done.taken, done.had, done.left_out) == (2, 1, {})
     for cell in cells[:3]:
         assert Store(out / "records").read(cell.key) is not None
     again = merge([first, second], out)
@@ -98,8 +103,17 @@ def test_what_holds_no_record_is_told_and_left(tmp_path: Path, cells: list[Suite
     first = run_folder(tmp_path / "1", [record(cells[0])])
     broken = first / "records" / "broken.json"
     broken.write_text("{")
+    renamed = first / "records" / f"{'0' * 24}.json"
+    renamed.write_text(Store(first / "records").path(cells[0].key).read_text())
+    edited = first / "records" / f"{cells[1].key}.json"
+    edited.write_text(record(cells[1]).model_copy(update={"cell": cells[2].cell}).model_dump_json())
     done = merge([first], tmp_path / "out")
-    assert done.unreadable == (broken,)
+    assert done.taken == 1
+    assert done.left_out == {
+        broken: "it holds no record that can be read",
+        renamed: f"the record in it has another key, {cells[0].key}",
+        edited: "its key is not that of its content, which was changed",
+    }
     assert broken.exists()
     with pytest.raises(UsageError, match="holds no records"):
         merge([tmp_path / "nowhere"], tmp_path / "out")
@@ -193,9 +207,65 @@ def test_a_torn_record_is_told_set_aside_and_measured_again(run: Run, tmp_path: 
     record.write_text(record.read_text()[:100])
     code, table, told = run("run", str(suite), "--workers", "1", "--out", "out")
     assert code == 0
-    assert f"{record.name} held no record that can be read" in told.replace("\n", "")
+    assert f"{record.name}: it holds no record that can be read" in told.replace("\n", "")
     assert table == first[1]
     assert record.with_suffix(".unreadable").exists()
+
+
+def edited(path: Path) -> Path:
+    """Change what a record is of, but not its key, as somebody might to fill a row with ease."""
+    content = json.loads(path.read_text())
+    content["cell"]["individuals"] *= 2
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_run_measures_again_what_is_not_what_its_name_says(run: Run, tmp_path: Path) -> None:
+    suite = tmp_path / "small.toml"
+    suite.write_text(SUITE)
+    first = run("run", str(suite), "--workers", "1", "--out", "out")
+    changed = edited(min((tmp_path / "out" / "records").glob("*.json")))
+    code, table, told = run("run", str(suite), "--workers", "1", "--out", "out")
+    assert code == 0
+    assert f"{changed.name}: its key is not that of its content" in told.replace("\n", "")
+    assert table == first[1]
+    assert changed.with_suffix(".misnamed").exists()
+
+
+@pytest.mark.filterwarnings("default::leakbench.records.store.BadRecordWarning")
+def test_other_commands_leave_such_a_record_out_and_name_it(run: Run, tmp_path: Path) -> None:
+    suite = tmp_path / "small.toml"
+    suite.write_text(SUITE)
+    run("run", str(suite), "--workers", "1", "--out", "out")
+    first, second = sorted((tmp_path / "out" / "records").glob("*.json"))[:2]
+    edited(first)
+    second.unlink()
+    second.mkdir()
+    for command in (("plan", str(suite)), ("report", str(suite)), ("results", "table.csv")):
+        code, printed, told = run(*command, "--out", "out")
+        assert code == 0, told
+        said = [line for line in told.splitlines() if "left out" in line]
+        assert len(said) == 2, told
+        assert any(f"left out {first.name}: its key is not that" in line for line in said)
+        assert any(f"left out {second.name}: it cannot be read" in line for line in said)
+        if command[0] == "plan":
+            assert "4 cells: 2 have their record, 2 have no record" in printed
+    assert set(pd.read_csv(tmp_path / "table.csv").key).isdisjoint({first.stem, second.stem})
+
+
+@pytest.mark.filterwarnings("default::leakbench.records.store.BadRecordWarning")
+def test_report_leaves_out_a_record_that_cannot_be_shown(run: Run, tmp_path: Path) -> None:
+    suite = tmp_path / "small.toml"
+    suite.write_text(SUITE)
+    run("run", str(suite), "--workers", "1", "--out", "out")
+    first = min((tmp_path / "out" / "records").glob("*.json"))
+    content = json.loads(first.read_text())
+    content["metrics"]["properties"] = {}
+    first.write_text(json.dumps(content))
+    code, printed, told = run("report", str(suite), "--out", "out")
+    assert code == 0
+    assert f"left out {first.name}: it has no metrics of gender" in told
+    assert "—" in printed or "–" in printed
 
 
 @pytest.mark.parametrize(
@@ -249,11 +319,12 @@ def test_fifty_thousand_records_are_a_table_in_ten_seconds(
 ) -> None:
     """In seconds of the processor, which other processes do not make longer."""
     (tmp_path / "records").mkdir()
-    written = [(cell.key, record(cell).model_dump_json()) for cell in cells]
+    made = [record(cell) for cell in cells]
     for number in range(50_000):
-        key, text = written[number % len(written)]
-        other = f"{number:08x}{key[8:]}"
-        (tmp_path / "records" / f"{other}.json").write_text(text.replace(key, other))
+        each = made[number % len(made)]
+        cell = each.cell.model_copy(update={"seed": number})
+        moved = each.model_copy(update={"cell": cell, "key": cell.key(each.attack_version)})
+        (tmp_path / "records" / f"{moved.key}.json").write_text(moved.model_dump_json())
     began = time.process_time()
     frame = results(tmp_path)
     assert time.process_time() - began < 10

@@ -19,7 +19,7 @@ from leakbench.sweep.pending import select_cells
 from leakbench.sweep.plan import plan, plan_text
 from leakbench.sweep.rates import Rates
 from leakbench.sweep.steps import Prepare, steps_of
-from records import measured, suite_entries
+from records import measured, suite_entries, version_of
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,9 @@ def test_redo(tmp_path: Path, quick: list[SuiteEntry], redo: Redo, chosen: set[i
     """Of four cells one has no record, one failed, the data of one are not what they were."""
     store = Store(tmp_path)
     current = data_fingerprint(quick[3].cell.setup, None)
-    failed = Record(key=quick[1].key, cell=quick[1].cell, attack_version=1, status="failed")
+    failed = Record(
+        key=quick[1].key, cell=quick[1].cell, attack_version=version_of(quick[1]), status="failed"
+    )
     store.write(failed)
     store.write(measured(quick[2]).model_copy(update={"fingerprint": "of old"}))
     store.write(measured(quick[3]).model_copy(update={"fingerprint": current}))
@@ -95,7 +97,14 @@ def test_trainings_are_learnt_from_the_log(tmp_path: Path, quick: list[SuiteEntr
 def test_a_plan_counts_cells_and_what_they_share(tmp_path: Path, quick: list[SuiteEntry]) -> None:
     store = Store(tmp_path)
     store.write(measured(quick[0]))
-    store.write(Record(key=quick[1].key, cell=quick[1].cell, attack_version=1, status="failed"))
+    store.write(
+        Record(
+            key=quick[1].key,
+            cell=quick[1].cell,
+            attack_version=version_of(quick[1]),
+            status="failed",
+        )
+    )
     found = select_cells(quick, store, None, False, "failed")
     text = plan_text(
         plan(len(quick), found.pending, Rates(store.all(), "cpu"), None, "cpu"), 2, "cpu"

@@ -26,7 +26,7 @@ from leakbench.sweep.executor import (
 from leakbench.sweep.outcome import Limits, Outcome
 from leakbench.sweep.steps import Measure, Prepare, Step, Train, steps_of
 from leakbench.sweep.sweep import Sweep
-from records import measured, suite_entries
+from records import measured, suite_entries, version_of
 
 
 @pytest.fixture(scope="module")
@@ -260,7 +260,13 @@ def test_a_cell_that_failed_in_another_run_has_failed(
 ) -> None:
     cell = quick[0]
     Store(tmp_path).write(
-        Record(key=cell.key, cell=cell.cell, attack_version=1, status="failed", error="no luck")
+        Record(
+            key=cell.key,
+            cell=cell.cell,
+            attack_version=version_of(cell),
+            status="failed",
+            error="no luck",
+        )
     )
     outcome, _ = swept(tmp_path, quick, Scripted(well))
     assert [failure.message for failure in outcome.failures] == ["no luck"]

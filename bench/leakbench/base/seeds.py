@@ -11,8 +11,10 @@ import torch
 
 def digest(*parts: Any) -> str:
     """Return a SHA-256 over the canonical JSON of `parts`, 64 hexadecimal digits."""
-    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_canonical(parts).encode()).hexdigest()
+
+
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode
 
 
 def tensor_digest(tensor: torch.Tensor) -> str:

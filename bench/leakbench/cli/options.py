@@ -74,3 +74,11 @@ DeviceOption = Annotated[
     typer.Option("--device", help="Where tensors are computed; auto: on a GPU if there is one."),
 ]
 DEFAULT_OUT = Path("results/runs")
+
+TrustVerifiedOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-verified",
+        help="Show entries of verified.json that another machine wrote like those of this one.",
+    ),
+]

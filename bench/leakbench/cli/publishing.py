@@ -15,6 +15,7 @@ from leakbench.cli.options import (
     OutOption,
     SetOption,
     SuiteArgument,
+    TrustVerifiedOption,
 )
 
 FigureKind = Literal[
@@ -45,11 +46,12 @@ def publish(
             help="Publish figures of reconstructions too, if none shows a real individual.",
         ),
     ] = False,
+    trust_verified: TrustVerifiedOption = False,
 ) -> None:
     """Write a leaderboard from records, as Markdown and as a static site."""
     from leakbench.reports.publishing import publish as write
 
-    done = write(out, site, suites or [], reconstructions)
+    done = write(out, site, suites or [], reconstructions, trust_verified)
     for sentence in done.left_out:
         typer.echo(sentence, err=True)
     typer.echo(f"The leaderboard is in {done.leaderboard}, the site in {done.site}.")

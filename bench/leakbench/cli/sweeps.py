@@ -19,6 +19,7 @@ from leakbench.cli.options import (
     SetOption,
     ShardOption,
     SuiteArgument,
+    TrustVerifiedOption,
     WorkersOption,
 )
 
@@ -135,11 +136,12 @@ def report(
     settings: SetOption = None,
     only: OnlyOption = None,
     out: OutOption = DEFAULT_OUT,
+    trust_verified: TrustVerifiedOption = False,
 ) -> None:
     """Print a suite's tables from existing records."""
     from leakbench.sweep.suite_tables import report_suite
 
-    report_suite(suite, settings or [], only or [], out)
+    report_suite(suite, settings or [], only or [], out, trust_verified)
 
 
 def merge(
@@ -152,8 +154,14 @@ def merge(
     from leakbench.records.merge import merge as unite
 
     done = unite(folders, out)
-    for path in done.unreadable:
-        typer.echo(f"not merged, since it holds no record: {path}", err=True)
+    for path, why in done.left_out.items():
+        typer.echo(f"not merged: {path}: {why}", err=True)
+    if done.foreign:
+        typer.echo(
+            f"not merged: {done.foreign} entries of verified.json, since this machine did not "
+            f"write them; `leakbench verify {out}` measures a sample again",
+            err=True,
+        )
     again = f" {done.verified} of them are verified." if done.verified else ""
     typer.echo(f"Added {done.taken} records to the {done.had} in {out}.{again}")
 
@@ -166,7 +174,10 @@ def verify(
     sample: Annotated[
         int, typer.Option("--sample", min=0, help="How many records to measure again.")
     ] = 3,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the choice of the sample.")] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", help="Seed of the sample; by default drawn at random, and printed."),
+    ] = None,
     device: Annotated[
         DeviceName,
         typer.Option(
@@ -178,25 +189,33 @@ def verify(
         Rule,
         typer.Option(
             "--rule",
-            help="How a record is compared. equal: same values up to rounding. interval: new "
-            "values inside the record's intervals. auto: equal if device and versions are the "
-            "record's.",
+            help="How a record is compared. equal: same values up to rounding. interval: values "
+            "no further apart than both intervals allow. auto: equal if device and versions are "
+            "the record's.",
         ),
     ] = "auto",
     keep: Annotated[
-        bool, typer.Option("--keep", help="Trust an existing verified.json, and add to it.")
+        bool,
+        typer.Option(
+            "--keep", help="Keep entries of an existing verified.json that other machines wrote."
+        ),
     ] = False,
 ) -> None:
     """Check submitted records, measure a sample of them again, and write verified.json.
 
-    Exit code 0 if nothing is wrong, 1 if something is.
+    Exit code 0 if nothing is wrong and the whole sample agrees; 1 if a record has a fault or
+    differs; 3 if nothing is wrong, but part of the sample cannot be measured or tested here.
     """
     from leakbench.verification.verify import verify as check_records
 
-    found = check_records(folder, data_root, sample, seed, device, rule, keep)
+    try:
+        found = check_records(folder, data_root, sample, seed, device, rule, keep)
+    except KeyboardInterrupt:
+        typer.echo("leakbench: interrupted; what was measured again is in verified.json", err=True)
+        raise typer.Exit(130) from None
     typer.echo(found.text())
-    if found.wrong:
-        raise typer.Exit(1)
+    if found.code:
+        raise typer.Exit(found.code)
 
 
 def results(

@@ -163,7 +163,7 @@ class Cell(Setup):
         for field, value in LATER_FIELDS.items():
             if content[field] == value:
                 del content[field]
-        versions = VERSIONS[schema or SCHEMA]
+        versions = SCHEMAS[schema or SCHEMA]
         return digest("cell", [*versions, attack_version], content)[:24]
 
 
@@ -205,7 +205,7 @@ TRAINING_VERSION = 2
 PROPERTY_MODEL_VERSION = 1
 """Raised when fitting f_p of the same kind gives other numbers for the same D_aux."""
 
-VERSIONS: Mapping[int, tuple[int, int, int]] = {
+SCHEMAS: Mapping[int, tuple[int, int, int]] = {
     2: (2, 2, 1),
     SCHEMA: (SCHEMA, TRAINING_VERSION, PROPERTY_MODEL_VERSION),
 }

@@ -116,7 +116,8 @@ class MetricSpec:
             if found is None:
                 return None
             key = each if field == EACH else field
-            found = found.get(key) if isinstance(found, Mapping) else getattr(found, key)
+            # A dictionary, since asking for a Mapping takes half of the time of a large data frame.
+            found = found.get(key) if isinstance(found, dict) else getattr(found, key)
         value: Value = found
         return value
 

@@ -13,8 +13,9 @@ from pydantic import ValidationError
 from leakbench.base.errors import UsageError
 from leakbench.base.plugins import PluginSpec, parameters_of, sentence
 from leakbench.base.registry import ATTACKS, DATASETS, DEFENSES, MODELS, Registry
-from leakbench.experiments.cell import SCHEMA, Cell
+from leakbench.experiments.cell import SCHEMA, SCHEMAS, Cell
 from leakbench.experiments.resolved_cell import ResolvedCell
+from leakbench.records.identity import content_key
 from leakbench.records.possible_values import impossible_values
 from leakbench.records.record import Record
 
@@ -41,8 +42,9 @@ def read_strictly(path: Path) -> Record:
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UsageError(f"is no JSON ({error})") from None
     found = content.get("schema_version") if isinstance(content, Mapping) else None
-    if found != SCHEMA:
-        raise UsageError(f"has schema version {found}, and this leakbench reads {SCHEMA}")
+    if found not in SCHEMAS:
+        readable = " and ".join(map(str, SCHEMAS))
+        raise UsageError(f"has schema version {found}, and this leakbench reads {readable}")
     try:
         return Record.model_validate(content)
     except ValidationError as error:
@@ -57,6 +59,12 @@ def faults(record: Record, name: str) -> Iterator[str]:
     """
     if record.key != name:
         yield f"has the key {record.key}, which is not its name; rename it"
+    if record.schema_version != SCHEMA:
+        yield (
+            f"has schema version {record.schema_version}, whose numbers have another meaning than "
+            f"those of {SCHEMA}; measure the cell again"
+        )
+        return
     if record.status == "failed":
         yield f"failed ({record.error}); measure the cell again, or leave the record out"
         return
@@ -72,10 +80,10 @@ def faults(record: Record, name: str) -> Iterator[str]:
         # Without its plugins neither its key nor its knowledge can be checked.
         yield f"cannot be measured here: {error}"
         return
-    if record.key != record.cell.key(record.attack_version):
+    if record.key != content_key(record):
         yield (
             f"has the key {record.key}, and its cell, under version {record.attack_version} of the "
-            f"attack, has {record.cell.key(record.attack_version)}: one of them was changed"
+            f"attack, has {content_key(record)}: one of them was changed"
         )
     yield from (f"says {number}" for number in numbers)
     yield from _undated(record)

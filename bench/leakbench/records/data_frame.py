@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from leakbench.metrics.catalogue import CELL_METRICS, PROPERTY_METRICS
 from leakbench.metrics.estimates import Estimate
 from leakbench.metrics.spec import MetricSpec, Value
 from leakbench.records.record import Metrics, Record
-from leakbench.records.store import Store
+from leakbench.records.store import Store, warn_of
 
 
 def results(folder: Path) -> pd.DataFrame:
@@ -22,7 +23,8 @@ def results(folder: Path) -> pd.DataFrame:
 
     Columns are the fields of the cell, with parameters as JSON; status, knowledge and error; the
     metrics of the cell and of the property by their names in `leakbench.metrics.catalogue`, with
-    the ends of their 95 % intervals (`_low`, `_high`); and the cost.
+    the ends of their 95 % intervals (`_low`, `_high`); and the cost. Files that hold no record, or
+    one whose content does not make its key, are left out, with a `BadRecordWarning` each.
 
     Args:
         folder: that the run had as `--out`.
@@ -35,11 +37,13 @@ def results(folder: Path) -> pd.DataFrame:
     of_records: list[dict[str, Any]] = []
     of_properties: list[dict[str, Any]] = []
     numbers: list[int] = []
-    for number, record in enumerate(Store(records).all()):
+    left_out: dict[str, str] = {}
+    for number, record in enumerate(Store(records).all(left_out)):
         of_records.append(_of_record(record))
         rows = _of_properties(record) or [{}]
         of_properties += rows
         numbers += [number] * len(rows)
+    warn_of(left_out)
     if not of_records:
         raise UsageError(f"{records} holds no records; name the folder that a run had as --out")
     repeated = pd.DataFrame(of_records).iloc[numbers].reset_index(drop=True)
@@ -71,7 +75,7 @@ def write_results(folder: Path, path: Path) -> int:
 
 
 def _of_record(record: Record) -> dict[str, Any]:
-    cell = {name: _flat(value) for name, value in record.cell.model_dump(mode="json").items()}
+    cell = {name: _flat(value) for name, value in record.cell.model_dump().items()}
     return {
         "key": record.key,
         **cell,
@@ -124,7 +128,15 @@ CELL_COLUMNS = [spec for spec in CELL_METRICS if spec.exported]
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 
+_encode_tuple = lru_cache(maxsize=1024)(_encode)
+"""Of names: records of a run share theirs."""
+
 
 def _flat(value: Any) -> Any:
     """Return a value that fits into a field of a table."""
-    return _encode(value) if isinstance(value, (dict, list, tuple)) else value
+    if isinstance(value, tuple):
+        return _encode_tuple(value)
+    if not isinstance(value, (dict, list)):
+        return value
+    # Most parameters of a cell are empty.
+    return _encode(value) if value else ("{}" if isinstance(value, dict) else "[]")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from leakbench.base.errors import UsageError
@@ -15,8 +15,8 @@ from leakbench.metrics.spec import Leaf, leaves
 from leakbench.records.measured import Measured
 from leakbench.records.possible_values import is_within
 from leakbench.records.record import Metrics, Record
-from leakbench.records.store import Store
-from leakbench.records.verified import verified
+from leakbench.records.store import Store, Unusable
+from leakbench.records.verified import Entries, Outcome, Remeasured, entries
 
 
 @dataclass(frozen=True)
@@ -26,19 +26,29 @@ class RecordFolder:
     Attributes:
         records: by key, in the order of keys.
         left_out: name of a file → why it is not among them.
-        remeasured: keys of the records that agreed when `leakbench verify` measured them again.
+        remeasured: by key, what came of measuring records again with `leakbench verify`, according
+            to this machine, or to all that are trusted.
+        claimed: the same according to other machines.
     """
 
     records: Mapping[str, Record]
     left_out: Mapping[str, str]
-    remeasured: frozenset[str] = frozenset()
+    remeasured: Mapping[str, Remeasured] = field(default_factory=dict)
+    claimed: Mapping[str, Remeasured] = field(default_factory=dict)
 
     def measured(self, entries: Sequence[SuiteEntry]) -> list[Measured]:
         """Return the cells of a suite with their records, where there are any."""
-        return [Measured(entry, self.records.get(entry.key)) for entry in entries]
+        return [
+            Measured(entry, self.records.get(entry.key), self.remeasured.get(entry.key))
+            for entry in entries
+        ]
+
+    def with_outcome(self, outcome: Outcome) -> list[str]:
+        """Return the keys of the records of which that came when they were measured again."""
+        return [key for key, entry in self.remeasured.items() if entry.outcome == outcome]
 
 
-def read_records(out: Path) -> RecordFolder:
+def read_records(out: Path, trust_verified: bool = False) -> RecordFolder:
     """Return the records of a run.
 
     A record is left out if it cannot be read, or if no measurement gives it, such as one whose cell
@@ -47,6 +57,8 @@ def read_records(out: Path) -> RecordFolder:
 
     Args:
         out: the folder that the run had as `--out`.
+        trust_verified: whether to take entries of `verified.json` that another machine wrote for
+            this one's.
 
     Raises:
         UsageError: it is no folder, or there is no record that can be shown.
@@ -58,16 +70,14 @@ def read_records(out: Path) -> RecordFolder:
     records: dict[str, Record] = {}
     left_out: dict[str, str] = {}
     for path in sorted(folder.glob("*.json")):
-        try:
-            record = store.read(path.stem)
-        except OSError as error:
-            left_out[path.name] = f"it cannot be read: {error.strerror}"
-            continue
-        fault = "it holds no record that can be read" if record is None else _fault(record, path)
-        if record is None or fault is not None:
-            left_out[path.name] = str(fault)
-        else:
-            records[record.key] = record
+        record = store.examine(path.stem)
+        fault = record.why if isinstance(record, Unusable) else None
+        if isinstance(record, Record):
+            fault = _fault(record)
+            if fault is None:
+                records[record.key] = record
+        if fault is not None:
+            left_out[path.name] = fault
     if left_out and not records:
         name, fault = next(iter(left_out.items()))
         raise UsageError(
@@ -78,19 +88,53 @@ def read_records(out: Path) -> RecordFolder:
         raise UsageError(
             f"{folder} holds no records; name with --out the folder that a run had as --out"
         )
-    return RecordFolder(records, left_out, frozenset(verified(out) & records.keys()))
+    remeasured, claimed = _of_records(entries(out), records, trust_verified)
+    return RecordFolder(records, left_out, remeasured, claimed)
 
 
-def _fault(record: Record, path: Path) -> str | None:
+def read_cells(
+    out: Path, suite: Sequence[SuiteEntry], trust_verified: bool = False
+) -> tuple[list[Measured], dict[str, str]]:
+    """Return the cells of a suite with their records, and the files that are left out → why.
+
+    Reads these records only, and leaves the same ones out as `read_records`.
+
+    Args:
+        out, trust_verified: see `read_records`.
+    """
+    store = Store(out / "records")
+    records: dict[str, Record] = {}
+    left_out: dict[str, str] = {}
+    for key in dict.fromkeys(entry.key for entry in suite):
+        found = store.examine(key)
+        if isinstance(found, Record) and (fault := _fault(found)):
+            found = Unusable(fault, "")
+        if isinstance(found, Record):
+            records[key] = found
+        elif found is not None:
+            left_out[store.path(key).name] = found.why
+    remeasured, _ = _of_records(entries(out), records, trust_verified)
+    return RecordFolder(records, left_out, remeasured).measured(suite), left_out
+
+
+def _of_records(
+    found: Entries, records: Mapping[str, Record], trust_verified: bool
+) -> tuple[dict[str, Remeasured], dict[str, Remeasured]]:
+    """Return what is trusted of records that were measured again, and what is only claimed."""
+    own = {key: entry for key, entry in found.own.items() if key in records}
+    foreign = {key: entry for key, entry in found.foreign.items() if key in records}
+    if trust_verified:
+        # In the order of keys, as if one machine had written all.
+        return dict(sorted({**foreign, **own}.items())), {}
+    return own, foreign
+
+
+def _fault(record: Record) -> str | None:
     """Return why a record cannot be shown; None if it can."""
-    if record.key != path.stem:
-        return f"the record in it has another key, {record.key}"
     try:
         ResolvedCell.of(record.cell)
     except UsageError as error:
         return str(error)
-    if record.key != record.cell.key(record.attack_version):
-        return "its key is not that of its content, which was changed"
     if record.metrics is None:
         if record.status == "failed":
             return None

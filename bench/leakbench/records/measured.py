@@ -6,11 +6,17 @@ from dataclasses import dataclass
 
 from leakbench.experiments.expansion import SuiteEntry
 from leakbench.records.record import Record
+from leakbench.records.verified import Remeasured
 
 
 @dataclass(frozen=True)
 class Measured:
-    """An entry of a suite and the record of its cell, if it has been measured."""
+    """An entry of a suite and the record of its cell, if it has been measured.
+
+    Attributes:
+        again: what came of measuring the cell once more, if that was done; see `leakbench verify`.
+    """
 
     entry: SuiteEntry
     record: Record | None
+    again: Remeasured | None = None

@@ -12,7 +12,7 @@ from leakbench.metrics.catalogue import spec_of
 from leakbench.metrics.spec import leaves
 from leakbench.records import verified
 from leakbench.records.record import Metrics, Record
-from leakbench.records.store import Store
+from leakbench.records.store import Store, Unusable
 
 
 @dataclass(frozen=True)
@@ -22,15 +22,18 @@ class Merged:
     Attributes:
         taken: number of records that are new, or have replaced a failed one.
         had: number of records that the folder had before.
-        unreadable: files that hold no record, which were left where they are.
-        verified: number of records that agreed when they were measured again, according to the
-            folders.
+        left_out: files that hold no record, or one whose content does not make its key → why. They
+            stay where they are.
+        verified: number of records that agreed when this machine measured them again.
+        foreign: number of entries of the folders' `verified.json` that this machine did not write,
+            and that were dropped.
     """
 
     taken: int
     had: int
-    unreadable: tuple[Path, ...]
+    left_out: dict[Path, str]
     verified: int
+    foreign: int
 
 
 def merge(sources: Sequence[Path], out: Path) -> Merged:
@@ -49,16 +52,17 @@ def merge(sources: Sequence[Path], out: Path) -> Merged:
     """
     target = Store(out / "records")
     found: dict[str, tuple[Record, Path]] = {}
-    unreadable: list[Path] = []
+    left_out: dict[Path, str] = {}
     conflicts: list[str] = []
     had = 0
     for folder in [target.folder, *(_records_of(source) for source in sources)]:
         for path in sorted(folder.glob("*.json")):
             if path.name == verified.NAME:
                 continue
-            record = Store(folder).read(path.stem)
-            if record is None or record.key != path.stem:
-                unreadable.append(path)
+            record = Store(folder).examine(path.stem)
+            if isinstance(record, Unusable):
+                left_out[path] = record.why
+            if not isinstance(record, Record):
                 continue
             had += folder == target.folder
             other = found.get(record.key)
@@ -76,7 +80,8 @@ def merge(sources: Sequence[Path], out: Path) -> Merged:
     taken = [record for record, path in found.values() if path.parent != target.folder]
     for record in taken:
         target.write(record, finished=record.finished)
-    return Merged(len(taken), had, tuple(unreadable), verified.carry(sources, out))
+    carried = verified.carry(sources, out)
+    return Merged(len(taken), had, left_out, carried.agreeing, carried.dropped)
 
 
 def _records_of(source: Path) -> Path:

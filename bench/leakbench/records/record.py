@@ -15,7 +15,7 @@ from pydantic import (
     model_serializer,
 )
 
-from leakbench.experiments.cell import LATER_FIELDS, SCHEMA, Cell
+from leakbench.experiments.cell import LATER_FIELDS, SCHEMA, SCHEMAS, Cell
 from leakbench.metrics.estimates import Estimate
 
 
@@ -211,6 +211,13 @@ class Record(RecordPart):
     environment: Environment | None = None
     device: str = "cpu"
     finished: str = ""
+
+    @field_validator("schema_version")
+    @classmethod
+    def _is_readable(cls, schema: int) -> int:
+        if schema not in SCHEMAS:
+            raise ValueError(f"schema version {schema} is none of {', '.join(map(str, SCHEMAS))}")
+        return schema
 
     @field_validator("cell", mode="before")
     @classmethod

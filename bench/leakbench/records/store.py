@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,14 +13,36 @@ from pydantic import ValidationError
 
 from leakbench.base.errors import UsageError
 from leakbench.base.files import quarantine, replacing
+from leakbench.records.identity import misnamed
 from leakbench.records.record import Record
 
 Stamp = tuple[int, int, int]
 """Inode, modification time and size of a record's file."""
 
 
+class BadRecordWarning(UserWarning):
+    """A file holds no record that can be used, and is left out."""
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """A file that holds no record that can be used.
+
+    Attributes:
+        why: a phrase.
+        ending: of its name once it is moved aside.
+    """
+
+    why: str
+    ending: str
+
+
 class Store:
-    """The records of one folder."""
+    """The records of one folder.
+
+    A record whose content does not make the key that its file is named by is as good as none: no
+    method returns it.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -27,18 +51,41 @@ class Store:
         """Return the file of the record with this key."""
         return self.folder / f"{key}.json"
 
-    def read(self, key: str) -> Record | None:
-        """Return the record with this key; None if it is missing or cannot be read."""
+    def examine(self, key: str) -> Record | Unusable | None:
+        """Return the record with this key, or why its file holds none; None if there is no file."""
         try:
-            return Record.model_validate_json(self.path(key).read_bytes())
-        except (FileNotFoundError, ValidationError):
+            record = Record.model_validate_json(self.path(key).read_bytes())
+        except FileNotFoundError:
             return None
+        except OSError as error:
+            return Unusable(f"it cannot be read: {error.strerror}", ".unreadable")
+        except ValidationError:
+            return Unusable("it holds no record that can be read", ".unreadable")
+        why = misnamed(record, key)
+        return Unusable(why, ".misnamed") if why else record
 
-    def all(self) -> Iterator[Record]:
-        """Yield every record that can be read, by key."""
+    def read(self, key: str) -> Record | None:
+        """Return the record with this key; None if it is missing or cannot be used."""
+        found = self.examine(key)
+        return found if isinstance(found, Record) else None
+
+    def all(self, left_out: dict[str, str] | None = None) -> Iterator[Record]:
+        """Yield every record that can be used, by key.
+
+        Args:
+            left_out: receives the names of the other files → why they hold no record.
+        """
         for name in sorted(path.name for path in self.folder.glob("*.json")):
-            if (record := self.read(name.removesuffix(".json"))) is not None:
-                yield record
+            found = self.examine(name.removesuffix(".json"))
+            if isinstance(found, Record):
+                yield found
+            elif found is not None and left_out is not None:
+                left_out[name] = found.why
+
+    def unusable(self, keys: Iterable[str]) -> dict[str, str]:
+        """Return the files of these keys that hold no record that can be used, and why."""
+        found = {self.path(key).name: self.examine(key) for key in keys}
+        return {name: each.why for name, each in found.items() if isinstance(each, Unusable)}
 
     def stamp(self, key: str) -> Stamp | None:
         """Return what differs between a file and one that replaces it; None if there is none."""
@@ -49,14 +96,12 @@ class Store:
         return status.st_ino, status.st_mtime_ns, status.st_size
 
     def quarantine(self, key: str) -> Path | None:
-        """Move a file that holds no record aside; return its new path, None if there is none.
+        """Move a file without a usable record aside; return its new path, None if there is none.
 
         It is not deleted, since it may be a record of a later version.
         """
-        path = self.path(key)
-        if not path.exists() or self.read(key) is not None:
-            return None
-        return quarantine(path, ".unreadable")
+        found = self.examine(key)
+        return quarantine(self.path(key), found.ending) if isinstance(found, Unusable) else None
 
     def write(self, record: Record, finished: str | None = None) -> None:
         """Write a record, replacing any other with its key.
@@ -77,3 +122,13 @@ def no_record(store: Store, name: str, suite_name: str) -> UsageError:
         f"{store.folder} holds no record of suite {name!r} with these settings; run "
         f"`leakbench run {suite_name}` first or name another folder with --out"
     )
+
+
+def warn_of(left_out: Mapping[str, str]) -> None:
+    """Name files that are left out, in a warning each; the command line prints it as a line.
+
+    Args:
+        left_out: name of a file → why.
+    """
+    for name, why in left_out.items():
+        warnings.warn(f"left out {name}: {why}", BadRecordWarning, stacklevel=2)

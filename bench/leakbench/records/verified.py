@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from leakbench.base.files import quarantine as move_aside
 from leakbench.base.files import replacing
 from leakbench.base.seeds import digest
+from leakbench.records.identity import content_key
 from leakbench.records.record import Record
+from leakbench.records.signature import is_own, signature
 from leakbench.records.store import Store
 
 NAME = "verified.json"
 
 Rule = Literal["equal", "interval"]
-"""How a record and a new measurement are compared: `equal` up to rounding, or each new value inside
-the record's `interval`."""
+"""How a record and a new measurement are compared: `equal` up to rounding, or by the `interval` of
+their difference."""
+
+Outcome = Literal["agrees", "differs", "untestable"]
+"""What came of measuring a record again; `untestable`: no value had intervals to compare."""
 
 
 class Remeasured(BaseModel):
@@ -29,9 +35,11 @@ class Remeasured(BaseModel):
         content: the hash of the record's content then.
         when: the time of the new measurement, ISO 8601.
         rule: by which it was compared.
-        agrees: whether there were no differences.
+        agrees: whether values were compared, and none differs.
         differences: a phrase each.
+        untested: names of values that could not be compared.
         device, versions: of the new measurement.
+        signature: of the machine that wrote this; empty if it did not sign.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -41,8 +49,35 @@ class Remeasured(BaseModel):
     rule: Rule
     agrees: bool
     differences: tuple[str, ...] = ()
+    untested: tuple[str, ...] = ()
     device: str
     versions: dict[str, str]
+    signature: str = ""
+
+    @property
+    def outcome(self) -> Outcome:
+        """What came of it."""
+        if self.agrees:
+            return "agrees"
+        return "differs" if self.differences else "untestable"
+
+    def signed(self, key: str) -> Remeasured:
+        """Return it with this machine's signature.
+
+        Args:
+            key: of the record.
+
+        Raises:
+            UsageError: the secret cannot be written to the cache.
+        """
+        return self.model_copy(update={"signature": signature(key, self._content())})
+
+    def is_own(self, key: str) -> bool:
+        """Whether this machine wrote it, of the record with this key."""
+        return is_own(self.signature, key, self._content())
+
+    def _content(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", exclude={"signature"}, exclude_defaults=True)
 
 
 class Verified(BaseModel):
@@ -53,24 +88,46 @@ class Verified(BaseModel):
     remeasured: dict[str, Remeasured] = {}
 
 
-def verified(folder: Path) -> set[str]:
-    """Return the keys of a run's records that agreed when they were measured again.
+@dataclass(frozen=True)
+class Entries:
+    """What a folder's file says of records that have not changed since; by key.
 
-    Records that have changed since, or are missing, are left out. Anyone can write the file: for a
-    folder from elsewhere it proves nothing until `leakbench verify` has been run.
+    Attributes:
+        own: what this machine wrote.
+        foreign: what it did not write, or anybody may have edited.
+    """
+
+    own: Mapping[str, Remeasured] = field(default_factory=dict)
+    foreign: Mapping[str, Remeasured] = field(default_factory=dict)
+
+
+def entries(folder: Path) -> Entries:
+    """Return what a folder's file says of its records; those that changed since are left out.
 
     Args:
-        folder: that the run had as `--out`, or `results`.
+        folder: that a run had as `--out`, or of records.
     """
-    entries = read(folder).remeasured
-    store = Store(records_of(folder))
-    return {key for key, entry in entries.items() if entry.agrees and _holds(store, key, entry)}
+    return _held(read(folder), Store(records_of(folder)))
 
 
-def _holds(store: Store, key: str, entry: Remeasured) -> bool:
-    """Whether the record has the content that it had when it was measured again."""
-    record = store.read(key)
-    return record is not None and record.key == key and content_hash(record) == entry.content
+def verified(folder: Path) -> set[str]:
+    """Return the keys of a run's records that agreed when this machine measured them again.
+
+    Args:
+        folder: that the run had as `--out`, or of records.
+    """
+    return {key for key, entry in entries(folder).own.items() if entry.agrees}
+
+
+def _held(content: Verified, store: Store) -> Entries:
+    """Return the entries of records that have the content that they had when measured again."""
+    own: dict[str, Remeasured] = {}
+    foreign: dict[str, Remeasured] = {}
+    for key, entry in content.remeasured.items():
+        record = store.read(key)
+        if record is not None and content_hash(record) == entry.content:
+            (own if entry.is_own(key) else foreign)[key] = entry
+    return Entries(own, foreign)
 
 
 def content_hash(record: Record) -> str:
@@ -80,7 +137,7 @@ def content_hash(record: Record) -> str:
     a later version, which has more fields, gives an old record the same hash.
     """
     rest = record.model_dump(mode="json", exclude={"cell"}, exclude_defaults=True)
-    return digest("record", record.cell.key(record.attack_version), rest)
+    return digest("record", content_key(record), rest)
 
 
 def records_of(folder: Path) -> Path:
@@ -105,7 +162,7 @@ def _read(folder: Path) -> Verified | None:
         return None
 
 
-def write(folder: Path, entries: Mapping[str, Remeasured]) -> None:
+def write(folder: Path, content: Mapping[str, Remeasured]) -> None:
     """Write a folder's file, replacing any other; one that cannot be read is moved aside.
 
     Raises:
@@ -113,8 +170,8 @@ def write(folder: Path, entries: Mapping[str, Remeasured]) -> None:
     """
     if _read(folder) is None:
         quarantine(folder)
-    content = Verified(remeasured=dict(sorted(entries.items()))).model_dump(mode="json")
-    text = json.dumps(content, indent=1, ensure_ascii=False)
+    found = Verified(remeasured=dict(sorted(content.items()))).model_dump(mode="json")
+    text = json.dumps(found, indent=1, ensure_ascii=False)
     with replacing(home_of(folder) / NAME) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 
@@ -124,19 +181,35 @@ def quarantine(folder: Path) -> Path | None:
     return move_aside(home_of(folder) / NAME, ".set-aside")
 
 
-def carry(sources: Iterable[Path], target: Path) -> int:
-    """Copy what other folders' files say of a folder's records into its own file.
+@dataclass(frozen=True)
+class Carried:
+    """What `carry` did.
 
-    Returns:
-        How many of the folder's records agreed when they were measured again.
+    Attributes:
+        agreeing: number of the folder's records that agreed when this machine measured them again.
+        dropped: number of entries of other folders that this machine did not write.
+    """
+
+    agreeing: int
+    dropped: int
+
+
+def carry(sources: Iterable[Path], target: Path) -> Carried:
+    """Copy what this machine wrote in other folders' files of a folder's records into its own file.
+
+    What other machines wrote is dropped; the folder's own file keeps its entries, whoever wrote
+    them, as long as their records are unchanged.
     """
     store = Store(records_of(target))
-    found = {
-        key: entry
-        for source in [*sources, target]
-        for key, entry in read(source).remeasured.items()
-        if _holds(store, key, entry)
-    }
-    if found:
-        write(target, found)
-    return len(verified(target))
+    kept = _held(read(target), store)
+    own = dict(kept.own)
+    dropped = 0
+    for source in sources:
+        theirs = _held(read(source), store)
+        dropped += len(theirs.foreign.keys() - kept.foreign.keys())
+        for key, entry in theirs.own.items():
+            if key not in own or own[key].when < entry.when:
+                own[key] = entry
+    if own or kept.foreign:
+        write(target, {**kept.foreign, **own})
+    return Carried(sum(entry.agrees for entry in own.values()), dropped)

@@ -18,7 +18,7 @@ from leakbench.experiments.overrides import override
 from leakbench.experiments.suite import load_suite
 from leakbench.metrics.formatting import percent
 from leakbench.records.measured import Measured
-from leakbench.records.store import Store, no_record
+from leakbench.records.store import Store, no_record, warn_of
 from leakbench.reports.figures import ablation, budget, defense, phase, tradeoff
 from leakbench.reports.figures.canvas import save
 
@@ -62,6 +62,7 @@ def draw_recorded(
     store = Store(out / "records")
     chosen = expand(name, override(suite, changes), only)
     recorded = RECORDED[kind]
+    warn_of(store.unusable(entry.key for entry in chosen))
     figures = recorded.figures([Measured(entry, store.read(entry.key)) for entry in chosen])
     if not figures:
         raise UsageError(

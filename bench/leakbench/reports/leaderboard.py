@@ -11,6 +11,7 @@ from leakbench.experiments.expansion import expand
 from leakbench.experiments.suite import load_suite, suite_names
 from leakbench.records.folder import RecordFolder
 from leakbench.records.measured import Measured
+from leakbench.records.verified import Outcome, Remeasured
 from leakbench.reports.settings import setting_lines
 from leakbench.reports.suite_report import main_tables, reading_lines
 from leakbench.reports.summaries import (
@@ -84,14 +85,17 @@ def leading_suites(found: Sequence[LaidOut], suites: Sequence[str]) -> list[Laid
     return [each for each in found if each.name in wanted] or list(found)
 
 
-def leaderboard(shown: Sequence[LaidOut], folder: RecordFolder) -> str:
+def leaderboard(
+    shown: Sequence[LaidOut], folder: RecordFolder, trust_verified: bool = False
+) -> str:
     """Return `leaderboard.md`.
 
     Args:
         shown: the suites whose tables it has.
         folder: the records they are made from.
+        trust_verified: whether the folder was read so; the file says it.
     """
-    parts = ["# Leaderboard", _made_of(folder)]
+    parts = ["# Leaderboard", _made_of(folder, trust_verified)]
     for each in shown:
         parts += [f"## {each.title}", main_tables(each.cells, marked=True, level=3)]
     parts += _below(shown) if shown else [NO_SUITE]
@@ -123,11 +127,10 @@ NO_SUITE = (
 )
 
 
-def _made_of(folder: RecordFolder) -> str:
+def _made_of(folder: RecordFolder, trust_verified: bool) -> str:
+    command = "leakbench publish --trust-verified" if trust_verified else "leakbench publish"
     left_out = f"; {len(folder.left_out)} more are left out, see below" if folder.left_out else ""
-    return (
-        f"Made by `leakbench publish` from the {len(folder.records)} records beside it{left_out}."
-    )
+    return f"Made by `{command}` from the {len(folder.records)} records beside it{left_out}."
 
 
 def _remeasured(shown: Sequence[LaidOut], folder: RecordFolder) -> list[str]:
@@ -135,13 +138,50 @@ def _remeasured(shown: Sequence[LaidOut], folder: RecordFolder) -> list[str]:
     if not shown:
         return []
     entries = {m.entry.key: m.entry for each in shown for m in each.cells if m.record}
-    again = [entry for key, entry in entries.items() if key in folder.remeasured]
-    lines = [f"- {_one_line(describe(entry))}" for entry in again]
-    count = f"{len(again)} of the {len(entries)} records behind these tables"
-    return ["## Measured again", f"{REMEASURED} {count}.", "\n".join(lines)]
+
+    def listed(found: Mapping[str, Remeasured], outcome: Outcome) -> list[str]:
+        return [
+            f"- {_one_line(describe(entry))}{_differences(found[key])}"
+            for key, entry in entries.items()
+            if key in found and found[key].outcome == outcome
+        ]
+
+    parts = ["## Measured again"]
+    for outcome, sentence in OUTCOMES.items():
+        lines = listed(folder.remeasured, outcome)
+        if lines or outcome == "agrees":
+            parts += [sentence.format(f"{len(lines)} of the {len(entries)}"), "\n".join(lines)]
+    claimed = {outcome: listed(folder.claimed, outcome) for outcome in OUTCOMES}
+    if any(claimed.values()):
+        parts += ["### Claimed by others", CLAIMED]
+        for outcome, lines in claimed.items():
+            if lines:
+                parts += [f"Claimed: {outcome}.", "\n".join(lines)]
+    return parts
 
 
-REMEASURED = "`leakbench verify` has measured again, and found to agree,"
+def _differences(entry: Remeasured) -> str:
+    """Return in what a record differs from its new measurement, after a colon."""
+    more = len(entry.differences) - SHOWN
+    named = "; ".join(entry.differences[:SHOWN]) + (f"; and {more} more" if more > 0 else "")
+    return f": {_one_line(named)}" if named else ""
+
+
+SHOWN = 3
+"""Differences of a record that are listed."""
+
+OUTCOMES: Mapping[Outcome, str] = {
+    "agrees": (
+        "`leakbench verify` has measured again, and found to agree, {} records behind these tables."
+    ),
+    "differs": "It has measured again, and found to **differ**, {}; their cells say so.",
+    "untestable": "It has measured again {} that have no interval by which to compare them.",
+}
+
+CLAIMED = (
+    "`verified.json` says this too, but the machine that made this page did not write it, and "
+    "anybody may have: it is not shown at the cells. `leakbench verify` measures a sample again."
+)
 
 
 def _threat(by_name: Mapping[str, Sequence[Measured]]) -> list[str]:

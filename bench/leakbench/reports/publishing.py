@@ -30,7 +30,13 @@ class Published:
     left_out: tuple[str, ...]
 
 
-def publish(out: Path, folder: Path | None, suites: Sequence[str], pixels: bool) -> Published:
+def publish(
+    out: Path,
+    folder: Path | None,
+    suites: Sequence[str],
+    pixels: bool,
+    trust_verified: bool = False,
+) -> Published:
     """Write `leaderboard.md` and the site from the records of a run.
 
     Args:
@@ -38,6 +44,8 @@ def publish(out: Path, folder: Path | None, suites: Sequence[str], pixels: bool)
         folder: of the site; `site` in `out` if None.
         suites: names or TOML files of suites besides the paper's, for the leaderboard.
         pixels: whether to include figures of reconstructions, which may show individuals.
+        trust_verified: whether to show entries of `verified.json` that another machine wrote like
+            those of this one; otherwise they are shown apart, as claimed.
 
     Raises:
         UsageError: there are no records, a suite cannot be read, or the site's folder holds other
@@ -45,14 +53,14 @@ def publish(out: Path, folder: Path | None, suites: Sequence[str], pixels: bool)
     """
     place = out / "site" if folder is None else folder
     files_of_site(place)
-    records = read_records(out)
+    records = read_records(out, trust_verified)
     found = laid_out(records, suites)
     leading = leading_suites(found, suites)
     known = {*suite_names(), *(each.name for each in found)}
     figures = gallery(out / "figures", known, pixels)
     path = out / "leaderboard.md"
     with replacing(path) as temporary:
-        temporary.write_text(leaderboard(leading, records), encoding="utf-8")
+        temporary.write_text(leaderboard(leading, records, trust_verified), encoding="utf-8")
     write_site(place, site(found, leading, records, figures))
     unused = {**records.left_out, **figures.left_out}
     left_out = tuple(f"left out {name}: {why}" for name, why in unused.items())

@@ -13,7 +13,7 @@ from leakbench.reports.details import details
 from leakbench.reports.remarks import FEW_BATCHES
 from leakbench.reports.rows import Row, is_implied
 from leakbench.reports.settings import settings
-from leakbench.reports.tables import TableRow, by_group, table_of
+from leakbench.reports.tables import DIFFERS, TableRow, by_group, table_of
 from leakbench.reports.utility_costs import cost_aid
 
 
@@ -152,6 +152,11 @@ def reading_lines(cells: Sequence[Measured]) -> list[str]:
         "knows of the labels. "
         "**Oracle**: f_p on the true features, an upper bound for attacks that infer through them.",
     ]
+    if any(m.again is not None and m.again.outcome == "differs" for m in cells):
+        lines.append(
+            f"**{DIFFERS}**: `leakbench verify` measured the cell again, and its numbers are not "
+            f"those of the record."
+        )
     if any(m.entry.layout == "exact" for m in cells):
         lines.append(
             "**Exactness**: % of individuals whose feature was reconstructed with a cosine ≥ 0.99 "

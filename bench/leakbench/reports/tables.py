@@ -32,6 +32,9 @@ of deployed models, which stands apart."""
 REMARKS = "remarks"
 """The heading of the column of remarks."""
 
+DIFFERS = "differs when measured again"
+"""The remark at a cell of which `leakbench verify` measured other numbers."""
+
 
 @dataclass(frozen=True)
 class TableValue:
@@ -143,7 +146,9 @@ def table_of(cells: Sequence[Measured]) -> Table:
         for name in ("",) if of_cell else measured.entry.cell.properties:
             row = leading_values(measured, name, (*varying, *leading))
             value = of_cell(measured) if of_cell else _accuracy(measured, name)
-            values.setdefault(row, {})[measured.entry.column] = _in_context(value, measured)
+            values.setdefault(row, {})[measured.entry.column] = _with_outcome(
+                _in_context(value, measured), measured
+            )
             of_row.setdefault(row, []).append(measured)
     roles = _roles(cells)
     # The cells of a row differ in the attack only, and have the same defense.
@@ -255,6 +260,13 @@ def _in_reading_order(rows: Mapping[Row, object]) -> list[Row]:
         for column in zip(*rows, strict=True)
     ]
     return sorted(rows, key=lambda row: [rank[v] for rank, v in zip(ranks, row, strict=True)])
+
+
+def _with_outcome(value: TableValue, measured: Measured) -> TableValue:
+    """Return a value with a remark if the cell, measured again, gave other numbers."""
+    if measured.again is None or measured.again.outcome != "differs":
+        return value
+    return replace(value, remarks=(*value.remarks, DIFFERS))
 
 
 def _accuracy(measured: Measured, name: str) -> TableValue:

@@ -24,7 +24,7 @@ class Pending:
 
     Attributes:
         stamp: of the file that holds its present record; None if there is no file.
-        record: its present record; None if there is none, or it cannot be read.
+        record: its present record; None if there is none that can be used.
     """
 
     entry: SuiteEntry

@@ -15,7 +15,7 @@ from leakbench.experiments.descriptions import describe
 from leakbench.experiments.expansion import SuiteEntry, expand
 from leakbench.experiments.overrides import override
 from leakbench.experiments.suite import load_suite
-from leakbench.records.store import Store
+from leakbench.records.store import Store, warn_of
 from leakbench.sweep.console import first_line
 from leakbench.sweep.execution import measure_cells
 from leakbench.sweep.outcome import Failure, Outcome
@@ -59,11 +59,11 @@ def run_suite(
         _print(console, f"left out: {sentence}")
     outcome = Outcome()
     if pending:
-        pending = [_without_torn_record(each, store, console) for each in pending]
+        pending = [_without_bad_record(each, store, console) for each in pending]
         outcome = measure_cells(pending, selection.kept, store, options, weights, console)
     if len(outcome.failures) + outcome.left + len(left_out) < len(cells):
         command = run_command(suite_name, changes)
-        print_tables(name, suite.title, chosen, every, store, options.out, command)
+        print_tables(name, suite.title, chosen, every, options.out, command)
     _print_failures(outcome.failures, options.log, console)
     if outcome.interrupted:
         _print(
@@ -90,6 +90,7 @@ def plan_suite(
     store = Store(options.out / "records")
     wants_lpips = options.lpips_weights is not None
     selection = select_cells(cells, store, options.data_root, wants_lpips, options.redo)
+    warn_of(store.unusable(each.entry.key for each in selection.pending))
     device = chosen_device(options.device)
     # All records of the folder are of use, also those of other suites.
     rates = Rates(store.all(), device, options.log)
@@ -128,15 +129,16 @@ def _available(
     return available, left_out
 
 
-def _without_torn_record(pending: Pending, store: Store, console: Console) -> Pending:
-    """Quarantine a file that holds no record, and say so."""
+def _without_bad_record(pending: Pending, store: Store, console: Console) -> Pending:
+    """Quarantine a file that holds no record, or another one than its name says, and say so."""
     if pending.record is not None or pending.stamp is None:
         return pending
     key = pending.entry.key
+    why = store.unusable([key]).get(store.path(key).name)
     if (quarantined := store.quarantine(key)) is None:
         # Another run has written a record there, or moved the file, in the meantime.
         return pending
-    _print(console, f"{store.path(key)} held no record that can be read; it is now {quarantined}")
+    _print(console, f"left out {store.path(key)}: {why}; it is now {quarantined}")
     return replace(pending, stamp=None)
 
 

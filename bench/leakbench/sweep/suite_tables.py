@@ -11,14 +11,23 @@ from leakbench.base.files import replacing
 from leakbench.experiments.expansion import SuiteEntry, expand
 from leakbench.experiments.overrides import override
 from leakbench.experiments.suite import load_suite
-from leakbench.records.measured import Measured
-from leakbench.records.store import Store, no_record
+from leakbench.records.folder import read_cells
+from leakbench.records.store import Store, no_record, warn_of
 from leakbench.reports.settings import settings
 from leakbench.reports.suite_report import main_tables, markdown, reading_aid
 
 
-def report_suite(suite_name: str, changes: Sequence[str], only: Sequence[str], out: Path) -> None:
+def report_suite(
+    suite_name: str,
+    changes: Sequence[str],
+    only: Sequence[str],
+    out: Path,
+    trust_verified: bool = False,
+) -> None:
     """Write and print a suite's tables from existing records.
+
+    Args:
+        trust_verified: whether to show entries of `verified.json` that another machine wrote.
 
     Raises:
         UsageError: there are none.
@@ -28,9 +37,10 @@ def report_suite(suite_name: str, changes: Sequence[str], only: Sequence[str], o
     chosen, every = expand(name, suite, only), expand(name, suite)
     store = Store(out / "records")
     if not any(store.read(entry.key) for entry in chosen):
+        warn_of(store.unusable(entry.key for entry in chosen))
         raise no_record(store, name, suite_name)
     command = run_command(suite_name, changes)
-    print_tables(name, suite.title, chosen, every, store, out, command)
+    print_tables(name, suite.title, chosen, every, out, command, trust_verified)
 
 
 def print_tables(
@@ -38,21 +48,25 @@ def print_tables(
     title: str,
     chosen: Sequence[SuiteEntry],
     every: Sequence[SuiteEntry],
-    store: Store,
     out: Path,
     command: str,
+    trust_verified: bool = False,
 ) -> None:
     """Print the tables of the chosen cells; write those of the whole suite to a file.
 
+    Records that cannot be shown are left out, with a `BadRecordWarning` each.
+
     Args:
         command: that measures these cells; it is part of the file.
+        trust_verified: whether to show entries of `verified.json` that another machine wrote.
     """
     path, beside = out / f"{name}.md", out / f"{name}.reading.md"
     reading = beside.read_text(encoding="utf-8") if beside.is_file() else ""
+    measured, left_out = read_cells(out, every, trust_verified)
+    warn_of(left_out)
     with replacing(path) as temporary:
-        measured = [Measured(entry, store.read(entry.key)) for entry in every]
         temporary.write_text(markdown(title, measured, command, reading), encoding="utf-8")
-    shown = [Measured(entry, store.read(entry.key)) for entry in chosen]
+    shown, _ = read_cells(out, chosen, trust_verified)
     print(main_tables(shown), reading_aid(shown), settings(shown), sep="\n\n")
     print(f"\nAll metrics are in {path}.")
 

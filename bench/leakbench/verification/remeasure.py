@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leakbench.base.errors import UsageError
+from leakbench.base.registry import DATASETS
 from leakbench.evaluation.loading import check_available, data_fingerprint
 from leakbench.experiments.cell import Cell
 from leakbench.experiments.expansion import SuiteEntry
@@ -33,47 +34,68 @@ DATA = {
 """Fields of a cell that determine its data."""
 
 
-class Sampler:
-    """Samples records whose cells can be measured here.
+def drawn(records: Sequence[Record], count: int, seed: int) -> list[Record]:
+    """Return `count` of the records, drawn at random; all if there are no more."""
+    ordered = sorted(records, key=lambda record: record.key)
+    return random.Random(seed).sample(ordered, min(count, len(ordered)))
 
-    Attributes:
-        unmeasurable: why others in the sample cannot be → how many.
+
+class DataHere:
+    """The data on this machine, beside those that records were measured on.
+
+    Args:
+        data_root: the folder of data sets.
     """
 
     def __init__(self, data_root: Path | None) -> None:
         self._data_root = data_root
         self._known: dict[str, str] = {}
-        self.unmeasurable: dict[str, int] = {}
 
-    def sample(self, records: Sequence[Record], count: int, seed: int) -> list[Record]:
-        """Return `count` of the records at random; fewer if there are no more."""
-        ordered = sorted(records, key=lambda record: record.key)
-        random.Random(seed).shuffle(ordered)
-        sample: list[Record] = []
-        for record in ordered:
-            if len(sample) == count:
-                break
-            if why := self._obstacle(record):
-                self.unmeasurable[why] = self.unmeasurable.get(why, 0) + 1
-            else:
-                sample.append(record)
-        return sample
+    def fault(self, record: Record) -> str:
+        """Return what is wrong with the fingerprint of a record's data; empty if nothing is.
 
-    def _obstacle(self, record: Record) -> str:
+        The package generates embedded data, the same ones everywhere.
+        """
+        if not _is_embedded(record.cell):
+            return ""
+        here = self._fingerprint(record.cell)
+        if here == record.fingerprint:
+            return ""
+        return (
+            f"has the fingerprint {record.fingerprint} of data, and leakbench generates data with "
+            f"the fingerprint {here} for its cell; one of them was changed"
+        )
+
+    def obstacle(self, record: Record) -> str:
         """Return why a record's cell cannot be measured here; empty if it can."""
-        data = record.cell.model_dump_json(include=DATA)
         try:
-            check_available(record.cell.setup, self._data_root)
-            if data not in self._known:
-                self._known[data] = data_fingerprint(record.cell.setup, self._data_root)
+            here = self._fingerprint(record.cell)
         except UsageError as error:
             return str(error)
-        if self._known[data] != record.fingerprint:
+        if here != record.fingerprint:
             return (
-                f"the data of {record.cell.dataset} here have the fingerprint {self._known[data]}, "
-                f"those of the record {record.fingerprint}"
+                f"the data of {record.cell.dataset} here have the fingerprint {here}, those of the "
+                f"record {record.fingerprint}"
             )
         return ""
+
+    def _fingerprint(self, cell: Cell) -> str:
+        """Return the fingerprint of a cell's data.
+
+        Raises:
+            UsageError: they are not here.
+        """
+        data = cell.model_dump_json(include=DATA)
+        check_available(cell.setup, self._data_root)
+        if data not in self._known:
+            self._known[data] = data_fingerprint(cell.setup, self._data_root)
+        return self._known[data]
+
+
+def _is_embedded(cell: Cell) -> bool:
+    """Whether the package generates all data of a cell."""
+    names = filter(None, (cell.dataset, cell.auxiliary_dataset))
+    return all(DATASETS.get(name).folder is None for name in names)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import secrets
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,26 +16,30 @@ from leakbench.records.checks import faults, read_strictly
 from leakbench.records.record import Record
 from leakbench.records.verified import (
     NAME,
+    Outcome,
     Remeasured,
     Rule,
     content_hash,
+    entries,
     home_of,
     quarantine,
-    read,
     records_of,
     write,
 )
 from leakbench.sweep.console import RunConsole
-from leakbench.verification.compare import RuleChoice, chosen, differences
-from leakbench.verification.remeasure import Sampler, remeasure
+from leakbench.verification.compare import RuleChoice, chosen, compare, testable
+from leakbench.verification.remeasure import DataHere, drawn, remeasure
 
 RULES: dict[Rule, str] = {
     "equal": "equal up to rounding, since device and versions are the same",
-    "interval": "inside the record's interval, since device or versions differ",
+    "interval": "no further apart than both intervals allow, since device or versions differ",
 }
 
 SHOWN = 5
-"""Differences that a sentence lists."""
+"""Differences, or names of values, that a sentence lists."""
+
+RIGHT, WRONG, UNTESTED = 0, 1, 3
+"""Exit codes; 2 is that of bad input."""
 
 
 @dataclass
@@ -43,44 +48,58 @@ class Verification:
 
     Attributes:
         folder: that was verified.
+        seed: of the sample.
         records: the number of its files.
         faulty: what is wrong with records, a sentence each.
-        unmeasurable: why records could not be measured again → how many.
+        sample: keys of the records that were to be measured again.
+        unmeasurable: key → why that record of the sample could not be measured again.
         entries: by key, the outcome of measuring records again.
         asked: the requested size of the sample.
-        aside: where an earlier `verified.json` was moved to; None if there was none.
+        aside: where an earlier `verified.json` was moved to; None if it was not.
     """
 
     folder: Path
+    seed: int
     records: int = 0
     faulty: list[str] = field(default_factory=list)
-    unmeasurable: dict[str, int] = field(default_factory=dict)
+    sample: tuple[str, ...] = ()
+    unmeasurable: dict[str, str] = field(default_factory=dict)
     entries: dict[str, Remeasured] = field(default_factory=dict)
     asked: int = 0
     aside: Path | None = None
 
     @property
     def wrong(self) -> bool:
-        """Whether a record has a fault, or does not agree."""
-        return bool(self.faulty) or any(not each.agrees for each in self.entries.values())
+        """Whether a record has a fault, or differs when it is measured again."""
+        return bool(self.faulty) or self._count("differs") > 0
+
+    @property
+    def code(self) -> int:
+        """The exit code of `leakbench verify`.
+
+        0 if nothing is wrong and all records of the sample agree, 1 if something is wrong, 3 if
+        nothing is, but a record of the sample could not be measured or tested here.
+        """
+        if self.wrong:
+            return WRONG
+        wanted = min(self.asked, self.records)
+        return RIGHT if self._count("agrees") >= wanted else UNTESTED
 
     def text(self) -> str:
         """Return the report that is printed."""
         lines = [f"- {sentence}" for sentence in self.faulty]
-        lines += [
-            f"- {count} records of the sample cannot be measured again here: {why}."
-            for why, count in self.unmeasurable.items()
-        ]
+        if self.sample:
+            lines.append(sample_line(self.sample, self.seed))
+        lines += [_unmeasurable(keys, why) for why, keys in _by_value(self.unmeasurable).items()]
         lines += [_line(key, entry) for key, entry in self.entries.items()]
         if self.aside:
             lines.append(
-                f"- the earlier {NAME} was moved to {self.aside}, since its origin is unknown; "
-                f"--keep keeps its entries"
+                f"- the earlier {NAME} was moved to {self.aside}, since this machine did not write "
+                f"all of it; --keep keeps its entries"
             )
-        agreed = sum(entry.agrees for entry in self.entries.values())
         lines.append(
             f"{self.folder}: {self.records} records, {len(self.faulty)} faults; "
-            f"{len(self.entries)} measured again, {agreed} of them agree."
+            f"{len(self.entries)} measured again, {self._count('agrees')} of them agree."
         )
         if self.asked and not self.entries:
             lines.append(
@@ -92,12 +111,22 @@ class Verification:
             )
         return "\n".join(lines)
 
+    def _count(self, outcome: Outcome) -> int:
+        return sum(entry.outcome == outcome for entry in self.entries.values())
+
+
+def sample_line(keys: Sequence[str], seed: int) -> str:
+    """Return the sentence on which records are measured again."""
+    return (
+        f"- sample of {len(keys)}, drawn at random; --seed {seed} draws it again: {', '.join(keys)}"
+    )
+
 
 def verify(
     folder: Path,
     data_root: Path | None,
     sample: int,
-    seed: int,
+    seed: int | None = None,
     device: str = "auto",
     rule: RuleChoice = "auto",
     keep: bool = False,
@@ -107,10 +136,11 @@ def verify(
     Args:
         folder: that a run had as `--out`, or its folder of records.
         sample: how many records to measure again.
-        seed: of the sample.
+        seed: of the sample; drawn if None.
         device: on which; `auto` is the record's own where it is available.
         rule: by which they are compared.
-        keep: whether to trust an existing `verified.json`, and add to it.
+        keep: whether to keep entries of an existing `verified.json` that other machines wrote. This
+            machine's own are always kept.
 
     Raises:
         UsageError: there are no records, or the device is not available.
@@ -120,43 +150,76 @@ def verify(
         raise UsageError(f"{folder} holds no records; name the folder that a run had as --out")
     if device != "auto":
         chosen_device(device)
-    found = Verification(folder, records=len(paths), asked=sample)
-    sound = _sound(paths, found)
-    known = read(folder).remeasured if keep else {}
-    if not keep:
-        found.aside = quarantine(folder)
-    sampler = Sampler(data_root)
-    sampled = {record.key: record for record in sampler.sample(sound, sample, seed)}
-    found.unmeasurable = sampler.unmeasurable
+    seed = secrets.randbelow(2**32) if seed is None else seed
+    found = Verification(folder, seed, records=len(paths), asked=sample)
+    sampled = drawn(_sound(paths, found), sample, seed)
+    found.sample = tuple(record.key for record in sampled)
+    known = _earlier(folder, keep, found)
+    console = Console(stderr=True)
+    if sampled:
+        # Before hours of measuring, which may be interrupted.
+        console.print(sample_line(found.sample, seed), markup=False, soft_wrap=True)
+    here = _measurable(sampled, DataHere(data_root), found)
+    estimates = testable(here.values())
 
-    def compare(anew: Record) -> None:
+    def hand(anew: Record) -> None:
         if anew.status != "failed":
-            found.entries[anew.key] = compared(sampled[anew.key], anew, rule)
+            entry = compared(here[anew.key], anew, rule, estimates)
+            found.entries[anew.key] = entry.signed(anew.key)
             # After each, since measuring may take hours and be interrupted.
             write(folder, {**known, **found.entries})
 
-    for where, records in _by_device(list(sampled.values()), device).items():
-        with RunConsole(Console(stderr=True)) as watcher:
-            failed = remeasure(records, data_root, where, watcher, compare)
-        found.faulty += [
-            f"{key}.json cannot be measured again: {why}." for key, why in failed.items()
-        ]
+    for where, records in _by_device(list(here.values()), device).items():
+        with RunConsole(console) as watcher:
+            found.unmeasurable |= remeasure(records, data_root, where, watcher, hand)
     return found
 
 
-def compared(record: Record, anew: Record, choice: RuleChoice) -> Remeasured:
-    """Return the outcome of comparing a record with a new measurement."""
+def compared(record: Record, anew: Record, choice: RuleChoice, estimates: int = 0) -> Remeasured:
+    """Return the outcome of comparing a record with a new measurement, unsigned.
+
+    Args:
+        estimates: how many are tested in the whole verification; those of this record if 0.
+    """
     rule = chosen(choice, record, anew)
-    found = tuple(differences(record, anew, rule))
+    found = compare(record, anew, rule, estimates)
     return Remeasured(
         content=content_hash(record),
         when=datetime.now(UTC).isoformat(timespec="seconds"),
         rule=rule,
-        agrees=not found,
-        differences=found,
+        agrees=found.agrees,
+        differences=tuple(found.differences),
+        untested=tuple(found.untested),
         device=anew.device,
         versions=anew.versions,
     )
+
+
+def _earlier(folder: Path, keep: bool, found: Verification) -> dict[str, Remeasured]:
+    """Return the entries of an existing file that are kept; move it aside if others are in it."""
+    earlier = entries(folder)
+    if keep:
+        return {**earlier.foreign, **earlier.own}
+    if earlier.foreign or not earlier.own:
+        found.aside = quarantine(folder)
+        if found.aside and earlier.own:
+            write(folder, earlier.own)
+    return dict(earlier.own)
+
+
+def _measurable(
+    sampled: Sequence[Record], data: DataHere, found: Verification
+) -> dict[str, Record]:
+    """Return the records that can be measured here, by key; note why the others cannot."""
+    here = {}
+    for record in sampled:
+        if fault := data.fault(record):
+            found.faulty.append(f"{record.key}.json ({_cell(record)}) {fault}.")
+        elif why := data.obstacle(record):
+            found.unmeasurable[record.key] = why
+        else:
+            here[record.key] = record
+    return here
 
 
 def _sound(paths: Sequence[Path], found: Verification) -> list[Record]:
@@ -199,15 +262,35 @@ def _cell(record: Record) -> str:
     return f"{cell.attack} on {cell.dataset}, B = {cell.batch_size}"
 
 
+def _by_value(texts: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return value → its keys."""
+    found: dict[str, list[str]] = {}
+    for key, value in texts.items():
+        found.setdefault(value, []).append(key)
+    return found
+
+
+def _unmeasurable(keys: Sequence[str], why: str) -> str:
+    return f"- {len(keys)} records of the sample cannot be measured again here: {why}."
+
+
 def _line(key: str, entry: Remeasured) -> str:
     """Return the sentence on a record that was measured again."""
-    if entry.agrees:
-        return f"- {key}.json agrees: {RULES[entry.rule]}."
-    more = f", and {len(entry.differences) - SHOWN} more" if len(entry.differences) > SHOWN else ""
+    untested = f"; not testable, without intervals: {_listed(entry.untested)}"
+    untested = untested if entry.untested else ""
+    if entry.outcome == "agrees":
+        return f"- {key}.json agrees: {RULES[entry.rule]}{untested}."
+    if entry.outcome == "untestable":
+        return f"- {key}.json is not testable by the rule {entry.rule!r}{untested}."
     way_out = (
         "; processors of another make round differently: --rule interval allows for that"
         if entry.rule == "equal"
         else ""
     )
-    named = "; ".join(entry.differences[:SHOWN])
-    return f"- {key}.json does not agree, not {RULES[entry.rule]}: {named}{more}{way_out}."
+    named = _listed(entry.differences, "; ")
+    return f"- {key}.json does not agree, not {RULES[entry.rule]}: {named}{way_out}."
+
+
+def _listed(texts: Sequence[str], between: str = ", ") -> str:
+    more = f"{between}and {len(texts) - SHOWN} more" if len(texts) > SHOWN else ""
+    return between.join(texts[:SHOWN]) + more

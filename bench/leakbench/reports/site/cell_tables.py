@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from leakbench.experiments.cell import Cell
@@ -16,6 +16,7 @@ from leakbench.metrics.of_properties import BALANCED_ACCURACY
 from leakbench.metrics.spec import MetricSpec, Value
 from leakbench.records.measured import Measured
 from leakbench.records.record import Record
+from leakbench.records.verified import Remeasured
 from leakbench.reports.columns import (
     COST,
     SECONDS,
@@ -63,19 +64,24 @@ class _Column:
 
 
 def every_cell(
-    records: Sequence[Record], attack_paths: Mapping[str, str], remeasured: Set[str] = frozenset()
+    records: Sequence[Record],
+    attack_paths: Mapping[str, str],
+    remeasured: Mapping[str, Remeasured],
 ) -> TableView:
     """Return the table of all cells with the main metrics, linked to the page of their attack.
 
     Args:
         attack_paths: attack → its page.
-        remeasured: keys of records that were measured again, and agreed.
+        remeasured: by key, what came of measuring records again.
     """
     cells = [measured(record) for record in in_reading_order(records)]
 
     def record(m: Measured, name: str) -> ValueView:
         page = attack_paths[m.entry.cell.attack]
         return ValueView(m.entry.key[:SHORT], href=f"{page}#{row_name(m, name)}")
+
+    def again(m: Measured) -> str:
+        return remeasured[m.entry.key].outcome if m.entry.key in remeasured else MISSING
 
     columns = [
         _text("attack", lambda m: m.entry.column),
@@ -85,7 +91,7 @@ def every_cell(
         _metric(EXACT_SHARE),
         _cost(SECONDS),
         *_status(cells),
-        _text("measured again", lambda m: "yes" if m.entry.key in remeasured else MISSING),
+        _text("measured again", again),
         _Column(Column("record"), record),
         _Column(LINK, lambda m, name: ValueView("#", href=f"#{row_name(m, name)}")),
     ]

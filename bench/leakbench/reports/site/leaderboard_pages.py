@@ -89,7 +89,9 @@ def leaderboard_pages(
     first = {
         "view": tables_view(leading, figures) if leading else None,
         "records": len(folder.records),
-        "remeasured": len(folder.remeasured),
+        "agreeing": len(folder.with_outcome("agrees")),
+        "differing": len(folder.with_outcome("differs")),
+        "claimed": len(folder.claimed),
         "left_out": folder.left_out,
         "others": [(paths[each.name], each.title) for each in others],
     }
