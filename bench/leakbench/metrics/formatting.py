@@ -60,3 +60,12 @@ def formatted(value: Estimate | float | None, form: str, scale: float = 1.0) -> 
 def percent(estimate: Estimate) -> str:
     """Return a share with its interval, in percent with one digit."""
     return str(formatted(estimate, ".1f", 100))
+
+
+def counted(number: int, one: str, more: str = "") -> str:
+    """Return a number with its noun.
+
+    >>> counted(1, "cell"), counted(2, "cell")
+    ('1 cell', '2 cells')
+    """
+    return f"{number} {one if number == 1 else more or one + 's'}"

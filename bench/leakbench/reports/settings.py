@@ -8,7 +8,7 @@ from typing import Any
 from leakbench.experiments.cell import Cell
 from leakbench.experiments.defense_labels import defense_text
 from leakbench.experiments.descriptions import dataset_name, text_of
-from leakbench.metrics.formatting import MISSING
+from leakbench.metrics.formatting import MISSING, counted
 from leakbench.metrics.of_setups import MAIN_TASK_ACCURACY, MOST_FREQUENT_CLASS
 from leakbench.records.measured import Measured
 from leakbench.records.record import Record
@@ -37,6 +37,7 @@ def setting_lines(cells: Sequence[Measured]) -> list[str]:
         f"individuals in each cell: {individuals}, in "
         f"{', '.join(f'{n} batches of {size}' for size, n in batches)}"
     )
+    lines += _runs(cells)
     for setup, main_task in _setups(cells).items():
         lines.append(f"{setup}: {main_task}")
     lines += _columns(cells)
@@ -57,8 +58,37 @@ def setting_lines(cells: Sequence[Measured]) -> list[str]:
     measured = [m.record for m in cells if m.record and m.record.versions]
     versions = {", ".join(f"{k} {v}" for k, v in r.versions.items()) for r in measured}
     devices = sorted({r.device for r in measured})
-    lines.append(f"measured on {', '.join(devices) or MISSING} with {'; '.join(sorted(versions))}")
+    lines.append(
+        f"measured on {', '.join(devices) or MISSING}{_computing(measured)} with "
+        f"{'; '.join(sorted(versions))}"
+    )
     return lines
+
+
+def _runs(cells: Sequence[Measured]) -> list[str]:
+    """Return over what the numbers are means, a line for each answer with its groups."""
+    groups: dict[str, dict[str, None]] = {}
+    for m in cells:
+        resolved = m.entry.resolved
+        trainings, seeds = len(resolved.setups), resolved.runs
+        if resolved.attack.control or trainings * seeds == 1:
+            continue
+        of = counted(trainings, "training")
+        text = f"mean over {of} of the shared model and {counted(seeds, 'attack seed')} on each"
+        groups.setdefault(text, {})[m.entry.group] = None
+    return [f"{text}: {'; '.join(of)}" for text, of in groups.items()]
+
+
+def _computing(records: Sequence[Record]) -> str:
+    """Return how many threads computed and whether steps were compiled; empty if not recorded."""
+    known = [record.environment for record in records if record.environment is not None]
+    if not known:
+        return ""
+    threads = sorted({each.threads for each in known})
+    compiled = sum(bool(each.compiled) for each in known)
+    steps = f"; the attacks' steps of {compiled} of {len(records)} cells were compiled"
+    of_threads = " or ".join(map(str, threads))
+    return f" in {of_threads} {'thread' if threads == [1] else 'threads'}{steps}"
 
 
 def _fingerprints(record: Record) -> list[tuple[str, str]]:
@@ -123,7 +153,8 @@ def _with_parameters(dataset: str, parameters: Mapping[str, Any]) -> str:
 def _setups(cells: Sequence[Measured]) -> dict[str, str]:
     """Return a sentence for each setup and its main task's accuracy."""
     found: dict[str, str] = {}
-    for m in cells:
+    # The last record counts: that of the most trainings, over which the accuracy is a mean.
+    for m in sorted(cells, key=lambda m: len(m.entry.resolved.setups)):
         cell = m.entry.cell
         sentence = (
             f"{_with_parameters(cell.dataset, cell.dataset_parameters)}, {cell.image_size} px, "

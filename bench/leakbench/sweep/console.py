@@ -11,6 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from leakbench.metrics.formatting import counted
 from leakbench.sweep.durations import duration
 from leakbench.sweep.events import (
     CellDone,
@@ -173,15 +174,6 @@ class _Work:
         self.what = what
         self.doing = ""
         self.since = time.monotonic()
-
-
-def counted(number: int, one: str, more: str = "") -> str:
-    """Return a number with its noun.
-
-    >>> counted(1, "cell"), counted(2, "cell")
-    ('1 cell', '2 cells')
-    """
-    return f"{number} {one if number == 1 else more or one + 's'}"
 
 
 def first_line(text: str) -> str:

@@ -12,9 +12,10 @@ from rich.console import Console
 
 from leakbench.base.devices import available_cores, check_precision, chosen_device, default_workers
 from leakbench.base.errors import UsageError
+from leakbench.metrics.formatting import counted
 from leakbench.records.record import Record
 from leakbench.records.store import Store
-from leakbench.sweep.console import RunConsole, counted
+from leakbench.sweep.console import RunConsole
 from leakbench.sweep.events import Watchers
 from leakbench.sweep.executor import Executor, Site
 from leakbench.sweep.local import LocalExecutor

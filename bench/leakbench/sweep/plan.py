@@ -11,7 +11,7 @@ from leakbench.base.errors import UsageError
 from leakbench.base.markdown import markdown_table
 from leakbench.evaluation.loading import load_individuals
 from leakbench.evaluation.shared_training import is_trained
-from leakbench.sweep.console import counted
+from leakbench.metrics.formatting import counted
 from leakbench.sweep.durations import duration
 from leakbench.sweep.pending import Pending, Reason
 from leakbench.sweep.rates import Rates
