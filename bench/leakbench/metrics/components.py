@@ -98,7 +98,7 @@ def widened(reach: float, groups: int, spread: Spread) -> float:
     >>> widened(0.05, 32, alone)
     0.05
     >>> round(widened(0.05, 32, Spread.of(np.array([0.5, 0.52, 0.54]), np.arange(3))), 3)
-    0.067
+    0.056
     """
     if spread.means is None:
         return reach
