@@ -18,7 +18,7 @@ def test_a_run_prints_and_writes_its_tables(undisturbed: tuple[Path, str]) -> No
     table = next(line for line in printed.splitlines() if line.startswith("| "))
     assert [c.strip() for c in table.strip("|").split("|")] == [
         *("rounds", "main task", "property", "B"),
-        *("Proposed", "Prior", "Blind", "Oracle"),
+        *("Proposed", "Prior", "Blind", "Oracle", "remarks"),
     ]
     assert len(records(folder)) == 16
     report = (folder / "out" / "small.md").read_text()
