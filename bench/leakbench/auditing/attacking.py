@@ -21,7 +21,6 @@ from leakbench.records.record import Metrics
 from leakbench.reports.baselines import Baseline, best_baseline
 from leakbench.threat.attack import Attack, AttackResult, check_batch_size
 from leakbench.threat.knowledge import Knowledge
-from leakbench.threat.observation import GroundTruth
 
 
 @dataclass(frozen=True)
@@ -31,8 +30,8 @@ class Attacked:
     Attributes:
         attack: with its parameters.
         knowledge: that it was given.
-        results: one for each batch; None for controls on batches whose truth is not known; empty
-            where the attack was refused.
+        runs: of each run, one result for each batch; None for controls on batches whose truth is
+            not known. No run where the attack was refused.
         refused: why it could not run; empty if it could.
         seconds: that it took.
         metrics: over the batches whose truth is known; None where there is none.
@@ -43,13 +42,18 @@ class Attacked:
 
     attack: Attack
     knowledge: Knowledge
-    results: tuple[AttackResult | None, ...] = ()
+    runs: tuple[tuple[AttackResult | None, ...], ...] = ()
     refused: str = ""
     seconds: float = 0.0
     metrics: Metrics | None = None
     advantage: Mapping[str, Estimate] = field(default_factory=dict)
     baselines: Mapping[str, str] = field(default_factory=dict)
     distortions: tuple[float, ...] = ()
+
+    @property
+    def results(self) -> tuple[AttackResult | None, ...]:
+        """The results of the first run, one for each batch; empty if the attack was refused."""
+        return self.runs[0] if self.runs else ()
 
 
 def default_attacks(case: Case, budget: int) -> list[PluginSpec]:
@@ -113,11 +117,11 @@ def _beside(
         for name in attacked.metrics.properties
         if (best := _best_baseline(name, attacked.knowledge, every)) is not None
     }
-    truths, results = _of_known(batches, attacked.results)
+    own = _runs_of_known(attacked, batches, case)
     of_baselines = {
-        name: _of_known(batches, every[best].results)[1] for name, best in chosen.items()
+        name: _runs_of_known(every[best], batches, case) for name, best in chosen.items()
     }
-    found = advantages(truths, results, of_baselines, case.standardise, case.threat.seed)
+    found = advantages(own, of_baselines, case.threat.seed)
     undefined = Estimate(value=None, low=None, high=None)
     advantage = {name: found.get(name, undefined) for name in attacked.metrics.properties}
     return replace(attacked, advantage=advantage, baselines=chosen)
@@ -153,7 +157,7 @@ def _attacked(
     Raises:
         UsageError: it cannot run on one of them.
     """
-    results: list[AttackResult | None] = [None] * len(batches)
+    runs: dict[int, list[AttackResult | None]] = {0: [None] * len(batches)}
     seconds, distortions, knowledge = 0.0, [0.0] * len(batches), attack.required_knowledge
     for rows in _alike(batches):
         some = [batches[row] for row in rows]
@@ -162,21 +166,22 @@ def _attacked(
         knowledge = granted_knowledge(attack, case.threat, some[0])
         check_batch_size(attack, some[0].size)
         answers = answer(attack, some, knowledge, case, compiling)
-        for row, result, distortion in zip(rows, answers.results, answers.distortions, strict=True):
-            results[row], distortions[row] = result, distortion
+        for number, of_run in enumerate(answers.runs):
+            results = runs.setdefault(number, [None] * len(batches))
+            for row, result in zip(rows, of_run, strict=True):
+                results[row] = result
+        for row, distortion in zip(rows, answers.distortions, strict=True):
+            distortions[row] = distortion
         seconds += answers.seconds
-    truths, of_known = _of_known(batches, results)
-    metrics = None
-    if truths:
-        metrics = score([Run(truths, of_known, case.standardise)], case.scoring)
-    return Attacked(
+    attacked = Attacked(
         attack=attack,
         knowledge=knowledge,
-        results=tuple(results),
+        runs=tuple(map(tuple, runs.values())),
         seconds=seconds,
-        metrics=metrics,
         distortions=tuple(distortions) if any(b.defense != NO_DEFENSE for b in batches) else (),
     )
+    scored = _runs_of_known(attacked, batches, case)
+    return replace(attacked, metrics=score(scored, case.scoring)) if scored else attacked
 
 
 def _alike(batches: Sequence[Batch]) -> list[list[int]]:
@@ -189,13 +194,16 @@ def _alike(batches: Sequence[Batch]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _of_known(
-    batches: Sequence[Batch], results: Sequence[AttackResult | None]
-) -> tuple[list[GroundTruth], list[AttackResult]]:
-    """Return the truths that are known, and the answers for them."""
-    pairs = [
-        (batch.truth, result)
-        for batch, result in zip(batches, results, strict=True)
-        if isinstance(batch, KnownBatch) and result is not None
-    ]
-    return [truth for truth, _ in pairs], [result for _, result in pairs]
+def _runs_of_known(attacked: Attacked, batches: Sequence[Batch], case: Case) -> list[Run]:
+    """Return an attack's runs on the batches whose truth is known; none if there are none."""
+    found = []
+    for results in attacked.runs:
+        pairs = [
+            (batch.truth, result)
+            for batch, result in zip(batches, results, strict=True)
+            if isinstance(batch, KnownBatch) and result is not None
+        ]
+        if pairs:
+            truths, answers = zip(*pairs, strict=True)
+            found.append(Run(truths, answers, case.standardise))
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from leakbench.auditing.case import Case
 from leakbench.auditing.client_batches import Batch, KnownBatch
@@ -12,6 +12,7 @@ from leakbench.auditing.client_defense import NO_DEFENSE, build_defense
 from leakbench.auditing.threat_model import ThreatModel
 from leakbench.base.choices import Compiling
 from leakbench.base.errors import UsageError
+from leakbench.base.seeds import seed_for
 from leakbench.evaluation.defense_cost import distortion
 from leakbench.evaluation.measuring import Exchange
 from leakbench.federation.batch_norm import in_mode
@@ -27,12 +28,12 @@ class Answers:
     """The answers of an attack on some batches.
 
     Attributes:
-        results: one for each batch, checked.
+        runs: of each run of the attack, one result for each batch, checked.
         distortions: of the update of each batch; 0 where the truth is not known.
-        seconds: that the attack took.
+        seconds: that one run took.
     """
 
-    results: list[AttackResult]
+    runs: list[list[AttackResult]]
     distortions: list[float]
     seconds: float
 
@@ -114,11 +115,23 @@ def answer(
         observations.append(observe(batch.truth, sent, knowledge, seed))
         undefended = batch.defense == NO_DEFENSE
         distortions.append(0.0 if undefended else distortion(sent, gradient(client)))
+    runs = attack.least_runs if attack.is_random else 1
     started = time.perf_counter()
-    results = attack.infer(server, observations, _ignore_progress)
-    seconds = time.perf_counter() - started
-    check_results(attack.name, results, observations, server)
+    results = [
+        attack.infer(server, _in_run(observations, number), _ignore_progress)
+        for number in range(runs)
+    ]
+    seconds = (time.perf_counter() - started) / runs
+    for of_run in results:
+        check_results(attack.name, of_run, observations, server)
     return Answers(results, distortions, seconds)
+
+
+def _in_run(observations: Sequence[Observation], number: int) -> list[Observation]:
+    """Return what is observed, with the attack's seeds of one of its runs."""
+    if not number:
+        return list(observations)
+    return [replace(each, seed=seed_for("run", each.seed, number)) for each in observations]
 
 
 def _ignore_progress(_share: float) -> None:
