@@ -274,4 +274,4 @@ def test_published_parameters_keep_their_keys() -> None:
         attack = build(ATTACKS, record.cell.attack, record.cell.attack_parameters)
         cell = record.cell.model_copy(update={"attack_parameters": parameters_of(attack)})
         assert list(cell.attack_parameters) == list(record.cell.attack_parameters)
-        assert cell.key(attack.version) == record.key
+        assert cell.key(attack.version, record.schema_version) == record.key
