@@ -27,7 +27,6 @@ torch.set_num_threads(1)
 
 
 @pytest.hookimpl(trylast=True)
-@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out tests marked `nightly`, unless `-m` mentions them."""
     if "nightly" in config.option.markexpr:
@@ -93,6 +92,23 @@ def run(
             main()
         captured = capsys.readouterr()
         return int(left.value.code or 0), captured.out, captured.err
+
+    return ran
+
+
+@pytest.fixture
+def run_here(
+    run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., tuple[int, str]]:
+    """Return a function that runs the small suite of `running` from this process: code, stderr.
+
+    It uses the folder and the cache that `running.run` uses, with one worker.
+    """
+    monkeypatch.setenv("LEAKBENCH_CACHE", str(tmp_path / "cache"))
+
+    def ran(*arguments: str) -> tuple[int, str]:
+        code, _, said = run(*running.command(tmp_path)[3:], "--workers", "1", *arguments)
+        return code, said
 
     return ran
 

@@ -20,6 +20,7 @@ dataset_parameters = { individuals = 300 }
 properties = ["gender", "glasses"]
 main_task = "2-class"
 model_parameters = { width = 4 }
+property_model = "logistic"
 clients = 2
 rounds = 3
 victim_share = 0.2
