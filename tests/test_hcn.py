@@ -305,11 +305,10 @@ def test_on_drawn_faces_its_outputs_tell_more_than_honest_ones(form: str) -> Non
     assert_more_than_honest(setup, None, form)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.real_data
-@pytest.mark.parametrize(
-    "form", [pytest.param("parametrised", marks=pytest.mark.nightly), "regularised"]
-)
+@pytest.mark.parametrize("form", ["parametrised", "regularised"])
 def test_on_real_faces_its_outputs_tell_more_than_honest_ones(data_root: Path, form: str) -> None:
     setup = Setup(
         dataset="celeba",

@@ -135,7 +135,7 @@ def test_unknown_labels_of_d_aux_are_drawn() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", [5, pytest.param(1, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("part", [10, pytest.param(1, marks=pytest.mark.nightly)])
 def test_no_certificate_is_false_over_ten_thousand_individuals(
     part: int,
     capsys: pytest.CaptureFixture[str],
@@ -212,7 +212,9 @@ def test_it_is_level_with_the_oracle_without_labels(small_setup: Setup, batch_si
     assert_same_inference(found, oracle)
 
 
-@pytest.mark.parametrize("main_task", ["2-class", "8-class"])
+@pytest.mark.parametrize(
+    "main_task", [pytest.param("2-class", marks=pytest.mark.nightly), "8-class"]
+)
 def test_real_faces_are_found_exactly(data_root: Path, main_task: str) -> None:
     name, suite = load_suite("table2")
     settings = ["rounds=20", "individuals=64", "batch_size=32", f"main_task={main_task}"]

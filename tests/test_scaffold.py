@@ -140,6 +140,7 @@ def test_what_is_written_into_a_checkout_conforms_and_its_tests_pass(tmp_path: P
     assert tested.returncode == 0, tested.stdout
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_every_written_plugin_is_typed(tmp_path: Path) -> None:
     """One run checks all kinds: mypy reads the whole of leakbench first."""

@@ -229,6 +229,7 @@ def test_it_beats_the_prior_on_drawn_faces_at_b_1() -> None:
     assert_clear_of_the_prior(setup, None, individuals=200, batches=400)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.real_data
 def test_it_beats_the_prior_on_real_faces_at_b_1(data_root: Path) -> None:
