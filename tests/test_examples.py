@@ -53,6 +53,7 @@ def test_gradients_of_plain_pytorch(tmp_path: Path) -> None:
     assert [defense.name for defense in report.defenses] == ["none", "gaussian"]
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("flwr") is None, reason="needs the extra flwr")
 def test_weights_that_a_flower_strategy_captures(tmp_path: Path) -> None:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +37,7 @@ dataset_parameters = { individuals = 300 }
 properties = ["gender"]
 main_task = "2-class"
 model_parameters = { width = 4 }
+property_model = "logistic"
 rounds = 0
 victim_share = 0.2
 individuals = 8
@@ -47,7 +45,8 @@ batch_size = 4
 
 [attack.prior]
 
-[attack.imitation]
+[attack.ig]
+parameters = { budget = 2 }
 
 [[group]]
 title = "Table 2"
@@ -243,76 +242,36 @@ def test_the_report_leaves_the_columns_empty_where_there_are_no_images(
     assert "no weights" not in report
 
 
-IMITATION = """
-from dataclasses import dataclass
-from leakbench import Attack, AttackResult, Knowledge, register_attack
-
-@register_attack("imitation")
-@dataclass(frozen=True, kw_only=True)
-class Imitation(Attack):
-    title = "Imitation"
-    reference = "none"
-    required_knowledge = Knowledge.MODEL | Knowledge.AUXILIARY
-
-    def infer(self, server, observations, progress):
-        space, found = server.feature_space, []
-        for o in observations:
-            features = space.features[: o.batch_size]
-            images = server.auxiliary.images[: o.batch_size]
-            scores = space.property_model(features)
-            found.append(AttackResult(scores=scores, features=features, images=images))
-        return found
-"""
-
-
 @pytest.mark.slow
 def test_weights_named_later_bring_lpips_into_the_records_that_lack_it(
-    tmp_path: Path, weights: Path
+    run: Callable[..., tuple[int, str, str]], tmp_path: Path, weights: Path
 ) -> None:
-    site = tmp_path / "site"
-    (site / "imitation-1.dist-info").mkdir(parents=True)
-    (site / "imitation_attack.py").write_text(IMITATION)
-    (site / "imitation-1.dist-info" / "METADATA").write_text("Name: imitation\nVersion: 1\n")
-    (site / "imitation-1.dist-info" / "entry_points.txt").write_text(
-        "[leakbench.attacks]\nimitation = imitation_attack:Imitation\n"
-    )
     (tmp_path / "small.toml").write_text(SUITE)
-    path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
 
-    def run(*arguments: str) -> tuple[str, dict[str, Any]]:
+    def ran(*arguments: str) -> tuple[str, dict[str, Any]]:
         """Return what the run says, and the metrics of images by attack."""
-        done = subprocess.run(
-            [
-                *(sys.executable, "-m", "leakbench", "run", str(tmp_path / "small.toml")),
-                *("--out", str(tmp_path / "out"), "--device", "cpu", "--workers", "1", *arguments),
-            ],
-            env={**os.environ, "PYTHONPATH": path},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stderr
+        code, _, said = run("run", "small.toml", "--out", "out", "--workers", "1", *arguments)
+        assert code == 0, said
         files = (tmp_path / "out" / "records").glob("*.json")
         records = [json.loads(file.read_text()) for file in files]
-        return done.stderr, {r["cell"]["attack"]: r["metrics"]["images"] for r in records}
+        return said, {r["cell"]["attack"]: r["metrics"]["images"] for r in records}
 
-    _, first = run()
+    _, first = ran()
     assert first["prior"] is None
-    assert first["imitation"]["lpips"] is None
+    assert first["ig"]["lpips"] is None
     report = (tmp_path / "out" / "small.md").read_text()
     assert "no weights" in report
 
-    said, again = run()
+    said, again = ran()
     assert "2 of 2 cells have their record" in said
     assert again == first
 
-    said, with_weights = run("--lpips-weights", str(weights))
+    said, with_weights = ran("--lpips-weights", str(weights))
     assert "1 of 2 cells have their record" in said
-    assert with_weights["imitation"].pop("lpips")["value"] > 0
-    del first["imitation"]["lpips"]
+    assert with_weights["ig"].pop("lpips")["value"] > 0
+    del first["ig"]["lpips"]
     assert with_weights == first
     assert "no weights" not in (tmp_path / "out" / "small.md").read_text()
 
-    said, _ = run("--lpips-weights", str(weights))
+    said, _ = ran("--lpips-weights", str(weights))
     assert "2 of 2 cells have their record" in said

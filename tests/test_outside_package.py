@@ -26,6 +26,7 @@ SUITE = small_suite(
     'layout = "table2"',
     individuals="16",
     batch_size="1",
+    property_model='"logistic"',
 )
 
 FAULTS = {
@@ -121,7 +122,7 @@ def test_an_installed_attack_is_a_column_of_a_table_and_beats_the_prior(
     site: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "small.toml").write_text(SUITE)
-    arguments = ("run", "small.toml", "--out", "out", "--device", "cpu", "--workers", "2")
+    arguments = ("run", "small.toml", "--out", "out", "--device", "cpu", "--workers", "1")
     done = leakbench(*arguments, site=site, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     heading = next(line for line in done.stdout.splitlines() if line.startswith("| main task"))

@@ -58,7 +58,7 @@ def main(folder: Path, noise: float = NOISE) -> Report:
         defense={"name": "dp_sgd", "clip": CLIP, "noise": noise},
         attacks=["feature_lbfgs"],
         defenses=[],
-        budget=50,
+        budget=20,
     )
     report.write(folder)
     return report
