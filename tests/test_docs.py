@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,12 +12,14 @@ from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 from unittest import SkipTest
 
 import pytest
 
 from leakbench.base.registry import ATTACKS, DATASETS, DEFENSES, MODELS, Registry
-from leakbench.experiments.suite import suite_names
+from leakbench.experiments.expansion import expand
+from leakbench.experiments.suite import load_suite, suite_names
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "bench" / "docs"
@@ -28,6 +31,9 @@ needs_docs = pytest.mark.skipif(
 
 TITLE = re.compile(r'title="([^"]+)"')
 LANGUAGES = {"bash", "python", "toml", "text"}
+
+LONG = {"plugins.md", "publishing.md", "sweeps.md", "tutorial.md"}
+"""Pages whose examples run for half a minute or more."""
 
 WITH_EXAMPLES = sorted(
     page.relative_to(PAGES).as_posix()
@@ -119,7 +125,13 @@ def shows(line: str, printed: str) -> bool:
 
 @needs_docs
 @pytest.mark.slow
-@pytest.mark.parametrize("page", WITH_EXAMPLES)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=pytest.mark.nightly if page in LONG else ())
+        for page in WITH_EXAMPLES
+    ],
+)
 def test_the_examples_of_a_page_run(page: str, tmp_path: Path) -> None:
     from sybil import Sybil
     from sybil.parsers.markdown import SkipParser
@@ -135,6 +147,50 @@ def test_the_examples_of_a_page_run(page: str, tmp_path: Path) -> None:
             skipped += 1
             reader.printed = ""
     assert reader.blocks + skipped
+
+
+BLOCK = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", WITH_EXAMPLES)
+def test_the_commands_suites_and_code_of_a_page_can_be_read(page: str, tmp_path: Path) -> None:
+    """Also of blocks that are not run, or not every time: commands and their options exist."""
+    commands = 0
+    for number, (language, source) in enumerate(BLOCK.findall(read(page))):
+        if language == "bash":
+            for words in leakbench_commands(source):
+                command, arguments = command_of(words)
+                command.make_context(" ".join(words), arguments)
+                commands += 1
+        elif language == "python":
+            compile(source, page, "exec")
+        elif language == "toml":
+            path = tmp_path / f"block_{number}.toml"
+            path.write_text(source, encoding="utf-8")
+            assert expand(*load_suite(str(path)))
+    assert commands == len(re.findall(r"^ *leakbench |&& leakbench ", read(page), re.MULTILINE))
+
+
+def leakbench_commands(script: str) -> Iterator[list[str]]:
+    """The words after `leakbench` of each of its commands in a script."""
+    for line in script.replace("\\\n", " ").splitlines():
+        for part in re.split(r"&&|\|\|?", line):
+            words = shlex.split(part, comments=True)
+            if words[:1] == ["leakbench"]:
+                yield words[1:]
+
+
+def command_of(words: list[str]) -> tuple[Any, list[str]]:
+    """The command that words begin with, and its arguments."""
+    from typer.main import get_command
+
+    from leakbench.cli.main import app
+
+    command: Any = get_command(app)
+    while words and words[0] in getattr(command, "commands", ()):
+        command, words = command.commands[words[0]], words[1:]
+    assert not hasattr(command, "commands"), f"no such command: {words}"
+    return command, words
 
 
 def test_a_block_that_is_not_run_has_its_reason() -> None:
