@@ -65,8 +65,7 @@ class ResolvedCell:
     @property
     def runs(self) -> int:
         """How often each training of the shared model is attacked, with a seed of its own."""
-        sees_noise = self.cell.defense != "none" and Knowledge.UPDATE in self.knowledge
-        if not self.attack.is_random and not sees_noise:
+        if not self.attack.is_random:
             return 1
         return max(self.cell.attack_seeds, -(-self.attack.least_runs // len(self.setups)))
 
