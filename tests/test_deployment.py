@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from leakbench.base.errors import UsageError
-from leakbench.evaluation.scoring import _deployed_accuracy
+from leakbench.evaluation.scoring import Run, _deployed_accuracy
+from leakbench.metrics.standardisation import Standardisation
 from leakbench.threat.attack import AttackResult
 from leakbench.threat.deployment import serve
 from leakbench.threat.knowledge import Knowledge
@@ -111,4 +112,7 @@ def test_the_accuracy_of_a_deployed_model_is_the_share_of_classes_it_names() -> 
     truths = [truth(2), truth(2)]  # classes 0, 1, 0, 1
     first = torch.tensor([[9.0, 0, 0], [0, 9, 0]])
     outputs = [{"right": first, "half": first * 0}] * 2
-    assert _deployed_accuracy(truths, outputs) == {"right": 1.0, "half": 0.5}
+    standardise = Standardisation.of(torch.rand(4, truths[0].features.shape[1]))
+    runs = [Run(truths, [], standardise, outputs=each) for each in (outputs, outputs[::-1])]
+    assert _deployed_accuracy(runs) == {"right": 1.0, "half": 0.5}
+    assert _deployed_accuracy([Run(truths, [], standardise)]) is None
