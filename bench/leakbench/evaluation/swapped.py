@@ -12,10 +12,8 @@ from numpy.typing import NDArray
 from leakbench.base.seeds import seed_for
 from leakbench.evaluation.matched import Matched
 from leakbench.metrics.matching import match_individuals
+from leakbench.metrics.scored import swaps_of
 from leakbench.threat.observation import GroundTruth
-
-SWAPS = 16
-"""Least number of swaps over all runs, whose mean counts."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ def swapped_answers(
     """
     if any(run.features is None for run in runs):
         return None
-    swaps = -(-SWAPS // len(runs))
+    swaps = swaps_of(len(runs))
     rng = np.random.default_rng(seed_for("swapped", seed))
     scores: dict[str, list[NDArray[np.float64]]] = {name: [] for name in runs[0].scores}
     cosines = []

@@ -11,6 +11,19 @@ from numpy.typing import NDArray
 from leakbench.metrics.classification import Metric
 from leakbench.metrics.estimates import Bootstrap, Estimate, Groups
 
+SWAPS = 16
+"""Least number of swaps over all runs, whose mean counts."""
+
+
+def swaps_of(runs: int) -> int:
+    """Return how many swaps each of the runs has.
+
+    >>> swaps_of(12)
+    2
+    """
+    return -(-SWAPS // runs)
+
+
 Floats = NDArray[np.float64]
 Booleans = NDArray[np.bool_]
 
