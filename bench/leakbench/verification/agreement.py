@@ -18,8 +18,11 @@ most
 
     f + √2 · t · s / √R,
 
-where f is worth a few decisions, which rounding changes. An attack without random numbers has
-s = 0: its values differ by f at most, whatever the intervals.
+where f is worth a few decisions, which rounding changes. A few runs tell s to no use: s² is their
+variance, averaged with that of independent decisions (for cosines, with that by victims), by
+degrees of freedom, as in the moderated t of Smyth 2004 (Linear Models and Empirical Bayes Methods,
+Statistical Applications in Genetics and Molecular Biology 3(1)). An attack without random numbers
+has s = 0: its values differ by f at most, whatever the intervals.
 
 By their **width**: the squared quotient of the intervals has an F distribution. With several
 trainings, whose variance two or three of them hardly tell, the deviations by victims take the
@@ -59,6 +62,12 @@ FEW_SHARE = 0.03
 
 FEW_COSINE = 0.02
 """The change of a mean cosine by rounding."""
+
+EXPECTED_FREEDOM = 10
+"""Degrees of freedom of what is expected of a deviation, beside those of the runs."""
+
+TRAINING_DEVIATION = 0.02
+"""Expected of accuracy between trainings of the shared model; 0.015 to 0.023 was measured."""
 
 COARSE = 0.25
 """A test that allows a share to be further away than this counts for nothing."""
@@ -135,8 +144,7 @@ def reach_without_interval(one: float, other: float, sampling: Sampling, level: 
     if sampling.range != SHARE:
         return math.inf
     decisions = max(1, sampling.individuals) * sampling.runs
-    share = ((one + other) / 2 * decisions + 1) / (decisions + 2)
-    deviation = math.sqrt(2 * share * (1 - share) / decisions)
+    deviation = math.sqrt(2 * _variance((one + other) / 2, decisions))
     return max(sampling.few, float(normal.ppf(1 - level / 2)) * deviation)
 
 
@@ -149,7 +157,7 @@ def _is_reached(estimate: Estimate, other: Estimate, sampling: Sampling, level: 
         return distance <= sampling.few
     if _are_exceptions(estimate, other, sampling, level):
         return True
-    if distance > _reach_of_repeats(estimate.components, sampling, level):
+    if distance > _reach_of_repeats(estimate, sampling, level):
         return False
     return distance <= sampling.few or _is_reached_by_interval(estimate, other, sampling, level)
 
@@ -168,19 +176,39 @@ def _is_reached_by_interval(
     return bool(abs(wanted - value) <= math.sqrt(2) * factor * half)
 
 
-def _reach_of_repeats(components: Components | None, sampling: Sampling, level: float) -> float:
+def _reach_of_repeats(estimate: Estimate, sampling: Sampling, level: float) -> float:
     """Return how far apart repeats are by seeds and trainings; infinite where that is unknown."""
+    components = estimate.components
     if components is None or components.seeds is None or not sampling.few:
         return math.inf
-    # Few runs may have equal shares by chance.
-    grain = 1 / max(1, sampling.individuals) if sampling.range == SHARE else 0.0
-    of_seeds = (components.seeds**2 + grain**2 / 12) / sampling.runs
-    of_trainings = (components.trainings or 0.0) ** 2 / sampling.trainings
-    freedom = _satterthwaite(
-        (of_seeds, sampling.runs - sampling.trainings), (of_trainings, sampling.trainings - 1)
-    )
-    quantile = float(student.ppf(1 - level / 2, freedom))
-    return sampling.few + math.sqrt(2) * quantile * math.sqrt(of_seeds + of_trainings)
+    expected = components.victims
+    if sampling.range == SHARE:
+        expected = math.sqrt(_variance(_number(estimate.value), max(1, sampling.individuals)))
+    seeds = _moderated(components.seeds, sampling.runs - sampling.trainings, expected)
+    of_seeds, of_trainings = (seeds[0] / sampling.runs, seeds[1]), (0.0, 1.0)
+    if components.trainings is not None:
+        freedom = sampling.trainings - 1
+        trainings = _moderated(components.trainings, freedom, TRAINING_DEVIATION)
+        of_trainings = (trainings[0] / sampling.trainings, trainings[1])
+    quantile = float(student.ppf(1 - level / 2, _satterthwaite(of_seeds, of_trainings)))
+    deviation = math.sqrt(of_seeds[0] + of_trainings[0])
+    return sampling.few + math.sqrt(2) * quantile * deviation
+
+
+def _moderated(deviation: float, freedom: float, expected: float) -> tuple[float, float]:
+    """Return a variance that few runs tell, moderated by what is expected, and its freedom.
+
+    >>> _moderated(1.0, 10, 2.0)
+    (2.5, 20)
+    """
+    both = EXPECTED_FREEDOM + freedom
+    return (EXPECTED_FREEDOM * expected**2 + freedom * deviation**2) / both, both
+
+
+def _variance(share: float, decisions: float) -> float:
+    """Return the variance of a share of independent decisions; not 0 where all agree."""
+    share = (share * decisions + 1) / (decisions + 2)
+    return share * (1 - share) / decisions
 
 
 def _freedom_of_interval(components: Components | None, sampling: Sampling) -> float:
