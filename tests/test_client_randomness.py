@@ -59,6 +59,7 @@ def exchange() -> Exchange:
         defense=GaussianNoise(sigma=0.1),
         precision="float32",
         seed=5,
+        clients_seed=5,
     )
 
 

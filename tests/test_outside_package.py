@@ -127,7 +127,7 @@ def test_an_installed_attack_is_a_column_of_a_table_and_beats_the_prior(
     assert done.returncode == 0, done.stderr
     heading = next(line for line in done.stdout.splitlines() if line.startswith("| main task"))
     columns = [column.strip() for column in heading.strip("|").split("|")]
-    assert columns[-3:] == ["Quotient", "Prior", "Oracle"]
+    assert columns[-4:] == ["Quotient", "Prior", "Oracle", "remarks"]
     exact = {}
     for path in (tmp_path / "out" / "records").glob("*.json"):
         record = json.loads(path.read_text())

@@ -18,6 +18,7 @@ from leakbench.evaluation.measuring import (
 )
 from leakbench.evaluation.preparation import EvaluationContext, prepare
 from leakbench.evaluation.scoring import Run, ScoringSetup, score
+from leakbench.evaluation.swapped import _alike
 from leakbench.experiments.cell import Cell, Setup
 from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.metrics.components import Spread
@@ -145,6 +146,43 @@ def test_swapped_answers_of_an_oracle_tell_what_labels_tell(setup: Setup) -> Non
     assert of.swapped_balanced_accuracy.value is not None
     assert of.balanced_accuracy.value is not None
     assert of.swapped_balanced_accuracy.value < of.balanced_accuracy.value
+
+
+def test_others_have_the_labels_as_far_as_they_go_and_nobody_is_taken_twice() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.array([0, 0, 1, 1, 2, 5, 6, 7])
+    for _ in range(20):
+        others = rng.permutation(np.arange(8))
+        rows = _alike(np.array([0, 1, 3, 4, 0]), others, labels, rng)
+        assert sorted(labels[rows[[0, 1, 4]]]) == [0, 0, 1]
+        assert len(set(rows.tolist())) == 5
+
+
+def test_noise_on_an_update_is_drawn_once_for_all_attack_seeds(setup: Setup) -> None:
+    """Several draws would let an attack average the noise out."""
+    noise = {"defense": "gaussian", "defense_parameters": {"sigma": 0.1}}
+    cell = cell_of(setup, "feature", attack_parameters={"budget": 1}, attack_seeds=2, **noise)
+    (context,) = contexts_of(cell)
+    resolved, truths = ResolvedCell.of(cell), victim_batches(context, 2, 24)
+    first, second = (Exchange.of(resolved, 0, number) for number in (0, 1))
+    draws = [
+        torch.randn(3, generator=exchange.defense_generator(truths[0], 0))
+        for exchange in (first, second)
+    ]
+    assert torch.equal(*draws)
+    assert first.attack_seed(resolved.attack, 0) != second.attack_seed(resolved.attack, 0)
+
+
+def test_the_distortion_of_few_batches_has_no_interval_however_many_runs(setup: Setup) -> None:
+    noise = {"defense": "gaussian", "defense_parameters": {"sigma": 0.1}}
+    cell = cell_of(
+        setup, "feature", batch_size=6, attack_parameters={"budget": 1}, attack_seeds=3, **noise
+    )
+    metrics = measured_in_runs(cell).metrics
+    assert metrics is not None
+    assert metrics.defense is not None
+    assert metrics.defense.distortion.value is not None
+    assert metrics.defense.distortion.low is None
 
 
 def test_with_one_batch_there_is_nobody_to_swap_with(setup: Setup) -> None:

@@ -92,6 +92,7 @@ def answer(
         defense=defense,
         precision="float32",
         seed=case.threat.seed,
+        clients_seed=case.threat.seed,
     )
     server = exchange.server(case.server, compiling)
     compute = defense.protect(gradient)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from leakbench.base.seeds import seed_for
@@ -18,20 +19,22 @@ from leakbench.experiments.cell import Setup, utility_setups
 from leakbench.federation.client import Update
 from leakbench.federation.defense import Defense
 from leakbench.federation.shared_model import main_task_hits
-from leakbench.metrics.estimates import Bootstrap, Estimate, groups_of
+from leakbench.metrics.estimates import Bootstrap, Estimate, Groups, groups_of
 from leakbench.records.record import DefenseMetrics
 
 
 def defense_metrics(
     defense: Defense,
-    distortions: Sequence[float],
+    distortions: NDArray[np.float64],
+    trainings: Groups,
     context: EvaluationContext,
     on_status: Callable[[str], None],
 ) -> DefenseMetrics:
     """Return a defense's distortion, and the accuracy of a model that is trained under it here.
 
     Args:
-        distortions: `distortion` of the update of each victim batch.
+        distortions: `distortion` of the update of each victim batch, shape (runs, batches).
+        trainings: the training of the shared model of each run, shape (runs,).
         on_status: called with a short description of each long step.
     """
     seed = seed_for("bootstrap", context.setup.seed) % 2**32
@@ -43,7 +46,7 @@ def defense_metrics(
     delta = 1 / smallest
     epsilon = defense.epsilon(sampled, context.setup.rounds, delta)
     return DefenseMetrics(
-        distortion=Bootstrap([np.arange(len(distortions))], seed).mean(np.array(distortions)),
+        distortion=Bootstrap([np.arange(distortions.shape[1])], seed, trainings).mean(distortions),
         utility=utility,
         utility_lost=lost,
         epsilon=epsilon,

@@ -79,7 +79,8 @@ def measure(
             resolved, context, part_of(progress, number, len(resolved.setups)), compiling
         )
     results = [result for each in measured for result in each.run.results]
-    distortions = [value for each in measured for value in each.distortions]
+    distortions = np.array([each.distortions for each in measured])
+    trainings = np.array([each.run.training for each in measured])
     first = known[0]
     return Record(
         key=resolved.key,
@@ -91,8 +92,8 @@ def measure(
             [each.run for each in measured],
             ScoringSetup.of(known),
             lpips_weights,
-            defense_metrics(resolved.defense, distortions, first, on_status)
-            if distortions
+            defense_metrics(resolved.defense, distortions, trainings, first, on_status)
+            if distortions.size
             else None,
         ),
         cost=Cost(
@@ -181,7 +182,9 @@ class Exchange:
         learning_rate: η, which the server sets.
         defense: what clients do to their updates.
         precision: in which attacks let the model compute; clients compute in float32.
-        seed: of the defense's and the attack's randomness, with the batch's number.
+        seed: of the attack's randomness, with the batch's number.
+        clients_seed: of the clients' randomness, likewise. It is the same in all runs on one
+            training: several draws of noise on one update would let an attack average it out.
     """
 
     knowledge: Knowledge
@@ -191,6 +194,7 @@ class Exchange:
     defense: Defense
     precision: Precision
     seed: int
+    clients_seed: int
 
     @classmethod
     def of(cls, resolved: ResolvedCell, training: int = 0, number: int = 0) -> Self:
@@ -210,6 +214,7 @@ class Exchange:
             defense=resolved.defense,
             precision=cell.precision,
             seed=cell.seed if first else seed_for("run", cell.seed, training, number),
+            clients_seed=seed_for("clients", cell.seed, training) if training else cell.seed,
         )
 
     def attack_seed(self, attack: Attack, number: int) -> int:
@@ -218,7 +223,7 @@ class Exchange:
 
     def defense_generator(self, truth: GroundTruth, number: int) -> torch.Generator:
         """Return what the client of batch `number` draws from, and no attack can."""
-        return truth.generator("defense", self.seed, self.batch_size, number)
+        return truth.generator("defense", self.clients_seed, self.batch_size, number)
 
     def server(self, server: Server, compiling: Compiling) -> Server:
         """Return the server with what it is granted, and how it computes."""

@@ -156,7 +156,6 @@ def _scored(runs: Sequence[Run], setup: ScoringSetup, lpips_weights: Path | None
     individuals = Bootstrap(groupings, seed, trainings)
     by_batch = Bootstrap([np.arange(len(truths))], seed, trainings)
     swaps = swapped_answers([run.matched for run in runs], truths, setup.seed)
-    by_swap = Bootstrap(groupings, seed, np.repeat(trainings, swaps.swaps if swaps else 1))
 
     def scores_of(name: str) -> ScoredProperty:
         present = torch.cat([truth.properties[name] for truth in truths]).numpy()
@@ -167,7 +166,9 @@ def _scored(runs: Sequence[Run], setup: ScoringSetup, lpips_weights: Path | None
             batches=groupings[0],
             by_batch=by_batch,
             in_main_task=name in setup.implied,
-            swapped=BinaryScores(swaps.scores[name], present, by_swap) if swaps else None,
+            swapped=BinaryScores(swaps.scores[name], present, individuals, repeats=swaps.swaps)
+            if swaps
+            else None,
         )
 
     return ScoredCell(

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from leakbench.base.seeds import seed_for
 from leakbench.evaluation.matched import Matched
 from leakbench.metrics.matching import match_individuals
-from leakbench.metrics.scored import swaps_of
 from leakbench.threat.observation import GroundTruth
+
+SWAPS = 16
+"""Least number of swaps over all runs, whose mean counts."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def swapped_answers(
     """
     if any(run.features is None for run in runs):
         return None
-    swaps = swaps_of(len(runs))
+    swaps = -(-SWAPS // len(runs))
     rng = np.random.default_rng(seed_for("swapped", seed))
     scores: dict[str, list[NDArray[np.float64]]] = {name: [] for name in runs[0].scores}
     cosines = []
@@ -81,17 +83,42 @@ def _others(
         others = np.flatnonzero(~np.isin(identities, identities[own]))
         if not len(others):
             return None
-        shuffled = rng.permutation(others)
-        taken: dict[int, int] = {}
-        rows = []
-        for label in labels[own].tolist():
-            alike = shuffled[labels[shuffled] == label]
-            alike = alike if len(alike) else shuffled
-            # Without replacement, as long as there are others.
-            rows.append(alike[taken.get(label, 0) % len(alike)])
-            taken[label] = taken.get(label, 0) + 1
-        chosen.append(np.array(rows))
+        chosen.append(_alike(labels[own], rng.permutation(others), labels, rng))
     return chosen
+
+
+def _alike(
+    wanted: NDArray[np.int64],
+    others: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    rng: np.random.Generator,
+) -> NDArray[np.int64]:
+    """Return for each wanted label one of the others who has it, or any who is left.
+
+    Nobody is chosen twice, as long as there are enough.
+
+    Args:
+        wanted: labels, shape (B,).
+        others: rows of individuals in random order.
+        labels: of all individuals.
+    """
+    left = others.tolist()
+    rows = np.empty(len(wanted), np.int64)
+    having: dict[int, list[int]] = {}
+    for row in left:
+        having.setdefault(int(labels[row]), []).append(row)
+    without = []
+    used = set()
+    for place, label in enumerate(wanted.tolist()):
+        if having.get(label):
+            rows[place] = having[label].pop()
+            used.add(int(rows[place]))
+        else:
+            without.append(place)
+    rest = [row for row in left if row not in used]
+    for number, place in enumerate(without):
+        rows[place] = rest[number] if number < len(rest) else rng.choice(others)
+    return rows
 
 
 def _matched(

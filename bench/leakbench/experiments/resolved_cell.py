@@ -63,15 +63,9 @@ class ResolvedCell:
         return setups if Knowledge.MODEL in self.knowledge else setups[:1]
 
     @property
-    def is_random(self) -> bool:
-        """Whether random numbers of the attack, or of a defense that it sees, change the result."""
-        sees_noise = self.cell.defense != "none" and Knowledge.UPDATE in self.knowledge
-        return self.attack.is_random or sees_noise
-
-    @property
     def runs(self) -> int:
         """How often each training of the shared model is attacked, with a seed of its own."""
-        if not self.is_random:
+        if not self.attack.is_random:
             return 1
         return max(self.cell.attack_seeds, -(-self.attack.least_runs // len(self.setups)))
 

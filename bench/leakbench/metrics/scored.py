@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leakbench.metrics.classification import Metric
 from leakbench.metrics.estimates import Bootstrap, Estimate, Groups
-
-SWAPS = 16
-"""Least number of swaps over all runs, whose mean counts."""
-
-
-def swaps_of(runs: int) -> int:
-    """Return how many swaps each of the runs has.
-
-    >>> swaps_of(12)
-    2
-    """
-    return -(-SWAPS // runs)
-
 
 Floats = NDArray[np.float64]
 Booleans = NDArray[np.bool_]
@@ -36,16 +23,19 @@ class BinaryScores:
         scores: the higher, the more likely yes, shape (runs, n).
         present: the ground truth, shape (n,).
         bootstrap: over the same n.
+        repeats: rows of `scores` for each run of the bootstrap, one after the other.
     """
 
     scores: Floats
     present: Booleans
     bootstrap: Bootstrap
+    repeats: int = field(default=1, kw_only=True)
 
     def estimate(self, metric: Metric) -> Estimate:
         """Return the mean of a metric over runs, with its interval."""
         once = np.ones((1, len(self.present)))
-        by_run = np.array([metric(of_run, self.present, once)[0] for of_run in self.scores])
+        rows = np.array([metric(row, self.present, once)[0] for row in self.scores])
+        by_run = rows.reshape(-1, self.repeats).mean(1)
         return self.bootstrap.estimate(
             lambda weights: metric(self.scores, self.present, weights), by_run
         )
@@ -59,8 +49,8 @@ class ScoredProperty(BinaryScores):
         batches: the batch of each individual, shape (n,).
         by_batch: the bootstrap over batches, for metrics that have one value per batch.
         in_main_task: whether the main task's label implies the property.
-        swapped: the attack's answers for individuals of other batches; None without features. Its
-            runs are those of the attack, each several times.
+        swapped: the attack's answers for individuals of other batches, several for each run; None
+            without features or other batches.
     """
 
     batches: Groups

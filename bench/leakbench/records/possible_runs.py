@@ -9,9 +9,7 @@ from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.metrics.catalogue import spec_of
 from leakbench.metrics.components import Components
 from leakbench.metrics.estimates import Estimate
-from leakbench.metrics.of_properties import SWAPPED_BALANCED_ACCURACY
 from leakbench.metrics.of_setups import SETUP_METRICS
-from leakbench.metrics.scored import swaps_of
 from leakbench.metrics.spec import Leaf, MetricSpec, leaves
 from leakbench.records.record import Metrics
 
@@ -31,10 +29,7 @@ def impossible_runs(metrics: Metrics, resolved: ResolvedCell) -> Iterator[str]:
         spec = spec_of(leaf.path)
         if spec is None or spec in SETUP_METRICS or not isinstance(leaf.value, Estimate):
             continue
-        of_each = resolved.runs
-        if spec is SWAPPED_BALANCED_ACCURACY:
-            of_each *= swaps_of(runs)
-        yield from _impossible_components(leaf, spec, trainings, of_each)
+        yield from _impossible_components(leaf, spec, trainings, resolved.runs)
     yield from _unswapped(metrics, resolved)
 
 

@@ -78,8 +78,7 @@ class Attack(ABC):
         least_runs: how often a cell is measured at least, with seeds of its own each: for attacks
             that cost nothing and of which one run varies much.
         is_random: whether the result depends on the observation's seed. If not, several seeds would
-            give the same numbers, and it runs once on each training of the shared model, but for
-            random defenses.
+            give the same numbers, and it runs once on each training of the shared model.
         largest_batch: the largest B for which it is defined; None if there is no limit.
         reconstructs_features: whether its results hold a feature for each individual.
         presets: name → parameters, such as those of the paper.

@@ -267,10 +267,22 @@ def _widths_agree(theirs: Estimate, ours: Estimate, sampling: Sampling, level: f
         # The width of the other, of a few exceptions, is known to no useful precision.
         return True
     if narrow <= 0:
-        # A few exceptions give an interval of twice as many to both sides.
-        return sampling.range == SHARE and wide <= 4 * FEW / max(1, sampling.individuals)
+        return _are_constant_but_for_few(theirs, ours, wide, sampling)
     freedom = _freedom_of_width(_number(ours.value), sampling)
     return (wide / narrow) ** 2 <= float(fisher.ppf(1 - level / 2, freedom, freedom))
+
+
+def _are_constant_but_for_few(
+    theirs: Estimate, ours: Estimate, wide: float, sampling: Sampling
+) -> bool:
+    """Whether one interval is a point since all answers are the same, and the other almost.
+
+    Equal answers give a balanced accuracy and an AUC of ½ in every resample. A few exceptions give
+    an interval of twice as many to both sides.
+    """
+    if sampling.range != SHARE or wide > 4 * FEW / max(1, sampling.individuals):
+        return False
+    return all(abs(_number(each.value) - 0.5) <= sampling.few for each in (theirs, ours))
 
 
 def _widths(theirs: Estimate, ours: Estimate, sampling: Sampling) -> tuple[float, float]:

@@ -8,8 +8,7 @@ from leakbench.experiments.cell import UTILITY_TRAININGS
 from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.metrics import of_attacks, of_properties
 from leakbench.metrics.of_attacks import FALSE_POSITIVE_RATE
-from leakbench.metrics.of_setups import SETUP_METRICS, UTILITY, UTILITY_LOST
-from leakbench.metrics.scored import swaps_of
+from leakbench.metrics.of_setups import DISTORTION, SETUP_METRICS, UTILITY, UTILITY_LOST
 from leakbench.metrics.spec import Leaf, MetricSpec
 from leakbench.records.record import Metrics
 from leakbench.verification.agreement import Sampling
@@ -30,13 +29,13 @@ def sampling_of(
     runs = resolved.runs * setups
     if spec is None:
         return Sampling(resolved.updates, cell.individuals, (-math.inf, math.inf))
+    if spec is DISTORTION:
+        return Sampling(resolved.updates, cell.individuals, spec.range, runs, setups)
     if spec in SETUP_METRICS:
         trainings = UTILITY_TRAININGS if spec in (UTILITY, UTILITY_LOST) else 1
         return Sampling(resolved.updates, cell.individuals, spec.range, trainings, trainings)
-    if spec is of_properties.SWAPPED_BALANCED_ACCURACY:
-        runs *= swaps_of(runs)
     decisive = max(1, round(_decisive(leaf, spec, resolved, of)))
-    return Sampling(resolved.updates, decisive, spec.range, runs, setups, resolved.is_random)
+    return Sampling(resolved.updates, decisive, spec.range, runs, setups, resolved.attack.is_random)
 
 
 def _decisive(leaf: Leaf, spec: MetricSpec, resolved: ResolvedCell, of: Metrics) -> float:
