@@ -69,8 +69,8 @@ EXPECTED_FREEDOM = 10
 TRAINING_DEVIATION = 0.02
 """Expected of accuracy between trainings of the shared model; 0.015 to 0.023 was measured."""
 
-COARSE = 0.25
-"""A test that allows a share to be further away than this counts for nothing."""
+COARSE = 0.3
+"""A test that lets a share be so far away counts for nothing."""
 
 SHARE = (0.0, 1.0)
 """The range of shares."""
@@ -132,6 +132,17 @@ def contradiction(theirs: Estimate, ours: Estimate, sampling: Sampling, level: f
     ):
         return "further apart than a repeat is"
     return "" if _widths_agree(theirs, ours, sampling, level) else "the intervals differ in width"
+
+
+def is_telling(ours: Estimate, sampling: Sampling, level: float) -> bool:
+    """Whether an estimate that `is_testable` refuses a share that is `COARSE` away, up or down."""
+    least, most = sampling.range
+    value = _number(ours.value)
+    wrong = [each for each in (value - COARSE, value + COARSE) if least <= each <= most]
+    return not any(
+        _is_reached(ours, Estimate(value=each, low=None, high=None), sampling, level)
+        for each in wrong
+    )
 
 
 def reach_without_interval(one: float, other: float, sampling: Sampling, level: float) -> float:
@@ -282,7 +293,8 @@ def _are_constant_but_for_few(
     """
     if sampling.range != SHARE or wide > 4 * FEW / max(1, sampling.individuals):
         return False
-    return all(abs(_number(each.value) - 0.5) <= sampling.few for each in (theirs, ours))
+    points = (each for each in (theirs, ours) if each.low == each.high)
+    return any(abs(_number(point.value) - 0.5) <= ROUNDING for point in points)
 
 
 def _widths(theirs: Estimate, ours: Estimate, sampling: Sampling) -> tuple[float, float]:
@@ -316,6 +328,8 @@ def _freedom_of_width(value: float, sampling: Sampling) -> float:
 
 def _is_unanimous(estimate: Estimate, sampling: Sampling) -> bool:
     """Whether all individuals gave the same end of the metric's range."""
+    if not is_testable(estimate):
+        return False
     value = _number(estimate.value)
     slack = ROUNDING * max(1.0, abs(value))
     at_end = any(math.isfinite(end) and abs(value - end) <= slack for end in sampling.range)

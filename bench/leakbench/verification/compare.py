@@ -20,6 +20,7 @@ from leakbench.verification.agreement import (
     SHARE,
     Sampling,
     contradiction,
+    is_telling,
     is_testable,
     level,
     reach_without_interval,
@@ -38,7 +39,7 @@ class Comparison:
         properties: of the cell.
         differences: in which values they contradict each other, a phrase each.
         untested: names of values that the rule could not compare.
-        tested: those of the properties of which it compared how well the attack infers them.
+        tested: those of the properties of which it compared accuracy or AUC, so that a large shift would differ.
     """
 
     properties: tuple[str, ...]
@@ -53,7 +54,7 @@ class Comparison:
 
     def note(self, leaf: Leaf, spec: MetricSpec | None) -> None:
         """Note that a value was compared; those of the setup or of controls show no success."""
-        if spec in PROPERTY_METRICS and spec.better is not None:
+        if spec in PROPERTY_METRICS and spec.better == "higher":
             self.tested.add(leaf.path[1])
 
 
@@ -137,9 +138,10 @@ def _compare_by_interval(
         found.differences.append(_difference(theirs, ours))
         return
     if is_testable(one) and is_testable(other):
-        found.note(theirs, spec)
         if why := contradiction(one, other, sampling, level):
             found.differences.append(f"{_difference(theirs, ours)} ({why})")
+        if is_telling(other, sampling, level):
+            found.note(theirs, spec)
         return
     assert one.value is not None and other.value is not None
     counted = sampling.individuals * sampling.runs if spec is CERTIFIED_FALSELY else 1
