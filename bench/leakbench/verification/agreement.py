@@ -190,12 +190,14 @@ def _is_reached_by_interval(
 def _reach_of_repeats(estimate: Estimate, sampling: Sampling, level: float) -> float:
     """Return how far apart repeats are by seeds and trainings; infinite where that is unknown."""
     components = estimate.components
-    if components is None or components.seeds is None or not sampling.few:
+    if components is None or not sampling.few:
         return math.inf
     expected = components.victims
     if sampling.range == SHARE:
         expected = math.sqrt(_variance(_number(estimate.value), max(1, sampling.individuals)))
-    seeds = _moderated(components.seeds, sampling.runs - sampling.trainings, expected)
+    # With one run of each training the freedom is 0, and what is expected counts alone.
+    freedom = sampling.runs - sampling.trainings
+    seeds = _moderated(components.seeds or 0.0, freedom, expected)
     of_seeds, of_trainings = (seeds[0] / sampling.runs, seeds[1]), (0.0, 1.0)
     if components.trainings is not None:
         freedom = sampling.trainings - 1
