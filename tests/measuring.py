@@ -27,8 +27,9 @@ def measured(
     cell = Cell.model_validate(
         setup.model_dump() | {"attack": attack, "attack_parameters": complete, **fields}
     )
-    made = prepare(cell.setup, data_root, "cpu", lambda message: None)
-    return measure(ResolvedCell.of(cell), [made], lambda share: None)
+    resolved = ResolvedCell.of(cell)
+    made = [prepare(each, data_root, "cpu", lambda message: None) for each in resolved.setups]
+    return measure(resolved, made, lambda share: None)
 
 
 def assert_same_inference(found: Metrics, oracle: Metrics) -> None:

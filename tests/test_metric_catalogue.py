@@ -128,11 +128,15 @@ def test_a_later_metric_is_written_read_and_part_of_the_hash(
     assert content_hash(new) != content_hash(old)
 
 
-def test_verification_compares_a_later_metric_only_where_both_records_have_it(
+def test_verification_misses_a_later_metric_except_in_an_earlier_record(
     old: Record, new: Record
 ) -> None:
-    assert not compare(old, new, "equal").differences
-    assert not compare(new, old, "equal").differences
+    earlier = old.model_copy(update={"schema_version": 2})
+    assert not compare(earlier, new, "equal").differences
+    for rule in ("equal", "interval"):
+        for one, other in ((old, new), (new, old)):
+            found = compare(one, other, rule).differences
+            assert "properties['gender'].brier_score is in one of the two only" in found
     assert old.metrics is not None
     (name, *_) = old.metrics.properties
     other = new.model_copy(deep=True)

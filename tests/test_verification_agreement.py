@@ -83,7 +83,7 @@ def said(
     return contradiction(one, other, sampling, ONE_TEST_OF_MANY)
 
 
-APART = "further apart than both intervals allow"
+APART = "further apart than a repeat is"
 WIDTH = "the intervals differ in width"
 
 OURS = (0.60, 0.55, 0.65)

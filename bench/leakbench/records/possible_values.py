@@ -9,6 +9,7 @@ from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.metrics.catalogue import spec_of
 from leakbench.metrics.estimates import Estimate
 from leakbench.metrics.spec import Leaf, MetricSpec, leaves
+from leakbench.records.possible_runs import impossible_runs
 from leakbench.records.record import Metrics, PropertyMetrics, Record
 from leakbench.threat.knowledge import Knowledge
 
@@ -19,10 +20,11 @@ ROUNDING = 1e-5
 def impossible_values(record: Record) -> Iterator[str]:
     """Yield what cannot be in a record's metrics and cost, a phrase each."""
     assert record.metrics is not None
+    resolved = ResolvedCell.of(record.cell)
     runs = record.metrics.runs or 1
     counted = {
         "individuals": record.cell.individuals * runs,
-        "updates": ResolvedCell.of(record.cell).updates * runs,
+        "updates": resolved.updates * runs,
     }
     for leaf in leaves(record.metrics):
         spec = spec_of(leaf.path)
@@ -32,6 +34,7 @@ def impossible_values(record: Record) -> Iterator[str]:
         yield from _impossible(leaf, spec)
         if spec.counted is not None:
             yield from _uncountable(leaf, counted[spec.counted])
+    yield from impossible_runs(record.metrics, resolved)
     yield from _inconsistent(record, record.metrics)
     yield from _costless(record)
 
@@ -97,6 +100,11 @@ def _inconsistent(record: Record, metrics: Metrics) -> Iterator[str]:
             f"{certificates.false} false certificates of "
             f"{certificates.share * individuals:g} in all"
         )
+    if certificates and metrics.exact and metrics.exact.value is not None:
+        true = certificates.share * individuals - certificates.false
+        exact = metrics.exact.value * individuals
+        if true > exact + ROUNDING * individuals:
+            yield f"{true:g} true certificates, and {exact:g} exact features"
     if (metrics.defense is None) != (cell.defense == "none"):
         yield f"defense {cell.defense!r}, and {'no ' * (metrics.defense is None)}cost of a defense"
     outputs = Knowledge.OUTPUTS in Knowledge.parse(record.knowledge)

@@ -25,7 +25,7 @@ Rule = Literal["equal", "interval"]
 their difference."""
 
 Outcome = Literal["agrees", "differs", "untestable"]
-"""What came of measuring a record again; `untestable`: no value had intervals to compare."""
+"""What came of measuring a record again; `untestable`: too few victims to compare a property."""
 
 
 class Remeasured(BaseModel):
@@ -35,7 +35,7 @@ class Remeasured(BaseModel):
         content: the hash of the record's content then.
         when: the time of the new measurement, ISO 8601.
         rule: by which it was compared.
-        agrees: whether values were compared, and none differs.
+        agrees: whether the attack's success was compared for each property, and nothing differs.
         differences: a phrase each.
         untested: names of values that could not be compared.
         device, versions: of the new measurement.

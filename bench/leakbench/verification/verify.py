@@ -31,8 +31,8 @@ from leakbench.verification.compare import RuleChoice, chosen, compare, testable
 from leakbench.verification.remeasure import DataHere, drawn, remeasure
 
 RULES: dict[Rule, str] = {
-    "equal": "equal up to rounding, since device and versions are the same",
-    "interval": "no further apart than both intervals allow, since device or versions differ",
+    "equal": "equal up to rounding, since device, versions and environment are the same",
+    "interval": "no further apart than a repeat is, since device, versions or environment differ",
 }
 
 SHOWN = 5
@@ -160,11 +160,11 @@ def verify(
         # Before hours of measuring, which may be interrupted.
         console.print(sample_line(found.sample, seed), markup=False, soft_wrap=True)
     here = _measurable(sampled, DataHere(data_root), found)
-    estimates = testable(here.values())
+    values = testable(here.values())
 
     def hand(anew: Record) -> None:
         if anew.status != "failed":
-            entry = compared(here[anew.key], anew, rule, estimates)
+            entry = compared(here[anew.key], anew, rule, values)
             found.entries[anew.key] = entry.signed(anew.key)
             # After each, since measuring may take hours and be interrupted.
             write(folder, {**known, **found.entries})
@@ -175,14 +175,14 @@ def verify(
     return found
 
 
-def compared(record: Record, anew: Record, choice: RuleChoice, estimates: int = 0) -> Remeasured:
+def compared(record: Record, anew: Record, choice: RuleChoice, values: int = 0) -> Remeasured:
     """Return the outcome of comparing a record with a new measurement, unsigned.
 
     Args:
-        estimates: how many are tested in the whole verification; those of this record if 0.
+        values: how many are tested in the whole verification; those of this record if 0.
     """
     rule = chosen(choice, record, anew)
-    found = compare(record, anew, rule, estimates)
+    found = compare(record, anew, rule, values)
     return Remeasured(
         content=content_hash(record),
         when=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -276,7 +276,7 @@ def _unmeasurable(keys: Sequence[str], why: str) -> str:
 
 def _line(key: str, entry: Remeasured) -> str:
     """Return the sentence on a record that was measured again."""
-    untested = f"; not testable, without intervals: {_listed(entry.untested)}"
+    untested = f"; not testable: {_listed(entry.untested)}"
     untested = untested if entry.untested else ""
     if entry.outcome == "agrees":
         return f"- {key}.json agrees: {RULES[entry.rule]}{untested}."
