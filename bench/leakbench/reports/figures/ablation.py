@@ -183,6 +183,7 @@ def _labels(panels: Panels, column: str) -> dict[Line, str]:
 
     same = {control for control in controls if is_same(control)}
     order: list[str | None] = [None, *controls]
+
     def label(line: Line) -> str:
         if line.control and line.control in same:
             return line.control
