@@ -65,9 +65,7 @@ def test_batch_sizes_with_other_numbers_of_individuals_are_drawn_too(suite: str)
     assert len({(p.column, p.cell.batch_size) for p in found}) == len(found)
 
 
-@pytest.mark.parametrize(
-    "amounts", ["individuals=12,24", "trainings=1,2", "attack_seeds=1,2"]
-)
+@pytest.mark.parametrize("amounts", ["individuals=12,24", "trainings=1,2", "attack_seeds=1,2"])
 def test_how_much_is_measured_makes_no_other_reconstruction(suite: str, amounts: str) -> None:
     columns = [(p.column, p.cell.batch_size) for p in chosen_cells(suite_entries(suite))]
     found = chosen_cells(suite_entries(suite, amounts))
