@@ -36,6 +36,7 @@ class LabelsAlone(Attack):
     title = "Labels"
     reference = "control"
     control = "baseline"
+    is_label_baseline = True
     is_random = False
 
     labels: LabelSource = "known"

@@ -71,6 +71,8 @@ grant = ["model", "update", "auxiliary", "labels", "defense"]
 
 [attack.blind]
 
+[attack.labels]
+
 [attack.oracle]
 grant = ["model", "auxiliary", "features"]
 """
@@ -107,6 +109,8 @@ sweep = { batch_size = [1, 8], attack.lam = [0.0, 0.1, 1.0] }
 [group.attack.feature]
 
 [group.attack.blind]
+
+[group.attack.labels]
 
 [group.attack.oracle]
 """

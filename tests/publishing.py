@@ -27,6 +27,7 @@ individuals = 64
 [attack.feature]
 [attack.ig]
 [attack.blind]
+[attack.labels]
 
 [[group]]
 title = "By defense"
@@ -50,7 +51,14 @@ HOSTILE = (
 )
 """A text that would run a script, or load something, if it were taken for HTML or Markdown."""
 
-VALUES = {"feature": 0.8, "mask_demixing": 0.9, "ig": 0.7, "blind": 0.55, "oracle": 0.95}
+VALUES = {
+    "feature": 0.8,
+    "mask_demixing": 0.9,
+    "ig": 0.7,
+    "blind": 0.55,
+    "labels": 0.5,
+    "oracle": 0.95,
+}
 """Attack → balanced accuracy; 0.6 for all others."""
 
 

@@ -86,6 +86,7 @@ def test_the_inferences_about_each_individual_are_reported_with_whether_they_are
             assert (answer.probabilities["bright"] >= 0.5) == individual.properties["bright"]
             assert answer.label == individual.label
             assert answer.certified and answer.cosine == pytest.approx(1.0, abs=1e-4)
+            assert answer.swapped_cosine is not None and answer.swapped_cosine < 0.9
     names = [individual.name for update in with_truth.updates for individual in update.individuals]
     assert names == [f"individual {number}" for number in range(1, 25)]
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,14 +20,22 @@ from auditing import (
     people,
 )
 from leakbench import Report
+from leakbench.attacks.feature import FeatureReconstruction
 from leakbench.auditing.findings import (
     DefenseEffect,
+    NoBaseline,
     findings_of,
 )
 from leakbench.auditing.report_parts import Verdict
 from leakbench.auditing.sentences import sentence, verdict_text
 from leakbench.auditing.verdicts import verdict_on
+from leakbench.base.errors import UsageError
+from leakbench.base.registry import ATTACKS
+from leakbench.federation.shared_model import deep_features
 from leakbench.metrics.estimates import Estimate
+from leakbench.threat.attack import AttackResult
+from leakbench.threat.observation import Observation
+from leakbench.threat.server import Server
 
 
 @pytest.fixture(scope="module", name="with_truth")
@@ -121,14 +131,177 @@ def test_a_verdict_is_a_table_cell(verdict: Verdict, text: str) -> None:
     assert verdict_text(verdict) == text
 
 
+def test_a_verdict_without_a_baseline_says_so_and_not_that_the_property_is_constant(
+    with_truth: Report,
+) -> None:
+    found = by_name(with_truth.attacks)["mask_demixing"]
+    lacking = found.model_copy(
+        update={
+            "certified": None,
+            "advantage": {"bright": Estimate(value=None, low=None, high=None)},
+            "baselines": {},
+        }
+    )
+    verdict = verdict_on([lacking])
+    assert (verdict.outcome, verdict.reason) == ("undecided", "no baseline")
+    assert verdict_text(verdict) == (
+        "undecided: no baseline with the attacks' knowledge was measured in bright"
+    )
+    (finding,) = findings_of(with_truth.updates, [lacking], [])
+    assert isinstance(finding, NoBaseline)
+    assert sentence(finding).startswith("bright: Mask demixing has a balanced accuracy of ")
+    assert "no baseline with its knowledge was measured" in sentence(finding)
+
+
+def test_a_property_that_everybody_has_is_constant_and_lacks_no_baseline() -> None:
+    bright = torch.ones(24, dtype=torch.bool)
+    report = audited(
+        net(),
+        None,
+        truth=replace(VICTIMS, properties={"bright": bright}),
+        batch_size=4,
+        attacks={"feature": {"budget": 2, "labels": "counts"}},
+        defenses=[{"name": "gaussian", "sigma": 100.0}],
+    )
+    assert [each.kind for each in report.findings_as_data[:1]] == ["constant property"]
+    assert [each.verdict.reason for each in report.defenses] == ["constant property"] * 2
+
+
+def without_output_bias(attacks: dict[str, dict[str, Any]]) -> Report:
+    model = net()
+    model.head[-1] = torch.nn.Linear(64, 4, bias=False)
+    return audited(
+        model,
+        None,
+        truth=VICTIMS,
+        batch_size=4,
+        attacks=attacks,
+        defenses=[{"name": "gaussian", "sigma": 100.0}],
+    )
+
+
+def test_where_labels_cannot_be_recovered_baselines_without_them_are_the_fair_ones() -> None:
+    report = without_output_bias({"feature": {"budget": 2, "labels": "joint"}})
+    attacks = by_name(report.attacks)
+    for control in ("blind", "labels"):
+        assert attacks[control].parameters == {"labels": "ignored"}
+        assert attacks[control].knows == ["model", "auxiliary"]
+    assert attacks["feature"].advantage["bright"].low is not None
+    values = {
+        name: each.metrics.properties["bright"].balanced_accuracy.value or 0.0
+        for name in ("prior", "blind", "labels")
+        if (each := attacks[name]).metrics is not None
+    }
+    assert attacks["feature"].baselines == {"bright": max(values, key=lambda n: values[n])}
+    assert report.findings_as_data[0].kind == "inferred property"
+    assert {each.verdict.reason for each in report.defenses}.isdisjoint(
+        {"constant property", "no baseline"}
+    )
+
+
+@pytest.mark.parametrize("refused", ["blind", "labels"])
+def test_where_a_baseline_is_refused_no_advantage_is_given(
+    refused: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def infer(*_: Any) -> list[AttackResult]:
+        raise UsageError("it does not fit")
+
+    monkeypatch.setattr(ATTACKS.get(refused), "infer", infer)
+    report = audited(
+        net(),
+        None,
+        truth=VICTIMS,
+        batch_size=4,
+        attacks={"feature": {"budget": 2, "labels": "counts"}},
+        defenses=[{"name": "gaussian", "sigma": 100.0}],
+    )
+    attack = by_name(report.attacks)["feature"]
+    assert attack.baselines == {} and attack.advantage["bright"].value is None
+    assert report.findings_as_data[0].kind == "no baseline"
+    assert [each.verdict.reason for each in report.defenses] == ["no baseline"] * 2
+    assert f"{by_name(report.attacks)[refused].title} was not run: it does not fit." in (
+        report.limitations
+    )
+
+
+def test_baselines_that_are_told_to_ignore_labels_which_attacks_recover_are_none() -> None:
+    report = audited(
+        net(),
+        None,
+        truth=VICTIMS,
+        batch_size=4,
+        attacks={
+            "blind": {"labels": "ignored"},
+            "labels": {"labels": "ignored"},
+            "feature": {"budget": 2, "labels": "counts"},
+        },
+    )
+    assert report.findings_as_data[0].kind == "no baseline"
+
+
+def test_the_page_shows_the_swapped_cosine_beside_each_cosine(
+    with_truth: Report, tmp_path: Path
+) -> None:
+    text = with_truth.write(tmp_path)[0].read_text(encoding="utf-8")
+    attack = by_name(with_truth.attacks)["mask_demixing"]
+    assert attack.metrics is not None and attack.metrics.swapped_cosine is not None
+    assert attack.metrics.swapped_cosine.value is not None
+    assert f"; swapped {attack.metrics.swapped_cosine.value:.3f}" in text
+    answers = [i.answers["mask_demixing"] for u in with_truth.updates for i in u.individuals]
+    cosines = [each.swapped_cosine for each in answers if each.swapped_cosine is not None]
+    assert len(cosines) == len(answers) == 24
+    # The same swaps as those of the mean.
+    mean = sum(cosines) / len(cosines)
+    assert mean == pytest.approx(attack.metrics.swapped_cosine.value, abs=1e-5)
+    for each, swapped in zip(answers, cosines, strict=True):
+        assert f"feature cosine {each.cosine:.3f} (swapped {swapped:.3f})" in text
+
+
 def test_certificates_that_are_false_are_no_leak(with_truth: Report) -> None:
     found = by_name(with_truth.attacks)["mask_demixing"]
-    assert found.metrics is not None and found.metrics.certificates is not None
-    false = found.metrics.certificates.model_copy(update={"false": 24})
-    metrics = found.metrics.model_copy(update={"certificates": false})
+    assert (found.certified, found.false_certificates) == (24, 0)
     undefined = {"bright": Estimate(value=None, low=None, high=None)}
-    verdict = verdict_on([found.model_copy(update={"metrics": metrics, "advantage": undefined})])
+    false = found.model_copy(update={"false_certificates": 24, "advantage": undefined})
+    verdict = verdict_on([false])
     assert (verdict.outcome, verdict.certified) == ("undecided", 0)
+    verdict = verdict_on([false.model_copy(update={"false_certificates": 21})])
+    assert (verdict.outcome, verdict.certified) == ("leaks", 3)
+    (finding, *_) = findings_of(with_truth.updates, [false], [])
+    assert "24 certificates are false" in sentence(finding)
+
+
+def test_certificates_are_counted_in_one_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of four certificates are false in each of three runs: two are true, not none."""
+
+    def infer(
+        self: FeatureReconstruction, server: Server, observations: Sequence[Observation], _: Any
+    ) -> list[AttackResult]:
+        assert server.feature_space is not None
+        found = []
+        for truth in true:
+            features = deep_features(server.model, truth)
+            features[2:] += 1000 * torch.rand(2, features.shape[1])
+            found.append(features)
+        return [
+            AttackResult(
+                scores={"bright": torch.full((4,), 0.5)},
+                features=features,
+                certified=torch.ones(4, dtype=torch.bool),
+            )
+            for features in found
+        ]
+
+    true = VICTIMS.images.split(4)
+    monkeypatch.setattr(FeatureReconstruction, "infer", infer)
+    monkeypatch.setattr(FeatureReconstruction, "least_runs", 3)
+    report = audited(
+        net(), None, truth=VICTIMS, batch_size=4, attacks={"feature": {"labels": "counts"}}
+    )
+    found = by_name(report.attacks)["feature"]
+    assert found.metrics is not None and found.metrics.certificates is not None
+    assert (found.metrics.runs, found.metrics.certificates.false) == (3, 36)
+    assert (found.certified, found.false_certificates) == (24, 12)
+    assert verdict_on(report.attacks).certified == 12
 
 
 LEAKS = Verdict(outcome="leaks", reason="certified features", certified=3)
@@ -161,19 +334,48 @@ def test_only_what_leaks_without_a_defense_is_stopped_by_one(
     assert text in sentence(finding)
 
 
-def test_the_cheapest_of_the_defenses_that_stop_the_attacks_is_named(with_truth: Report) -> None:
-    costs = (Estimate(value=0.0, low=0.0, high=0.0), between(0.2, 0.4), between(0.0, 0.2))
+def stopping(report: Report, *costs: Estimate | None) -> DefenseEffect:
+    """The finding where the two defenses stop the attacks at these utility costs."""
+    before = Estimate(value=0.0, low=0.0, high=0.0)
     defenses = [
         each.model_copy(update={"verdict": verdict, "utility_cost": cost})
         for each, verdict, cost in zip(
-            with_truth.defenses, (LEAKS, NO_LEAK, NO_LEAK), costs, strict=True
+            report.defenses, (LEAKS, NO_LEAK, NO_LEAK), (before, *costs), strict=True
         )
     ]
-    finding = findings_of(with_truth.updates, with_truth.attacks, defenses)[-1]
-    assert isinstance(finding, DefenseEffect) and finding.cost is not None
-    assert (finding.effect, finding.cheapest) == ("stopped", "secure_aggregation (of = 4)")
-    assert finding.cost.value == pytest.approx(0.1)
-    assert "secure_aggregation (of = 4) has the least utility cost, 10.0" in sentence(finding)
+    finding = findings_of(report.updates, report.attacks, defenses)[-1]
+    assert isinstance(finding, DefenseEffect) and finding.effect == "stopped"
+    return finding
+
+
+def test_the_cheapest_of_the_defenses_that_stop_the_attacks_is_named(with_truth: Report) -> None:
+    finding = stopping(with_truth, between(0.25, 0.35), between(0.0, 0.2))
+    assert finding.cost is not None and finding.cost.value == pytest.approx(0.1)
+    assert finding.cheapest == "secure_aggregation (of = 4)"
+    assert "secure_aggregation (of = 4) has the least utility cost" in sentence(finding)
+    assert ", 10.0 [0.0, 20.0] points of accuracy" in sentence(finding)
+
+
+@pytest.mark.parametrize(
+    ("cost", "text"),
+    [
+        (between(0.1, 0.3), "10.0 [0.0, 20.0] points of accuracy"),
+        (Estimate(value=0.3, low=None, high=None), "30.0 (no interval) points of accuracy"),
+        (None, "gaussian (sigma = 100.0) not measured"),
+    ],
+)
+def test_costs_whose_intervals_overlap_are_listed_and_none_is_the_least(
+    with_truth: Report, cost: Estimate | None, text: str
+) -> None:
+    finding = stopping(with_truth, cost, between(0.0, 0.2))
+    assert (finding.cheapest, finding.cost) == (None, None)
+    assert "their utility costs are not told apart: gaussian (sigma = 100.0) " in sentence(finding)
+    assert "secure_aggregation (of = 4) 10.0 [0.0, 20.0]" in sentence(finding)
+    assert text in sentence(finding)
+
+
+def test_costs_that_nobody_measured_are_not_compared(with_truth: Report) -> None:
+    assert sentence(stopping(with_truth, None, None)).endswith("utility cost was not measured.")
 
 
 def test_one_batch_gives_no_interval_and_stops_nothing() -> None:

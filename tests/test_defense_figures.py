@@ -45,6 +45,8 @@ def accuracy(entry: SuiteEntry) -> float:
     fewer = 0.05 * (cell.batch_size == 8)
     if cell.attack == "blind":
         return 0.55 + fewer
+    if cell.attack == "labels":
+        return 0.5
     if cell.attack == "oracle":
         return 0.9
     if "lam" in entry.swept:
@@ -67,6 +69,7 @@ def record(entry: SuiteEntry) -> Record:
         entry,
         dict.fromkeys(cell.properties, around(accuracy(entry))),
         feature_cosine=around(0.95, 0.01),
+        swapped_cosine=around(0.4 + 0.01 * cell.batch_size, 0.01),
         main_task={"accuracy": UNDEFENDED, "most_frequent_class": FREQUENT},
         defense=None if cell.defense == "none" else cost,
         classes=4,
@@ -259,6 +262,28 @@ def test_accuracy_and_cosine_stand_over_lambda_by_batch_size(suite: str) -> None
     assert heights(figure.axes[2])["B = 8"] == [[0.95], [0.95, 0.95]]
     ticks = [label.get_text() for label in figure.axes[0].get_xticklabels()]
     assert ticks == ["0", "0.1", "1"]
+
+
+def test_each_cosine_over_lambda_has_its_swapped_cosine_beside_it(suite: str) -> None:
+    figure = drawn(ablation.figures(measured(suite_entries(suite))), "ablation")
+    found = heights(figure.axes[2])
+    assert found["B = 1, swapped cosine"] == [[0.41], [0.41, 0.41]]
+    assert found["B = 8, swapped cosine"] == [[0.48], [0.48, 0.48]]
+    assert not any("swapped" in label for label in heights(figure.axes[0]))
+    assert not any("Oracle, " in label or "Blind, swapped" in label for label in found)
+    styles = {line.get_label(): line for line in figure.axes[2].lines}
+    swapped = styles["B = 8, swapped cosine"]
+    assert swapped.get_color() == styles["B = 8"].get_color()
+    assert (swapped.get_linestyle(), styles["B = 8"].get_linestyle()) == ("--", "-")
+    (legend,) = figure.legends
+    assert "B = 8, swapped cosine" in [text.get_text() for text in legend.get_texts()]
+
+
+def test_the_ablation_of_figure_6_has_a_line_for_every_batch_size() -> None:
+    figure = drawn(ablation.figures(measured(suite_entries("fig6"))), "ablation")
+    found = heights(figure.axes[0])
+    assert {"B = 1", "B = 8", "B = 32"} <= set(found)
+    assert all(len(piece) == 4 for piece in (found[f"B = {size}"][1] for size in (1, 8, 32)))
 
 
 def test_an_ablation_without_a_number_is_not_drawn(suite: str) -> None:

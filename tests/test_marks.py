@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from leakbench.reports.remarks import (
     EXPLANATIONS,
     KNOWLEDGE_DIFFERS,
     MAIN_TASK_BELOW_MAJORITY,
+    NO_LABEL_BASELINE,
     ORACLE_BELOW_CHANCE,
 )
 from leakbench.reports.site.chart import charts
@@ -44,23 +46,27 @@ RECOVERING = GIVEN - {"labels"}
 ROLES: dict[str, Role] = {
     "a": "attack",
     "b": "attack",
-    "blind": "baseline",
+    "labels": "baseline",
     "oracle": "upper bound",
 }
 
 
-def shown(
-    number: Estimate | None, knowledge: frozenset[str] = GIVEN, like: TableValue = UNMEASURED
+def shown(number: Estimate | None, knowledge: frozenset[str] = GIVEN) -> TableValue:
+    return TableValue(UNMEASURED.number, compared=number, knowledge=knowledge)
+
+
+def label_baseline(
+    number: Estimate | None, knowledge: frozenset[str] = GIVEN - {"update"}
 ) -> TableValue:
-    return TableValue(like.number, compared=number, knowledge=knowledge)
+    return replace(shown(number, knowledge), tells_labels=True)
 
 
 GOOD, POOR = shown(estimate(0.8, 0.02)), shown(estimate(0.6, 0.02))
-CHANCE = shown(estimate(0.5, 0.02), GIVEN - {"update"})
+CHANCE = label_baseline(estimate(0.5, 0.02))
 
 
 def best(roles: dict[str, Role] = ROLES, **values: TableValue) -> str | None:
-    usual = {"a": GOOD, "b": POOR, "blind": CHANCE}
+    usual = {"a": GOOD, "b": POOR, "labels": CHANCE}
     return best_column(usual | values, roles)
 
 
@@ -75,11 +81,11 @@ def test_the_best_attack_is_one_whose_interval_lies_above_all_others() -> None:
 
 def test_controls_are_never_the_best_and_an_attack_below_its_baseline_is_none() -> None:
     assert best(oracle=shown(estimate(0.95, 0.01))) == "a"
-    assert best(blind=shown(estimate(0.77, 0.02), GIVEN - {"update"})) is None
+    assert best(labels=label_baseline(estimate(0.77, 0.02))) is None
 
 
 def test_one_attack_alone_is_not_the_best() -> None:
-    assert best({"a": "attack", "blind": "baseline"}) is None
+    assert best({"a": "attack", "labels": "baseline"}) is None
 
 
 @pytest.mark.parametrize(
@@ -87,15 +93,15 @@ def test_one_attack_alone_is_not_the_best() -> None:
     [
         UNMEASURED,
         FAILED,
-        shown(None, GIVEN),
-        shown(Estimate(value=None, low=None, high=None), GIVEN),
-        shown(Estimate(value=0.5, low=None, high=None), GIVEN),
+        label_baseline(None),
+        label_baseline(Estimate(value=None, low=None, high=None)),
+        label_baseline(Estimate(value=0.5, low=None, high=None)),
     ],
 )
 def test_no_attack_is_the_best_where_its_baseline_or_a_rival_has_no_result(
     absent: TableValue,
 ) -> None:
-    assert best(blind=absent) is None
+    assert best(labels=absent) is None
     without_interval = absent.compared is not None and absent.compared.value == 0.5
     if not without_interval:
         assert best(b=absent) is None
@@ -106,31 +112,48 @@ def test_no_attack_is_the_best_without_a_baseline() -> None:
     assert best_column({"a": GOOD, "b": POOR, "oracle": GOOD}, roles) is None
 
 
-def test_a_baseline_must_know_the_labels_as_the_attack_does() -> None:
+def test_a_label_baseline_must_know_the_labels_as_the_attack_does() -> None:
     prior = shown(estimate(0.5, 0.0), frozenset({"auxiliary"}))
-    assert best(blind=prior) is None
-    recovered = shown(estimate(0.5, 0.02), RECOVERING)
-    assert best(blind=recovered) is None
-    assert best(a=shown(GOOD.compared, RECOVERING), blind=recovered) == "a"
+    assert best(labels=prior) is None
+    recovered = label_baseline(estimate(0.5, 0.02), RECOVERING)
+    assert best(labels=recovered) is None
+    assert best(a=shown(GOOD.compared, RECOVERING), labels=recovered) == "a"
     # A baseline that is given the labels knows more than an attack that is not.
-    assert best(a=shown(GOOD.compared, RECOVERING), blind=CHANCE) is None
+    assert best(a=shown(GOOD.compared, RECOVERING), labels=CHANCE) is None
+
+
+def test_blind_alone_is_no_baseline_of_an_attack_that_knows_labels() -> None:
+    roles: dict[str, Role] = {"a": "attack", "b": "attack", "blind": "baseline"}
+    for knowledge in (GIVEN, RECOVERING):
+        blind = shown(estimate(0.5, 0.02), knowledge)
+        good, poor = (shown(each.compared, knowledge) for each in (GOOD, POOR))
+        row = {"a": good, "b": poor, "blind": blind}
+        assert best_column(row, roles) is None
+        labels = label_baseline(estimate(0.5, 0.02), knowledge)
+        assert best_column(row | {"labels": labels}, roles | {"labels": "baseline"}) == "a"
+    # An attack without any labels needs a majority-class baseline only.
+    prior = shown(estimate(0.5, 0.0), frozenset({"auxiliary"}))
+    seeing = frozenset({"auxiliary", "candidates"})
+    alone = {"a": shown(GOOD.compared, seeing), "b": shown(POOR.compared, seeing), "blind": prior}
+    assert best_column(alone, roles) == "a"
 
 
 def test_the_highest_of_the_baselines_that_know_no_more_counts() -> None:
     def of(title: str, value: float | None, *knows: str) -> Baseline:
         number = None if value is None else estimate(value)
-        return Baseline(title, frozenset(knows), number)
+        return Baseline(title, frozenset(knows), number, tells_labels=title == "Labels")
 
     prior, blind = of("Prior", 0.5, "auxiliary"), of("Blind", 0.6, "auxiliary", "labels")
     labels = of("Labels", 0.7, "auxiliary", "labels")
     found = best_baseline([prior, labels, blind], GIVEN)
     assert found is not None and found.title == "Labels"
     more = of("Seeing", 0.9, "auxiliary", "labels", "candidates")
-    found = best_baseline([prior, blind, more], GIVEN)
-    assert found is not None and found.title == "Blind"
+    found = best_baseline([prior, labels, more], GIVEN)
+    assert found is not None and found.title == "Labels"
+    assert best_baseline([prior, blind, more], GIVEN) is None
     assert best_baseline([prior, blind, of("Labels", None, "labels")], GIVEN) is None
     # One that knows more may fail.
-    assert best_baseline([blind, of("Seeing", None, "candidates")], GIVEN) == blind
+    assert best_baseline([labels, of("Seeing", None, "candidates")], GIVEN) == labels
 
 
 def test_an_advantage_over_or_of_a_value_without_an_interval_has_none() -> None:
@@ -194,6 +217,22 @@ def test_a_row_says_where_its_attacks_have_different_threat_models() -> None:
     assert table_rows(quick())[0][-1] == "remarks"
     assert table_rows(quick())[2][-1] == KNOWLEDGE_DIFFERS
     assert EXPLANATIONS[KNOWLEDGE_DIFFERS] in main_tables(quick())
+
+
+def test_a_row_says_where_it_has_no_label_baseline() -> None:
+    def without(*attacks: str) -> list[Measured]:
+        alike = [m for m in quick() if m.entry.cell.attack not in ("mask_demixing", "ul")]
+        return [m for m in alike if m.entry.cell.attack not in attacks]
+
+    # The best by far beside all controls, and beside all but `labels`.
+    strong = with_accuracy(without(), "feature", estimate(0.99, 0.005))
+    assert {row.best for row in table_of(strong).rows} == {"Proposed"}
+    assert remarks(strong) == set()
+    lacking = [m for m in strong if m.entry.cell.attack != "labels"]
+    assert {row.best for row in table_of(lacking).rows} == {None}
+    assert remarks(lacking) == {NO_LABEL_BASELINE}
+    assert EXPLANATIONS[NO_LABEL_BASELINE] in main_tables(lacking)
+    assert remarks(without("prior", "blind", "labels")) == {NO_LABEL_BASELINE}
 
 
 def test_a_row_says_where_its_oracle_is_below_chance() -> None:

@@ -85,6 +85,17 @@ def test_seconds_are_learnt_from_the_most_alike(quick: list[SuiteEntry]) -> None
     assert Rates([measured(alike)], "cuda").learnt_from == 0
 
 
+def test_a_cell_of_several_runs_takes_the_seconds_of_one_times_their_number() -> None:
+    at_8 = ["attack=feature", "batch_size=8"]
+    once = next(iter(suite_entries("quick", only=at_8)))
+    often = next(iter(suite_entries("quick", "attack_seeds=2", "trainings=3", only=at_8)))
+    steps = {step.name: step for step in steps_of([once, often])}
+    for seconds_of_one in (measured(once), measured(often)):
+        rates = Rates([seconds_of_one], "cpu")
+        assert rates.seconds(steps[once.key]) == pytest.approx(10.0)
+        assert rates.seconds(steps[often.key]) == pytest.approx(6 * 10.0)
+
+
 def test_trainings_are_learnt_from_the_log(tmp_path: Path, quick: list[SuiteEntry]) -> None:
     log = RunLog(tmp_path / "log.jsonl")
     log.on_event(SharedDone("a model", "1", 30.0, 100.0, ("models/a/round-000300",)))

@@ -58,6 +58,20 @@ def test_reconstructions_are_of_the_first_setting_at_each_batch_size(suite: str)
     }
 
 
+@pytest.mark.parametrize("suite", ["table2", "fig6"])
+def test_batch_sizes_with_other_numbers_of_individuals_are_drawn_too(suite: str) -> None:
+    found = chosen_cells(suite_entries(suite))
+    assert {p.cell.batch_size for p in found} == {1, 8, 32}
+    assert len({(p.column, p.cell.batch_size) for p in found}) == len(found)
+
+
+@pytest.mark.parametrize("amounts", ["individuals=12,24", "trainings=1,2", "attack_seeds=1,2"])
+def test_how_much_is_measured_makes_no_other_reconstruction(suite: str, amounts: str) -> None:
+    columns = [(p.column, p.cell.batch_size) for p in chosen_cells(suite_entries(suite))]
+    found = chosen_cells(suite_entries(suite, amounts))
+    assert [(p.column, p.cell.batch_size) for p in found] == columns
+
+
 @pytest.fixture(scope="module")
 def context(tmp_path_factory: pytest.TempPathFactory) -> EvaluationContext:
     path = tmp_path_factory.mktemp("suite") / "small.toml"

@@ -174,11 +174,12 @@ def test_an_advantage_is_over_the_control_of_the_same_setting_and_beside_no_defe
     tmp_path: Path,
 ) -> None:
     cells = suite_entries(str(defended_suite(tmp_path)))
-    knows = {"feature": "labels", "ig": "labels update", "blind": "labels"}
-    records = records_of(cells, {"feature": 0.8, "ig": 0.7, "blind": 0.5}, knows)
+    knows = {"feature": "labels", "ig": "labels update", "blind": "labels", "labels": "labels"}
+    values = {"feature": 0.8, "ig": 0.7, "blind": 0.5, "labels": 0.45}
+    records = records_of(cells, values, knows)
     lower = [
         done(p, 0.6, knowledge=r.knowledge)
-        if p.cell.defense == "gaussian" and p.cell.attack != "blind"
+        if p.cell.defense == "gaussian" and p.cell.attack in ("feature", "ig")
         else r
         for p, r in zip(cells, records, strict=True)
     ]
@@ -200,11 +201,16 @@ def test_an_attack_that_knows_labels_is_not_compared_with_a_control_that_does_no
     tmp_path: Path,
 ) -> None:
     cells = suite_entries(str(defended_suite(tmp_path)))
-    values = {"feature": 0.8, "ig": 0.7, "blind": 0.5}
-    knows = {"feature": "labels", "ig": "", "blind": ""}
-    rows = defended("gaussian", records_of(cells, values, knows))
-    has_none = {(row.record.cell.attack, row.advantage is None) for row in rows}
-    assert has_none == {("feature", True), ("ig", False)}
+    values = {"feature": 0.8, "ig": 0.7, "blind": 0.5, "labels": 0.45}
+    knows = {"feature": "labels", "ig": "", "blind": "", "labels": ""}
+
+    def lacking(knows: dict[str, str]) -> set[str]:
+        rows = defended("gaussian", records_of(cells, values, knows))
+        return {row.record.cell.attack for row in rows if row.advantage is None}
+
+    assert lacking(knows) == {"feature"}
+    assert lacking(knows | {"blind": "labels"}) == {"feature"}
+    assert lacking(knows | {"labels": "labels"}) == set()
 
 
 @pytest.fixture

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 
 from leakbench.base.errors import UsageError
-from leakbench.experiments.expansion import expand
+from leakbench.experiments.expansion import SuiteEntry, expand
 from leakbench.experiments.overrides import override
 from leakbench.experiments.plugin_catalogue import description
-from leakbench.experiments.suite import load_suite
-from leakbench.reports.rows import LAYOUTS, varying_settings
+from leakbench.experiments.suite import load_suite, suite_names
+from leakbench.records.measured import Measured
+from leakbench.reports.rows import LAYOUTS, leading_values, varying_settings
+from records import suite_entries
 from suite_files import (
     CELL,
     COLUMNS,
@@ -157,3 +159,32 @@ def test_show_lists_presets_with_their_parameters() -> None:
     assert re.search(r"attack\.feature\.preset=NAME", shown)
     assert re.search(r"^paper +budget = 9, lam = 0\.25, restarts = 3$", shown, re.M)
     assert "Presets" not in description("prior")
+
+
+def _groups() -> list[tuple[str, list[SuiteEntry]]]:
+    """The cells of every title in our suites, those of several groups together."""
+    found: dict[str, list[SuiteEntry]] = {}
+    for suite in suite_names():
+        for entry in suite_entries(suite):
+            found.setdefault(f"{suite}: {entry.group}", []).append(entry)
+    return list(found.items())
+
+
+@pytest.mark.parametrize(("title", "entries"), _groups(), ids=lambda each: str(each)[:60])
+def test_in_our_suites_numbers_of_individuals_make_no_column_and_no_row_of_a_table_is_lost(
+    title: str, entries: list[SuiteEntry]
+) -> None:
+    leading = LAYOUTS[entries[0].layout]
+    varying = varying_settings(entries, leading)
+    assert "individuals" not in varying, title
+    places: dict[tuple[str, ...], set[str]] = {}
+    for entry in entries:
+        row = leading_values(Measured(entry, None), "", (*varying, *leading))
+        name = entry.cell.properties[0] if "property" in leading else ""
+        places.setdefault((entry.column, name, *row), set()).add(entry.key)
+    assert {len(keys) for keys in places.values()} == {1}
+
+
+def test_numbers_of_individuals_at_one_batch_size_make_a_column(write: Any) -> None:
+    swept = SMALL.replace("batch_size = [1, 8]", "batch_size = [1, 8], individuals = [64, 256]")
+    assert "individuals" in varying_settings(expand(*load_suite(write(swept))), LAYOUTS["table2"])

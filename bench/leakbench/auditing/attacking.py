@@ -17,9 +17,11 @@ from leakbench.base.registry import ATTACKS
 from leakbench.base.seeds import digest
 from leakbench.evaluation.scoring import Run, score
 from leakbench.metrics.estimates import Estimate
+from leakbench.metrics.of_attacks import CERTIFIED
 from leakbench.records.record import Metrics
-from leakbench.reports.baselines import Baseline, best_baseline
+from leakbench.reports.baselines import Baseline, best_baseline, tells_labels
 from leakbench.threat.attack import Attack, AttackResult, check_batch_size
+from leakbench.threat.batch_labels import LabelSource
 from leakbench.threat.knowledge import Knowledge
 
 
@@ -35,8 +37,10 @@ class Attacked:
         refused: why it could not run; empty if it could.
         seconds: that it took.
         metrics: over the batches whose truth is known; None where there is none.
+        false_certificates: of the first run, those that the truth shows false; None where no truth
+            is known, or the attack cannot tell.
         advantage: property → balanced accuracy above that of the best baseline.
-        baselines: property → that baseline's name.
+        baselines: property → that baseline's name; none where a fair one was refused.
         distortions: of the update of each batch; empty without a defense.
     """
 
@@ -46,6 +50,7 @@ class Attacked:
     refused: str = ""
     seconds: float = 0.0
     metrics: Metrics | None = None
+    false_certificates: int | None = None
     advantage: Mapping[str, Estimate] = field(default_factory=dict)
     baselines: Mapping[str, str] = field(default_factory=dict)
     distortions: tuple[float, ...] = ()
@@ -54,6 +59,13 @@ class Attacked:
     def results(self) -> tuple[AttackResult | None, ...]:
         """The results of the first run, one for each batch; empty if the attack was refused."""
         return self.runs[0] if self.runs else ()
+
+    @property
+    def certified(self) -> int | None:
+        """The features that the first run claims to have exactly; None where it cannot tell."""
+        claims = [each.certified for each in self.results if each is not None]
+        told = [each for each in claims if each is not None]
+        return sum(int(each.sum()) for each in told) if told else None
 
 
 def default_attacks(case: Case, budget: int) -> list[PluginSpec]:
@@ -71,8 +83,7 @@ def with_controls(attacks: Iterable[PluginSpec], case: Case) -> list[PluginSpec]
     """Return the attacks after the controls, where a truth is known to score them by."""
     controls = []
     if case.known_batches:
-        recovered = "counts" if case.model.has_output_bias else "ignored"
-        labels = "known" if case.threat.labels_known else recovered
+        labels = _labels_of_baselines(case)
         controls = [
             PluginSpec("prior"),
             PluginSpec("blind", {"labels": labels}),
@@ -81,6 +92,13 @@ def with_controls(attacks: Iterable[PluginSpec], case: Case) -> list[PluginSpec]
         ]
     # A control that the user gives parameters takes the place of the usual one.
     return list({spec.name: spec for spec in (*controls, *attacks)}.values())
+
+
+def _labels_of_baselines(case: Case) -> LabelSource:
+    """Return what a fair baseline knows of the labels: what the server knows, or can recover."""
+    if case.threat.labels_known:
+        return "known"
+    return "counts" if case.model.has_output_bias else "ignored"
 
 
 def attack_all(
@@ -115,11 +133,11 @@ def _beside(
     chosen = {
         name: best
         for name in attacked.metrics.properties
-        if (best := _best_baseline(name, attacked.knowledge, every)) is not None
+        if (best := _best_baseline(name, attacked.knowledge, every, case)) is not None
     }
-    own = _runs_of_known(attacked, batches, case)
+    own = runs_of_known(attacked, batches, case)
     of_baselines = {
-        name: _runs_of_known(every[best], batches, case) for name, best in chosen.items()
+        name: runs_of_known(every[best], batches, case) for name, best in chosen.items()
     }
     found = advantages(own, of_baselines, case.threat.seed)
     undefined = Estimate(value=None, low=None, high=None)
@@ -127,17 +145,27 @@ def _beside(
     return replace(attacked, advantage=advantage, baselines=chosen)
 
 
-def _best_baseline(name: str, knowledge: Knowledge, every: Mapping[str, Attacked]) -> str | None:
+def _best_baseline(
+    name: str, knowledge: Knowledge, every: Mapping[str, Attacked], case: Case
+) -> str | None:
     """Return the baseline to compare an attack with: see `leakbench.reports.baselines`.
 
     An attack that does not use the labels, although the server knows them, is compared with
-    baselines that do: they can only understate what it learns.
+    baselines that do: they can only understate what it learns. Where no labels can be recovered
+    from an update, one that sees it is compared with baselines without labels.
     """
     baselines = [
-        Baseline(control, frozenset(each.knowledge.names()), _accuracy(each, name))
+        Baseline(
+            title=control,
+            knowledge=frozenset(each.knowledge.names()),
+            estimate=_accuracy(each, name),
+            tells_labels=tells_labels(control),
+        )
         for control, each in every.items()
         if each.attack.control == "baseline"
     ]
+    if _labels_of_baselines(case) == "ignored":
+        knowledge &= ~Knowledge.UPDATE
     best = best_baseline(baselines, knowledge.names()) or best_baseline(
         baselines, (knowledge | Knowledge.LABELS).names()
     )
@@ -180,8 +208,21 @@ def _attacked(
         seconds=seconds,
         distortions=tuple(distortions) if any(b.defense != NO_DEFENSE for b in batches) else (),
     )
-    scored = _runs_of_known(attacked, batches, case)
-    return replace(attacked, metrics=score(scored, case.scoring)) if scored else attacked
+    scored = runs_of_known(attacked, batches, case)
+    if not scored:
+        return attacked
+    return replace(
+        attacked,
+        metrics=score(scored, case.scoring),
+        false_certificates=_false_certificates(scored[0]),
+    )
+
+
+def _false_certificates(run: Run) -> int | None:
+    certified, cosines = run.matched.certified, run.matched.cosines
+    if certified is None or cosines is None:
+        return None
+    return int((cosines[certified] < CERTIFIED).sum())
 
 
 def _alike(batches: Sequence[Batch]) -> list[list[int]]:
@@ -194,7 +235,7 @@ def _alike(batches: Sequence[Batch]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _runs_of_known(attacked: Attacked, batches: Sequence[Batch], case: Case) -> list[Run]:
+def runs_of_known(attacked: Attacked, batches: Sequence[Batch], case: Case) -> list[Run]:
     """Return an attack's runs on the batches whose truth is known; none if there are none."""
     found = []
     for results in attacked.runs:

@@ -165,7 +165,12 @@ def audit(
     defended = []
     if case.known_batches and (chosen_defenses is None or chosen_defenses):
         tried = default_defenses(case) if chosen_defenses is None else chosen_defenses
-        kept = [spec for spec in chosen if not attacked[spec.name].refused]
+        # Without a baseline that was refused an attack would seem to be above all of them.
+        kept = [
+            spec
+            for spec in chosen
+            if attacked[spec.name].attack.control or not attacked[spec.name].refused
+        ]
         defended = defend_all(case, tried, kept, training, on_status)
     return report_of(case, attacked, defended, name or type(model).__name__, split)
 

@@ -15,6 +15,7 @@ from leakbench.auditing.report_parts import (
     baseline_of,
 )
 from leakbench.metrics.estimates import Estimate
+from leakbench.reports.baselines import is_above
 
 
 class CertifiedFeatures(ReportPart):
@@ -23,7 +24,7 @@ class CertifiedFeatures(ReportPart):
     Attributes:
         attack: its title.
         certified, individuals: features that it certifies, of so many.
-        false: certificates that the truth shows false; None where no truth is known.
+        false: certificates among these that the truth shows false; None where no truth is known.
     """
 
     kind: Literal["certified features"] = "certified features"
@@ -73,6 +74,21 @@ class ConstantProperty(ReportPart):
     subject: str
 
 
+class NoBaseline(ReportPart):
+    """No control with the attacks' knowledge was measured in a property.
+
+    Attributes:
+        subject: the property.
+        attack: the title of the attack with the highest balanced accuracy.
+        accuracy: that accuracy.
+    """
+
+    kind: Literal["no baseline"] = "no baseline"
+    subject: str
+    attack: str
+    accuracy: Estimate
+
+
 Effect = Literal["stopped", "no leak", "not stopped", "undecided"]
 """What a defense does to the attacks; see `DefenseEffect`."""
 
@@ -84,9 +100,11 @@ class DefenseEffect(ReportPart):
         effect: `stopped`: the attacks leak without a defense, and not under these; `no leak`: not
             under these, but not shown without one either; `not stopped`: they leak; `undecided`.
         defenses: labels, see `DefenseReport.label`.
-        cheapest: of those that stop the attacks, the one with the least utility cost; None where
-            no cost was measured.
+        cheapest: of those that stop the attacks, the one whose utility cost is below that of every
+            other, intervals apart; None where there is none.
         cost: that cost.
+        costs: the utility costs of those that stop the attacks, by label; those that were not
+            measured are missing.
     """
 
     kind: Literal["defense effect"] = "defense effect"
@@ -94,10 +112,16 @@ class DefenseEffect(ReportPart):
     defenses: list[str]
     cheapest: str | None = None
     cost: Estimate | None = None
+    costs: dict[str, Estimate] = Field(default_factory=dict)
 
 
 Finding = Annotated[
-    CertifiedFeatures | TruthUnknown | InferredProperty | ConstantProperty | DefenseEffect,
+    CertifiedFeatures
+    | TruthUnknown
+    | InferredProperty
+    | ConstantProperty
+    | NoBaseline
+    | DefenseEffect,
     Field(discriminator="kind"),
 ]
 
@@ -115,7 +139,7 @@ def findings_of(
             attack=attack.title,
             certified=attack.certified,
             individuals=individuals,
-            false=_false_certificates(attack),
+            false=attack.false_certificates,
         )
         for attack in ran
         if attack.certified
@@ -126,22 +150,17 @@ def findings_of(
     return [*certified, *properties, *_on_defenses(defenses)]
 
 
-def _false_certificates(attack: AttackReport) -> int | None:
-    certificates = attack.metrics.certificates if attack.metrics else None
-    return None if certificates is None else certificates.false
-
-
 def _properties(attacks: Sequence[AttackReport]) -> list[str]:
     return next((list(a.metrics.properties) for a in attacks if a.metrics is not None), [])
 
 
 def _on_property(
     name: str, ran: Sequence[AttackReport], attacks: Sequence[AttackReport]
-) -> InferredProperty | ConstantProperty:
+) -> InferredProperty | NoBaseline | ConstantProperty:
     """Return the attack with the largest advantage in a property."""
     defined = [a for a in ran if a.advantage.get(name) and a.advantage[name].value is not None]
     if not defined:
-        return ConstantProperty(subject=name)
+        return _without_advantage(name, ran)
     best = max(defined, key=lambda a: a.advantage[name].value or 0.0)
     baseline = baseline_of(best, name, attacks)
     assert best.metrics is not None and baseline is not None and baseline.metrics is not None
@@ -156,8 +175,21 @@ def _on_property(
     )
 
 
+def _without_advantage(name: str, ran: Sequence[AttackReport]) -> NoBaseline | ConstantProperty:
+    accuracies = [
+        (accuracy.value, accuracy, attack.title)
+        for attack in ran
+        if attack.metrics is not None
+        and (accuracy := attack.metrics.properties[name].balanced_accuracy).value is not None
+    ]
+    if not accuracies:
+        return ConstantProperty(subject=name)
+    _, accuracy, title = max(accuracies, key=lambda each: each[0])
+    return NoBaseline(subject=name, attack=title, accuracy=accuracy)
+
+
 def _on_defenses(defenses: Sequence[DefenseReport]) -> list[DefenseEffect]:
-    """Return which defenses stop the attacks, and the cheapest of them."""
+    """Return which defenses stop the attacks, and at what cost."""
     tried = [d for d in defenses if not d.refused and d.name != "none"]
     leaked = any(d.name == "none" and d.verdict.outcome == "leaks" for d in defenses)
     no_leak, leaking, undecided = (
@@ -179,13 +211,15 @@ def _effect(effect: Effect, defenses: Sequence[DefenseReport]) -> DefenseEffect:
 
 
 def _stopped(defenses: Sequence[DefenseReport]) -> DefenseEffect:
-    costs = [
-        (d.utility_cost.value, d)
+    costs = {
+        d.label: d.utility_cost
         for d in defenses
         if d.utility_cost is not None and d.utility_cost.value is not None
-    ]
-    effect = _effect("stopped", defenses)
-    if not costs:
+    }
+    effect = _effect("stopped", defenses).model_copy(update={"costs": costs})
+    if len(costs) < len(defenses):
         return effect
-    _, cheapest = min(costs, key=lambda pair: pair[0])
-    return effect.model_copy(update={"cheapest": cheapest.label, "cost": cheapest.utility_cost})
+    for label, cost in costs.items():
+        if all(is_above(other, cost) for name, other in costs.items() if name != label):
+            return effect.model_copy(update={"cheapest": label, "cost": cost})
+    return effect

@@ -8,6 +8,9 @@ from leakbench.auditing.report_contents import ReportContents
 from leakbench.auditing.sentences import percent, verdict_text
 from leakbench.auditing.verdicts import RELEVANT_ADVANTAGE
 from leakbench.metrics.estimates import MIN_GROUPS
+from leakbench.metrics.formatting import MISSING
+from leakbench.metrics.of_attacks import FEATURE_COSINE, SWAPPED_COSINE
+from leakbench.records.record import Metrics
 
 
 def html_page(report: ReportContents) -> str:
@@ -19,7 +22,11 @@ def html_page(report: ReportContents) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "verdict_text": verdict_text}
+    environment.filters |= {
+        "cosines": _cosines,
+        "percent": percent,
+        "verdict_text": verdict_text,
+    }
     return environment.get_template("audit.html").render(
         report=report,
         properties=list(report.auxiliary.properties),
@@ -28,3 +35,10 @@ def html_page(report: ReportContents) -> str:
         min_groups=MIN_GROUPS,
         relevant_points=round(100 * RELEVANT_ADVANTAGE),
     )
+
+
+def _cosines(metrics: Metrics) -> str:
+    """Return the feature cosine of an attack's answers, and that of those for other batches."""
+    if metrics.feature_cosine is None:
+        return MISSING
+    return f"{FEATURE_COSINE.text(metrics)}; swapped {SWAPPED_COSINE.text(metrics)}"

@@ -26,6 +26,8 @@ class Answer(ReportPart):
         label: inferred main-task class.
         certified: whether the attack claims to have the individual's feature exactly.
         cosine: between the reconstructed and the true feature, where the truth is known.
+        swapped_cosine: the same for the attack's answers for other batches, see
+            `leakbench.evaluation.swapped`; None where there are none.
     """
 
     probabilities: dict[str, float]
@@ -33,6 +35,7 @@ class Answer(ReportPart):
     label: int | None = None
     certified: bool | None = None
     cosine: float | None = None
+    swapped_cosine: float | None = None
 
 
 class Individual(ReportPart):
@@ -78,9 +81,11 @@ class AttackReport(ReportPart):
 
     Attributes:
         knows: the kinds of knowledge that it was given.
-        certified: features that it claims to have exactly; None where it cannot tell.
+        certified: features that its first run claims to have exactly; None where it cannot tell.
+        false_certificates: of these, those that the truth shows false; None where no truth is
+            known.
         baselines: property → name of the control that the advantage is over: the best baseline with
-            the attack's knowledge.
+            the attack's knowledge; a property without one has no advantage.
     """
 
     name: str
@@ -93,6 +98,7 @@ class AttackReport(ReportPart):
     refused: str
     seconds: float
     certified: int | None
+    false_certificates: int | None = None
     metrics: Metrics | None
     advantage: dict[str, Estimate]
     baselines: dict[str, str] = {}
@@ -114,6 +120,7 @@ Reason = Literal[
     "advantage",
     "advantage excluded",
     "attack not run",
+    "no baseline",
     "constant property",
     "no interval",
     "accurate baseline",
@@ -129,13 +136,14 @@ class Verdict(ReportPart):
     Attributes:
         reason: `leaks` because of certified features, or of an advantage over the best baseline
             whose interval is above 0. `no leak` because a relevant advantage is excluded.
-            `undecided` because an attack was not run, a property is the same for everybody, there
-            are too few batches for an interval, the best baseline is so accurate that no relevant
-            advantage is possible, or the interval is too wide.
+            `undecided` because an attack was not run, no baseline with an attack's knowledge was, a
+            property is the same for everybody, there are too few batches for an interval, the best
+            baseline is so accurate that no relevant advantage is possible, or the interval is too
+            wide.
         certified: exact features that attacks certify, less those that the truth shows false.
         advantage: the one with the highest lower bound, if that is above 0.
         bound: the highest upper bound of any advantage, at least 0; None where it is not known.
-        properties: that are the same for everybody, or that the best baseline knows already.
+        properties: without a baseline, the same for everybody, or known to the best baseline.
         baseline: its balanced accuracy in that property.
         not_run: titles of attacks that were refused.
     """

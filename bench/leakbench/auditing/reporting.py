@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import islice
 
-from leakbench.auditing.attacking import Attacked
+from leakbench.auditing.attacking import Attacked, runs_of_known
 from leakbench.auditing.case import Case
 from leakbench.auditing.client_batches import Batch, KnownBatch
 from leakbench.auditing.defending import Defended
@@ -26,6 +27,7 @@ from leakbench.auditing.report_parts import (
 from leakbench.auditing.sentences import sentence
 from leakbench.auditing.verdicts import verdict_on
 from leakbench.base.plugins import PluginSpec
+from leakbench.evaluation.swapped import swapped_answers
 from leakbench.metrics.matching import match_individuals
 from leakbench.metrics.standardisation import Standardisation
 from leakbench.threat.attack import AttackResult
@@ -44,8 +46,9 @@ def report_of(
         attacked: on all batches.
         name, split: of the model.
     """
+    swapped = {name: _swapped_cosines(each, case) for name, each in attacked.items()}
     updates = [
-        _update(batch, number, attacked, case.standardise)
+        _update(batch, number, attacked, swapped, case.standardise)
         for number, batch in enumerate(case.batches)
     ]
     attacks = [_attack(each) for each in attacked.values()]
@@ -90,8 +93,6 @@ def _model(case: Case, name: str, split: str) -> ModelReport:
 def _attack(attacked: Attacked) -> AttackReport:
     attack = attacked.attack
     spec = PluginSpec.of(attack)
-    answered = [result for result in attacked.results if result is not None]
-    claims = [each.certified for each in answered if each.certified is not None]
     return AttackReport(
         name=spec.name,
         title=attack.title,
@@ -102,7 +103,8 @@ def _attack(attacked: Attacked) -> AttackReport:
         parameters=dict(spec.parameters),
         refused=attacked.refused,
         seconds=attacked.seconds,
-        certified=sum(int(each.sum()) for each in claims) if claims else None,
+        certified=attacked.certified,
+        false_certificates=attacked.false_certificates,
         metrics=attacked.metrics,
         advantage=dict(attacked.advantage),
         baselines=dict(attacked.baselines),
@@ -130,12 +132,36 @@ def _defense(defended: Defended) -> DefenseReport:
     )
 
 
+Cosines = Sequence[float | None]
+"""Of the individuals of a batch, in the order of the truth."""
+
+
+def _swapped_cosines(attacked: Attacked, case: Case) -> list[Cosines]:
+    """Return, by batch, the cosines of an attack's answers for other batches in its first run."""
+    runs = [] if attacked.attack.control else runs_of_known(attacked, case.batches, case)[:1]
+    matched = [run.matched for run in runs]
+    found = swapped_answers(matched, runs[0].truths, case.threat.seed) if runs else None
+    if found is None:
+        return [[None] * batch.size for batch in case.batches]
+    remaining = iter(found.cosines[0].tolist())
+    return [
+        list(islice(remaining, batch.size))
+        if isinstance(batch, KnownBatch)
+        else [None] * batch.size
+        for batch in case.batches
+    ]
+
+
 def _update(
-    batch: Batch, number: int, attacked: Mapping[str, Attacked], standardise: Standardisation
+    batch: Batch,
+    number: int,
+    attacked: Mapping[str, Attacked],
+    swapped: Mapping[str, Sequence[Cosines]],
+    standardise: Standardisation,
 ) -> AuditedUpdate:
     """Return an update with every attack's answers for its individuals; not the controls'."""
     answers = {
-        name: _answers(batch, result, standardise)
+        name: _answers(batch, result, swapped[name][number], standardise)
         for name, each in attacked.items()
         if not each.attack.control and each.results and (result := each.results[number]) is not None
     }
@@ -165,7 +191,9 @@ def _individual(batch: Batch, row: int, answers: dict[str, Answer]) -> Individua
     )
 
 
-def _answers(batch: Batch, result: AttackResult, standardise: Standardisation) -> list[Answer]:
+def _answers(
+    batch: Batch, result: AttackResult, swapped: Cosines, standardise: Standardisation
+) -> list[Answer]:
     """Return an attack's answers, in the order of the truth where it is known."""
     if not isinstance(batch, KnownBatch):
         return [_answer(result, row) for row in range(batch.size)]
@@ -183,7 +211,8 @@ def _answers(batch: Batch, result: AttackResult, standardise: Standardisation) -
             name: (probability >= 0.5) == bool(batch.truth.properties[name][place])
             for name, probability in answer.probabilities.items()
         }
-        answers.append(answer.model_copy(update={"right": right, "cosine": cosine}))
+        known = {"right": right, "cosine": cosine, "swapped_cosine": swapped[place]}
+        answers.append(answer.model_copy(update=known))
     return answers
 
 

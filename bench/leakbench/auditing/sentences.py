@@ -8,6 +8,7 @@ from leakbench.auditing.findings import (
     DefenseEffect,
     Finding,
     InferredProperty,
+    NoBaseline,
     TruthUnknown,
 )
 from leakbench.auditing.report_parts import Reason, Verdict
@@ -49,6 +50,12 @@ def sentence(finding: Finding) -> str:
         case ConstantProperty():
             return (
                 f"{finding.subject}: all individuals have it, or none has, so no accuracy is given."
+            )
+        case NoBaseline():
+            return (
+                f"{finding.subject}: {finding.attack} has a balanced accuracy of "
+                f"{percent(finding.accuracy)} %, but no baseline with its knowledge was measured, "
+                f"so that it cannot be said how much of that is due to the update."
             )
         case DefenseEffect():
             return _on_defenses(finding)
@@ -96,12 +103,18 @@ def _on_defenses(finding: DefenseEffect) -> str:
 
 
 def _cost(finding: DefenseEffect) -> str:
-    if finding.cheapest is None:
+    costs = {label: f"{percent(cost)} points of accuracy" for label, cost in finding.costs.items()}
+    if not costs:
         return "the utility cost was not measured"
-    return (
-        f"{finding.cheapest} has the least utility cost, {percent(finding.cost)} points of "
-        f"accuracy (chosen afterwards: slightly biased downwards)"
-    )
+    if len(finding.defenses) == 1:
+        return f"the utility cost is {next(iter(costs.values()))}"
+    if finding.cheapest is not None:
+        return (
+            f"{finding.cheapest} has the least utility cost in one training each, "
+            f"{costs[finding.cheapest]} (chosen afterwards: slightly biased downwards)"
+        )
+    listed = "; ".join(f"{label} {costs.get(label, 'not measured')}" for label in finding.defenses)
+    return f"their utility costs are not told apart: {listed}"
 
 
 def verdict_text(verdict: Verdict) -> str:
@@ -127,6 +140,7 @@ def _reason(verdict: Verdict) -> str:
             f"an advantage of more than {_points(verdict.bound)} over the best baseline is excluded"
         ),
         "attack not run": "no advantage shown, but not every attack was run",
+        "no baseline": f"no baseline with the attacks' knowledge was measured in {properties}",
         "constant property": f"{properties} is the same for everybody",
         "no interval": f"fewer than {MIN_GROUPS} batches, or people, give no interval",
         "accurate baseline": (

@@ -40,9 +40,7 @@ def _verdict(attacks: Sequence[AttackReport]) -> Verdict:
 
 def _truly_certified(attack: AttackReport) -> int:
     """Return the features that an attack certifies, less those that the truth shows false."""
-    certificates = attack.metrics.certificates if attack.metrics else None
-    false = certificates.false if certificates else 0
-    return max(0, (attack.certified or 0) - false)
+    return (attack.certified or 0) - (attack.false_certificates or 0)
 
 
 def _undecidable(attacks: Sequence[AttackReport]) -> Verdict | None:
@@ -52,6 +50,14 @@ def _undecidable(attacks: Sequence[AttackReport]) -> Verdict | None:
     advantages = [
         (name, each) for a in attacks if not a.control for name, each in a.advantage.items()
     ]
+    without = {
+        name
+        for a in attacks
+        for name in a.advantage
+        if not a.control and name not in a.baselines and _balanced_accuracy(a, name) is not None
+    }
+    if without:
+        return Verdict(outcome="undecided", reason="no baseline", properties=sorted(without))
     constant = sorted({name for name, each in advantages if each.value is None})
     if constant or not advantages:
         return Verdict(outcome="undecided", reason="constant property", properties=constant)

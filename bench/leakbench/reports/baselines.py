@@ -21,16 +21,23 @@ class Baseline:
         title: its column.
         knowledge: the names of the kinds of knowledge that it had.
         estimate: its number; None where it failed or was not measured.
+        tells_labels: whether it is a label baseline, see `tells_labels`.
     """
 
     title: str
     knowledge: frozenset[str]
     estimate: Estimate | None
+    tells_labels: bool
 
 
 def is_baseline(attack: str) -> bool:
     """Whether a plugin declares that it is a baseline, as `prior`, `blind` and `labels` do."""
     return bool(ATTACKS.get(attack).control == "baseline")
+
+
+def tells_labels(attack: str) -> bool:
+    """Whether a plugin declares that it is a label baseline, as `labels` does."""
+    return is_baseline(attack) and ATTACKS.get(attack).is_label_baseline
 
 
 def knowledge_of(measured: Measured) -> frozenset[str]:
@@ -51,14 +58,16 @@ def recorded_knowledge(record: Record) -> frozenset[str]:
 def best_baseline(baselines: Iterable[Baseline], knowledge: Collection[str]) -> Baseline | None:
     """Return the baseline with the highest value among those that know no more than an attack.
 
-    None where there is nothing to be above: where one of these has no value, or where none of them
-    knows the main-task labels as the attack does.
+    None where there is nothing to be above: where one of these has no value, where there is none,
+    or where the attack knows labels and none of them is a label baseline that knows these as it
+    does.
 
     Args:
         knowledge: the attack's.
 
     >>> def of(title, value, *knows):
-    ...     return Baseline(title, frozenset(knows), Estimate(value=value, low=value, high=value))
+    ...     estimate = Estimate(value=value, low=value, high=value)
+    ...     return Baseline(title, frozenset(knows), estimate, tells_labels=title == "Labels")
     >>> prior, labels = of("Prior", 0.5, "auxiliary"), of("Labels", 0.7, "auxiliary", "labels")
     >>> best_baseline([prior, labels], {"auxiliary", "update", "labels"}).title
     'Labels'
@@ -68,8 +77,7 @@ def best_baseline(baselines: Iterable[Baseline], knowledge: Collection[str]) -> 
     True
     """
     fair = [each for each in baselines if each.knowledge <= frozenset(knowledge)]
-    kinds = {label_knowledge(each.knowledge) for each in fair}
-    if label_knowledge(knowledge) not in kinds:
+    if not fair or lacks_label_baseline(fair, knowledge):
         return None
     valued = [
         (each.estimate.value, each)
@@ -79,6 +87,17 @@ def best_baseline(baselines: Iterable[Baseline], knowledge: Collection[str]) -> 
     if len(valued) < len(fair):
         return None
     return max(valued, key=lambda pair: pair[0])[1]
+
+
+def lacks_label_baseline(baselines: Iterable[Baseline], knowledge: Collection[str]) -> bool:
+    """Whether an attack knows labels, and no label baseline knows these as it does and no more."""
+    kind = label_knowledge(knowledge)
+    return kind != "none" and not any(
+        each.tells_labels
+        and each.knowledge <= frozenset(knowledge)
+        and label_knowledge(each.knowledge) == kind
+        for each in baselines
+    )
 
 
 def label_knowledge(knowledge: Collection[str]) -> Literal["known", "recovered", "none"]:

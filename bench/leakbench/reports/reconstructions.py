@@ -60,6 +60,9 @@ class Block:
 def chosen_cells(cells: Sequence[SuiteEntry]) -> list[SuiteEntry]:
     """Return the cells of the first `table2` group in its first setting, at all batch sizes.
 
+    How many individuals, trainings and attack seeds are measured is no matter: the first batch of
+    the first ones is drawn.
+
     Raises:
         UsageError: there is no such group.
     """
@@ -69,12 +72,17 @@ def chosen_cells(cells: Sequence[SuiteEntry]) -> list[SuiteEntry]:
             'reconstructions are drawn of a group with layout = "table2", and there is none; add '
             "one to the suite, or leave out --only"
         )
-    free = {"attack", "attack_parameters", "grant", "batch_size"}
+    amounts = {"individuals", "trainings", "attack_seeds"}
+    free = {"attack", "attack_parameters", "grant", "batch_size", *amounts}
 
     def setting(entry: SuiteEntry) -> object:
         return entry.group, entry.swept, entry.cell.model_dump(exclude=free)
 
-    return [entry for entry in fitting if setting(entry) == setting(fitting[0])]
+    chosen: dict[tuple[str, int], SuiteEntry] = {}
+    for entry in fitting:
+        if setting(entry) == setting(fitting[0]):
+            chosen.setdefault((entry.column, entry.cell.batch_size), entry)
+    return list(chosen.values())
 
 
 def refuse_real_individuals(cell: Cell, folder: Path) -> None:

@@ -11,6 +11,7 @@ from leakbench.records.measured import Measured
 ORACLE_BELOW_CHANCE = "oracle below chance"
 MAIN_TASK_BELOW_MAJORITY = "main task below majority"
 KNOWLEDGE_DIFFERS = "knowledge differs"
+NO_LABEL_BASELINE = "no label baseline"
 
 EXPLANATIONS: Mapping[str, str] = {
     ORACLE_BELOW_CHANCE: (
@@ -25,6 +26,10 @@ EXPLANATIONS: Mapping[str, str] = {
         "the attacks of the row have different threat models, see what each knows below; what one "
         "is above another may be due to that"
     ),
+    NO_LABEL_BASELINE: (
+        "no control, such as `labels`, shows what an attack's main-task labels tell by themselves; "
+        "none of it need be due to the update, and no attack is marked"
+    ),
 }
 """Remark → its explanation."""
 
@@ -37,6 +42,7 @@ def row_remarks(
     cells: Sequence[Measured],
     upper_bounds: Iterable[Estimate],
     knowledge: Iterable[frozenset[str]],
+    lacks_label_baseline: bool,
 ) -> tuple[str, ...]:
     """Return the remarks on a row.
 
@@ -44,12 +50,14 @@ def row_remarks(
         cells: of the row.
         upper_bounds: balanced accuracies of its controls that are upper bounds, if it shows these.
         knowledge: what each attack that competes in it knew.
+        lacks_label_baseline: whether one of these is compared with no label baseline.
     """
     is_below_chance = any(each.value is not None and each.value < 0.5 for each in upper_bounds)
     holds = {
         ORACLE_BELOW_CHANCE: is_below_chance,
         MAIN_TASK_BELOW_MAJORITY: any(map(_main_task_below_majority, cells)),
         KNOWLEDGE_DIFFERS: len(set(knowledge)) > 1,
+        NO_LABEL_BASELINE: lacks_label_baseline,
     }
     return tuple(remark for remark, does in holds.items() if does)
 

@@ -77,7 +77,9 @@ def varying_settings(entries: Sequence[SuiteEntry], leading: Sequence[str]) -> l
         # What a data set alone determines, such as its main task, is in the settings under the
         # table. Where no column names the data set, this holds for its parameters only.
         name = names.get(field, dataset_name if "data set" in leading else None)
-        return name(cell) if name else ""
+        owner = name(cell) if name else ""
+        # The settings under the table list the individuals by batch size.
+        return f"{owner}, B = {cell.batch_size}" if field == "individuals" else owner
 
     def value(field: str, cell: Cell) -> object:
         if field == "model_parameters" and "m" in leading:

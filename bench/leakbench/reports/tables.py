@@ -19,7 +19,14 @@ from leakbench.metrics.of_attacks import (
 from leakbench.metrics.of_properties import BALANCED_ACCURACY
 from leakbench.records.measured import Measured
 from leakbench.records.record import Metrics, Record
-from leakbench.reports.baselines import Baseline, best_baseline, is_above, knowledge_of
+from leakbench.reports.baselines import (
+    Baseline,
+    best_baseline,
+    is_above,
+    knowledge_of,
+    lacks_label_baseline,
+    tells_labels,
+)
 from leakbench.reports.columns import seconds_per_batch
 from leakbench.reports.remarks import batches_text, explained, row_remarks
 from leakbench.reports.rows import LAYOUTS, Row, leading_values, varying_settings
@@ -45,12 +52,18 @@ class TableValue:
         remarks: what follows it.
         compared: the number by which attacks are compared; None where there is none.
         knowledge: the names of the kinds of knowledge that it had.
+        tells_labels: whether it is a label baseline.
     """
 
     number: FormattedNumber
     remarks: tuple[str, ...] = ()
     compared: Estimate | None = None
     knowledge: frozenset[str] = frozenset()
+    tells_labels: bool = False
+
+    def as_baseline(self, title: str) -> Baseline:
+        """It as a baseline."""
+        return Baseline(title, self.knowledge, self.compared, self.tells_labels)
 
     @property
     def text(self) -> str:
@@ -163,10 +176,14 @@ def table_of(cells: Sequence[Measured]) -> Table:
     def remarks_of(row: Row) -> tuple[str, ...]:
         shown = [(roles[c], v) for c, v in values[row].items() if v.compared is not None]
         bounds = [v.compared for role, v in shown if role == "upper bound" and v.compared]
+        knowledge = [v.knowledge for role, v in shown if role == "attack"]
+        baselines = [v.as_baseline(c) for c, v in values[row].items() if roles[c] == "baseline"]
         return row_remarks(
             of_row[row],
             [] if layout in OF_ALL_PROPERTIES else bounds,
-            [v.knowledge for role, v in shown if role == "attack"],
+            knowledge,
+            # Labels tell of no candidate whether it is a member.
+            layout != "membership" and any(lacks_label_baseline(baselines, k) for k in knowledge),
         )
 
     return Table(
@@ -221,7 +238,12 @@ def _in_context(value: TableValue, measured: Measured) -> TableValue:
     if value.compared is not None:
         batches = batches_text(measured.entry.resolved.updates)
         number = replace(number, detail=" ".join(filter(None, (number.detail, batches))))
-    return replace(value, number=number, knowledge=knowledge_of(measured))
+    return replace(
+        value,
+        number=number,
+        knowledge=knowledge_of(measured),
+        tells_labels=tells_labels(measured.entry.cell.attack),
+    )
 
 
 def best_column(values: Mapping[str, TableValue], roles: Mapping[str, Role]) -> str | None:
@@ -245,7 +267,7 @@ def best_column(values: Mapping[str, TableValue], roles: Mapping[str, Role]) -> 
         return None
     best = max(estimates, key=lambda column: estimates[column].value or 0.0)
     rivals = [estimate for column, estimate in estimates.items() if column != best]
-    baselines = [Baseline(c, v.knowledge, v.compared) for c, v in of_role("baseline").items()]
+    baselines = [value.as_baseline(column) for column, value in of_role("baseline").items()]
     baseline = best_baseline(baselines, values[best].knowledge)
     if baseline is None or baseline.estimate is None:
         return None

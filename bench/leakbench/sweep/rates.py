@@ -51,10 +51,12 @@ class Rates:
 
     def _learn(self, cell: Cell, seconds: float) -> None:
         try:
-            work = ResolvedCell.of(cell).work
+            resolved = ResolvedCell.of(cell)
         except UsageError:
             # Its plugin is not installed any more.
             return
+        # A record has the seconds of one run, whatever the number of runs.
+        work = resolved.work / (resolved.runs * len(resolved.setups))
         self.learnt_from += 1
         for key in _kinds(cell):
             self._seconds[key] += seconds

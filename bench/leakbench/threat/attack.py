@@ -74,6 +74,8 @@ class Attack(ABC):
         note: information for readers of its column, printed under each table.
         control: whether it is a control and not an attack: a `baseline`, above which an attack with
             as much knowledge has to be before it has learnt anything, or an `upper bound`.
+        is_label_baseline: whether it is a baseline that answers with all that main-task labels
+            tell. Attacks that know labels are compared only where there is one.
         optional_knowledge: knowledge that it uses in addition if its cell grants it.
         least_runs: how often a cell is measured at least, with seeds of its own each: for attacks
             that cost nothing and of which one run varies much.
@@ -92,6 +94,7 @@ class Attack(ABC):
     reference: ClassVar[str]
     note: ClassVar[str] = ""
     control: ClassVar[Literal["baseline", "upper bound"] | None] = None
+    is_label_baseline: ClassVar[bool] = False
     optional_knowledge: ClassVar[Knowledge] = Knowledge.NOTHING
     least_runs: ClassVar[int] = 1
     is_random: ClassVar[bool] = True

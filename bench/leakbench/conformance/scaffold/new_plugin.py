@@ -49,7 +49,7 @@ KINDS: Mapping[str, Kind] = {
         "bench/leakbench/federation/defenses",
         "Defense",
         "defenses",
-        "leakbench run quick --only attack=feature,prior,blind --set defense={name} "
+        "leakbench run quick --only attack=feature,prior,blind,labels --set defense={name} "
         "--set defense.step=0.001",
     ),
     "model": Kind(
@@ -57,7 +57,7 @@ KINDS: Mapping[str, Kind] = {
         "bench/leakbench/federation/models",
         "Model",
         "models",
-        "leakbench run quick --only attack=prior,blind,oracle --set model={name} "
+        "leakbench run quick --only attack=prior,blind,labels,oracle --set model={name} "
         "--set model_parameters='{{}}' --set split=first_layer",
     ),
 }

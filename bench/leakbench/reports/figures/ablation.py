@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle
 from math import ceil
 from textwrap import fill
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from leakbench.base.registry import ATTACKS
 from leakbench.metrics.estimates import Estimate
-from leakbench.metrics.of_attacks import FEATURE_COSINE
+from leakbench.metrics.of_attacks import FEATURE_COSINE, SWAPPED_COSINE
 from leakbench.metrics.of_properties import BALANCED_ACCURACY
 from leakbench.records.measured import Measured
 from leakbench.reports.figures.canvas import (
@@ -55,6 +55,7 @@ NEEDS = f'group that sweeps "attack.{SWEPT}"'
 EXAMPLE = f'"attack.{SWEPT}" = [0, 0.1, 1] in its `sweep`'
 
 COSINE = FEATURE_COSINE.title
+SWAPPED = SWAPPED_COSINE.title
 
 PANELS_A_ROW = 3
 
@@ -66,10 +67,12 @@ class Line:
     Attributes:
         setting: in which it differs from others of its column: the batch size, and others.
         control: the control that it shows; None if it shows the attack.
+        is_swapped: whether it shows the cosine of the attack's answers for other batches.
     """
 
     setting: str
     control: str | None
+    is_swapped: bool = False
 
 
 Panels = Mapping[str, Mapping[Line, Mapping[Level, Estimate]]]
@@ -80,7 +83,7 @@ def figures(cells: Sequence[Measured]) -> dict[str, Figure | None]:
     """Return a figure for each column that sweeps λ, in each group; None if it is not measured.
 
     A panel per property and one for the cosine of features; a line for each batch size, beside it
-    the group's controls.
+    the group's controls and, in the panel of cosines, the attack's own swapped cosine.
     """
     swept = dict.fromkeys(
         (m.entry.group, m.entry.column)
@@ -132,7 +135,7 @@ def _figure(cells: Sequence[Measured], column: str, panels: Panels, axis: LevelA
             if line.control:
                 draw_level(ax, by_level[None], styles[label], label, scale)
             else:
-                shift = shifts(styles)[label]
+                shift = shifts(styles).get(label, 0.0)
                 draw_over_levels(ax, axis, by_level, styles[label], label, shift, scale)
         if name != COSINE:
             ax.set_ylim(*accuracy_range(drawn))
@@ -160,6 +163,9 @@ def _panels(cells: Sequence[Measured]) -> Panels:
                 panels.setdefault(name, {}).setdefault(line, {})[level] = of.balanced_accuracy
         if metrics.feature_cosine is not None and defined(metrics.feature_cosine):
             cosines.setdefault(line, {})[level] = metrics.feature_cosine
+            swapped = metrics.swapped_cosine
+            if line.control is None and swapped is not None and defined(swapped):
+                cosines.setdefault(replace(line, is_swapped=True), {})[level] = swapped
     return panels | ({COSINE: cosines} if cosines else {})
 
 
@@ -177,12 +183,15 @@ def _labels(panels: Panels, column: str) -> dict[Line, str]:
 
     same = {control for control in controls if is_same(control)}
     order: list[str | None] = [None, *controls]
-    return {
-        line: line.control
-        if line.control in same and line.control
-        else ", ".join(filter(None, (line.control, line.setting))) or column
-        for line in sorted(lines, key=lambda each: order.index(each.control))
-    }
+
+    def label(line: Line) -> str:
+        if line.control and line.control in same:
+            return line.control
+        of = ", ".join(filter(None, (line.control, line.setting))) or column
+        return f"{of}, {SWAPPED}" if line.is_swapped else of
+
+    ordered = sorted(lines, key=lambda each: (order.index(each.control), each.is_swapped))
+    return {line: label(line) for line in ordered}
 
 
 def _styles(labels: Mapping[Line, str]) -> dict[str, Style]:
@@ -195,8 +204,12 @@ def _styles(labels: Mapping[Line, str]) -> dict[str, Style]:
     styles: dict[str, Style] = {}
     for line, label in labels.items():
         if line.control is None:
-            styles[label] = Style(
-                colours[line.setting], markers[line.setting], "solid", control=False
+            colour, marker = colours[line.setting], markers[line.setting]
+            # Dashed and without a band, as a control is: it is what the cosine compares with.
+            styles[label] = (
+                Style(colour, "", "dashed", control=True)
+                if line.is_swapped
+                else Style(colour, marker, "solid", control=False)
             )
         else:
             colour = GREY if label == line.control else colours[line.setting]

@@ -83,9 +83,8 @@ def draw_curve(
     if style.control:
         # A single point is visible only with a marker.
         mark = "x" if len(x) == 1 else ""
-        ax.plot(
-            x, value, color=GREY, linestyle=style.dashes, linewidth=1.3, marker=mark, label=label
-        )
+        (line,) = ax.plot(x, value, linestyle=style.dashes, linewidth=1.3, marker=mark, label=label)
+        line.set_color(style.colour)
         return
     shade, edge = (style.colour, SHADE), (style.colour, EDGE)
     ax.fill_between(x, low, high, facecolor=shade, edgecolor=edge, linewidth=0.7)

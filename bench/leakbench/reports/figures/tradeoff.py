@@ -13,7 +13,13 @@ from leakbench.experiments.defense_labels import defense_family, defense_numbers
 from leakbench.metrics.estimates import Estimate
 from leakbench.records.measured import Measured
 from leakbench.reports.advantage import advantage_over
-from leakbench.reports.baselines import Baseline, best_baseline, is_baseline, knowledge_of
+from leakbench.reports.baselines import (
+    Baseline,
+    best_baseline,
+    is_baseline,
+    knowledge_of,
+    tells_labels,
+)
 from leakbench.reports.figures.canvas import (
     COLOURS,
     GREY,
@@ -130,7 +136,12 @@ def _panels(cells: Sequence[Measured]) -> dict[str, Panel]:
 def _point(cells: Sequence[Measured], name: str) -> Point | None:
     """Return the point of one defense and level; None where attack or baseline are missing."""
     baselines = [
-        Baseline(m.entry.column, knowledge_of(m), _accuracy(m, name))
+        Baseline(
+            title=m.entry.column,
+            knowledge=knowledge_of(m),
+            estimate=_accuracy(m, name),
+            tells_labels=tells_labels(m.entry.cell.attack),
+        )
         for m in cells
         if _is_baseline(m)
     ]

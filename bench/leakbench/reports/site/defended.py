@@ -15,6 +15,7 @@ from leakbench.reports.baselines import (
     best_baseline,
     is_baseline,
     recorded_knowledge,
+    tells_labels,
 )
 from leakbench.reports.site.cell_tables import in_reading_order
 
@@ -86,8 +87,12 @@ def _defended(
 
 
 def _baseline(control: Record, name: str) -> Baseline:
-    title = ATTACKS.get(control.cell.attack).title
-    return Baseline(title, recorded_knowledge(control), _accuracy(control, name))
+    return Baseline(
+        title=ATTACKS.get(control.cell.attack).title,
+        knowledge=recorded_knowledge(control),
+        estimate=_accuracy(control, name),
+        tells_labels=tells_labels(control.cell.attack),
+    )
 
 
 def _accuracy(record: Record | None, name: str) -> Estimate | None:
