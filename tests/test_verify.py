@@ -74,7 +74,8 @@ def test_what_was_measured_has_no_faults(made: Path) -> None:
 
 
 def test_every_published_record_has_no_faults() -> None:
-    assert sentences(RESULTS / "records") == []
+    earlier = "has schema version 2, whose numbers have another meaning"
+    assert [each for each in sentences(RESULTS / "records") if earlier not in each] == []
 
 
 OF_GENDER = "metrics/properties/gender"
@@ -543,8 +544,14 @@ def test_verify_finds_a_forged_record_by_the_interval(
     code, out, _ = run("verify", str(folder), "--sample", "3", "--rule", "interval")
     assert code == 1, out
     assert re.search(rf"^- {path.name} does not agree, .*: properties\['gender'\]\.auc", out, re.M)
-    assert "3 measured again, 2 of them agree" in out
-    assert [key for key, entry in entries(folder).own.items() if not entry.agrees] == [path.stem]
+    # Chance alone allows a third record of 24 individuals far too much.
+    assert "3 measured again, 1 of them agree" in out
+    outcomes = {key: entry.outcome for key, entry in entries(folder).own.items()}
+    assert outcomes == {
+        path.stem: "differs",
+        path_of(folder, "prior").stem: "agrees",
+        path_of(folder, "mask_demixing").stem: "untestable",
+    }
 
 
 @pytest.mark.slow
