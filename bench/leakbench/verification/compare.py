@@ -39,13 +39,8 @@ class Comparison:
         properties: of the cell.
         differences: in which values they contradict each other, a phrase each.
         untested: names of values that the rule could not compare.
-<<<<<<< HEAD
-        tested: those of the properties of which it compared accuracy or AUC, so that a large shift
-            would differ.
-=======
         tested: those of the properties of which it compared accuracy or AUC by a test that finds a
             large shift.
->>>>>>> fixverify
     """
 
     properties: tuple[str, ...]
