@@ -205,9 +205,9 @@ def _styles(labels: Mapping[Line, str]) -> dict[str, Style]:
     for line, label in labels.items():
         if line.control is None:
             colour, marker = colours[line.setting], markers[line.setting]
-            # Dashed and without a band, as a control is: it is what the cosine compares with.
+            # Without a band, as a control is: it is what the cosine compares with.
             styles[label] = (
-                Style(colour, "", "dashed", control=True)
+                Style(colour, "x", "solid", control=True)
                 if line.is_swapped
                 else Style(colour, marker, "solid", control=False)
             )
