@@ -50,11 +50,13 @@ class Matched:
     ) -> Self:
         """Return the answers of one run, matched by feature within each batch."""
         orders, features, cosines, certified = [], [], [], []
-        for truth, result in zip(truths, results, strict=True):
+        true = standardise(torch.cat([truth.features for truth in truths]))
+        own = torch.tensor_split(true, np.cumsum([len(truth) for truth in truths])[:-1].tolist())
+        for truth, result, features_of in zip(truths, results, own, strict=True):
             order = torch.arange(len(truth))
             if result.features is not None:
                 found = standardise(result.features)
-                order, cosine = match_individuals(found, standardise(truth.features))
+                order, cosine = match_individuals(found, features_of)
                 features.append(found[order])
                 cosines.append(cosine)
             if result.certified is not None:
@@ -70,7 +72,7 @@ class Matched:
                 for name in results[0].scores
             },
             features=torch.cat(features) if everywhere else None,
-            true=standardise(torch.cat([truth.features for truth in truths])),
+            true=true,
             cosines=in_order(cosines) if everywhere else None,
             certified=torch.cat(certified).numpy() if len(certified) == len(truths) else None,
         )

@@ -108,7 +108,12 @@ UTILITY_TRAININGS = 3
 
 def utility_setups(setup: Setup) -> list[Setup]:
     """Return the setups whose trainings measure the utility cost of a defense."""
-    numbers = range(setup.training, setup.training + UTILITY_TRAININGS)
+    return consecutive_trainings(setup, UTILITY_TRAININGS)
+
+
+def consecutive_trainings(setup: Setup, count: int) -> list[Setup]:
+    """Return the setups of `count` trainings, from a setup's own on."""
+    numbers = range(setup.training, setup.training + count)
     return [setup.model_copy(update={"training": number}) for number in numbers]
 
 
@@ -149,9 +154,7 @@ class Cell(Setup):
     @property
     def setups(self) -> list[Setup]:
         """The setup of each training, in order."""
-        first = self.setup
-        numbers = range(self.training, self.training + self.trainings)
-        return [first.model_copy(update={"training": number}) for number in numbers]
+        return consecutive_trainings(self.setup, self.trainings)
 
     def key(self, attack_version: int, schema: int | None = None) -> str:
         """Return the cell's key, 24 hexadecimal digits of a hash of its canonical JSON.

@@ -72,8 +72,12 @@ class ResolvedCell:
     @property
     def work(self) -> float:
         """Expected cost in gradient evaluations of one individual (for time estimates)."""
-        of_run = self.cell.individuals * self.attack.work(self.individuals_in_update)
-        return of_run * self.runs * len(self.setups)
+        return self.work_of_run * self.runs * len(self.setups)
+
+    @property
+    def work_of_run(self) -> float:
+        """The same of one of its runs, of which a record has the seconds."""
+        return self.cell.individuals * self.attack.work(self.individuals_in_update)
 
     def check(self) -> None:
         """Refuse a cell that cannot be measured.

@@ -51,12 +51,10 @@ class Rates:
 
     def _learn(self, cell: Cell, seconds: float) -> None:
         try:
-            resolved = ResolvedCell.of(cell)
+            work = ResolvedCell.of(cell).work_of_run
         except UsageError:
             # Its plugin is not installed any more.
             return
-        # A record has the seconds of one run, whatever the number of runs.
-        work = resolved.work / (resolved.runs * len(resolved.setups))
         self.learnt_from += 1
         for key in _kinds(cell):
             self._seconds[key] += seconds
