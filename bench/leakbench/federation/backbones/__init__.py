@@ -1,0 +1,1 @@
+"""Pretrained networks as shared models, and where their weights come from."""
