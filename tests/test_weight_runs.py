@@ -185,6 +185,7 @@ def cli(folder: Path, variables: dict[str, str], *arguments: str) -> Any:
     )
 
 
+@pytest.mark.slow
 def test_nothing_that_a_run_writes_has_the_path(
     measured: tuple[Path, Path, dict[str, str]],
 ) -> None:
@@ -195,6 +196,7 @@ def test_nothing_that_a_run_writes_has_the_path(
     assert f"--set model.weights={name_of(file)}" in (folder / "out" / "small.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_name_of_the_content_stands_for_the_file(
     measured: tuple[Path, Path, dict[str, str]],
 ) -> None:
@@ -204,6 +206,7 @@ def test_the_name_of_the_content_stands_for_the_file(
     assert "1 of 1 cells have their record" in again.stderr
 
 
+@pytest.mark.slow
 def test_a_record_whose_weights_are_missing_cannot_be_measured_here(
     measured: tuple[Path, Path, dict[str, str]], tmp_path: Path
 ) -> None:
