@@ -30,6 +30,7 @@ from leakbench.evaluation.auxiliary import (
     other_people,
 )
 from leakbench.evaluation.loading import fingerprint, load_auxiliary_individuals, load_individuals
+from leakbench.evaluation.required_weights import provide_weights
 from leakbench.evaluation.shared_training import trained_model, training_run
 from leakbench.experiments.cell import PROPERTY_MODEL_VERSION, Setup
 from leakbench.federation.defense import Defense
@@ -80,8 +81,9 @@ def prepare(
         on_status: called with a short description of each long step.
 
     Raises:
-        UsageError: data, main task, properties, model or split are not as they must be.
+        UsageError: data, main task, properties, model, weights or split are not as they must be.
     """
+    provide_weights(setup, data_root)
     on_status(f"loading {setup.dataset}")
     individuals = load_individuals(setup, data_root)
     foreign = load_auxiliary_individuals(setup, data_root)
@@ -163,8 +165,9 @@ def train_for_utility(
         defense: under which it is trained, a client part; None for none.
 
     Raises:
-        UsageError: data, main task or model are not as they must be.
+        UsageError: data, main task, model or weights are not as they must be.
     """
+    provide_weights(setup, data_root)
     individuals = load_individuals(setup, data_root)
     split = _split(individuals, setup)
     under = None if defense is None else defense.build(DEFENSES)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from leakbench.experiments.cell import Cell
 from leakbench.experiments.defense_labels import defense_text
 from leakbench.experiments.expansion import SuiteEntry
+from leakbench.federation.backbones.weight_registry import weights_text
 
 
 def describe(entry: SuiteEntry) -> str:
@@ -41,7 +42,9 @@ def _with_subject(name: str, parameters: Mapping[str, object]) -> str:
 
 
 def text_of(value: object) -> str:
-    """Return a setting as text, a mapping as `key = value, …`."""
+    """Return a setting as text, a mapping as `key = value, …`, names of weights shortened."""
     if isinstance(value, dict):
-        return ", ".join(f"{k} = {v}" for k, v in value.items())
-    return value if isinstance(value, str) else json.dumps(value)
+        return ", ".join(
+            f"{k} = {weights_text(v) if isinstance(v, str) else v}" for k, v in value.items()
+        )
+    return weights_text(value) if isinstance(value, str) else json.dumps(value)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from leakbench.base.errors import UsageError
 from leakbench.base.markdown import markdown_table
 from leakbench.evaluation.loading import load_individuals
+from leakbench.evaluation.required_weights import WeightsHere
 from leakbench.evaluation.shared_training import is_trained
+from leakbench.federation.backbones.weight_sources import NotDownloadedError
 from leakbench.metrics.formatting import counted
 from leakbench.sweep.durations import duration
 from leakbench.sweep.pending import Pending, Reason
@@ -59,12 +62,16 @@ def plan(
     steps = steps_of([each.entry for each in pending])
     cached, lacking = set(), {}
     fingerprints: dict[str, str] = {}
+    weights = WeightsHere(data_root, "refused")
     for step in steps:
         if isinstance(step.task, Measure):
             continue
         setup = step.task.setup
         data = f"{setup.dataset} {setup.dataset_parameters} {setup.image_size}"
         try:
+            # A run would download what the user says to download.
+            with suppress(NotDownloadedError):
+                weights.require(setup)
             if data not in fingerprints:
                 fingerprints[data] = load_individuals(setup, data_root).fingerprint
         except UsageError as error:
