@@ -13,6 +13,7 @@ from leakbench.base.plugins import PluginSpec, parameters_of
 from leakbench.base.registry import DEFENSES, MODELS
 from leakbench.base.seeds import digest, seed_for
 from leakbench.data.dataset import Individuals
+from leakbench.data.images import to_images
 from leakbench.data.split import Split
 from leakbench.experiments.cell import Setup
 from leakbench.federation.client import Compute, gradient
@@ -104,12 +105,14 @@ def trained_model(
                 )
             _load(model, optimiser, cached_tensors(_weights(run, stop), _state(model, optimiser)))
             start = stop
-        if defense is None and setup.rounds:
-            # The weights may come from a cache that was filled without this check.
-            check_finite(model, setup.rounds - 1, rate.at(setup.rounds - 1))
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    return model.eval()
+    model.eval()
+    if defense is None and setup.rounds:
+        # The weights may come from a cache that was filled without this check.
+        some = to_images(individuals.images[split.clients[0][:8]], device)
+        check_finite(model, setup.rounds - 1, rate.at(setup.rounds - 1), some)
+    return model
 
 
 def learning_rate_of(setup: Setup) -> LearningRate:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from leakbench.base.choices import Augmentation
 from leakbench.base.errors import UsageError
@@ -93,16 +94,25 @@ def train(
     model.eval()
 
 
-def check_finite(model: SharedModel, number: int, learning_rate: float) -> None:
-    """Refuse weights, or running statistics, that are not finite after a round.
+def check_finite(
+    model: SharedModel, number: int, learning_rate: float, images: Tensor | None = None
+) -> None:
+    """Refuse weights or running statistics that are not finite after a round.
+
+    Args:
+        images: of clients, shape (n, 3, size, size), for which the model, in evaluation mode, must
+            have finite outputs too: weights may be finite and still too large.
 
     Raises:
         UsageError: names the round and the learning rate.
     """
     state = [each for each in model.state_dict().values() if each.is_floating_point()]
+    if images is not None:
+        with torch.no_grad():
+            state.append(model(images))
     # One answer from the device, not one for each tensor.
     if not bool(torch.stack([torch.isfinite(each).all() for each in state]).all()):
         raise UsageError(
-            f"the training diverged: the model's weights are not finite after round {number + 1} "
+            f"the training diverged: weights or outputs are not finite after round {number + 1} "
             f"at the learning rate {learning_rate:g}; lower `learning_rate`"
         )
