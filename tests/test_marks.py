@@ -20,12 +20,9 @@ from leakbench.reports.publishing import publish
 from leakbench.reports.remarks import (
     EXPLANATIONS,
     KNOWLEDGE_DIFFERS,
-    MAIN_TASK_BEHIND_CENTRAL,
-    MAIN_TASK_BELOW_MAJORITY,
     NO_LABEL_BASELINE,
     ORACLE_BELOW_CHANCE,
 )
-from leakbench.reports.settings import settings
 from leakbench.reports.site.chart import charts
 from leakbench.reports.site.defended import defended
 from leakbench.reports.suite_report import main_tables, reading_aid
@@ -242,29 +239,6 @@ def test_a_row_says_where_its_oracle_is_below_chance() -> None:
     assert ORACLE_BELOW_CHANCE in remarks(below)
     assert ORACLE_BELOW_CHANCE not in remarks(with_accuracy(quick(), "oracle", estimate(0.5, 0.2)))
     assert EXPLANATIONS[ORACLE_BELOW_CHANCE] in main_tables(below)
-
-
-def test_a_row_says_where_its_main_task_is_below_the_majority_class() -> None:
-    def trained(accuracy: float) -> set[str]:
-        shared = {"accuracy": accuracy, "most_frequent_class": 0.5, "labelled_auxiliary": 1.0}
-        return remarks(changed(quick(), "", main_task=shared))
-
-    assert MAIN_TASK_BELOW_MAJORITY in trained(0.49)
-    assert MAIN_TASK_BELOW_MAJORITY not in trained(0.5)
-
-
-def test_a_row_says_where_clients_stay_behind_the_centrally_trained_model() -> None:
-    def trained(central: float | None) -> list[Measured]:
-        shared = {"accuracy": 0.7, "most_frequent_class": 0.5, "labelled_auxiliary": 1.0}
-        beside = {} if central is None else {"central": central}
-        return changed(quick(), "", main_task=shared | beside)
-
-    assert MAIN_TASK_BEHIND_CENTRAL in remarks(trained(0.76))
-    assert EXPLANATIONS[MAIN_TASK_BEHIND_CENTRAL] in main_tables(trained(0.76))
-    for alike in (None, 0.6, 0.74):
-        assert MAIN_TASK_BEHIND_CENTRAL not in remarks(trained(alike))
-    assert "(centrally trained 76.0 %, most frequent class 50.0 %)" in settings(trained(0.76))
-    assert "main-task accuracy 70.0 % (most frequent class" in settings(trained(None))
 
 
 def test_the_site_has_the_remarks_and_their_explanation(tmp_path: Path) -> None:

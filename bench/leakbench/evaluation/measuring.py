@@ -106,10 +106,7 @@ def measure(
         fingerprint=first.fingerprint,
         versions={"leakbench": version("leakbench"), "python": platform.python_version()}
         | {name: version(name) for name in LIBRARIES},
-        environment=Environment(
-            compiled=_compiled(results),
-            threads=torch.get_num_threads(),
-        ),
+        environment=Environment(compiled=_compiled(results), threads=torch.get_num_threads()),
         device=first.device,
     )
 

@@ -15,7 +15,7 @@ from leakbench.base.errors import UsageError
 from leakbench.base.seeds import generator_for
 from leakbench.data.images import to_images
 from leakbench.federation.augmentation import augmented
-from leakbench.federation.client import Client, Compute, gradient
+from leakbench.federation.client import Client, Compute, Update, gradient
 from leakbench.federation.server_optimiser import LearningRate, ServerOptimiser
 from leakbench.federation.shared_model import SharedModel
 
@@ -58,7 +58,8 @@ def train(
         may_diverge: whether weights that are not finite are accepted.
 
     Raises:
-        UsageError: the weights are not finite after a round; names the round and η.
+        UsageError: the weights are not finite after a round; or BatchNorm gets a single value per
+            channel, of one individual.
     """
     device = next(model.parameters()).device
     rate = (
@@ -77,14 +78,15 @@ def train(
             rows = torch.randperm(size, generator=generator)[:client_batch].numpy()
             augmenting = generator_for("training augmentation", seed, number, k)
             images = augmented(to_images(client.images[rows], device), augmentation, augmenting)
-            update = compute(
+            update = _computed(
+                compute,
                 Client(
                     model=model,
                     images=images,
                     labels=torch.from_numpy(client.labels[rows]).to(device),
                     learning_rate=rate.at(number),
                     generator=generator_for("training defense", seed, number, k),
-                )
+                ),
             )
             for summed, value in zip(mean, update.values(), strict=True):
                 summed.add_(value, alpha=size / total)
@@ -92,6 +94,18 @@ def train(
         if not may_diverge:
             check_finite(model, number, rate.at(number))
     model.eval()
+
+
+def _computed(compute: Compute, client: Client) -> Update:
+    try:
+        return compute(client)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UsageError(
+            "BatchNorm cannot normalise one individual by itself, and a client takes a step with "
+            "one; choose `client_batch` and `local_batch` so that no step has a single individual"
+        ) from error
 
 
 def check_finite(
