@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -321,13 +322,14 @@ def test_the_centrally_trained_model_has_all_clients_as_one() -> None:
     assert context.main_task["central"] == hits.float().mean().item()
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_says_so_in_one_sentence(
     run_here: Callable[..., tuple[int, str]],
 ) -> None:
     """Case 15: it was an error of scikit-learn, and exit code 1."""
     code, said = run_here("--set", "learning_rate=1e30", "--only", "attack=prior")
     assert code == 2
-    assert "not finite after round 1 at the learning rate 1e+30; lower `learning_rate`" in said
+    assert re.search(r"not finite after round \d at the learning rate 1e\+30; lower", said)
     assert "Error" not in said
 
 
