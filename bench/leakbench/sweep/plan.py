@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +85,7 @@ def plan(
 
 def _is_cached(task: Prepare | Train, data: str, device: str) -> bool:
     if isinstance(task, Train):
-        return is_trained(task.setup, data, device, task.defense)
+        return is_trained(task.setup, data, device, task.defense, task.central)
     return is_trained(task.setup, data, device)
 
 
@@ -133,7 +133,8 @@ def _estimate(plan: Plan, workers: int, device: str) -> str:
     left = [step for step in plan.steps if not plan.lacking.keys() & {step.name, *step.needs}]
     total = sum(plan.seconds[step.name] for step in left)
     # Never less than a cell and the shared work that it waits for, one after the other.
-    longest = max((_chain(plan, step) for step in left), default=0.0)
+    steps = {step.name: step for step in plan.steps}
+    longest = max((_chain(plan, steps, step) for step in left), default=0.0)
     seconds = max(total / workers, longest)
     learnt = (
         f"learnt from {counted(plan.learnt_from, 'record')}"
@@ -146,6 +147,6 @@ def _estimate(plan: Plan, workers: int, device: str) -> str:
     )
 
 
-def _chain(plan: Plan, step: Step) -> float:
-    before = max((plan.seconds[need] for need in step.needs), default=0.0)
+def _chain(plan: Plan, steps: Mapping[str, Step], step: Step) -> float:
+    before = max((_chain(plan, steps, steps[need]) for need in step.needs), default=0.0)
     return before + plan.seconds[step.name]
