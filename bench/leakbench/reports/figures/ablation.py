@@ -205,7 +205,7 @@ def _styles(labels: Mapping[Line, str]) -> dict[str, Style]:
     for line, label in labels.items():
         if line.control is None:
             colour, marker = colours[line.setting], markers[line.setting]
-            # A plain line without a band: it is what the cosine compares with, and dashes are controls.
+            # Plain, without a band: what the cosine compares with. Dashes are controls.
             styles[label] = (
                 Style(colour, "", "solid", control=True)
                 if line.is_swapped
