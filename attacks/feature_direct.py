@@ -163,4 +163,4 @@ FIXED = 2.0
 """Work of an evaluation for a batch, in evaluations of an individual's gradient."""
 
 GROWING = 2e-3
-"""The same for each individual, in multiples of B²: 3 B² numbers are inner products of as many."""
+"""The same for each individual, over B²: of JᵀJ an individual has B³ entries, all of few flops."""

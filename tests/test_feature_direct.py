@@ -71,6 +71,7 @@ def test_a_single_individual_is_found_exactly(classes: int, hidden_layers: int) 
     assert _cosines(found, batch).min() > EXACT
     assert found.features is not None
     torch.testing.assert_close(found.features, batch.features, rtol=1e-3, atol=1e-3)
+    assert found.steps == 1
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -102,7 +102,8 @@ def _with_principal_directions(
     standardised = (features - standard.mean) / standard.deviation
     count = min(PRINCIPAL // individuals + 1, *standardised.shape)
     principal = torch.linalg.svd(standardised, full_matrices=False).Vh[:count].mT
-    seen = rows[:-1] * standard.deviation[:, None]
+    # What is in the row space is the mean's multiple [mean, 1] and a direction [·, 0].
+    seen = (rows[:-1] - standard.mean[:, None] * rows[-1]) / standard.deviation[:, None]
     orthonormal = torch.linalg.qr(torch.cat([seen, principal], dim=1)).Q[:, :count]
     directions = standard.deviation[:, None] * orthonormal
     spanned = functional.pad(directions.mT, (0, 1))

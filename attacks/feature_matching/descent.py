@@ -26,15 +26,15 @@ def descend(
         iterations: evaluations of the equations.
     """
     damping = dummies.logits.new_full((len(dummies.logits),), FIRST)
-    for _, turn in zip(range(iterations), _turns(residual, dummies), strict=False):
-        cost, normal, downhill = residual.equations(dummies, turn, sharpness)
+    for _, block in zip(range(iterations), _blocks(residual, dummies), strict=False):
+        cost, normal, downhill = residual.equations(dummies, block, sharpness)
         diagonal = normal.diagonal(dim1=1, dim2=2)
         least = LEAST * diagonal.amax(1, keepdim=True) + torch.finfo(cost.dtype).tiny
         damped = normal + torch.diag_embed(damping[:, None] * diagonal + least)
         root, failed = torch.linalg.cholesky_ex(damped)
         step = torch.cholesky_solve(downhill[..., None], root).squeeze(2)
         step = torch.where((failed == 0)[:, None], step, 0.0)
-        there = _moved(residual, dummies, turn, -step)
+        there = _moved(residual, dummies, block, -step)
         better = residual.cost(there, sharpness) < cost
         dummies = Dummies(
             torch.where(better[:, None, None], there.unknowns, dummies.unknowns),
@@ -44,18 +44,10 @@ def descend(
     return dummies
 
 
-def unknowns_of_each(residual: Residual) -> int:
-    """Return how many numbers are unknown of each dummy: of its feature, and of its label."""
-    return residual.space.unknowns + (residual.head.classes if residual.joint else 0)
-
-
-def _turns(residual: Residual, dummies: Dummies) -> Iterator[Tensor]:
-    """Yield which dummies move in each iteration, without an end; none if nothing is unknown."""
-    unknowns = unknowns_of_each(residual)
-    if not unknowns:
-        return
+def _blocks(residual: Residual, dummies: Dummies) -> Iterator[Tensor]:
+    """Yield which dummies move in each iteration, without an end."""
     everybody = torch.arange(dummies.unknowns.shape[1], device=dummies.unknowns.device)
-    together = max(1, LARGEST // unknowns)
+    together = max(1, LARGEST // residual.unknowns)
     while True:
         yield from torch.split(everybody, together)
 

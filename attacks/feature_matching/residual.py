@@ -36,20 +36,20 @@ class Dummies:
 
 
 @dataclass(frozen=True)
-class Passed:
+class LayerTerms:
     """What one layer's gradient is made of: x cᵀ, summed over the dummies.
 
     Attributes:
         errors: x = ∂ℓ / ∂z, shape (R, B, m).
         inputs: c, the layer's inputs and 1, shape (R, B, n).
-        turned_errors, turned_inputs: their derivatives by the w unknowns of each of the N dummies
-            that move, shapes (R, N, m, w) and (R, N, n, w).
+        error_derivatives, input_derivatives: by the w unknowns of each of the N dummies that move,
+            shapes (R, N, m, w) and (R, N, n, w).
     """
 
     errors: Tensor
     inputs: Tensor
-    turned_errors: Tensor
-    turned_inputs: Tensor
+    error_derivatives: Tensor
+    input_derivatives: Tensor
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,11 @@ class Residual:
     space: Coordinates
     targets: Sequence[Tensor]
     joint: bool
+
+    @property
+    def unknowns(self) -> int:
+        """w: how many numbers are unknown of each dummy, of its feature and of its label."""
+        return self.space.unknowns + (self.head.classes if self.joint else 0)
 
     def cost(self, dummies: Dummies, sharpness: Tensor | None) -> Tensor:
         """Return the sum over layers of ‖g̃ − g‖² / ‖g‖², shape (R,).
@@ -104,7 +109,7 @@ class Residual:
             size = _size(target)
             residual = layer.errors.mT @ layer.inputs - target
             x, c = layer.errors[:, moving], layer.inputs[:, moving]
-            dx, dc = layer.turned_errors, layer.turned_inputs
+            dx, dc = layer.error_derivatives, layer.input_derivatives
             by_errors = (c @ residual.mT)[:, :, None] @ dx
             by_inputs = (x @ residual)[:, :, None] @ dc
             found.append(
@@ -157,16 +162,16 @@ class Residual:
 
     def _linearised(
         self, dummies: Dummies, moving: Tensor, sharpness: Tensor | None
-    ) -> list[Passed]:
+    ) -> list[LayerTerms]:
         z, inputs = self._forward(dummies, sharpness)
         errors = self._backward(dummies, z, sharpness)
         at = [each[:, moving] for each in z]
-        dz, dc = self._turned_forward(at, sharpness)
+        dz, dc = self._forward_derivatives(at, sharpness)
         labels, at_errors = dummies.logits[:, moving], [x[:, moving] for x in errors]
-        dx = self._turned_backward(labels, at, at_errors, dz, sharpness)
-        return [Passed(*each) for each in zip(errors, inputs, dx, dc, strict=True)]
+        dx = self._backward_derivatives(labels, at, at_errors, dz, sharpness)
+        return [LayerTerms(*each) for each in zip(errors, inputs, dx, dc, strict=True)]
 
-    def _turned_forward(
+    def _forward_derivatives(
         self, z: Sequence[Tensor], sharpness: Tensor | None
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Return derivatives of z and [inputs, 1] of each layer by the unknowns."""
@@ -183,7 +188,7 @@ class Residual:
             dc.append(functional.pad(da, (0, 0, 0, 1)))
         return dz, dc
 
-    def _turned_backward(
+    def _backward_derivatives(
         self,
         labels: Tensor,
         z: Sequence[Tensor],
@@ -192,28 +197,28 @@ class Residual:
         sharpness: Tensor | None,
     ) -> list[Tensor]:
         """Return derivatives of x of each layer by the unknowns, label logits being `labels`."""
-        dx = [_turned_softmax(z[-1], dz[-1])]
+        dx = [_softmax_derivative(z[-1], dz[-1])]
         if self.joint:
             # x of the output layer is p − softmax(logits), and the logits are the last unknowns.
             classes = torch.eye(self.head.classes).to(labels)
-            turned = _turned_softmax(labels, classes.expand(*labels.shape, -1))
-            dx = [dx[0] - functional.pad(turned, (self.space.unknowns, 0))]
+            of_labels = _softmax_derivative(labels, classes.expand(*labels.shape, -1))
+            dx = [dx[0] - functional.pad(of_labels, (self.space.unknowns, 0))]
         for number in reversed(range(len(z) - 1)):
             layer, following = self.head.layers[number : number + 2]
             assert layer.activation is not None
             back = errors[number + 1] @ following.weight
             slope = layer.activation.derivative(z[number], sharpness)
             second = layer.activation.second_derivative(z[number], sharpness)
-            turned = following.weight.mT @ dx[0]
-            dx.insert(0, (second * back)[..., None] * dz[number] + slope[..., None] * turned)
+            derivative = following.weight.mT @ dx[0]
+            dx.insert(0, (second * back)[..., None] * dz[number] + slope[..., None] * derivative)
         return dx
 
 
-def _turned_softmax(logits: Tensor, turned: Tensor) -> Tensor:
-    """Return how the softmax of logits (…, K) turns where they turn by (…, K, w)."""
+def _softmax_derivative(logits: Tensor, derivatives: Tensor) -> Tensor:
+    """Return derivatives (…, K, w) of the softmax of logits (…, K), whose own are given."""
     p = logits.softmax(-1)
-    turned_softmax: Tensor = p[..., None] * (turned - p[..., None, :] @ turned)
-    return turned_softmax
+    derivative: Tensor = p[..., None] * (derivatives - p[..., None, :] @ derivatives)
+    return derivative
 
 
 def _inner_products(x: Tensor, c: Tensor, dx: Tensor, dc: Tensor) -> Tensor:

@@ -43,6 +43,8 @@ def search(
         iterations: of a run in each round, on the whole.
     """
     best, least, evaluations, number = problem.start(1), float("inf"), 0, 0
+    if not problem.residual.unknowns:  # A single individual is the row space.
+        return Found(best, 1, 1)
     for number in range(1, rounds + 1):
         of_round = iterations_of(number, rounds, iterations)
         dummies = sharpened(problem, problem.start(runs), of_round)
