@@ -70,7 +70,14 @@ class PretendedTensor(Tensor):
 
 
 def computed(func: Any, args: Any, kwargs: Any) -> Any:
-    """What an operation gives, on the device of its arguments, or on that which is named."""
+    """What an operation gives, on the device of its arguments, or on that which is named.
+
+    Raises:
+        NotImplementedError: PyTorch differentiates forwards, by its `prims`, which ends the process
+            where the tensors are wrapped.
+    """
+    if func.namespace == "prims":
+        raise NotImplementedError(f"{func}: no forward-mode differentiation on a pretended device")
     given = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
     refuse_mixed(func, args, given)
     device = kwargs.get("device")
@@ -110,9 +117,7 @@ def refuse_mixed(func: Any, args: Any, given: list[Tensor]) -> None:
     others = [each for each in given if not isinstance(each, PretendedTensor)]
     if packet in MOVING or not ours:
         return
-    # Python's numbers are tensors of the CPU where PyTorch differentiates forwards, by its `prims`.
-    by_element = torch.Tag.pointwise in func.tags or func.namespace == "prims"
-    if by_element or packet in FILLING | INDEXING:
+    if torch.Tag.pointwise in func.tags or packet in FILLING | INDEXING:
         others = [each for each in others if each.ndim]
     if packet in INDEXING and isinstance(args[0], PretendedTensor):
         indices = {id(each) for each in args[1]}
