@@ -19,7 +19,6 @@ from leakbench.base.registry import ATTACKS, DEFENSES, MODELS
 from leakbench.conformance.attack_trial import AttackTrial
 from leakbench.conformance.attacks import ATTACK_CHECKS
 from leakbench.conformance.check import Check
-from leakbench.conformance.declarations import DECLARATIONS
 from leakbench.conformance.defenses import DEFENSE_CHECKS, DefenseTrial
 from leakbench.conformance.models import MODEL_CHECKS, ModelTrial
 from leakbench.federation.client import Client, Update, gradient
@@ -41,6 +40,9 @@ OF_DEFENSES = (
 )
 """Checks that between them run all of a defense's code."""
 
+OF_MODELS = ("can be differentiated twice", "follows its device")
+"""Checks that between them run all of a model's code, large as it may be."""
+
 FORWARD_MODE = ("soteria",)
 """Defenses that differentiate forwards, which the pretended device cannot."""
 
@@ -49,11 +51,11 @@ OF_ATTACKS = ("can be measured",)
 
 
 def each(
-    names: list[str], checks: tuple[Check, ...], chosen: tuple[str, ...] = ()
+    names: list[str], checks: tuple[Check, ...], chosen: tuple[str, ...]
 ) -> pytest.MarkDecorator:
-    """Every plugin with the chosen checks, or with all that compute."""
-    known = {check.name: check for check in checks if check not in DECLARATIONS}
-    pairs = [(name, known[check]) for name in names for check in chosen or known]
+    """Every plugin with the chosen checks."""
+    known = {check.name: check for check in checks}
+    pairs = [(name, known[check]) for name in names for check in chosen]
     return pytest.mark.parametrize(("name", "check"), pairs, ids=str)
 
 
@@ -62,7 +64,7 @@ def test_a_defense_computes_on_its_client_s_device(name: str, check: Check, devi
     assert_kept(check, DefenseTrial(name, device=device))
 
 
-@each(MODELS.own(), MODEL_CHECKS)
+@each(MODELS.own(), MODEL_CHECKS, OF_MODELS)
 def test_a_model_computes_on_its_device(name: str, check: Check, device: str) -> None:
     assert_kept(check, ModelTrial(name, device=device))
 
