@@ -14,6 +14,8 @@ from tabulate import tabulate
 from leakbench.base.errors import UsageError
 from leakbench.base.registry import ATTACKS, DATASETS, DEFENSES, MODELS, Registry
 from leakbench.experiments.suite import FOLDER, load_suite, suite_names
+from leakbench.federation.backbones.backbone import Backbone
+from leakbench.federation.backbones.description import description as backbone_description
 from leakbench.threat.attack import Attack
 
 SECTION = "Attributes:"
@@ -161,6 +163,8 @@ def _describe(registry: Registry, name: str) -> str:
         parts.append(f"Get {plugin.source}; put it into DIR/{plugin.folder} under --data-root DIR.")
         parts.append(f"Whole: {plugin.size}. Terms: {plugin.terms}.")
     parts.append(_parameters(plugin))
+    if registry is MODELS and issubclass(plugin, Backbone):
+        parts.append(backbone_description(plugin()))
     if registry is ATTACKS and plugin.presets:
         parts.append(_presets(plugin))
     return "\n\n".join(parts)
