@@ -25,8 +25,7 @@ def description(model: Backbone) -> str:
         chain = network.chain
         own = sum(p.numel() for p in chain.parameters())
         shapes = {
-            name: output_shape(cut(chain, name)[0], (3, height, width))
-            for name, _ in stages(chain)
+            name: output_shape(cut(chain, name)[0], (3, height, width)) for name, _ in stages(chain)
         }
         shared = model.assembled(network, CLASSES, SIZE, POOLED)
     shapes = {POOLED: (network.features,), **shapes}
@@ -56,8 +55,8 @@ def _crop(model: Backbone) -> str:
         return "the whole image"
     left, upper, right, lower = model.box
     return (
-        f"of the image the part from {left:.1%} to {right:.1%} of its width and from {upper:.1%} "
-        f"to {lower:.1%} of its height"
+        f"of the image the part from {_share(left)} to {_share(right)} of its width and from "
+        f"{_share(upper)} to {_share(lower)} of its height"
     )
 
 
@@ -72,3 +71,7 @@ def _trained(model: Backbone) -> str:
         "last": f"the network from {model.last!r} on, and the head",
         "head": "the head",
     }[model.trained]
+
+
+def _share(edge: float) -> str:
+    return f"{100 * edge:.1f} %"

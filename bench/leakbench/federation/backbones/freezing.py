@@ -1,4 +1,4 @@
-"""Frozen parts of a model: their parameters become buffers, which clients neither train nor send."""
+"""Frozen parts of a model: their parameters become buffers, which are in no update."""
 
 from __future__ import annotations
 

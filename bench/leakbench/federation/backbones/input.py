@@ -62,8 +62,9 @@ class Input(nn.Module):
 def resampling(size: int, to: int, start: float, end: float) -> Tensor:
     """Return the matrix of a bilinear resampling along one axis, shape (to, size).
 
-    Row i weights the pixels around the centre of the i-th of `to` equal parts of [start, end]. Where
-    parts are larger than pixels, the kernel is as wide as a part, so that no pixel is skipped.
+    Row i weights the pixels around the centre of the i-th of `to` equal parts of [start, end].
+    Where parts are larger than pixels, the kernel is as wide as a part, so that no pixel is
+    skipped.
 
     Args:
         size: pixels of the image.

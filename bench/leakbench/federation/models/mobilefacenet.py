@@ -61,7 +61,7 @@ class MobileFaceNet(Backbone):
         "Chen, Liu, Gao, Han 2018, MobileFaceNets: Efficient CNNs for Accurate Real-Time Face "
         "Verification on Mobile Devices (arXiv 1804.07573)"
     )
-    splits = ("convolutions", "dw_conv1", "blocks.4", "blocks.11", "blocks")
+    splits = ("convolutions", "blocks.4", "blocks.11")
     normalisation = ((0.5, 0.5, 0.5), (128 / 255, 128 / 255, 128 / 255))
     default_input = (112, 96)
     smallest_input = 16

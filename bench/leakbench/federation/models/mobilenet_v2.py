@@ -21,7 +21,7 @@ class MobileNetV2(Backbone):
         "Sandler, Howard, Zhu, Zhmoginov, Chen 2018, MobileNetV2: Inverted Residuals and Linear "
         "Bottlenecks (CVPR)"
     )
-    splits = ("convolutions", "features.3", "features.10", "features.17")
+    splits = ("convolutions", "features.6", "features.13")
     last = "features.18"
     ignored = ("classifier",)
 

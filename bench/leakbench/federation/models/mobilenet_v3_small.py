@@ -21,7 +21,7 @@ class MobileNetV3Small(Backbone):
     """
 
     reference = "Howard et al. 2019, Searching for MobileNetV3 (ICCV)"
-    splits = ("convolutions", "features.1", "features.6", "features.11")
+    splits = ("convolutions", "features.3", "features.8")
     last = "features.12"
     ignored = ("classifier",)
 

@@ -31,7 +31,7 @@ class ResNet18(Backbone, FlatParameters):
     """
 
     reference = "He, Zhang, Ren, Sun 2016, Deep Residual Learning for Image Recognition (CVPR)"
-    splits = ("convolutions", "layer1", "layer2", "layer3")
+    splits = ("convolutions", "layer2", "layer3")
     last = "layer4"
     ignored = ("fc",)
     smallest_input = 16

@@ -15,7 +15,7 @@ class ResNet50(Backbone):
     """ResNet-50 with BatchNorm (torchvision), its last maps averaged (d = 2,048)."""
 
     reference = "He, Zhang, Ren, Sun 2016, Deep Residual Learning for Image Recognition (CVPR)"
-    splits = ("convolutions", "layer1", "layer2", "layer3")
+    splits = ("convolutions", "layer2", "layer3")
     last = "layer4"
     ignored = ("fc",)
 
