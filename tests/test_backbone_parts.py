@@ -7,9 +7,11 @@ from collections import OrderedDict
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.func import grad, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional
 
-from leakbench.federation.backbones.chain import cut, leaves_before, output_shape, stages
+from leakbench.federation.backbones.chain import cut, leaves_before, stage_shapes, stages
 from leakbench.federation.backbones.freezing import freeze
 from leakbench.federation.backbones.input import IMAGENET, WHOLE, Input, resampling
 from leakbench.federation.backbones.plain_layers import HardSigmoid, plain
@@ -48,6 +50,17 @@ def test_a_box_between_pixels_keeps_a_ramp() -> None:
     assert torch.allclose(weights.sum(1), torch.ones(30))
 
 
+def test_the_input_is_mapped_and_traced() -> None:
+    entry, images = Input(16, (24, 20), (0.1, 0.2, 0.9, 1.0), IMAGENET), drawn(2, 2, 3, 16, 16)
+
+    def slope(shown: Tensor) -> Tensor:
+        found: Tensor = grad(lambda each: vmap(entry)(each).square().sum())(shown)
+        return found
+
+    expected = torch.stack([slope(run[None])[0] for run in images])
+    assert torch.allclose(make_fx(slope)(images)(images), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_constants_are_subtracted_and_divided_by() -> None:
     images = drawn(1, 3, 8, 8)
     found = Input(8, (8, 8), WHOLE, IMAGENET)(images)
@@ -81,13 +94,13 @@ def test_both_sides_of_a_cut_are_the_chain_and_keep_its_names(name: str) -> None
     assert torch.equal(after(before(images)), chain(images))
     tensors = {**before.state_dict(), **after.state_dict()}
     assert list(tensors) == list(chain.state_dict())
-    assert before.eval()(images).shape[1:] == output_shape(before, (3, 8, 8))
+    assert before.eval()(images).shape[1:] == stage_shapes(chain, (3, 8, 8))[name]
 
 
 def test_the_shape_of_an_output_leaves_no_trace() -> None:
     chain = a_chain().train()
     before = {name: value.clone() for name, value in chain.state_dict().items()}
-    assert output_shape(chain, (3, 8, 8)) == (36,)
+    assert stage_shapes(chain, (3, 8, 8))["end"] == (36,)
     assert chain.training
     assert chain.bn.training
     assert all(torch.equal(value, before[name]) for name, value in chain.state_dict().items())

@@ -13,7 +13,6 @@ import torchvision
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional
 
 from leakbench.base.errors import UsageError
@@ -225,7 +224,7 @@ def test_a_split_anywhere_leaves_the_model_the_same(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_runs_are_mapped_and_traced_and_differentiated_twice(name: str) -> None:
+def test_runs_are_mapped_and_differentiated_twice(name: str) -> None:
     model = built(name).eval()
     weights = {n: p.detach() for n, p in model.named_parameters()}
     buffers = dict(model.named_buffers())
@@ -247,9 +246,6 @@ def test_runs_are_mapped_and_traced_and_differentiated_twice(name: str) -> None:
     found = slope(pixels)
     assert bool(found.isfinite().all())
     assert bool(found.any())
-    if name == "mobilenet_v3_small":  # one suffices: tracing takes seconds
-        traced = make_fx(slope)(pixels)
-        assert torch.allclose(traced(pixels), found, rtol=1e-3, atol=1e-6 * found.abs().max())
 
 
 def test_the_head_is_a_setting() -> None:
@@ -261,7 +257,7 @@ def test_the_head_is_a_setting() -> None:
     assert two.classifier[2].weight.shape == (5, 5)  # type: ignore[index,union-attr]
 
 
-def test_mobilefacenet_loads_the_file_and_tells_faces_apart() -> None:
+def test_mobilefacenet_loads_its_file_but_for_the_two_layers_that_it_does_without() -> None:
     if not FILE.exists():
         pytest.skip(f"{FILE} is not there")
     model = MobileFaceNet()
@@ -269,7 +265,8 @@ def test_mobilefacenet_loads_the_file_and_tells_faces_apart() -> None:
     tensors = load_file(FILE)
     load_strictly(chain, model.named(tensors), model.name, model.ignored)
     own = chain.state_dict()
-    assert len(own) + 12 == len(tensors) == 283
+    left_out = {name for name in tensors if name not in own}
+    assert {name.partition(".")[0] for name in left_out} == {"linear7", "linear1"}
     assert all(torch.equal(own[name], tensors[name]) for name in own)
     with torch.no_grad():
         assert chain(torch.zeros(1, 3, 112, 96)).shape == (1, 512)

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from leakbench.base.errors import UsageError
-from leakbench.federation.backbones.chain import cut, leaves_before, output_shape, stages
+from leakbench.federation.backbones.chain import cut, leaves_before, stage_shapes, stages
 from leakbench.federation.backbones.freezing import freeze
 from leakbench.federation.backbones.head import head
 from leakbench.federation.backbones.input import IMAGENET, WHOLE, Box, Input, Normalisation
@@ -188,7 +188,7 @@ class Backbone(Architecture):
         if split == POOLED:
             return SharedModel(nn.Sequential(entry, chain), nn.Sequential(*layers))
         before, after = cut(chain, split)
-        shape = output_shape(before, (3, *self.input_shape(size)))
+        shape = stage_shapes(chain, (3, *self.input_shape(size)))[split]
         return SharedModel(
             nn.Sequential(entry, before, nn.Flatten()),
             nn.Sequential(nn.Unflatten(1, shape), after, *layers),

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from leakbench.federation.shared_model import watched
+
 
 def stages(chain: nn.Sequential) -> Iterator[tuple[str, nn.Module]]:
     """Yield every stage's name and module in the order in which they compute.
@@ -50,18 +52,22 @@ def leaves_before(chain: nn.Sequential, stage: str) -> list[str]:
     raise ValueError(f"no stage {stage!r}")
 
 
-def output_shape(chain: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape of the chain's output for one individual, without computing it.
+def stage_shapes(chain: nn.Sequential, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every stage's output for one individual, without computing it.
 
     Args:
         shape: of one individual's input.
     """
     training = chain.training
     tensors = {**dict(chain.named_parameters()), **dict(chain.named_buffers())}
-    shapes = {name: torch.empty_like(value, device="meta") for name, value in tensors.items()}
-    with torch.no_grad():
-        output: Tensor = functional_call(
-            chain.eval(), shapes, (torch.empty(1, *shape, device="meta"),)
-        )
+    on_meta = {name: torch.empty_like(value, device="meta") for name, value in tensors.items()}
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def keep(name: str, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        shapes[name] = tuple(output.shape[1:])
+
+    chain.eval()
+    with watched(dict(stages(chain)), keep), torch.no_grad():
+        functional_call(chain, on_meta, (torch.empty(1, *shape, device="meta"),))
     chain.train(training)
-    return tuple(output.shape[1:])
+    return shapes

@@ -6,7 +6,7 @@ import torch
 from tabulate import tabulate
 
 from leakbench.federation.backbones.backbone import POOLED, Backbone
-from leakbench.federation.backbones.chain import cut, output_shape, stages
+from leakbench.federation.backbones.chain import stage_shapes
 from leakbench.federation.backbones.input import WHOLE
 
 SIZE, CLASSES = 64, 8
@@ -24,9 +24,7 @@ def description(model: Backbone) -> str:
         network = model.network(CLASSES, height, width)
         chain = network.chain
         own = sum(p.numel() for p in chain.parameters())
-        shapes = {
-            name: output_shape(cut(chain, name)[0], (3, height, width)) for name, _ in stages(chain)
-        }
+        shapes = stage_shapes(chain, (3, height, width))
         shared = model.assembled(network, CLASSES, SIZE, POOLED)
     shapes = {POOLED: (network.features,), **shapes}
     rows = [[name, _sizes(shapes[name])] for name in model.splits]

@@ -33,6 +33,11 @@ class Input(nn.Module):
         normalisation: constants of the network.
     """
 
+    rows: Tensor
+    columns: Tensor
+    mean: Tensor
+    deviation: Tensor
+
     def __init__(
         self, size: int, to: tuple[int, int], box: Box, normalisation: Normalisation
     ) -> None:
@@ -56,7 +61,7 @@ class Input(nn.Module):
         """
         if self.resizes:
             images = self.rows @ images @ self.columns
-        return (images - self.mean) / self.deviation  # type: ignore[operator]
+        return (images - self.mean) / self.deviation
 
 
 def resampling(size: int, to: int, start: float, end: float) -> Tensor:

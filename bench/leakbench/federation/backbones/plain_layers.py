@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, TypeVar
 
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.dropout import _DropoutNd
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 class HardSigmoid(nn.Module):
@@ -18,7 +20,7 @@ class HardSigmoid(nn.Module):
         return functional.relu6(inputs + 3) / 6
 
 
-def plain(network: nn.Module) -> nn.Module:
+def plain(network: Model) -> Model:
     """Return the network, changed in place: no activation in place, and no dropout.
 
     Attacks differentiate twice, which in-place activations do not allow, and dropout would make an

@@ -34,7 +34,7 @@ class MBConv(nn.Sequential):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return the next maps."""
-        following: Tensor = super().forward(maps)
+        following: Tensor = super().forward(maps)  # type: ignore[no-untyped-call]
         return maps + following if self.shortcut else following
 
 

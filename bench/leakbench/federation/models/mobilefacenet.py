@@ -40,7 +40,8 @@ class Bottleneck(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return the next maps."""
-        return maps + self.conv(maps) if self.shortcut else self.conv(maps)
+        following: Tensor = self.conv(maps)
+        return maps + following if self.shortcut else following
 
 
 @register_model("mobilefacenet")
