@@ -22,7 +22,7 @@ class ViTB16(VisionTransformerBackbone):
         "Dosovitskiy et al. 2021, An Image is Worth 16x16 Words: Transformers for Image "
         "Recognition at Scale (ICLR)"
     )
-    splits = ("convolutions", "encoder.layers")
+    splits = ("convolutions",)
     default_input = (224, 224)
     last = "encoder.layers.encoder_layer_11"
 
