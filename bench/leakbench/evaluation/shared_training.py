@@ -86,15 +86,15 @@ def trained_model(
         of_round = sum(of_each) if central else setup.client_batch
         start = reached or 0
         for stop in remaining:
-            if stop > start:
+            for rounds in _parts(range(start, stop), setup.rounds):
                 on_status(
-                    f"training {setup.model} for {setup.main_task}{how}: round {start} of "
+                    f"training {setup.model} for {setup.main_task}{how}: round {rounds.start} of "
                     f"{setup.rounds}"
                 )
                 train(
                     model,
                     clients,
-                    range(start, stop),
+                    rounds,
                     rate,
                     of_round,
                     setup.training_seed,
@@ -161,6 +161,21 @@ def _checkpoints(rounds: int) -> list[int]:
     """Return the rounds at which weights are cached: 0, every `CHECKPOINT_EVERY`, and the last."""
     return sorted({*range(0, rounds, CHECKPOINT_EVERY), rounds})
 
+
+def _parts(rounds: range, whole: int) -> list[range]:
+    """Return rounds in parts after which progress is said: tenths of the whole training.
+
+    >>> _parts(range(0, 40), 400), _parts(range(500, 505), 505)
+    ([range(0, 40)], [range(500, 505)])
+    >>> _parts(range(0, 90), 240)
+    [range(0, 25), range(25, 50), range(50, 75), range(75, 90)]
+    """
+    length = max(SAID_EVERY, whole // 10)
+    return [rounds[begin : begin + length] for begin in range(0, len(rounds), length)]
+
+
+SAID_EVERY = 25
+"""The fewest rounds after which progress is said."""
 
 CHECKPOINT_EVERY = 500
 """Rounds after which weights are kept, so that a killed training loses no more than these."""
