@@ -17,6 +17,8 @@ def head(
 ) -> list[nn.Module]:
     """Return hidden linear layers, each followed by its activation, and the output layer.
 
+    New layers have He's initialisation, as those of `small_cnn`: with PyTorch's own SGD starts slowly.
+
     Args:
         features: number d of deep features.
         classes: number K of main-task classes.
@@ -26,8 +28,15 @@ def head(
         output: the output layer where there is no hidden one; a new one if None.
     """
     if not hidden_layers:
-        return [nn.Linear(features, classes) if output is None else output]
+        return [_linear(features, classes) if output is None else output]
     layers: list[nn.Module] = []
     for inputs in [features, *[hidden] * (hidden_layers - 1)]:
-        layers += [nn.Linear(inputs, hidden), ACTIVATIONS[activation]()]
-    return [*layers, nn.Linear(hidden, classes)]
+        layers += [_linear(inputs, hidden), ACTIVATIONS[activation]()]
+    return [*layers, _linear(hidden, classes)]
+
+
+def _linear(inputs: int, outputs: int) -> nn.Linear:
+    layer = nn.Linear(inputs, outputs)
+    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    nn.init.zeros_(layer.bias)
+    return layer
