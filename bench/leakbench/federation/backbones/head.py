@@ -17,7 +17,8 @@ def head(
 ) -> list[nn.Module]:
     """Return hidden linear layers, each followed by its activation, and the output layer.
 
-    New layers have He's initialisation, as those of `small_cnn`: with PyTorch's own SGD starts slowly.
+    New layers have He's initialisation, as those of `small_cnn`: with PyTorch's own, SGD starts
+    slowly.
 
     Args:
         features: number d of deep features.
