@@ -12,7 +12,7 @@ from leakbench.base.errors import UsageError
 from leakbench.base.registry import register_dataset
 from leakbench.data.dataset import DataSet, Individuals
 from leakbench.data.images import Box, inside
-from leakbench.data.label_files import read_lines, read_rows
+from leakbench.data.label_files import read_lines, read_rows, whole_number
 from leakbench.datasets.reading.files import ABSENT, existing_files, individuals_from_files
 
 VEHICLES = ("aeroplane", "bicycle", "boat", "bus", "car", "motorbike", "train")
@@ -108,12 +108,13 @@ def _objects(path: Path, attributes: int) -> Iterator[_Object]:
     for number, row in enumerate(read_rows(path, fields=6 + attributes), start=1):
         image, kind, *fields = row
         box, values = fields[:4], fields[4:]
-        if not all(text.isdecimal() for text in box) or not {"0", "1"}.issuperset(values):
+        sides = [side for text in box if (side := whole_number(text)) is not None]
+        if len(sides) < len(box) or not {"0", "1"}.issuperset(values):
             raise UsageError(
                 f"{path} line {number}: expected an image, a class, four numbers of a box and "
                 f"{attributes} values of 0 or 1; get the official file"
             )
-        left, upper, right, lower = map(int, box)
+        left, upper, right, lower = sides
         if not (1 <= left <= right and 1 <= upper <= lower):
             raise UsageError(
                 f"{path} line {number}: the box {' '.join(box)} of {image} is not left, upper, "

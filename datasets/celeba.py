@@ -16,7 +16,7 @@ from leakbench.base.errors import UsageError
 from leakbench.base.registry import register_dataset
 from leakbench.data.dataset import DataSet, Individuals
 from leakbench.data.images import Box, decoded, inside
-from leakbench.data.label_files import read_lines, read_rows
+from leakbench.data.label_files import read_lines, read_rows, whole_number
 from leakbench.datasets.reading.files import ABSENT, content_fingerprint
 
 FACE: Box = (0, 20, 178, 198)
@@ -102,7 +102,8 @@ def _attributes(path: Path) -> tuple[list[str], list[str], NDArray[np.bool_]]:
     rows = read_lines(path)
     count, names = next(rows, "").strip(), next(rows, "").split()
     missing = sorted(set(PROPERTIES.values()) - set(names))
-    if not count.isdecimal() or missing:
+    announced = whole_number(count)
+    if announced is None or missing:
         raise UsageError(
             f"{path} does not begin with a line that holds the number of images and one that names "
             f"the attributes (missing: {', '.join(missing) or 'the number'}); get the official file"
@@ -114,7 +115,7 @@ def _attributes(path: Path) -> tuple[list[str], list[str], NDArray[np.bool_]]:
                 f"{path} line {number}: expected an image and {len(names)} values of 1 or -1, "
                 f"found {len(fields)} fields; get the official file"
             )
-    if len(table) != int(count):
+    if len(table) != announced:
         raise UsageError(
             f"{path} announces {count} images on line 1 but lists {len(table)}; the file is "
             f"truncated or edited, get it again or correct line 1"

@@ -16,7 +16,7 @@ from leakbench.base.errors import UsageError
 from leakbench.base.registry import register_dataset
 from leakbench.data.dataset import DataSet, Individuals
 from leakbench.data.images import Box, inside
-from leakbench.data.label_files import read_lines, read_rows
+from leakbench.data.label_files import read_lines, read_rows, whole_number
 from leakbench.datasets.reading.cub_labels import IMAGES, image_labels
 from leakbench.datasets.reading.files import ABSENT, existing_files, individuals_from_files
 
@@ -161,7 +161,7 @@ def _by_image(path: Path, fields: int) -> dict[int, list[str]]:
     """
     found: dict[int, list[str]] = {}
     for number, (text, *rest) in enumerate(read_rows(path, fields), start=1):
-        image = int(text) if text.isdecimal() else 0
+        image = whole_number(text) or 0
         if not 1 <= image <= IMAGES or image in found:
             raise UsageError(
                 f"{path} line {number}: {text!r} is not an image of CUB's 1 to {IMAGES}, or "

@@ -121,6 +121,7 @@ def _attribute_names(path: Path) -> dict[str, str]:
 
 def _labels(path: Path, attributes: int) -> Iterator[tuple[str, str, list[bool]]]:
     """Yield class, image path and presence of every attribute."""
+    listed: dict[str, int] = {}
     for number, line in enumerate(read_lines(path), start=1):
         label, _, rest = line.partition(SEPARATOR)
         image, _, numbers = rest.partition(SEPARATOR)
@@ -133,5 +134,11 @@ def _labels(path: Path, attributes: int) -> Iterator[tuple[str, str, list[bool]]
             raise UsageError(
                 f"{path} line {number}: expected a class, an image and {attributes} values of 0 or "
                 f"1 in brackets, found {len(values)} values; get the official file"
+            )
+        if listed.setdefault(image, number) != number:
+            # Each image is an identity of its own: two would show one.
+            raise UsageError(
+                f"{path} line {number}: {image} is listed in line {listed[image]} already; remove "
+                f"one of them"
             )
         yield label, image, [value == "1" for value in values]

@@ -132,9 +132,21 @@ class LFW(DataSet):
                 f"label file {path} not found; make it, or use Columbia's lfw_attributes.txt with "
                 f"--set dataset.labels=columbia"
             )
+        rows = csv.DictReader(read_lines(path), strict=True)
+        try:
+            return self._selected(path, rows)
+        except csv.Error as error:
+            raise UsageError(
+                f"{path} line {rows.line_num}: {error}; correct the row, e.g. a quotation mark "
+                f"that is not closed"
+            ) from None
+
+    def _selected(
+        self, path: Path, rows: csv.DictReader[str]
+    ) -> tuple[list[str], list[str], Table, int]:
+        """Return what `_csv` returns, from the rows of the file at `path`."""
         names = [known[0] for known in PROPERTIES.values()]
         wanted = ["path", *names, *(["group"] if self.selection != "all" else [])]
-        rows = csv.DictReader(read_lines(path))
         missing = [column for column in wanted if column not in (rows.fieldnames or [])]
         if missing:
             raise UsageError(
@@ -142,6 +154,7 @@ class LFW(DataSet):
                 f"{', '.join(wanted)}"
             )
         paths, table, others = [], [], 0
+        listed: dict[str, list[str]] = {}
         for row in rows:
             values = [row[name] for name in names]
             if not row["path"] or not {"1", "-1"}.issuperset(values):
@@ -149,7 +162,9 @@ class LFW(DataSet):
                     f"{path} line {rows.line_num}: expected a path and values of 1 or -1, found "
                     f"{row['path']!r} and {', '.join(map(repr, values))}; correct or remove the row"
                 )
-            inside(folder, row["path"], path)
+            inside(path.parent, row["path"], path)
+            if listed.setdefault(row["path"], values) != values:
+                raise _contradicted(path, rows.line_num, row["path"])
             if self.selection in ("all", row.get("group")):
                 paths.append(row["path"])
                 table.append([value == "1" for value in values])
@@ -196,6 +211,12 @@ def _joined(
     )
 
 
+def _contradicted(path: Path, line: int, image: str) -> UsageError:
+    return UsageError(
+        f"{path} line {line}: {image} is listed before with other values; remove one of the lines"
+    )
+
+
 def _columbia(path: Path) -> tuple[list[str], list[str], Table]:
     """Return image paths, attribute names and presence, shape (images, names)."""
     lines = read_lines(path)
@@ -208,6 +229,7 @@ def _columbia(path: Path) -> tuple[list[str], list[str], Table]:
         )
     names = [name.strip().replace(" ", "_") for name in header[2:]]
     paths, table = [], []
+    listed: dict[str, list[bool]] = {}
     for number, line in enumerate(lines, start=3):
         person, *rest = line.rstrip("\n").split("\t")
         try:
@@ -222,4 +244,6 @@ def _columbia(path: Path) -> tuple[list[str], list[str], Table]:
         name = person.strip().replace(" ", "_")
         paths.append(f"{IMAGES}/{name}/{name}_{image:04d}.jpg")
         table.append([value > 0 for value in values])
+        if listed.setdefault(paths[-1], table[-1]) != table[-1]:
+            raise _contradicted(path, number, paths[-1])
     return paths, names, np.array(table, dtype=np.bool_).reshape(-1, len(names))

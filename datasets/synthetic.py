@@ -37,6 +37,9 @@ cost of a call."""
 
 SMALLEST, LARGEST = 16, 512
 
+MOST = 10**7
+"""Individuals: their images of 64 px take 120 GB."""
+
 SubjectName = Literal["faces", "vehicles", "birds"]
 SUBJECTS: dict[SubjectName, Subject] = {"faces": FACES, "vehicles": VEHICLES, "birds": BIRDS}
 
@@ -182,6 +185,11 @@ class Synthetic(DataSet):
                 raise UsageError(
                     f"{name}={value} of data set synthetic is too small; pass {smallest} or more"
                 )
+        if self.individuals > MOST:
+            raise UsageError(
+                f"individuals={self.individuals} of data set synthetic is too large; pass {MOST} "
+                f"or less"
+            )
         if not SMALLEST <= size <= LARGEST:
             raise UsageError(
                 f"size {size} is out of range for data set synthetic; "

@@ -169,3 +169,32 @@ def test_files_that_are_none_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.safetensors").write_bytes(b"\x80\x04pickle")
     with pytest.raises(UsageError, match=r"a.safetensors is not a safetensors file"):
         read_updates(tmp_path, UpdateFormat())
+
+
+@pytest.mark.parametrize(
+    ("cast", "kind"),
+    [
+        (lambda value: value > 0, "bool"),
+        (lambda value: (100 * value).to(torch.int8), "int8"),
+        (lambda value: value.to(torch.int64), "int64"),
+        (lambda value: value.to(torch.complex64), "complex64"),
+        (lambda value: value.to(torch.float8_e4m3fn), "float8_e4m3fn"),
+        (lambda value: value.to_sparse(), "sparse float32"),
+        (lambda value: value.numpy(), "ndarray"),
+    ],
+)
+def test_what_is_no_dense_floating_point_tensor_is_refused(
+    cast: Callable[[Tensor], Any], kind: str
+) -> None:
+    tensors = gradient(net(), people(4), range(4))
+    name = next(iter(tensors))
+    with pytest.raises(UsageError, match=rf"{name}' of update 'mine' is of type {kind}; "):
+        sent({**tensors, name: cast(tensors[name])})
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_floating_point_types_are_cast(dtype: torch.dtype) -> None:
+    expected = gradient(net(), people(4), range(4))
+    found = sent({name: value.to(dtype) for name, value in expected.items()})
+    for name, value in found.items():
+        assert torch.equal(value, expected[name].to(dtype).float())

@@ -118,6 +118,10 @@ BAD = {
         replace_line(LABEL_FILE, 3, "Label_V_02, images/V/boat/1.jpg, [  0  0  1  0  2 ]"),
         r"attributes\.txt line 3: expected a class, an image and 5 values of 0 or 1",
     ),
+    "an image twice": (
+        replace_line(LABEL_FILE, 4, "Label_V_01, images/V/car/1.jpg, [  0  0  1  1  1 ]"),
+        r"attributes\.txt line 4: images/V/car/1\.jpg is listed in line 1 already; remove one",
+    ),
     "another separator": (
         replace_line(LABEL_FILE, 3, "Label_V_02;images/V/boat/1.jpg;[  0  0  1  0  1 ]"),
         r"attributes\.txt line 3: expected a class, an image and 5 values",

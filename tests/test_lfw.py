@@ -181,6 +181,14 @@ BAD = {
         replace_line(CSV_FILE, 3, "Ann_Lee_0002.jpg"),
         r"labels\.csv line 3: expected a path and values",
     ),
+    "quotation mark that is not closed": (
+        replace(CSV_FILE, FILES[1], f'"{FILES[1]}'),
+        r"labels\.csv line \d+: unexpected end of data; correct the row, e\.g\. a quotation mark",
+    ),
+    "image twice, with other values": (
+        replace(CSV_FILE, FILES[1], FILES[0]),
+        r"labels\.csv line 3: .*_0001\.jpg is listed before with other values; remove one",
+    ),
     "csv that is no text": (write_bytes(CSV_FILE, b"\xff\xfe\x81"), r"labels\.csv cannot be read"),
     "image outside": (
         replace(CSV_FILE, FILES[2], "../../../etc/passwd"),
@@ -222,6 +230,10 @@ BAD_SCORES = {
     "score that is nan": (
         replace_line(SCORE_FILE, 4, "Ann Lee\t2\t1\t1\t1\t1\tnan"),
         r"lfw_attributes\.txt line 4: expected",
+    ),
+    "image twice, with other values": (
+        replace_line(SCORE_FILE, 4, "Ann Lee\t1\t1\t1\t1\t1\t1"),
+        r"lfw_attributes\.txt line 4: .*_0001\.jpg is listed before with other values",
     ),
     "blank row": (replace_line(SCORE_FILE, 4, ""), r"lfw_attributes\.txt line 4: expected"),
 }

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from leakbench.base.errors import UsageError
 from running import built, command, environment, events, records
 
 pytestmark = pytest.mark.slow
@@ -45,6 +49,109 @@ def started(folder: Path, *arguments: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+OWN_CLUSTER = """
+import json, os, sys
+from leakbench.sweep.ray_cluster import connect
+connect(None, 1)
+import ray
+assert ray.get(ray.remote(lambda: 3).remote()) == 3
+told = {name: os.environ.get(name) for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
+print(json.dumps({"address": ray.get_runtime_context().gcs_address, **told}), flush=True)
+sys.stdin.read()
+"""
+
+JOIN = """
+import sys, ray
+ray.init(address=sys.argv[1], log_to_driver=False)
+print("RAN", ray.get(ray.remote(lambda: 3).remote()))
+"""
+
+
+def listening(process: int) -> set[str]:
+    """The addresses on which a process and its descendants listen, as the kernel writes them."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+    group, before = {process}, 0
+    while len(group) > before:
+        before = len(group)
+        group |= {child for child, parent in parents.items() if parent in group}
+    sockets = set()
+    for link in (link for each in group for link in Path(f"/proc/{each}/fd").glob("*")):
+        with suppress(OSError):
+            sockets.add(str(link.readlink()).removeprefix("socket:[").removesuffix("]"))
+    rows = [
+        line.split()
+        for table in ("tcp", "tcp6")
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]
+    ]
+    return {row[1].rpartition(":")[0] for row in rows if row[3] == "0A" and row[9] in sockets}
+
+
+LOOPBACK = {
+    "0100007F",
+    "00000000000000000000000001000000",
+    "0000000000000000FFFF00000100007F",
+}
+"""127.0.0.1, ::1, and the former written as the latter."""
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="reads Linux's table of sockets")
+def test_a_cluster_of_its_own_is_closed_to_others(tmp_path: Path) -> None:
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    driver = subprocess.Popen(
+        [sys.executable, "-c", OWN_CLUSTER],
+        env=outside | {"LEAKBENCH_CACHE": str(tmp_path)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert driver.stdout is not None
+    told = json.loads(driver.stdout.readline())
+    try:
+        assert len(told["RAY_AUTH_TOKEN"]) == 64
+        found = listening(driver.pid)
+        assert found
+        assert found <= LOOPBACK
+
+        def joined(**variables: str) -> subprocess.CompletedProcess[str]:
+            local = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+            return subprocess.run(
+                [sys.executable, "-c", JOIN, told["address"]],
+                env=outside | local | variables,
+                capture_output=True,
+                text=True,
+                timeout=200,
+                check=False,
+            )
+
+        # The same process is let in with the token, so that it is the token that keeps it out.
+        with_token = joined(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=told["RAY_AUTH_TOKEN"])
+        assert "RAN 3" in with_token.stdout, with_token.stderr
+        for other in ({}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "x" * 64}):
+            without = joined(**other)
+            assert without.returncode != 0
+            assert "RAN" not in without.stdout
+            assert "uthenticat" in without.stderr
+    finally:
+        driver.communicate()
+
+
+def test_a_ray_without_tokens_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    from leakbench.sweep.ray_cluster import connect
+
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"):
+        # Restored after the test.
+        monkeypatch.setenv(name, "")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "__version__", "2.51.1")
+    with pytest.raises(UsageError, match=r"Ray 2\.51\.1 cannot protect.*install ray>=2\.52"):
+        connect(None, 1)
 
 
 def test_a_lost_node_changes_nothing(

@@ -44,6 +44,8 @@ def image_labels(
     Raises:
         UsageError: the file is malformed, or an image lacks some of its labels.
     """
+    if not path.is_file():
+        raise UsageError(f"label file {path} is no file; get the official file")
     stat = path.stat()
     key = digest("CUB labels", 1, str(path.absolute()), stat.st_size, stat.st_mtime_ns, attributes)
     table = cached_array(f"labels/cub-{key[:24]}", lambda: _read(path, attributes))

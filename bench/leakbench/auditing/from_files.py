@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from leakbench.base.devices import chosen_device
 from leakbench.base.errors import UsageError
 from leakbench.base.plugins import PluginSpec
 from leakbench.base.registry import ATTACKS
+from leakbench.base.toml import parsed_toml
 
 
 def audit_from_files(
@@ -92,8 +92,8 @@ def parsed_defense(text: str) -> PluginSpec:
         if not equals:
             raise UsageError(f"defense {text!r}: {part!r} is not of the form PARAMETER=VALUE")
         try:
-            parameters[key] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
+            parameters[key] = parsed_toml(f"value = {value}")["value"]
+        except ValueError:
             parameters[key] = value
     spec = PluginSpec(name, parameters)
     build_defense(spec)

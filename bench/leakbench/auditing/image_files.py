@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +14,10 @@ from torch import Tensor
 from leakbench.auditing.labelled_images import LabelledImages
 from leakbench.auditing.model_loading import load_tensors
 from leakbench.base.errors import UsageError
+from leakbench.base.files import read_regular
 from leakbench.base.seeds import seed_for
 from leakbench.data.images import inside
+from leakbench.data.pixels import read_rgb
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,7 +62,12 @@ def _read_folder(folder: Path, size: int | None, role: str) -> LabelledImages:
             f"{role} {folder} must hold one CSV file beside the images, but holds {len(tables)}"
         )
     try:
-        table = pd.read_csv(tables[0], dtype=str, keep_default_na=False, skipinitialspace=True)
+        table = pd.read_csv(
+            BytesIO(read_regular(tables[0])),
+            dtype=str,
+            keep_default_na=False,
+            skipinitialspace=True,
+        )
     except (OSError, ValueError) as error:
         raise UsageError(f"{tables[0]} cannot be read as CSV ({error})") from error
     if "file" not in table or not len(table):
@@ -91,10 +100,19 @@ def _numbers(table: pd.DataFrame, column: str, path: Path) -> Tensor | None:
 
 
 def _identities(table: pd.DataFrame) -> Tensor | None:
-    """Return a number for each person, the same for the same name in any file."""
+    """Return a number for each person, the same for the same name in any file.
+
+    Other tools write the number 7 as `7.0`, where a column has gaps, or with spaces around it.
+    """
     if "identity" not in table:
         return None
-    return torch.tensor([seed_for("identity", str(name)) for name in table.pop("identity")])
+    return torch.tensor([seed_for("identity", _name(name)) for name in table.pop("identity")])
+
+
+def _name(written: str) -> str:
+    name = written.strip()
+    number = re.fullmatch(r"(\d+)\.0+", name)
+    return number[1] if number else name
 
 
 def _presence(table: pd.DataFrame, name: str, path: Path) -> Tensor:
@@ -112,9 +130,8 @@ def _image(file: Path, size: int | None) -> Tensor:
     from PIL import Image
 
     try:
-        with Image.open(file) as image:
-            whole = image.convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        whole = read_rgb(file, upright=True)
+    except ValueError as error:
         raise UsageError(f"image {file} cannot be decoded ({error})") from error
     if size is not None:
         whole = whole.resize((size, size), Image.Resampling.BILINEAR)

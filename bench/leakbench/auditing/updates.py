@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
@@ -123,8 +124,8 @@ def as_gradient(captured: CapturedUpdate, model: SplitModel, original: Model) ->
         original: the user's model as it was given, whose parameter names the update has.
 
     Raises:
-        UsageError: tensors are missing, unknown, of another shape, or not finite; or weights or
-            their difference come without the learning rate.
+        UsageError: tensors are missing, unknown, of another shape, not finite, or no dense
+            floating-point tensors; or weights or their difference come without the learning rate.
     """
     update_format, name = captured.update_format, captured.name
     if update_format.kind != "gradient" and update_format.learning_rate is None:
@@ -137,6 +138,7 @@ def as_gradient(captured: CapturedUpdate, model: SplitModel, original: Model) ->
     update: Update = {}
     for ours, theirs in model.names.items():
         value, parameter = tensors[theirs], model.get_parameter(ours)
+        _check_kind(value, theirs, name)
         if value.shape != parameter.shape:
             raise UsageError(
                 f"update {name!r} does not fit the model: its tensor {theirs!r} has shape "
@@ -150,6 +152,26 @@ def as_gradient(captured: CapturedUpdate, model: SplitModel, original: Model) ->
         value = value.detach().to(parameter.device).to(parameter.dtype)
         update[ours] = _summed_gradients(value, parameter, update_format)
     return update
+
+
+FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""What is cast to the model's type: others are codes, such as quantised values, or lose a part."""
+
+
+def _check_kind(value: object, tensor: str, update: str) -> None:
+    """Refuse what is no dense floating-point tensor, instead of casting it without a word."""
+    if not isinstance(value, Tensor):
+        raise UsageError(
+            f"{tensor!r} of update {update!r} is of type {type(value).__name__}; pass tensors, as "
+            f"torch.from_numpy makes them of NumPy arrays"
+        )
+    if value.dtype not in FLOATING or value.layout != torch.strided:
+        kind = str(value.dtype).removeprefix("torch.")
+        kind = kind if value.layout == torch.strided else f"sparse {kind}"
+        raise UsageError(
+            f"tensor {tensor!r} of update {update!r} is of type {kind}; make it a dense float32 "
+            f"tensor of the values that the server would add"
+        )
 
 
 def _summed_gradients(value: Tensor, before: Tensor, update_format: UpdateFormat) -> Tensor:

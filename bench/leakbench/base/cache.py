@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from leakbench.base.checksums import has_checksum, matches_checksum, write_checksum
+from leakbench.base.errors import UsageError
 from leakbench.base.files import WriteError, replacing
 
 Content = TypeVar("Content")
@@ -37,9 +38,21 @@ class DamagedFileWarning(UserWarning):
 
 
 def cache_folder() -> Path:
-    """Return $LEAKBENCH_CACHE, or the user's cache folder for leakbench."""
+    """Return $LEAKBENCH_CACHE, or the user's cache folder for leakbench.
+
+    Raises:
+        UsageError: the variable begins with `~` and a name that no user has.
+    """
     chosen = os.environ.get("LEAKBENCH_CACHE")
-    return Path(chosen).expanduser() if chosen else user_cache_path("leakbench")
+    if not chosen:
+        return user_cache_path("leakbench")
+    try:
+        return Path(chosen).expanduser()
+    except RuntimeError:
+        raise UsageError(
+            f"LEAKBENCH_CACHE is {chosen}, and the home of that user is not known; set it to a "
+            f"folder that can be written to"
+        ) from None
 
 
 @contextmanager

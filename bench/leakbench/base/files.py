@@ -1,12 +1,16 @@
-"""Atomic writing of files, and quarantine of unreadable ones."""
+"""Reading of files that others made, atomic writing, and quarantine of unreadable files."""
 
 from __future__ import annotations
 
+import errno
+import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -15,6 +19,42 @@ from leakbench.base.errors import UsageError
 
 class WriteError(UsageError):
     """A file cannot be written; the next attempt would fail in the same way."""
+
+
+def read_regular(path: Path) -> bytes:
+    """Return the content of a regular file.
+
+    Folders, FIFOs, sockets and devices are refused at once: reading a FIFO waits for a writer, and
+    reading a device may never end.
+
+    Raises:
+        OSError: the file is missing, is no regular file, or cannot be read; with `strerror`.
+        ValueError: the path holds what no path can, such as NUL.
+    """
+    # With O_NONBLOCK, opening a FIFO does not wait either. Windows has neither FIFOs nor the flag.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    handle = os.open(path, flags)
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        with os.fdopen(handle, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(handle)
+
+
+def read_json(path: Path) -> Any:
+    """Return what a JSON file holds.
+
+    Raises:
+        OSError: see `read_regular`.
+        ValueError: it is no JSON in UTF-8, is nested too deeply, or holds an integer of thousands
+            of digits.
+    """
+    try:
+        return json.loads(read_regular(path).decode("utf-8"))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 @contextmanager

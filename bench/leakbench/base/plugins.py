@@ -146,4 +146,16 @@ def sentence(error: ValidationError) -> str:
     if fault["type"] == "missing":
         return f"key {where!r} is missing"
     message = fault["msg"].removeprefix("Value error, ")
-    return f"{where}: {message[:1].lower()}{message[1:]} (got {fault['input']!r})"
+    return f"{where}: {message[:1].lower()}{message[1:]} (got {_shown(fault['input'])})"
+
+
+SHOWN = 200
+"""Characters of a wrong value that a message shows."""
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):
+        return f"a {type(value).__name__} that is too large to show"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"

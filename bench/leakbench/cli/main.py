@@ -91,3 +91,27 @@ def main() -> None:
             traceback.print_exc()
         typer.echo(f"leakbench: {error}", err=True)
         sys.exit(2)
+    except (OSError, MemoryError, RuntimeError) as error:
+        # Of the machine or of an input, not of the program: no file descriptor is left, a name is
+        # too long, a link leads to itself, memory is limited.
+        sentence = _of_the_machine(error)
+        if debug or sentence is None:
+            raise
+        typer.echo(f"leakbench: {sentence}", err=True)
+        sys.exit(2)
+
+
+def _of_the_machine(error: OSError | MemoryError | RuntimeError) -> str | None:
+    """Return a sentence for an error that no command has expected; None for an error of its own."""
+    from leakbench.base.memory import is_out_of_memory
+
+    where = "run again with --debug to see where"
+    if is_out_of_memory(error):
+        return "memory ran out; lower image_size, batch_size or --workers, or raise the limit"
+    if isinstance(error, RecursionError):
+        return f"a file or setting is nested too deeply; {where}"
+    if isinstance(error, OSError):
+        what = f"{error.filename}: " if error.filename else ""
+        return f"{what}{error.strerror or error or type(error).__name__}; {where}"
+    # What Path.resolve raises before Python 3.13.
+    return f"{error}; name another path" if str(error).startswith("Symlink loop") else None

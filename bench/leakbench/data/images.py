@@ -15,6 +15,7 @@ from torch import Tensor
 from leakbench.base.cache import cached_array
 from leakbench.base.errors import UsageError
 from leakbench.base.seeds import digest
+from leakbench.data.pixels import read_rgb
 
 Box = tuple[int, int, int, int]
 """Left, upper, right, lower in pixels, from 0; right and lower are the first ones outside."""
@@ -31,13 +32,22 @@ OVERHANG = 0.02
 inexact."""
 
 
+LONGEST = 255
+"""Bytes of a file's name on common file systems."""
+
+
 def inside(folder: Path, name: str, listed_in: Path) -> Path:
     """Return `folder / name` for a path read from a label file.
 
     Raises:
-        UsageError: the path is outside the folder.
+        UsageError: the path is outside the folder, or no file can have it.
     """
     path = PurePosixPath(name)
+    if "\0" in name or any(len(part.encode()) > LONGEST for part in path.parts):
+        raise UsageError(
+            f"{listed_in} lists the image {name[:80]!r}…, a name that no file can have; use the "
+            f"official label file"
+        )
     if path.is_absolute() or ".." in path.parts or "\\" in name or not path.parts:
         raise UsageError(
             f"{listed_in} lists the image {name!r}, which lies outside {folder}; "
@@ -69,7 +79,7 @@ def decoded(
         for file, stat in zip(files, stats, strict=True)
     ]
     crops = crop if isinstance(crop, list) else [crop] * len(files)
-    key = digest("images", 3, listing, crop, fit, size)
+    key = digest("images", 4, listing, crop, fit, size)
 
     def decode_all() -> NDArray[np.uint8]:
         images = np.empty((len(files), 3, size, size), dtype=np.uint8)
@@ -96,9 +106,8 @@ def square_around(box: Box, width: int, height: int) -> Box:
 
 def _decode(file: Path, crop: Box | None, size: int, fit: Fit) -> NDArray[np.uint8]:
     try:
-        with Image.open(file) as image:
-            whole = image.convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        whole = read_rgb(file, upright=crop is None)
+    except ValueError as error:
         raise UsageError(
             f"image {file} cannot be decoded ({error}); replace it or remove it from the folder"
         ) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from leakbench.base.errors import UsageError
 from leakbench.base.plugins import build, parameter_names
 from leakbench.base.registry import ATTACKS
+from leakbench.base.toml import parsed_toml
 from leakbench.experiments.cell import Cell
 from leakbench.experiments.expansion import columns_of, having_parameter, known_parameters
 from leakbench.experiments.suite import (
@@ -224,6 +224,6 @@ def parameters_from(settings: Iterable[str]) -> dict[str, Any]:
 def value_of(text: str) -> Any:
     """Return a TOML value, a comma-separated list of them, or the text itself."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        return parsed_toml(f"value = {text}")["value"]
+    except ValueError:
         return [value_of(part) for part in text.split(",")] if "," in text else text

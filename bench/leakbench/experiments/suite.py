@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -11,8 +10,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from leakbench.base.errors import UsageError
+from leakbench.base.files import read_regular
 from leakbench.base.plugins import sentence
 from leakbench.base.registry import DATASETS, DEFENSES, MODELS
+from leakbench.base.toml import parsed_toml
 from leakbench.experiments.cell import Cell
 
 FOLDER = Path(__file__).parent / "suites"
@@ -129,18 +130,25 @@ def load_suite(name: str) -> tuple[str, Suite]:
         UsageError: there is no such suite, or the file has an unknown key or a wrong value.
     """
     path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
-    if not path.is_file():
+    try:
+        # A FIFO is read, and refused, below.
+        missing = not path.exists() or path.is_dir()
+    except OSError:
+        # The name is too long.
+        missing = True
+    if missing:
         near = get_close_matches(name, suite_names(), n=3, cutoff=0.4) or suite_names()
         raise UsageError(
             f"unknown suite {name!r}; did you mean {', '.join(near)}, or the path of a .toml file?"
         )
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-        suite = Suite.model_validate(content)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"suite file {path} is no valid TOML: {error}") from None
+        suite = Suite.model_validate(parsed_toml(read_regular(path).decode("utf-8")))
+    except OSError as error:
+        raise UsageError(f"suite file {path} cannot be read: {error.strerror}") from None
     except ValidationError as error:
         raise UsageError(f"suite file {path}: {sentence(error)}") from None
+    except ValueError as error:
+        raise UsageError(f"suite file {path} is no valid TOML: {error}") from None
     for table in [suite.cell, *(part for g in suite.group for part in (g.cell, g.sweep))]:
         for field in table:
             swept = any(table is g.sweep for g in suite.group) and field.startswith(SWEPT)

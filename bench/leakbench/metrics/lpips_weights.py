@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -57,7 +59,7 @@ def read_convolutions(path: Path) -> dict[str, Tensor]:
     """Return AlexNet's convolutions from a file, by torchvision's names; others are left out.
 
     Raises:
-        UsageError: the file cannot be read, or lacks one of them.
+        UsageError: the file cannot be read, or lacks one of them, or one is not finite.
     """
     tensors = _read(path)
     found = {}
@@ -67,6 +69,11 @@ def read_convolutions(path: Path) -> dict[str, Tensor]:
             if not isinstance(tensor, Tensor) or tuple(tensor.shape) != expected:
                 raise UsageError(
                     f"LPIPS weights {path} hold no tensor {name} of shape {expected}; {WAY_OUT}"
+                )
+            if not tensor.is_floating_point() or not tensor.isfinite().all():
+                raise UsageError(
+                    f"LPIPS weights {path} hold values of {name} that are no finite numbers; "
+                    f"{WAY_OUT}"
                 )
             found[name] = tensor.float()
     return found
@@ -85,8 +92,39 @@ def _read(path: Path) -> Mapping[str, object]:
 
 
 def _checked(path: Path) -> Path:
+    if not path.is_file():
+        raise UsageError(f"LPIPS weights {path} are no regular file; {WAY_OUT}")
+    if _is_damaged(path):
+        raise UsageError(
+            f"LPIPS weights {path} are damaged: their content does not have the checksum that the "
+            f"file tells; {WAY_OUT}"
+        )
     read_convolutions(path)
     return path
+
+
+def _is_damaged(path: Path) -> bool:
+    """Whether a file has not the checksum in its name, or a part of it not that beside the part.
+
+    Of torchvision's own file the name has digits of the SHA-256; every .pth file of today's format
+    is a ZIP archive with a CRC-32 of each part, which PyTorch does not check.
+    """
+    try:
+        with path.open("rb") as file:
+            if digits := _official_digits(path):
+                return not hashlib.file_digest(file, "sha256").hexdigest().startswith(digits)
+        if path.suffix == ".safetensors" or not zipfile.is_zipfile(path):
+            return False
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is not None
+    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError):
+        return True
+
+
+def _official_digits(path: Path) -> str:
+    """Return the first digits of the SHA-256 in the name of torchvision's file; else nothing."""
+    official = Path(_url())
+    return official.stem.rpartition("-")[2] if path.name == official.name else ""
 
 
 def _is_good(path: Path) -> bool:
@@ -125,7 +163,7 @@ def _url() -> str:
 def _downloaded() -> Path:
     path = _in_hub()
     if not _is_good(path):
-        digits = path.stem.rpartition("-")[2]
+        digits = _official_digits(Path(_url()))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(_url(), str(path), hash_prefix=digits)

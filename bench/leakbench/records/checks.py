@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from leakbench.base.errors import UsageError
+from leakbench.base.files import read_json
 from leakbench.base.plugins import PluginSpec, parameters_of, sentence
 from leakbench.base.registry import ATTACKS, DATASETS, DEFENSES, MODELS, Registry
 from leakbench.experiments.cell import SCHEMA, SCHEMAS, Cell
@@ -38,10 +38,10 @@ def read_strictly(path: Path) -> Record:
         UsageError: it holds none; the message says why.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except OSError as error:
         raise UsageError(f"cannot be read ({error.strerror})") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except ValueError as error:
         raise UsageError(f"is no JSON ({error})") from None
     found = content.get("schema_version") if isinstance(content, Mapping) else None
     if found not in SCHEMAS:

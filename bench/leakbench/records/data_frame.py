@@ -59,7 +59,7 @@ def write_results(folder: Path, path: Path) -> int:
     frame = results(folder)
     try:
         if path.suffix == ".csv":
-            frame.to_csv(path, index=False)
+            _without_formulas(frame).to_csv(path, index=False)
         elif path.suffix == ".parquet":
             frame.to_parquet(path, index=False)
         else:
@@ -72,6 +72,26 @@ def write_results(folder: Path, path: Path) -> int:
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
     return len(frame)
+
+
+FORMULA = tuple("=+-@")
+"""A text that begins so is computed as a formula by spreadsheets that open a CSV file."""
+
+
+def _without_formulas(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the frame with `'` before every text, and heading, that would be a formula."""
+
+    def as_text(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        # A carriage return would end the row, since the writer quotes line feeds only.
+        one = value.replace("\r\n", "\n").replace("\r", "\n")
+        return f"'{one}" if one.lstrip().startswith(FORMULA) else one
+
+    made = frame.copy()
+    for name in frame.select_dtypes(exclude="number"):
+        made[name] = frame[name].map(as_text)
+    return made.rename(columns=as_text)
 
 
 def _of_record(record: Record) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,12 +13,16 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from leakbench.base.errors import UsageError
-from leakbench.base.files import quarantine, replacing
+from leakbench.base.files import quarantine, read_regular, replacing
 from leakbench.records.identity import misnamed
 from leakbench.records.record import Record
 
 Stamp = tuple[int, int, int]
 """Inode, modification time and size of a record's file."""
+
+
+OF_THE_FOLDER = (errno.ENOTDIR, errno.ENAMETOOLONG)
+"""Errors of reading a record that are not the record's."""
 
 
 class BadRecordWarning(UserWarning):
@@ -52,16 +57,26 @@ class Store:
         return self.folder / f"{key}.json"
 
     def examine(self, key: str) -> Record | Unusable | None:
-        """Return the record with this key, or why its file holds none; None if there is no file."""
+        """Return the record with this key, or why its file holds none; None if there is no file.
+
+        Raises:
+            UsageError: the folder is none, or its name is one that no folder can have.
+        """
         try:
-            record = Record.model_validate_json(self.path(key).read_bytes())
+            record = Record.model_validate_json(read_regular(self.path(key)))
+            why = misnamed(record, key)
         except FileNotFoundError:
             return None
         except OSError as error:
+            if error.errno in OF_THE_FOLDER or not self.folder.is_dir():
+                raise UsageError(
+                    f"{self.folder} cannot be read ({error.strerror}); name with --out the folder "
+                    f"that a run had as --out"
+                ) from None
             return Unusable(f"it cannot be read: {error.strerror}", ".unreadable")
-        except ValidationError:
+        except (ValidationError, ValueError, RecursionError):
+            # Also integers of thousands of digits, and values nested too deeply to be hashed.
             return Unusable("it holds no record that can be read", ".unreadable")
-        why = misnamed(record, key)
         return Unusable(why, ".misnamed") if why else record
 
     def read(self, key: str) -> Record | None:
@@ -91,7 +106,8 @@ class Store:
         """Return what differs between a file and one that replaces it; None if there is none."""
         try:
             status = self.path(key).stat()
-        except FileNotFoundError:
+        except OSError:
+            # Also a link to itself, which a record replaces.
             return None
         return status.st_ino, status.st_mtime_ns, status.st_size
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from leakbench.base.files import quarantine as move_aside
-from leakbench.base.files import replacing
+from leakbench.base.files import read_regular, replacing
 from leakbench.base.seeds import digest
 from leakbench.records.identity import content_key
 from leakbench.records.record import Record
@@ -157,8 +157,8 @@ def read(folder: Path) -> Verified:
 
 def _read(folder: Path) -> Verified | None:
     try:
-        return Verified.model_validate_json((home_of(folder) / NAME).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, ValidationError):
+        return Verified.model_validate_json(read_regular(home_of(folder) / NAME))
+    except (OSError, ValueError, RecursionError):
         return None
 
 

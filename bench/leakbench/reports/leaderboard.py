@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from leakbench.base.markdown import markdown_table
+from leakbench.base.markdown import harmless, markdown_table, one_line
 from leakbench.experiments.descriptions import describe
 from leakbench.experiments.expansion import expand
 from leakbench.experiments.suite import load_suite, suite_names
@@ -101,22 +101,22 @@ def leaderboard(
     parts += _below(shown) if shown else [NO_SUITE]
     parts += _remeasured(shown, folder)
     if folder.left_out:
-        left_out = [f"- {name}: {_one_line(why)}" for name, why in folder.left_out.items()]
+        left_out = [f"- {name}: {one_line(why)}" for name, why in folder.left_out.items()]
         parts += ["## Records left out", "\n".join(left_out)]
-    return _harmless("\n\n".join(part for part in parts if part)) + "\n"
+    return harmless("\n\n".join(part for part in parts if part)) + "\n"
 
 
 def _below(shown: Sequence[LaidOut]) -> list[str]:
     """Return the sections under the tables."""
     every = [m for each in shown for m in each.cells]
-    parts = ["## How to read", *map(_one_line, reading_lines(every)), MARKED]
+    parts = ["## How to read", *map(one_line, reading_lines(every)), MARKED]
     parts += _threat({each.name: each.cells for each in shown})
     parts += ["## Cost", COST_AID]
     for each in shown:
         parts += [f"### {each.title}", _table(costs(each.cells))]
     parts.append("## Settings")
     for each in shown:
-        lines = "\n".join(f"- {_one_line(line)}" for line in setting_lines(each.cells))
+        lines = "\n".join(f"- {one_line(line)}" for line in setting_lines(each.cells))
         parts += [f"### {each.title}", lines]
     return parts
 
@@ -141,7 +141,7 @@ def _remeasured(shown: Sequence[LaidOut], folder: RecordFolder) -> list[str]:
 
     def listed(found: Mapping[str, Remeasured], outcome: Outcome) -> list[str]:
         return [
-            f"- {_one_line(describe(entry))}{_differences(found[key])}"
+            f"- {one_line(describe(entry))}{_differences(found[key])}"
             for key, entry in entries.items()
             if key in found and found[key].outcome == outcome
         ]
@@ -164,7 +164,7 @@ def _differences(entry: Remeasured) -> str:
     """Return in what a record differs from its new measurement, after a colon."""
     more = len(entry.differences) - SHOWN
     named = "; ".join(entry.differences[:SHOWN]) + (f"; and {more} more" if more > 0 else "")
-    return f": {_one_line(named)}" if named else ""
+    return f": {one_line(named)}" if named else ""
 
 
 SHOWN = 3
@@ -189,19 +189,10 @@ def _threat(by_name: Mapping[str, Sequence[Measured]]) -> list[str]:
     models = threat_models(by_name)
     known = glossary(kind for model in models for kind in model.knowledge)
     terms = [f"- {name}: {meaning}" for name, meaning in known.items()]
-    papers = [f"- {title}: {_one_line(reference)}" for title, reference in references(by_name)]
+    papers = [f"- {title}: {one_line(reference)}" for title, reference in references(by_name)]
     parts = ["## Threat models", ADVERSARY, _table(threat_table(models)), "\n".join(terms)]
     return [*parts, "Published in:", "\n".join(papers)] if papers else parts
 
 
 def _table(summary: Summary) -> str:
     return markdown_table(summary.rows, summary.headings)
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _harmless(markdown: str) -> str:
-    """Return Markdown in which texts of records and plugins are no HTML, link or image."""
-    return markdown.replace("<", "&lt;").replace("](", "]\\(")

@@ -58,10 +58,11 @@ def publish(
     leading = leading_suites(found, suites)
     known = {*suite_names(), *(each.name for each in found)}
     figures = gallery(out / "figures", known, pixels)
+    # First, since its folder may yet be refused.
+    write_site(place, site(found, leading, records, figures))
     path = out / "leaderboard.md"
     with replacing(path) as temporary:
         temporary.write_text(leaderboard(leading, records, trust_verified), encoding="utf-8")
-    write_site(place, site(found, leading, records, figures))
     unused = {**records.left_out, **figures.left_out}
     left_out = tuple(f"left out {name}: {why}" for name, why in unused.items())
     return Published(path, place / "index.html", left_out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from leakbench.base.markdown import one_line
 from leakbench.experiments.cell import Cell
 from leakbench.experiments.defense_labels import defense_text
 from leakbench.experiments.descriptions import dataset_name, text_of, training_text
@@ -16,7 +17,7 @@ from leakbench.records.record import Metrics, Record
 
 def settings(cells: Sequence[Measured]) -> str:
     """Return the section on settings under the tables."""
-    return "\n".join(["## Settings", "", *(f"- {line}" for line in setting_lines(cells))])
+    return "\n".join(["## Settings", "", *(f"- {one_line(line)}" for line in setting_lines(cells))])
 
 
 def setting_lines(cells: Sequence[Measured]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from leakbench.base.markdown import markdown_table
+from leakbench.base.markdown import harmless, markdown_table, one_line
 from leakbench.base.registry import ATTACKS, DATASETS
 from leakbench.experiments.descriptions import describe, text_of
 from leakbench.metrics.formatting import MISSING
@@ -21,11 +21,11 @@ def markdown(title: str, cells: Sequence[Measured], command: str, reading: str =
     """Return a suite's whole report.
 
     Args:
-        reading: a discussion of the tables, put under them.
+        reading: a discussion of the tables, put under them; it alone may have links.
     """
-    parts = [f"# {title}", f"Made by `{command}`."]
-    parts += [main_tables(cells), reading_aid(cells), reading.strip()]
-    parts += [details(cells), settings(cells)]
+    above = [f"# {title}", f"Made by `{command}`.", main_tables(cells), reading_aid(cells)]
+    below = [details(cells), settings(cells)]
+    parts = [*map(harmless, above), reading.strip(), *map(harmless, below)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -132,7 +132,7 @@ def _needs(cells: Iterable[Measured]) -> list[str]:
 
 def reading_aid(cells: Sequence[Measured]) -> str:
     """Return what a reader must know to read the tables, and what is missing from them."""
-    return "\n\n".join(reading_lines(cells))
+    return "\n\n".join(map(one_line, reading_lines(cells)))
 
 
 def reading_lines(cells: Sequence[Measured]) -> list[str]:

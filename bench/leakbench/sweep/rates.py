@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from leakbench.base.errors import UsageError
+from leakbench.base.files import read_regular
 from leakbench.experiments.cell import Cell
 from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.records.record import Record
@@ -80,22 +82,24 @@ def _training_rate(log: Path) -> float | None:
     """Return seconds per unit of training; None if no run has trained a model."""
     seconds = work = 0.0
     for event in logged(log):
-        built = event.get("built", ())
-        if event.get("event") == "SharedDone" and any(b.startswith("models/") for b in built):
-            seconds, work = seconds + event["seconds"], work + event["work"]
+        if event.get("event") != "SharedDone" or "models/" not in str(event.get("built")):
+            continue
+        # Whoever may edit the log may write anything there.
+        with suppress(KeyError, TypeError, ValueError, OverflowError):
+            seconds, work = seconds + float(event["seconds"]), work + float(event["work"])
     return seconds / work if work else None
 
 
 def logged(log: Path) -> Iterator[dict[str, Any]]:
-    """Yield the events of a log; incomplete lines are skipped."""
+    """Yield the events of a log; lines that hold none are skipped."""
     try:
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = read_regular(log).decode("utf-8", errors="replace").splitlines()
     except OSError:
         return
     for line in lines:
         try:
             event = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(event, dict):
             yield event

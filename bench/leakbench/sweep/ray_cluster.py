@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import socket
 import sys
 import time
@@ -38,6 +39,9 @@ REBUILT = 3
 AHEAD = 2
 """Steps submitted to Ray for each that it runs, so that it need not wait for the next."""
 
+TOKENS_SINCE = (2, 52)
+"""Major and minor version of the first Ray that asks for a token."""
+
 CHECK_EVERY = 5.0
 """Seconds between two checks of the cluster's size."""
 
@@ -46,14 +50,23 @@ def connect(address: str | None, cores: int) -> None:
     """Join a Ray cluster.
 
     Args:
-        address: None for $RAY_ADDRESS, or else a new cluster on this machine.
+        address: None for $RAY_ADDRESS, or else a new cluster on this machine, which listens on the
+            loopback only and asks for a token that is drawn for it.
         cores: of a new cluster.
 
     Raises:
-        UsageError: Ray is not installed, or no cluster answers.
+        UsageError: Ray is not installed or cannot ask for a token, or no cluster answers.
     """
-    ray = _ray()
     address = address or os.environ.get("RAY_ADDRESS")
+    if not address:
+        _protect_own_cluster()
+    ray = _ray()
+    least = ".".join(map(str, TOKENS_SINCE))
+    if not address and tuple(map(int, ray.__version__.split(".")[:2])) < TOKENS_SINCE:
+        raise UsageError(
+            f"Ray {ray.__version__} cannot protect a cluster by a token, so that every process "
+            f"that reaches its ports could run code; install ray>={least}"
+        )
     if address and not _answers(address):
         raise UsageError(f"no Ray cluster answers at {address}; {WAY_OUT}")
     # The sweep itself retries, and counts, what was killed for lack of memory.
@@ -72,6 +85,17 @@ def connect(address: str | None, cores: int) -> None:
         raise UsageError(
             f"no Ray cluster at {address}: {str(error).splitlines()[0]}; {WAY_OUT}"
         ) from error
+
+
+def _protect_own_cluster() -> None:
+    """Set what Ray reads when it is first imported: a random token, and the loopback.
+
+    Without a token, who reaches a port of Ray's runs code as this user. Ray has no option for the
+    loopback, but uses it where clusters of several machines are switched off, as on macOS.
+    """
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 
 
 def device_of_cluster(name: str) -> str:

@@ -27,7 +27,7 @@ class Shard:
         >>> Shard.parse("2/8")
         Shard(number=2, total=8)
         """
-        match = re.fullmatch(r"(\d+)/(\d+)", text)
+        match = re.fullmatch(r"(\d{1,18})/(\d{1,18})", text)
         if not match or not 1 <= int(match[1]) <= int(match[2]):
             raise UsageError(f"--shard {text!r} is not of the form I/N, from 1/N to N/N")
         return cls(int(match[1]), int(match[2]))
@@ -37,7 +37,8 @@ class Shard:
 
         Parts have about equal work, and do not depend on which cells are measured already.
         """
-        load = [0.0] * self.total
+        # Of more parts than cells, only the first ones get any.
+        load = [0.0] * min(self.total, len(cells))
         chosen = []
         for entry in sorted(cells, key=lambda each: (-each.resolved.work, each.key)):
             lightest = load.index(min(load))

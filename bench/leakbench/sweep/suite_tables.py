@@ -9,7 +9,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from leakbench.base.errors import UsageError
 from leakbench.base.files import replacing
+from leakbench.base.markdown import printable
 from leakbench.experiments.expansion import SuiteEntry, expand
 from leakbench.experiments.overrides import override, value_of
 from leakbench.experiments.suite import load_suite
@@ -64,14 +66,22 @@ def print_tables(
         trust_verified: whether to show entries of `verified.json` that another machine wrote.
     """
     path, beside = out / f"{name}.md", out / f"{name}.reading.md"
-    reading = beside.read_text(encoding="utf-8") if beside.is_file() else ""
+    reading = _text_of(beside) if beside.is_file() else ""
     measured, left_out = read_cells(out, every, trust_verified)
     warn_of(left_out)
     with replacing(path) as temporary:
         temporary.write_text(markdown(title, measured, command, reading), encoding="utf-8")
     shown, _ = read_cells(out, chosen, trust_verified)
-    print(main_tables(shown), reading_aid(shown), settings(shown), sep="\n\n")
+    parts = (main_tables(shown), reading_aid(shown), settings(shown))
+    print(printable("\n\n".join(parts)))
     print(f"\nAll metrics are in {path}.")
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is no text in UTF-8 ({error}); save it so") from None
 
 
 def run_command(suite_name: str, changes: Sequence[str]) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from leakbench.base.files import read_regular
 from leakbench.reports.site.view import made_unique, slug
 
 KINDS: Mapping[str, str] = {
@@ -99,8 +101,8 @@ def _caption(match: re.Match[str]) -> str:
 def _size(path: Path) -> tuple[int, int] | None:
     """Return the width and height of a PNG; None for any other file."""
     try:
-        with Image.open(path, formats=["PNG"]) as image:
+        with Image.open(BytesIO(read_regular(path)), formats=["PNG"]) as image:
             image.verify()
             return image.size
-    except (OSError, UnidentifiedImageError, SyntaxError, Image.DecompressionBombError):
+    except Exception:  # Pillow raises as many kinds as files can be wrong
         return None
