@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from leakbench.attacks.dlg import DeepLeakage, ImprovedDeepLeakage
 from leakbench.attacks.feature import FeatureReconstruction
 from leakbench.attacks.gradinversion import GradInversion
 from leakbench.attacks.ig import InvertingGradients
 from leakbench.attacks.matching import engine, memory, step
-from leakbench.attacks.matching.compiled import worth_compiling
+from leakbench.attacks.matching.compiled import PASSES, operations, worth_compiling
 from leakbench.attacks.matching.engine import match_gradients
 from leakbench.attacks.matching.matching_attack import GradientMatching
 from leakbench.attacks.matching.method import Iterate, Method, Reconstruction, Victim
@@ -234,6 +234,25 @@ def test_compiling_is_weighed_against_the_evaluations_ahead() -> None:
     assert not worth_compiling("auto", model, dummies, count)
 
 
+def test_attention_is_counted_among_the_operations() -> None:
+    """Of 5 tokens: 4 · 32² for q, k, v and the output, and 2 · 5 · 32 for scores and context."""
+
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.MultiheadAttention(32, 4, batch_first=True)
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            return self.layer(tokens, tokens, tokens, need_weights=False)[0]  # type: ignore[no-any-return]
+
+    tokens = nn.Sequential(nn.AdaptiveAvgPool2d((4, 10)), nn.Flatten(), nn.Unflatten(1, (5, 24)))
+    network = nn.Sequential(tokens, nn.Linear(24, 32, bias=False), Attention(), nn.Flatten())
+    model = SharedModel(network, nn.Sequential(nn.Linear(160, CLASSES))).eval()
+    products = 5 * 24 * 32 + 5 * 4 * 32**2 + 2 * 5 * 5 * 32 + 160 * CLASSES
+    assert operations(model, images(1, 0).float()) == PASSES * 2 * products
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
 # Memory
 
 
@@ -305,6 +324,15 @@ def test_runs_side_by_side_fill_the_cache(monkeypatch: pytest.MonkeyPatch) -> No
     assert counts[0] > counts[-1] >= 1
     monkeypatch.setattr(memory, "CACHED", 1)
     assert memory.runs_together(of.model, of.method, images(1, 0), True) == 1
+
+
+def test_factors_of_a_layer_that_sees_many_rows_of_an_individual_are_not_smaller() -> None:
+    rows = nn.Sequential(nn.Flatten(), nn.Unflatten(1, (96, 8)), nn.Linear(8, 8), nn.Flatten())
+    model = SharedModel(rows, nn.Sequential(nn.Linear(768, CLASSES)))
+    everything = sum(parameter.numel() for parameter in model.parameters())
+    held = memory._gradients(model, images(1, 0).float(), True)
+    assert held == everything - 768 * CLASSES
+    assert memory._gradients(model, images(1, 0).float(), False) == everything
 
 
 # The command line

@@ -22,7 +22,7 @@ def runs_together(model: SharedModel, method: Method, sample: Tensor, factored: 
     """
     state = 4 * method.optimiser.floats(sample.numel(), method.steps)
     activations = 4 * _activations(model, sample)
-    gradients = 4 * _gradients(model, len(sample), factored)
+    gradients = 4 * _gradients(model, sample, factored)
     device = sample.device
     if device.type == "cpu":
         return max(1, min(CACHED // (activations + gradients), HELD // state))
@@ -46,14 +46,21 @@ def _activations(model: SharedModel, sample: Tensor) -> int:
     return sum(sizes)
 
 
-def _gradients(model: SharedModel, batch_size: int, factored: bool) -> int:
+def _gradients(model: SharedModel, sample: Tensor, factored: bool) -> int:
     """Return the number of entries of a run's gradients, without those that stay factors."""
-    linear = [m for m in model.modules() if type(m) is nn.Linear] if factored else []
-    left_out = sum(
-        layer.weight.numel()
-        for layer in linear
-        if factors_are_smaller(batch_size, layer.out_features, layer.in_features)
-    )
+    modules = model.named_modules() if factored else []
+    linear = {name: m for name, m in modules if type(m) is nn.Linear}
+    factors: set[str] = set()
+
+    def weigh(name: str, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        # A transformer's individuals have many rows each.
+        outputs, features = output.shape[-1], inputs[0].shape[-1]
+        if factors_are_smaller(output.numel() // outputs, outputs, features):
+            factors.add(name)
+
+    with watched(linear, weigh), torch.no_grad():
+        model(sample)
+    left_out = sum(linear[name].weight.numel() for name in factors)
     return sum(p.numel() for p in model.parameters()) - left_out
 
 
