@@ -85,8 +85,8 @@ LITTLE = 2 * 10**6
 """Operations of a layer in a forward pass, about as long as the calls that a step makes of it."""
 
 ENOUGH = 8
-"""Runs side by side from which calls cost little: a run's step of MobileNetV2 at 64 px, B = 1, takes
-185 ms with two and 71 ms with eight."""
+"""Runs side by side from which calls cost little: one run's step of MobileNetV2 (64 px, B = 1)
+takes 185 ms with two and 71 ms with eight."""
 
 CACHED = 24 * 2**20
 """Bytes of activations and gradients worked on at once on a CPU."""
