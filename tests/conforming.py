@@ -15,4 +15,4 @@ def assert_kept(check: Check, trial: Trial) -> None:
     outcome = outcome_of(check, trial)
     if outcome.unchecked:
         pytest.skip(outcome.unchecked)
-    assert not outcome.finding
+    assert not outcome.finding, outcome.finding

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 
 import running
 from leakbench.attacks.feature import FeatureReconstruction
@@ -18,6 +19,7 @@ from leakbench.cli.main import main
 from leakbench.conformance.setting import SETUP
 from leakbench.experiments.cell import Setup
 from leakbench.experiments.suite import Suite, load_suite
+from ordering import slow_modules_first
 from suite_files import PRESETS, SMALL
 
 collect_ignore = ["outside_package"]  # A package that other tests install.
@@ -28,13 +30,13 @@ torch.set_num_threads(1)
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out tests marked `nightly`, unless `-m` mentions them."""
-    if "nightly" in config.option.markexpr:
-        return
+    """Begin with slow tests; leave out those marked `nightly`, unless `-m` mentions them."""
     nightly = [item for item in items if item.get_closest_marker("nightly")]
-    if nightly:
+    if nightly and "nightly" not in config.option.markexpr:
         config.hook.pytest_deselected(items=nightly)
         items[:] = [item for item in items if not item.get_closest_marker("nightly")]
+    worker = getattr(config, "workerinput", {"workercount": 1})
+    items[:] = slow_modules_first(items, worker["workercount"])
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -69,12 +71,20 @@ def small_setup() -> Setup:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The folder of a run of a small suite without any fault, and what it printed."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    result = running.run(folder)
-    assert result.returncode == 0, result.stderr
-    return folder, result.stdout
+def undisturbed(cache: Path) -> tuple[Path, str]:
+    """The folder of a run of a small suite without any fault, and what it printed.
+
+    It runs once, whichever of the session's worker processes needs it first.
+    """
+    folder = cache.parent / "undisturbed"
+    printed = folder / "printed.txt"
+    with FileLock(f"{folder}.lock"):
+        if not printed.exists():
+            folder.mkdir(exist_ok=True)
+            result = running.run(folder)
+            assert result.returncode == 0, result.stderr
+            printed.write_text(result.stdout, encoding="utf-8")
+    return folder, printed.read_text(encoding="utf-8")
 
 
 @pytest.fixture

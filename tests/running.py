@@ -43,6 +43,10 @@ sweep = { batch_size = [1, 4], rounds = [0, 3] }
 """
 
 
+HALF = ("--only", "rounds=3")
+"""The half of the suite that attacks a trained model."""
+
+
 def command(folder: Path, *arguments: str, suite_text: str = SUITE) -> list[str]:
     """The command that runs a suite in a folder, with two workers."""
     suite = folder / "small.toml"
@@ -77,6 +81,12 @@ def records(folder: Path) -> dict[str, dict[str, Any]]:
         del record["cost"], record["finished"]
         found[path.name] = record
     return found
+
+
+def half_of(whole: tuple[Path, str]) -> dict[str, dict[str, Any]]:
+    """The records of the half of the suite, from a run of the whole."""
+    found = records(whole[0]).items()
+    return {name: record for name, record in found if record["cell"]["rounds"] == 3}
 
 
 def events(folder: Path, kind: str = "") -> list[dict[str, Any]]:

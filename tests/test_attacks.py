@@ -359,6 +359,7 @@ def test_one_update_of_nan_does_not_change_the_answers_for_the_others(name: str)
     [
         ("feature", {}),
         ("feature_lbfgs", {}),
+        ("feature_direct", {}),
         ("dlg", {}),
         ("ig", {}),
         ("gradinversion", {}),

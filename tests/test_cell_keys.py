@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from leakbench.attacks.feature import FeatureReconstruction
 from leakbench.base.errors import UsageError
 from leakbench.base.seeds import digest
-from leakbench.experiments.cell import Cell
+from leakbench.experiments.cell import LATER_FIELDS, SCHEMA, Cell, Setup
 from leakbench.experiments.expansion import expand
 from leakbench.experiments.suite import Suite, load_suite
 from leakbench.records.measured import Measured
@@ -29,6 +31,12 @@ OTHER: dict[str, Any] = {
     "clients": 3,
     "client_batch": 3,
     "learning_rate": 0.3,
+    "momentum": 0.9,
+    "weight_decay": 0.01,
+    "schedule": "cosine",
+    "augmentation": "flip",
+    "local_epochs": 3,
+    "local_batch": 3,
     "rounds": 3,
     "auxiliary_share": 0.3,
     "victim_share": 0.3,
@@ -38,6 +46,7 @@ OTHER: dict[str, Any] = {
     "property_model": "logistic",
     "seed": 3,
     "training": 3,
+    "central": True,
     "attack": "prior",
     "attack_parameters": {"budget": 8},
     "batch_size": 3,
@@ -61,6 +70,45 @@ def test_a_key_changes_with_every_field(small: Suite, field: str) -> None:
     cell = cells(small)[0]
     assert getattr(cell, field) != OTHER[field]
     assert cell.model_copy(update={field: OTHER[field]}).key(1) != cell.key(1)
+
+
+def test_published_records_keep_their_keys() -> None:
+    """Fields that came later are in no key at what held before."""
+    folder = Path(__file__).resolve().parents[1] / "results" / "records"
+    schemas = set()
+    for path in folder.glob("*.json"):
+        record = json.loads(path.read_text())
+        cell = Cell.model_validate({**LATER_FIELDS, **record["cell"]})
+        schemas.add(record["schema_version"])
+        assert cell.key(record["attack_version"], record["schema_version"]) == path.stem
+    assert SCHEMA in schemas
+
+
+def test_trainings_keep_their_keys() -> None:
+    """As they were before optimiser, federation and central training could be chosen."""
+    of = Setup(dataset="celeba", properties=("gender",), main_task="smile", seed=3)
+    assert of.training_key("data") == "7828e118094b3ff5b18f8a4e"
+    later = of.model_copy(update={"training": 2, "rounds": 7})
+    assert later.training_key("data") == "a002acad57e4d14b3928c5e5"
+    assert of.model_copy(update={"central": True}).training_key("data") == of.training_key("data")
+
+
+@pytest.mark.parametrize(
+    "field",
+    ["momentum", "weight_decay", "schedule", "augmentation", "local_epochs", "local_batch"],
+)
+def test_the_key_of_a_training_changes_with_what_shapes_the_weights(field: str) -> None:
+    of = Setup(dataset="celeba", properties=("gender",), main_task="smile")
+    assert of.model_copy(update={field: OTHER[field]}).training_key("") != of.training_key("")
+
+
+def test_only_a_schedule_has_the_number_of_rounds_in_the_key_of_a_training() -> None:
+    of = Setup(dataset="celeba", properties=("gender",), main_task="smile")
+    for schedule, alike in (("constant", True), ("cosine", False)):
+        one, other = (
+            of.model_copy(update={"schedule": schedule, "rounds": rounds}) for rounds in (5, 6)
+        )
+        assert (one.training_key("") == other.training_key("")) == alike
 
 
 def test_a_key_changes_with_the_attack_s_version(

@@ -121,6 +121,21 @@ def test_accuracy_stands_over_levels_none_and_0_apart(suite: str) -> None:
     assert heights(at_8)["Blind"] == [[60, 60]]
 
 
+def test_a_centrally_trained_model_has_a_line_of_its_own(suite: str) -> None:
+    def beside(cell: SuiteEntry) -> Record:
+        found = record(cell)
+        assert found.metrics is not None
+        task = found.metrics.main_task | {"central": 0.9}
+        return found.model_copy(
+            update={"metrics": found.metrics.model_copy(update={"main_task": task})}
+        )
+
+    cells = [Measured(cell, beside(cell)) for cell in suite_entries(suite)]
+    below = drawn(defense.figures(cells), "defense-gaussian-sigma-gender").axes[2]
+    assert heights(below)["centrally trained"] == [[90, 90]]
+    assert below.get_ylim()[1] > 90
+
+
 def test_what_stands_alone_does_not_hide_another(suite: str) -> None:
     figure = drawn(defense.figures(measured(suite_entries(suite))), "defense-gaussian-sigma-gender")
     found = lines(figure.axes[0])
@@ -134,6 +149,7 @@ def test_utility_and_change_stand_below_the_same_levels(suite: str) -> None:
     assert heights(below)["utility"] == [[60], [60], [59, 50]]
     assert heights(below)["utility, undefended"] == [[60, 60]]
     assert heights(below)["most frequent class"] == [[30, 30]]
+    assert "centrally trained" not in heights(below)
     ticks = [label.get_text() for label in below.get_xticklabels()]
     assert ticks == ["none\n0", "0\n0", "0.01\n0.3", "0.1\n3"]
 
@@ -275,8 +291,8 @@ def test_each_cosine_over_lambda_has_its_swapped_cosine_beside_it(suite: str) ->
     swapped = styles["B = 8, swapped cosine"]
     assert swapped.get_color() == styles["B = 8"].get_color()
     # Not dashed: dashed lines are controls of their own.
-    assert (swapped.get_linestyle(), swapped.get_marker()) == ("-", "x")
-    assert styles["B = 8"].get_marker() not in ("x", "", "None")
+    assert (swapped.get_linestyle(), swapped.get_marker()) == ("-", "")
+    assert styles["B = 8"].get_marker() not in ("", "None")
     (legend,) = figure.legends
     assert "B = 8, swapped cosine" in [text.get_text() for text in legend.get_texts()]
 

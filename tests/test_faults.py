@@ -10,9 +10,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,14 +21,15 @@ from leakbench.sweep.local import LocalExecutor
 from leakbench.sweep.steps import Step, steps_of
 from records import suite_entries
 from running import (
+    HALF,
     SUITE,
     built,
     command,
     environment,
     events,
+    half_of,
     outside_attack,
     records,
-    run,
 )
 
 pytestmark = pytest.mark.slow
@@ -68,58 +69,91 @@ class Perilous(Attack):
 RunHere = Callable[..., tuple[int, str]]
 
 
-def perilous(folder: Path, peril: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the control `prior` and an attack that endangers its worker, one cell each."""
-    column = f'[attack.prior]\n[attack.perilous]\nparameters = {{ peril = "{peril}" }}'
-    only = ("attack=prior,perilous", "batch_size=1", "rounds=0")
-    cells = ("--workers", "1", *(word for each in only for word in ("--only", each)))
-    return subprocess.run(
-        command(folder, *cells, *arguments, suite_text=SUITE.replace("[attack.prior]", column)),
-        env=outside_attack(folder, "perilous", PERILOUS),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+@dataclass(frozen=True)
+class Endangered:
+    """A run of the control `prior` and of attacks that endanger their worker, one cell each."""
+
+    folder: Path
+    result: subprocess.CompletedProcess[str]
+
+    @classmethod
+    def of(cls, folder: Path, perils: Sequence[str], *arguments: str) -> Endangered:
+        columns = ["[attack.prior]"] + [
+            f'[attack.peril_{number}]\nattack = "perilous"\nparameters = {{ peril = "{peril}" }}'
+            for number, peril in enumerate(perils)
+        ]
+        only = ("attack=prior,perilous", "batch_size=1", "rounds=0")
+        cells = ("--workers", "1", *(word for each in only for word in ("--only", each)))
+        suite = SUITE.replace("[attack.prior]", "\n".join(columns))
+        result = subprocess.run(
+            command(folder, *cells, *arguments, suite_text=suite),
+            env=outside_attack(folder, "perilous", PERILOUS),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        return cls(folder, result)
+
+    def statuses(self) -> dict[str, str]:
+        """The status of each cell by its peril, "" for the control."""
+        cells = records(self.folder).values()
+        return {r["cell"]["attack_parameters"].get("peril", ""): r["status"] for r in cells}
+
+    def attempts(self, peril: str) -> list[int]:
+        """The numbers of the attempts at a cell after the first."""
+        (key,) = (
+            record["key"]
+            for record in records(self.folder).values()
+            if record["cell"]["attack_parameters"].get("peril") == peril
+        )
+        return [each["attempt"] for each in events(self.folder, "Again") if each["key"] == key]
 
 
-@pytest.mark.parametrize(
-    ("peril", "cause"),
-    [
-        ("dies", "was killed by SIGKILL, perhaps for lack of memory"),
-        pytest.param("leaves", "ended with exit code 0", marks=pytest.mark.nightly),
-    ],
-)
-def test_a_cell_that_kills_its_workers_fails_alone(tmp_path: Path, peril: str, cause: str) -> None:
-    result = perilous(tmp_path, peril)
-    assert result.returncode == 1, result.stderr
-    statuses = {r["cell"]["attack"]: r["status"] for r in records(tmp_path).values()}
-    assert statuses == {"prior": "done", "perilous": "failed"}
-    assert f"its worker {cause} (3 attempts)" in result.stderr.splitlines()[-1]
-    assert [each["attempt"] for each in events(tmp_path, "Again")] == [2, 3]
-    assert len(events(tmp_path, "Failed")) == 1
+@pytest.fixture(scope="module")
+def endangered(tmp_path_factory: pytest.TempPathFactory) -> Endangered:
+    """A run with three perils, whose workers are started again and again."""
+    folder = tmp_path_factory.mktemp("endangered")
+    return Endangered.of(folder, ["dies", "dies once", "lacks memory once"])
+
+
+def test_a_cell_that_kills_its_workers_fails_alone(endangered: Endangered) -> None:
+    assert endangered.result.returncode == 1, endangered.result.stderr
+    assert {p for p, status in endangered.statuses().items() if status == "failed"} == {"dies"}
+    last = endangered.result.stderr.splitlines()[-1]
+    assert "its worker was killed by SIGKILL, perhaps for lack of memory (3 attempts)" in last
+    assert endangered.attempts("dies") == [2, 3]
+    assert len(events(endangered.folder, "Failed")) == 1
 
 
 @pytest.mark.parametrize("peril", ["dies once", "lacks memory once"])
-def test_a_transient_problem_costs_one_attempt(tmp_path: Path, peril: str) -> None:
-    result = perilous(tmp_path, peril)
-    assert result.returncode == 0, result.stderr
-    assert {r["status"] for r in records(tmp_path).values()} == {"done"}
-    assert [each["attempt"] for each in events(tmp_path, "Again")] == [2]
+def test_a_transient_problem_costs_one_attempt(endangered: Endangered, peril: str) -> None:
+    assert endangered.statuses()[peril] == "done"
+    assert endangered.attempts(peril) == [2]
+
+
+@pytest.mark.nightly
+def test_a_cell_that_ends_its_workers_fails_alone(tmp_path: Path) -> None:
+    run = Endangered.of(tmp_path, ["leaves"])
+    assert run.result.returncode == 1, run.result.stderr
+    assert run.statuses() == {"": "done", "leaves": "failed"}
+    assert "its worker ended with exit code 0 (3 attempts)" in run.result.stderr.splitlines()[-1]
+    assert run.attempts("leaves") == [2, 3]
 
 
 def test_without_retries_the_first_death_fails_the_cell(tmp_path: Path) -> None:
-    result = perilous(tmp_path, "dies once", "--retries", "0")
-    assert result.returncode == 1
+    run = Endangered.of(tmp_path, ["dies once"], "--retries", "0")
+    assert run.result.returncode == 1
+    assert run.statuses() == {"": "done", "dies once": "failed"}
     assert events(tmp_path, "Again") == []
 
 
 def test_a_cell_that_takes_too_long_is_ended(tmp_path: Path) -> None:
-    result = perilous(tmp_path, "sleeps", "--time-limit", "0.2")
-    assert result.returncode == 1, result.stderr
-    assert "it took longer than 0.2 min; give it less to do, or raise --time-limit" in result.stderr
-    statuses = {r["cell"]["attack"]: r["status"] for r in records(tmp_path).values()}
-    assert statuses == {"prior": "done", "perilous": "failed"}
+    run = Endangered.of(tmp_path, ["sleeps"], "--time-limit", "0.2")
+    assert run.result.returncode == 1, run.result.stderr
+    said = run.result.stderr
+    assert "it took longer than 0.2 min; give it less to do, or raise --time-limit" in said
+    assert run.statuses() == {"": "done", "sleeps": "failed"}
     assert events(tmp_path, "Again") == []
 
 
@@ -190,13 +224,21 @@ def test_a_worker_that_dies_while_it_starts_costs_an_attempt(executor: LocalExec
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("kills", [3, pytest.param(8, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize(
+    ("kills", "part", "longest"),
+    [(2, HALF, 2.0), pytest.param(8, (), 5.0, marks=pytest.mark.nightly)],
+)
 def test_workers_killed_at_random_change_nothing(
-    undisturbed: tuple[Path, str], tmp_path: Path, kills: int
+    undisturbed: tuple[Path, str],
+    tmp_path: Path,
+    kills: int,
+    part: tuple[str, ...],
+    longest: float,
 ) -> None:
+    """Seconds, a fifth of `longest` at least, lie between two kills."""
     chance = random.Random(1)
     process = subprocess.Popen(
-        command(tmp_path, "--retries", "50"),
+        command(tmp_path, "--retries", "50", *part),
         env=environment(tmp_path),
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -204,40 +246,23 @@ def test_workers_killed_at_random_change_nothing(
     )
     killed = 0
     while process.poll() is None and killed < kills:
-        time.sleep(chance.uniform(1, 5))
+        time.sleep(chance.uniform(longest / 5, longest))
         if workers := workers_of(process.pid):
             os.kill(chance.choice(workers), signal.SIGKILL)
             killed += 1
     printed, _ = process.communicate(timeout=300)
     assert process.returncode == 0
     assert killed >= 2
-    assert records(tmp_path) == records(undisturbed[0])
-    assert printed == undisturbed[1].replace(str(undisturbed[0]), str(tmp_path))
+    assert records(tmp_path) == (half_of(undisturbed) if part else records(undisturbed[0]))
+    if not part:
+        assert printed == undisturbed[1].replace(str(undisturbed[0]), str(tmp_path))
     finished = Counter(event["key"] for event in events(tmp_path, "CellDone"))
     assert set(finished.values()) == {1}
     assert set(built(tmp_path).values()) == {1}
 
 
-HALF = ("--only", "rounds=3")
-"""The half of the suite that attacks a trained model."""
-
-
-def half_of(whole: tuple[Path, str]) -> dict[str, dict[str, Any]]:
-    """The records of that half."""
-    found = records(whole[0]).items()
-    return {name: record for name, record in found if record["cell"]["rounds"] == 3}
-
-
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["INT", "TERM"]
-)
-def test_an_interrupted_run_says_how_to_go_on(
-    undisturbed: tuple[Path, str],
-    run_here: RunHere,
-    tmp_path: Path,
-    number: signal.Signals,
-    code: int,
-) -> None:
+def interrupted(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    """Start a run, send it a signal after its first record, and check what it leaves."""
     process = subprocess.Popen(
         command(tmp_path, *HALF),
         env=environment(tmp_path),
@@ -256,6 +281,16 @@ def test_an_interrupted_run_says_how_to_go_on(
     assert measured == len(records(tmp_path))
     assert measured + left == 8
     assert [path.name for path in folder.iterdir() if path.suffix != ".json"] == [".claims"]
+
+
+def test_a_terminated_run_says_how_to_go_on(tmp_path: Path) -> None:
+    interrupted(tmp_path, signal.SIGTERM, 143)
+
+
+def test_an_interrupted_run_says_how_to_go_on_and_does(
+    undisturbed: tuple[Path, str], run_here: RunHere, tmp_path: Path
+) -> None:
+    interrupted(tmp_path, signal.SIGINT, 130)
     assert run_here(*HALF)[0] == 0
     assert records(tmp_path) == half_of(undisturbed)
     assert max(Counter(e["key"] for e in events(tmp_path, "CellDone")).values()) == 1
@@ -264,7 +299,7 @@ def test_an_interrupted_run_says_how_to_go_on(
 def test_two_runs_at_once_share_the_work(undisturbed: tuple[Path, str], tmp_path: Path) -> None:
     both = [
         subprocess.Popen(
-            command(tmp_path, "--workers", "1"),
+            command(tmp_path, "--workers", "1", *HALF),
             env=environment(tmp_path),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -274,13 +309,14 @@ def test_two_runs_at_once_share_the_work(undisturbed: tuple[Path, str], tmp_path
     ]
     said = [process.communicate(timeout=300) for process in both]
     assert [process.returncode for process in both] == [0, 0], said
-    assert records(tmp_path) == records(undisturbed[0])
+    assert records(tmp_path) == half_of(undisturbed)
     done = events(tmp_path, "CellDone")
-    assert Counter(Counter(event["key"] for event in done).values()) == {1: 16}
+    assert Counter(Counter(event["key"] for event in done).values()) == {1: 8}
     assert len({event["run"] for event in done}) == 2
     assert set(built(tmp_path).values()) == {1}
-    expected = undisturbed[1].replace(str(undisturbed[0]), str(tmp_path))
-    assert [printed for printed, _ in said] == [expected, expected]
+    (table, other) = (printed for printed, _ in said)
+    assert "Proposed" in table
+    assert table == other
 
 
 @pytest.fixture
@@ -313,18 +349,17 @@ def test_a_full_disk_ends_the_run_with_a_folder_that_is_valid(
 ) -> None:
     out = tmp_path / "out"
     out.symlink_to(small_disk)
-    ballast = fill(small_disk, left=40 * 1024)
-    result = run(tmp_path, "--workers", "1")
-    assert result.returncode == 2, result.stderr
-    last = result.stderr.splitlines()[-1]
-    assert "No space left on device; all finished cells are kept" in last
-    assert "Traceback" not in result.stderr
+    ballast = fill(small_disk, left=24 * 1024)
+    code, said = run_here(*HALF)
+    assert code == 2, said
+    assert "No space left on device; all finished cells are kept" in said.splitlines()[-1]
+    assert "Traceback" not in said
     kept = records(tmp_path)
-    assert 0 < len(kept) < 16
-    assert kept.items() <= records(undisturbed[0]).items()
+    assert 0 < len(kept) < 8
+    assert kept.items() <= half_of(undisturbed).items()
     ballast.unlink()
-    assert run_here()[0] == 0
-    assert records(tmp_path) == records(undisturbed[0])
+    assert run_here(*HALF)[0] == 0
+    assert records(tmp_path) == half_of(undisturbed)
 
 
 def test_a_full_cache_ends_the_run(run_here: RunHere, tmp_path: Path, small_disk: Path) -> None:

@@ -101,9 +101,9 @@ def test_training_goes_on_from_the_last_checkpoint(monkeypatch: pytest.MonkeyPat
     (run / "round-000005.safetensors").unlink()
     trained: list[range] = []
 
-    def spy(model: SharedModel, clients: Any, rounds: range, *settings: Any) -> None:
+    def spy(model: SharedModel, clients: Any, rounds: range, *settings: Any, **others: Any) -> None:
         trained.append(rounds)
-        train(model, clients, rounds, *settings)
+        train(model, clients, rounds, *settings, **others)
 
     monkeypatch.setattr(shared_training, "train", spy)
     assert torch.equal(prepared_weights(5, seed=11), from_nothing)

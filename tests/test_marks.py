@@ -20,7 +20,6 @@ from leakbench.reports.publishing import publish
 from leakbench.reports.remarks import (
     EXPLANATIONS,
     KNOWLEDGE_DIFFERS,
-    MAIN_TASK_BELOW_MAJORITY,
     NO_LABEL_BASELINE,
     ORACLE_BELOW_CHANCE,
 )
@@ -240,15 +239,6 @@ def test_a_row_says_where_its_oracle_is_below_chance() -> None:
     assert ORACLE_BELOW_CHANCE in remarks(below)
     assert ORACLE_BELOW_CHANCE not in remarks(with_accuracy(quick(), "oracle", estimate(0.5, 0.2)))
     assert EXPLANATIONS[ORACLE_BELOW_CHANCE] in main_tables(below)
-
-
-def test_a_row_says_where_its_main_task_is_below_the_majority_class() -> None:
-    def trained(accuracy: float) -> set[str]:
-        shared = {"accuracy": accuracy, "most_frequent_class": 0.5, "labelled_auxiliary": 1.0}
-        return remarks(changed(quick(), "", main_task=shared))
-
-    assert MAIN_TASK_BELOW_MAJORITY in trained(0.49)
-    assert MAIN_TASK_BELOW_MAJORITY not in trained(0.5)
 
 
 def test_the_site_has_the_remarks_and_their_explanation(tmp_path: Path) -> None:

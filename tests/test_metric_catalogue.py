@@ -56,7 +56,12 @@ def whole_metrics() -> Metrics:
         images=ImageMetrics(psnr=HALF, ssim=HALF, lpips=HALF, recognisable=HALF),
         label_accuracy=0.5,
         diverged=0.0,
-        main_task={"accuracy": 0.5, "most_frequent_class": 0.5, "labelled_auxiliary": 1.0},
+        main_task={
+            "accuracy": 0.5,
+            "central": 0.5,
+            "most_frequent_class": 0.5,
+            "labelled_auxiliary": 1.0,
+        },
         deployed={"F": 0.5},
         defense=DefenseMetrics(
             distortion=HALF, utility=HALF, utility_lost=HALF, epsilon=1.0, delta=0.1
@@ -212,3 +217,16 @@ def test_the_frame_has_the_same_columns_whatever_was_measured(tmp_path: Path, ol
     assert columns[0] == columns[1]
     assert {"exact", "exact_low", "psnr", "epsilon", "membership_found"} <= set(columns[0])
     assert not np.isin(["epsilon_low", "deployed"], columns[0]).any()
+
+
+@pytest.mark.parametrize("central", [True, False])
+def test_a_central_accuracy_is_in_the_records_of_the_cells_that_ask_for_it(central: bool) -> None:
+    asking = suite_entries("quick", f"central={str(central).lower()}", only=["attack=feature"])
+    record = done(asking[0])
+    assert record.metrics is not None
+    other = record.metrics.main_task | ({} if central else {"central": 0.7})
+    wrong = record.model_copy(
+        update={"metrics": record.metrics.model_copy(update={"main_task": other})}
+    )
+    found = [each for each in impossible_values(wrong) if "central" in each]
+    assert found == [f"central = {central}, and {'no ' * central}centrally trained model"]

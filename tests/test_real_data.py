@@ -73,7 +73,7 @@ def test_the_attacks_it_is_compared_with_learn_more_than_blind(
 
 def test_the_oracle_reads_gender_off_true_features_and_blind_does_not(data_root: Path) -> None:
     oracle, blind = (
-        measured(data_root, name, batch_size=1, individuals=400).properties["gender"]
+        measured(data_root, name, batch_size=1, individuals=200).properties["gender"]
         for name in ("oracle", "blind")
     )
     assert oracle.balanced_accuracy.low is not None

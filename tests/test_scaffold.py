@@ -29,7 +29,7 @@ def copy_of_checkout(folder: Path) -> Path:
         shutil.copytree(CHECKOUT / name, copy / name, symlinks=True, ignore=ignored)
     shutil.copy(CHECKOUT / "pyproject.toml", copy)
     (copy / "tests").mkdir()
-    for module in ("conftest.py", "running.py", "suite_files.py"):
+    for module in ("conftest.py", "ordering.py", "running.py", "suite_files.py"):
         shutil.copy(CHECKOUT / "tests" / module, copy / "tests")
     return copy
 

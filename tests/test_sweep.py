@@ -127,6 +127,22 @@ def test_each_defense_is_trained_under_once() -> None:
             assert len(step.needs) == 2 * UTILITY_TRAININGS
 
 
+def test_a_centrally_trained_model_is_one_step_for_all_cells_before_their_preparation() -> None:
+    cells = suite_entries("quick", "central=true")
+    steps = {step.name: step for step in steps_of(cells)}
+    trained = [step for step in steps.values() if isinstance(step.task, Train)]
+    trainings = {cell.cell.setup.training_key("") for cell in cells}
+    assert len(trained) == len(trainings)
+    assert all(step.task.central for step in trained if isinstance(step.task, Train))
+    for step in steps.values():
+        if not isinstance(step.task, Train):
+            assert [each for each in trained if each.name in step.needs]
+    without = {
+        step.exclusive_key for step in steps_of(suite_entries("quick")) if step.entry is None
+    }
+    assert without == {s.exclusive_key for s in steps.values() if isinstance(s.task, Prepare)}
+
+
 def test_what_is_needed_comes_first_and_all_is_written(
     tmp_path: Path, quick: list[SuiteEntry]
 ) -> None:

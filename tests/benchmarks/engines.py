@@ -78,17 +78,21 @@ def work(
     steps: int,
     compiling: Compiling,
 ) -> Work:
-    """Return an attack's work on victim batches of images (B, 3, size, size) and labels (B,)."""
-    shape = batches[0][0].shape
-    nobody = Auxiliary(torch.zeros(1, *shape[1:]), torch.zeros(1).long(), {}, torch.zeros(1).long())
-    server = Server(CLASSES, tuple(shape[1:]), (), model=model, auxiliary=nobody)
+    """Return an attack's work on victim batches of images (B, 3, size, size) and labels (B,).
+
+    Model and batches are on one device, where the engines then compute.
+    """
+    images, labels = batches[0]
+    shape, nobody = images.shape, labels.new_zeros(1)
+    auxiliary = Auxiliary(images.new_zeros(1, *shape[1:]), nobody, {}, nobody)
+    server = Server(CLASSES, tuple(shape[1:]), (), model=model, auxiliary=auxiliary)
     method = ATTACKS[attack](steps).method(server)
     victims = [
         Victim(client_update(model, images, labels), labels, len(labels), number)
         for number, (images, labels) in enumerate(batches)
     ]
     generator = torch.Generator().manual_seed(0)
-    starts = torch.stack([method.start(victim, generator) for victim in victims])
+    starts = torch.stack([method.start(victim, generator) for victim in victims]).to(images.device)
     method = replace(method, start=lambda victim, _: starts[victim.seed])
     return Work(model, victims, starts, attack, method, compiling)
 

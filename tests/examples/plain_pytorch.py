@@ -19,7 +19,7 @@ BATCH = 4
 def main(folder: Path) -> Report:
     torch.manual_seed(0)
     model = Net()
-    clients = synthetic_people(64, first=1000)
+    clients = synthetic_people(32, first=1000)
 
     # Each client sends the gradient of the mean loss over its batch, in a file.
     (folder / "updates").mkdir(parents=True)

@@ -82,6 +82,7 @@ class FederatedTraining:
                 self.client_batch,
                 self.seed,
                 compute,
+                may_diverge=defense is not None,
             )
             hits = main_task_hits(
                 fresh.eval(), self.test_images.to(device), self.test_labels.to(device)

@@ -98,6 +98,15 @@ def unpack(contents: Mapping[str, bytes]) -> None:
             _write(_tensor_file(path), content, _save_bytes)
 
 
+def store_file(path: str, content: bytes) -> None:
+    """Store the content of a safetensors file under `path`, byte by byte, whatever is there.
+
+    Raises:
+        WriteError: the cache cannot be written to, or the disk is full.
+    """
+    _write(_tensor_file(path), content, _save_bytes)
+
+
 def is_cached(path: str) -> bool:
     """Whether undamaged tensors are stored under `path`."""
     return _load(_tensor_file(path), load_file) is not None

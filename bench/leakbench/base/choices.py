@@ -18,6 +18,16 @@ PropertyModelKind = Literal["logistic", "validated"]
 models and networks with a hidden layer, trained on mirrored images too and calibrated."""
 
 
+LearningRateSchedule = Literal["constant", "cosine"]
+"""The learning rate by round: the same in all, or half a cosine from its value down to almost 0 in
+the attacked round."""
+
+
+Augmentation = Literal["none", "flip", "flip_crop"]
+"""What clients do to each image in each round of training: nothing, mirror half of them, or also
+shift them at random by up to an eighth of their size."""
+
+
 Precision = Literal["float32", "tf32", "bfloat16"]
 """Precision in which the adversary's copy of the model computes; TF32 on CUDA only."""
 

@@ -16,6 +16,7 @@ from leakbench.evaluation.preparation import (
     model_for_utility,
 )
 from leakbench.experiments.cell import Setup, utility_setups
+from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.federation.client import Update
 from leakbench.federation.defense import Defense
 from leakbench.federation.shared_model import main_task_hits
@@ -24,7 +25,7 @@ from leakbench.records.record import DefenseMetrics
 
 
 def defense_metrics(
-    defense: Defense,
+    resolved: ResolvedCell,
     distortions: NDArray[np.float64],
     trainings: Groups,
     context: EvaluationContext,
@@ -33,18 +34,21 @@ def defense_metrics(
     """Return a defense's distortion, and the accuracy of a model that is trained under it here.
 
     Args:
+        resolved: the cell, with its defense.
         distortions: `distortion` of the update of each victim batch, shape (runs, batches).
         trainings: the training of the shared model of each run, shape (runs,).
         on_status: called with a short description of each long step.
     """
     seed = seed_for("bootstrap", context.setup.seed) % 2**32
+    defense, protocol = resolved.defense, resolved.protocol
     utility, lost = _utility(defense, context, on_status, seed)
     sizes = [len(rows) for rows in context.split.clients]
     # Of the client with the least data, whose individuals are sampled the most often.
     smallest = min(sizes)
     sampled = min(1.0, context.setup.client_batch / smallest)
     delta = 1 / smallest
-    epsilon = defense.epsilon(sampled, context.setup.rounds, delta)
+    uses = 1 if protocol is None else protocol.uses
+    epsilon = defense.epsilon(sampled, context.setup.rounds, delta, uses)
     return DefenseMetrics(
         distortion=Bootstrap([np.arange(distortions.shape[1])], seed, trainings).mean(distortions),
         utility=utility,

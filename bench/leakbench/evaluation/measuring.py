@@ -25,6 +25,7 @@ from leakbench.data.images import to_images
 from leakbench.evaluation.defense_cost import defense_metrics, distortion
 from leakbench.evaluation.preparation import EvaluationContext
 from leakbench.evaluation.scoring import Run, ScoringSetup, score
+from leakbench.evaluation.shared_training import learning_rate_of
 from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.federation.batch_norm import batch_statistics, in_mode
 from leakbench.federation.client import Client, gradient
@@ -92,7 +93,7 @@ def measure(
             [each.run for each in measured],
             ScoringSetup.of(known),
             lpips_weights,
-            defense_metrics(resolved.defense, distortions, trainings, first, on_status)
+            defense_metrics(resolved, distortions, trainings, first, on_status)
             if distortions.size
             else None,
         ),
@@ -105,10 +106,7 @@ def measure(
         fingerprint=first.fingerprint,
         versions={"leakbench": version("leakbench"), "python": platform.python_version()}
         | {name: version(name) for name in LIBRARIES},
-        environment=Environment(
-            compiled=_compiled(results),
-            threads=torch.get_num_threads(),
-        ),
+        environment=Environment(compiled=_compiled(results), threads=torch.get_num_threads()),
         device=first.device,
     )
 
@@ -179,8 +177,9 @@ class Exchange:
         knowledge: what the attack gets to know.
         batch_size: individuals B in a client's batch.
         mode: how clients run the model for their update.
-        learning_rate: η, which the server sets.
-        defense: what clients do to their updates.
+        learning_rate: η in the attacked round, which the server sets.
+        defense: what clients do for their updates, the protocol included.
+        protocol: the local steps of federated averaging, known to every server; None for none.
         precision: in which attacks let the model compute; clients compute in float32.
         seed: of the attack's randomness, with the batch's number.
         clients_seed: of the clients' randomness, likewise. It is the same in all runs on one
@@ -195,6 +194,7 @@ class Exchange:
     precision: Precision
     seed: int
     clients_seed: int
+    protocol: Defense | None = None
 
     @classmethod
     def of(cls, resolved: ResolvedCell, training: int = 0, number: int = 0) -> Self:
@@ -210,12 +210,18 @@ class Exchange:
             knowledge=resolved.knowledge,
             batch_size=cell.batch_size,
             mode=cell.mode,
-            learning_rate=cell.learning_rate,
-            defense=resolved.defense,
+            learning_rate=learning_rate_of(cell).at(cell.rounds),
+            defense=resolved.client_computation,
+            protocol=resolved.protocol,
             precision=cell.precision,
             seed=cell.seed if first else seed_for("run", cell.seed, training, number),
             clients_seed=seed_for("clients", cell.seed, training) if training else cell.seed,
         )
+
+    @property
+    def is_defended(self) -> bool:
+        """Whether clients do more for their updates than the protocol says."""
+        return self.defense.name != "none" and self.defense is not self.protocol
 
     def attack_seed(self, attack: Attack, number: int) -> int:
         """Return the seed of an attack on batch `number`."""
@@ -232,6 +238,7 @@ class Exchange:
             mode=self.mode,
             learning_rate=self.learning_rate,
             defense=self.defense,
+            protocol=self.protocol,
             compiling=compiling,
             precision=self.precision,
         )
@@ -290,6 +297,7 @@ def infer(
             truths, generator_for(*seed, [truth.digest() for truth in truths])
         )
     compute = exchange.defense.protect(gradient)
+    undefended = exchange.protocol.protect(gradient) if exchange.protocol else gradient
     observations, changes = [], []
     for number, truth in enumerate(truths):
         client = Client(
@@ -300,8 +308,9 @@ def infer(
             generator=exchange.defense_generator(truth, number),
         )
         sent = compute(client)
-        if exchange.defense.name != "none":
-            changes.append(distortion(sent, gradient(client)))
+        if exchange.is_defended:
+            again = replace(client, generator=exchange.defense_generator(truth, number))
+            changes.append(distortion(sent, undefended(again)))
         wanted = Knowledge.STATISTICS in exchange.knowledge
         observations.append(
             observe(

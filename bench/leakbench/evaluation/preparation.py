@@ -30,6 +30,7 @@ from leakbench.evaluation.auxiliary import (
     other_people,
 )
 from leakbench.evaluation.loading import fingerprint, load_auxiliary_individuals, load_individuals
+from leakbench.evaluation.required_weights import provide_weights
 from leakbench.evaluation.shared_training import trained_model, training_run
 from leakbench.experiments.cell import PROPERTY_MODEL_VERSION, Setup
 from leakbench.federation.defense import Defense
@@ -56,8 +57,9 @@ class EvaluationContext:
         individuals: the whole data set of clients and victims.
         split: who is client, auxiliary, victim.
         server: all that the server could know; attacks get what their cell grants.
-        main_task: accuracy on the victims' images, share of the most frequent class, and share of
-            D_aux that has a main-task label.
+        main_task: accuracy on the victims' images, share of the most frequent class, share of D_aux
+            that has a main-task label, and the accuracy of a centrally trained model if the setup
+            has one.
         fingerprint: of the data set, or of both; see `fingerprint`.
         device: where the server's tensors are.
     """
@@ -80,8 +82,9 @@ def prepare(
         on_status: called with a short description of each long step.
 
     Raises:
-        UsageError: data, main task, properties, model or split are not as they must be.
+        UsageError: data, main task, properties, model, weights or split are not as they must be.
     """
+    provide_weights(setup, data_root)
     on_status(f"loading {setup.dataset}")
     individuals = load_individuals(setup, data_root)
     foreign = load_auxiliary_individuals(setup, data_root)
@@ -107,6 +110,10 @@ def prepare(
     )
     images, labels = labelled_victims(individuals, split, device)
     hits = main_task_hits(model, images, labels)
+    central = {}
+    if setup.central:
+        pooled = trained_model(setup, individuals, split, device, on_status, central=True)
+        central["central"] = main_task_hits(pooled, images, labels).float().mean().item()
     return EvaluationContext(
         setup=setup,
         individuals=individuals,
@@ -116,6 +123,7 @@ def prepare(
             "accuracy": hits.float().mean().item(),
             "most_frequent_class": (torch.bincount(labels).max() / len(labels)).item(),
             "labelled_auxiliary": (auxiliary.labels >= 0).float().mean().item(),
+            **central,
         },
         fingerprint=data,
         device=device,
@@ -150,25 +158,29 @@ def model_for_utility(
     return trained_model(setup, context.individuals, context.split, context.device, on_status, part)
 
 
-def train_for_utility(
+def train_beside(
     setup: Setup,
     defense: PluginSpec | None,
     data_root: Path | None,
     device: str,
     on_status: Callable[[str], None],
+    central: bool = False,
 ) -> None:
-    """Train a setup's model, for `model_for_utility` to find in the cache.
+    """Train a setup's model, for `model_for_utility` or `prepare` to find in the cache.
 
     Args:
         defense: under which it is trained, a client part; None for none.
+        central: whether it is trained on all clients' data in one place.
 
     Raises:
-        UsageError: data, main task or model are not as they must be.
+        UsageError: data, main task, model or weights are not as they must be, or the training
+            diverges.
     """
+    provide_weights(setup, data_root)
     individuals = load_individuals(setup, data_root)
     split = _split(individuals, setup)
     under = None if defense is None else defense.build(DEFENSES)
-    trained_model(setup, individuals, split, device, on_status, under)
+    trained_model(setup, individuals, split, device, on_status, under, central)
 
 
 def labelled_victims(individuals: Individuals, split: Split, device: str) -> tuple[Tensor, Tensor]:

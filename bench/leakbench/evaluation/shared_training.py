@@ -2,35 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from leakbench.base.cache import cached_tensors, is_cached, locked, stored_tensors
 from leakbench.base.plugins import PluginSpec, parameters_of
 from leakbench.base.registry import DEFENSES, MODELS
 from leakbench.base.seeds import digest, seed_for
 from leakbench.data.dataset import Individuals
+from leakbench.data.images import to_images
 from leakbench.data.split import Split
 from leakbench.experiments.cell import Setup
 from leakbench.federation.client import Compute, gradient
 from leakbench.federation.defense import Defense
+from leakbench.federation.defenses.none import NoDefense
+from leakbench.federation.protocol import under_protocol
+from leakbench.federation.server_optimiser import LearningRate, ServerOptimiser
 from leakbench.federation.shared_model import (
     Architecture,
     SharedModel,
 )
-from leakbench.federation.training import ClientData, train
+from leakbench.federation.training import ClientData, check_finite, train
 
 
-def is_trained(setup: Setup, data: str, device: str, defense: PluginSpec | None = None) -> bool:
-    """Whether the weights after a setup's training, perhaps under a defense, are in the cache.
+def is_trained(
+    setup: Setup,
+    data: str,
+    device: str,
+    defense: PluginSpec | None = None,
+    central: bool = False,
+) -> bool:
+    """Whether the weights after a setup's training are in the cache.
 
     Args:
         data: the fingerprint of the clients' data set.
+        defense, central: see `trained_model`.
     """
     under = None if defense is None else defense.build(DEFENSES)
-    run = training_run(setup, data, device, under)
+    run = training_run(setup, data, device, under, central)
     return is_cached(_weights(run, setup.rounds))
 
 
@@ -41,15 +53,18 @@ def trained_model(
     device: str,
     on_status: Callable[[str], None],
     defense: Defense | None = None,
+    central: bool = False,
 ) -> SharedModel:
     """Return the shared model after `setup.rounds`, trained from the latest cached checkpoint on.
 
     Args:
         on_status: called with a short description of each long step.
-        defense: that clients train under, if any.
+        defense: that clients train under, if any; their model may diverge.
+        central: whether all clients' data are those of a single client, who takes as many images in
+            a round as all of them together.
 
     Raises:
-        UsageError: the model does not fit the image size or the split.
+        UsageError: the model does not fit the image size or the split, or the training diverges.
         WriteError: the cache cannot be written to, or the disk is full.
     """
     architecture: Architecture = setup.spec("model").build(MODELS)
@@ -57,45 +72,80 @@ def trained_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for("weights", setup.training_seed))
         model = architecture.build(split.classes, setup.image_size, setup.split).to(device)
-    run = training_run(setup, individuals.fingerprint, device, defense)
+    run = training_run(setup, individuals.fingerprint, device, defense, central)
     stops = _checkpoints(setup.rounds)
+    rate = learning_rate_of(setup)
+    optimiser = ServerOptimiser(model, setup.momentum, setup.weight_decay)
     with locked(run):
-        reached = _load_latest(model, run, stops)
+        reached = _load_latest(model, optimiser, run, stops)
         remaining = [stop for stop in stops if reached is None or stop > reached]
         # Copies of all clients' images, which a model from the cache does not need.
-        clients = _client_data(individuals, split) if remaining else []
-        under = f" under {defense.name}" if defense else ""
-        compute: Compute = defense.protect(gradient) if defense else gradient
+        clients = _client_data(individuals, split, central) if remaining else []
+        how = f" under {defense.name}" if defense else " centrally" if central else ""
+        of_each = [min(setup.client_batch, len(rows)) for rows in split.clients]
+        of_round = sum(of_each) if central else setup.client_batch
         start = reached or 0
         for stop in remaining:
             if stop > start:
                 on_status(
-                    f"training {setup.model} for {setup.main_task}{under}: round {start} of "
+                    f"training {setup.model} for {setup.main_task}{how}: round {start} of "
                     f"{setup.rounds}"
                 )
                 train(
                     model,
                     clients,
                     range(start, stop),
-                    setup.learning_rate,
-                    setup.client_batch,
+                    rate,
+                    of_round,
                     setup.training_seed,
-                    compute,
+                    _computation(setup, defense),
+                    optimiser=optimiser,
+                    augmentation=setup.augmentation,
+                    may_diverge=defense is not None,
                 )
-            model.load_state_dict(cached_tensors(_weights(run, stop), model.state_dict))
+            _load(model, optimiser, cached_tensors(_weights(run, stop), _state(model, optimiser)))
             start = stop
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    return model.eval()
+    model.eval()
+    if defense is None and setup.rounds:
+        # The weights may come from a cache that was filled without this check.
+        some = to_images(individuals.images[split.clients[0][:8]], device)
+        check_finite(model, setup.rounds - 1, rate.at(setup.rounds - 1), some)
+    return model
 
 
-def training_run(setup: Setup, data: str, device: str, defense: Defense | None = None) -> str:
+def learning_rate_of(setup: Setup) -> LearningRate:
+    """Return η by round, up to the attacked one."""
+    is_constant = setup.schedule == "constant"
+    return LearningRate(
+        initial=setup.learning_rate, attacked_round=None if is_constant else setup.rounds
+    )
+
+
+def _computation(setup: Setup, defense: Defense | None) -> Compute:
+    """Return how clients compute their updates in training."""
+    protocol = setup.protocol
+    steps = None if protocol is None else protocol.build(DEFENSES)
+    return under_protocol(steps, defense or NoDefense()).protect(gradient)
+
+
+def training_run(
+    setup: Setup,
+    data: str,
+    device: str,
+    defense: Defense | None = None,
+    central: bool = False,
+) -> str:
     """Return the path in the cache of the weights of a training.
 
     Args:
         data: the fingerprint of the clients' data set.
+        defense, central: see `trained_model`.
     """
     key = setup.training_key(data)
+    if central:
+        key = digest("central", key)[:24]
     if defense is not None:
         key = digest("under", key, defense.name, parameters_of(defense))[:24]
     # Rounding differs between devices, so that each has its own weights.
@@ -116,20 +166,32 @@ CHECKPOINT_EVERY = 500
 """Rounds after which weights are kept, so that a killed training loses no more than these."""
 
 
-def _load_latest(model: SharedModel, run: str, stops: Sequence[int]) -> int | None:
+def _load_latest(
+    model: SharedModel, optimiser: ServerOptimiser, run: str, stops: Sequence[int]
+) -> int | None:
     """Load the latest cached weights of a training; return their round, or None if there are none.
 
     A damaged checkpoint does not count: the training goes on from the one before.
     """
     for stop in reversed(stops):
-        if (weights := stored_tensors(_weights(run, stop))) is not None:
-            model.load_state_dict(weights)
+        if (stored := stored_tensors(_weights(run, stop))) is not None:
+            _load(model, optimiser, stored)
             return stop
     return None
 
 
-def _client_data(individuals: Individuals, split: Split) -> list[ClientData]:
-    """Return each client's images and labels, copied into memory."""
-    return [
-        ClientData(np.array(individuals.images[rows]), split.labels[rows]) for rows in split.clients
-    ]
+def _state(model: SharedModel, optimiser: ServerOptimiser) -> Callable[[], dict[str, Tensor]]:
+    """Return what a checkpoint holds: the model's state, and momentum if the optimiser has any."""
+    return lambda: {**model.state_dict(), **optimiser.state()}
+
+
+def _load(model: SharedModel, optimiser: ServerOptimiser, stored: Mapping[str, Tensor]) -> None:
+    momentum = {n: tensor for n, tensor in stored.items() if n.startswith(optimiser.PREFIX)}
+    model.load_state_dict({n: tensor for n, tensor in stored.items() if n not in momentum})
+    optimiser.load(momentum)
+
+
+def _client_data(individuals: Individuals, split: Split, central: bool) -> list[ClientData]:
+    """Return each client's images and labels, copied into memory; all as one if central."""
+    parts = [np.concatenate(split.clients)] if central else split.clients
+    return [ClientData(np.array(individuals.images[rows]), split.labels[rows]) for rows in parts]

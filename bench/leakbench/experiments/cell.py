@@ -7,7 +7,13 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from leakbench.base.choices import Mode, Precision, PropertyModelKind
+from leakbench.base.choices import (
+    Augmentation,
+    LearningRateSchedule,
+    Mode,
+    Precision,
+    PropertyModelKind,
+)
 from leakbench.base.plugins import PluginSpec
 from leakbench.base.seeds import digest, seed_for
 
@@ -26,7 +32,17 @@ class Setup(BaseModel):
             names that a data set gives to tasks of its own, such as `2-class`.
         model, model_parameters: a registered model and its parameters.
         split: where f is split into f_n and f_c.
-        clients, client_batch, learning_rate: of the synchronous SGD.
+        clients: whose updates the server averages in each round.
+        client_batch: individuals that a client uses in a round, drawn anew; all if it has no more.
+        learning_rate: η, of the server, and of clients' local steps.
+        momentum, weight_decay: of the server's SGD on the mean update.
+        schedule: of the learning rate over `rounds`, see `LearningRateSchedule`.
+        augmentation: of the clients' images, see `Augmentation`.
+        local_epochs: 0 for synchronous SGD, in which a client sends the gradient of its batch. From
+            1 on federated averaging (FedAvg): in each round a client takes SGD steps for so many
+            epochs over its batch, and sends the change of weights divided by −η. So does the client
+            that is attacked, over its victim batch.
+        local_batch: individuals in a local step; None for the whole batch.
         rounds: training rounds before the attacked one; 0 attacks the untrained model.
         auxiliary_share, victim_share: of all identities, those in D_aux and those who are victims;
             the rest are the clients' training data.
@@ -38,6 +54,8 @@ class Setup(BaseModel):
         seed: of the split, the training and the victims.
         training: which training of the shared model, 0, 1, …: each has its own initial weights and
             order of batches, and the same clients, D_aux and victims.
+        central: whether the same model is also trained on all clients' data in one place, as the
+            only client, for its main-task accuracy beside the shared model's.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -53,6 +71,12 @@ class Setup(BaseModel):
     clients: PositiveInt = 8
     client_batch: PositiveInt = 8
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    schedule: LearningRateSchedule = "constant"
+    augmentation: Augmentation = "none"
+    local_epochs: Annotated[int, Field(ge=0)] = 0
+    local_batch: PositiveInt | None = None
     rounds: Annotated[int, Field(ge=0)] = 1000
     auxiliary_share: Share = 0.45
     victim_share: Share = 0.15
@@ -62,6 +86,7 @@ class Setup(BaseModel):
     property_model: PropertyModelKind = "validated"
     seed: int = 0
     training: Annotated[int, Field(ge=0)] = 0
+    central: bool = False
 
     @model_validator(mode="after")
     def _leave_some_for_the_clients(self) -> Self:
@@ -80,6 +105,15 @@ class Setup(BaseModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _give_a_batch_to_local_epochs(self) -> Self:
+        if self.local_batch is not None and not self.local_epochs:
+            raise ValueError(
+                "local_batch is given but local_epochs is 0, so that clients take no local steps; "
+                "set local_epochs, or client_batch for the size of synchronous SGD's batches"
+            )
+        return self
+
     def spec(self, field: str) -> PluginSpec:
         """Return the plugin that a field names, with the parameters in `<field>_parameters`."""
         return PluginSpec(getattr(self, field), getattr(self, f"{field}_parameters"))
@@ -94,11 +128,29 @@ class Setup(BaseModel):
         """The seed of the initial weights and of the order of batches."""
         return seed_for("training", self.seed, self.training) if self.training else self.seed
 
+    @property
+    def protocol(self) -> PluginSpec | None:
+        """What a client of federated averaging does in a round; None in synchronous SGD."""
+        if not self.local_epochs:
+            return None
+        return PluginSpec("local_steps", {"epochs": self.local_epochs, "batch": self.local_batch})
+
+    @property
+    def images_of_round(self) -> int:
+        """How many images clients take a gradient of in a round, unless they have fewer."""
+        return self.clients * self.client_batch * max(1, self.local_epochs)
+
     def training_key(self, fingerprint: str) -> str:
-        """Return the key of the training run: all that shapes the weights but when to stop."""
+        """Return the key of the training run: all that shapes the weights but when to stop.
+
+        A schedule has the number of rounds in it, so that trainings of other numbers share nothing.
+        """
         shaping = self.model_dump(include=set(Setup.model_fields) - NOT_SHAPING_WEIGHTS)
-        if not self.training:
-            del shaping["training"]
+        for field, value in LATER_FIELDS.items():
+            if shaping.get(field) == value:
+                shaping.pop(field, None)
+        if self.schedule != "constant":
+            shaping["rounds"] = self.rounds
         return digest("training", TRAINING_VERSION, shaping, fingerprint)[:24]
 
 
@@ -179,6 +231,13 @@ LATER_FIELDS: Mapping[str, Any] = {
     "training": 0,
     "trainings": 1,
     "attack_seeds": 1,
+    "momentum": 0.0,
+    "weight_decay": 0.0,
+    "schedule": "constant",
+    "augmentation": "none",
+    "local_epochs": 0,
+    "local_batch": None,
+    "central": False,
 }
 """Fields that came after records had been published → what held before, which no key contains.
 
@@ -192,6 +251,7 @@ NOT_SHAPING_WEIGHTS = {
     "auxiliary_dataset_parameters",
     "auxiliary_individuals",
     "property_model",
+    "central",
 }
 """Fields of a setup that the training run's weights do not depend on."""
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from leakbench.experiments.cell import Cell
+from leakbench.experiments.cell import Cell, Setup
 from leakbench.experiments.defense_labels import defense_text
 from leakbench.experiments.expansion import SuiteEntry
+from leakbench.federation.backbones.weight_registry import weights_text
 
 
 def describe(entry: SuiteEntry) -> str:
@@ -41,7 +42,28 @@ def _with_subject(name: str, parameters: Mapping[str, object]) -> str:
 
 
 def text_of(value: object) -> str:
-    """Return a setting as text, a mapping as `key = value, …`."""
+    """Return a setting as text, a mapping as `key = value, …`, names of weights shortened."""
     if isinstance(value, dict):
-        return ", ".join(f"{k} = {v}" for k, v in value.items())
-    return value if isinstance(value, str) else json.dumps(value)
+        return ", ".join(
+            f"{k} = {weights_text(v) if isinstance(v, str) else v}" for k, v in value.items()
+        )
+    return weights_text(value) if isinstance(value, str) else json.dumps(value)
+
+
+def training_text(setup: Setup) -> str:
+    """Return how the shared model is trained, without settings that are as in plain SGD."""
+    way = "FedAvg" if setup.local_epochs else "SGD"
+    details = [f"batch {setup.client_batch}"]
+    if setup.local_epochs:
+        steps = setup.local_batch or "the whole batch"
+        details.append(f"local epochs {setup.local_epochs} in steps of {steps}")
+    details.append(f"η = {setup.learning_rate:g}")
+    if setup.momentum:
+        details.append(f"momentum {setup.momentum:g}")
+    if setup.weight_decay:
+        details.append(f"weight decay {setup.weight_decay:g}")
+    if setup.schedule != "constant":
+        details.append(f"{setup.schedule} schedule")
+    if setup.augmentation != "none":
+        details.append(f"augmentation {setup.augmentation}")
+    return f"{setup.rounds} rounds of {way} over {setup.clients} clients ({', '.join(details)})"

@@ -14,6 +14,8 @@ from tabulate import tabulate
 from leakbench.base.errors import UsageError
 from leakbench.base.registry import ATTACKS, DATASETS, DEFENSES, MODELS, Registry
 from leakbench.experiments.suite import FOLDER, load_suite, suite_names
+from leakbench.federation.backbones.weight_registry import sources_text
+from leakbench.federation.backbones.weight_sources import takes_weights
 from leakbench.threat.attack import Attack
 
 SECTION = "Attributes:"
@@ -160,6 +162,8 @@ def _describe(registry: Registry, name: str) -> str:
     if registry is DATASETS and plugin.source:
         parts.append(f"Get {plugin.source}; put it into DIR/{plugin.folder} under --data-root DIR.")
         parts.append(f"Whole: {plugin.size}. Terms: {plugin.terms}.")
+    if registry is MODELS and takes_weights(plugin):
+        parts.append("\n".join(["Weights:", *(f"- {line}" for line in sources_text(name))]))
     parts.append(_parameters(plugin))
     if registry is ATTACKS and plugin.presets:
         parts.append(_presets(plugin))

@@ -10,6 +10,7 @@ from leakbench.base.errors import UsageError
 from leakbench.base.registry import ATTACKS, DEFENSES
 from leakbench.experiments.cell import Cell, Setup
 from leakbench.federation.defense import Defense
+from leakbench.federation.protocol import under_protocol
 from leakbench.threat.attack import Attack, check_batch_size, check_grant, knowledge_used
 from leakbench.threat.knowledge import Knowledge
 
@@ -32,9 +33,27 @@ class ResolvedCell:
         """Return a cell with its plugins.
 
         Raises:
-            UsageError: a plugin is unknown, or a parameter does not fit.
+            UsageError: a plugin is unknown, a parameter does not fit, or the defense takes local
+                steps in a setup whose clients take them already.
         """
-        return cls(cell, cell.spec("attack").build(ATTACKS), cell.spec("defense").build(DEFENSES))
+        resolved = cls(
+            cell, cell.spec("attack").build(ATTACKS), cell.spec("defense").build(DEFENSES)
+        )
+        # A defense that takes local steps itself is refused now, not when the cell is measured.
+        under_protocol(resolved.protocol, resolved.defense)
+        return resolved
+
+    @cached_property
+    def protocol(self) -> Defense | None:
+        """The local steps of federated averaging; None in synchronous SGD."""
+        spec = self.cell.protocol
+        protocol: Defense | None = None if spec is None else spec.build(DEFENSES)
+        return protocol
+
+    @cached_property
+    def client_computation(self) -> Defense:
+        """What a client does for its update: the protocol and the defense; see `under_protocol`."""
+        return under_protocol(self.protocol, self.defense)
 
     @cached_property
     def key(self) -> str:

@@ -14,6 +14,17 @@ MAIN_TASK_ACCURACY = MetricSpec(
     unit="%",
 )
 
+CENTRAL_ACCURACY = MetricSpec(
+    name="central_accuracy",
+    path="main_task.central",
+    title="centrally trained",
+    description=(
+        "main-task accuracy, on the victims' images, of the same model trained on all clients' "
+        "data in one place"
+    ),
+    unit="%",
+)
+
 MOST_FREQUENT_CLASS = MetricSpec(
     name="most_frequent_class",
     path="main_task.most_frequent_class",
@@ -112,6 +123,7 @@ RUNS = MetricSpec(
 
 SETUP_METRICS = (
     MAIN_TASK_ACCURACY,
+    CENTRAL_ACCURACY,
     MOST_FREQUENT_CLASS,
     LABELLED_AUXILIARY,
     CLASSES,

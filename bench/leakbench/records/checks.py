@@ -15,6 +15,8 @@ from leakbench.base.plugins import PluginSpec, parameters_of, sentence
 from leakbench.base.registry import ATTACKS, DATASETS, DEFENSES, MODELS, Registry
 from leakbench.experiments.cell import SCHEMA, SCHEMAS, Cell
 from leakbench.experiments.resolved_cell import ResolvedCell
+from leakbench.federation.backbones.weight_registry import NONE
+from leakbench.federation.backbones.weight_sources import check_name, takes_weights
 from leakbench.records.identity import content_key
 from leakbench.records.possible_values import impossible_values
 from leakbench.records.record import Record
@@ -96,6 +98,9 @@ def buildable(cell: Cell) -> ResolvedCell:
         UsageError: one of its plugins is unknown, lacks a parameter, or is not granted the
             knowledge that it requires.
     """
+    if takes_weights(MODELS.get(cell.model)):
+        # Before the model is built, which would read a file that a stranger names.
+        check_name(cell.model_parameters.get("weights", NONE), cell.model)
     for registry, field in ((DATASETS, "dataset"), (MODELS, "model")):
         _check_complete(registry, cell.spec(field), cell.spec(field).build(registry))
     if cell.auxiliary_dataset:

@@ -148,6 +148,7 @@ def _fault_of_metrics(metrics: Metrics, record: Record) -> str | None:
         return f"it has no metrics of {', '.join(sorted(lacking))}"
     known = {"accuracy", "most_frequent_class"}
     known |= {"labelled_auxiliary"} if record.cell.auxiliary_dataset else set()
+    known |= {"central"} if record.cell.central else set()
     if known - set(metrics.main_task):
         return f"it does not say {', '.join(sorted(known - set(metrics.main_task)))} of main_task"
     for leaf in leaves(metrics):

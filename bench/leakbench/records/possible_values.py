@@ -107,6 +107,8 @@ def _inconsistent(record: Record, metrics: Metrics) -> Iterator[str]:
             yield f"{true:g} true certificates, and {exact:g} exact features"
     if (metrics.defense is None) != (cell.defense == "none"):
         yield f"defense {cell.defense!r}, and {'no ' * (metrics.defense is None)}cost of a defense"
+    if ("central" in metrics.main_task) != cell.central:
+        yield f"central = {cell.central}, and {'no ' * cell.central}centrally trained model"
     outputs = Knowledge.OUTPUTS in Knowledge.parse(record.knowledge)
     if outputs != (metrics.deployed is not None):
         yield "deployed models without knowledge of outputs, or the reverse"

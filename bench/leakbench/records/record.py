@@ -135,7 +135,7 @@ class Metrics(RecordPart):
         label_accuracy: share of the batch's labels that the attack inferred, as a multiset.
         diverged: share of batches on which the attack reports failure.
         main_task: the shared model's accuracy on the victims' images, on none of which it was
-            trained.
+            trained, and what it compares with.
         defense: its distortion and utility cost; None without one.
         deployed: main-task accuracy on the same images of each model that the attack deployed.
         runs: of the attack, over which metrics are means; None for one.

@@ -11,7 +11,12 @@ from leakbench.experiments.cell import Cell
 from leakbench.experiments.descriptions import text_of
 from leakbench.metrics.formatting import MISSING
 from leakbench.metrics.of_attacks import CERTIFIED_FALSELY, CERTIFIED_SHARE, LABEL_ACCURACY, LPIPS
-from leakbench.metrics.of_setups import DEPLOYED, MAIN_TASK_ACCURACY, MOST_FREQUENT_CLASS
+from leakbench.metrics.of_setups import (
+    CENTRAL_ACCURACY,
+    DEPLOYED,
+    MAIN_TASK_ACCURACY,
+    MOST_FREQUENT_CLASS,
+)
 from leakbench.metrics.spec import MetricSpec
 from leakbench.records.measured import Measured
 from leakbench.records.record import Metrics, Record
@@ -195,6 +200,8 @@ def _deployed(cells: Sequence[MeasuredCell]) -> str:
     leading = ("data set", "main task")
     entries = [each.measured.entry for each in cells]
     fields = [*leading, *varying_settings(entries, (*leading, "B"))]
+    trained_centrally = any(CENTRAL_ACCURACY.value(each.metrics) is not None for each in cells)
+    shown = [MAIN_TASK_ACCURACY, *[CENTRAL_ACCURACY] * trained_centrally, MOST_FREQUENT_CLASS]
     rows: dict[tuple[str, ...], None] = {}
     for each in cells:
         m, metrics = each.measured, each.metrics
@@ -202,14 +209,14 @@ def _deployed(cells: Sequence[MeasuredCell]) -> str:
             setting = (m.entry.column, *leading_values(m, "", fields), name)
             accuracies = (
                 DEPLOYED.text(metrics, name),
-                MAIN_TASK_ACCURACY.text(metrics),
-                MOST_FREQUENT_CLASS.text(metrics),
+                *(spec.text(metrics) for spec in shown),
             )
             # The victims are the same at every batch size.
             rows.setdefault((*setting, *map(str, accuracies)))
     if not rows:
         return ""
-    shares = ["deployed, %", "shared model, %", "most frequent class, %"]
+    compared = [f"{spec.title}, %" for spec in shown[1:]]
+    shares = ["deployed, %", "shared model, %", *compared]
     return (
         "## Deployed models\n\nMain-task accuracy, on the victims' images, of the models that a "
         "server deployed, trained on D_aux, beside the shared model's, which clients trained.\n\n"

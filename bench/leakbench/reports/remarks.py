@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from leakbench.metrics.estimates import Estimate
-from leakbench.metrics.of_setups import MAIN_TASK_ACCURACY, MOST_FREQUENT_CLASS
+from leakbench.metrics.of_setups import (
+    CENTRAL_ACCURACY,
+    MAIN_TASK_ACCURACY,
+    MOST_FREQUENT_CLASS,
+)
+from leakbench.metrics.spec import MetricSpec
 from leakbench.records.measured import Measured
 
 ORACLE_BELOW_CHANCE = "oracle below chance"
 MAIN_TASK_BELOW_MAJORITY = "main task below majority"
+MAIN_TASK_BEHIND_CENTRAL = "main task behind central"
 KNOWLEDGE_DIFFERS = "knowledge differs"
 NO_LABEL_BASELINE = "no label baseline"
+
+BEHIND = 0.05
+"""Main-task accuracy by which clients' model may be behind the centrally trained one."""
 
 EXPLANATIONS: Mapping[str, str] = {
     ORACLE_BELOW_CHANCE: (
@@ -21,6 +30,11 @@ EXPLANATIONS: Mapping[str, str] = {
     MAIN_TASK_BELOW_MAJORITY: (
         "the shared model is less accurate in its main task than always naming the most frequent "
         "class, so that it is no model that anybody would deploy"
+    ),
+    MAIN_TASK_BEHIND_CENTRAL: (
+        f"the shared model's main-task accuracy is more than {100 * BEHIND:.0f} points below that "
+        "of the same model trained on all clients' data in one place, so that the clients' "
+        "training was not carried through"
     ),
     KNOWLEDGE_DIFFERS: (
         "the attacks of the row have different threat models, see what each knows below; what one "
@@ -55,7 +69,8 @@ def row_remarks(
     is_below_chance = any(each.value is not None and each.value < 0.5 for each in upper_bounds)
     holds = {
         ORACLE_BELOW_CHANCE: is_below_chance,
-        MAIN_TASK_BELOW_MAJORITY: any(map(_main_task_below_majority, cells)),
+        MAIN_TASK_BELOW_MAJORITY: any(_is_below(each, MOST_FREQUENT_CLASS) for each in cells),
+        MAIN_TASK_BEHIND_CENTRAL: any(_is_below(each, CENTRAL_ACCURACY, BEHIND) for each in cells),
         KNOWLEDGE_DIFFERS: len(set(knowledge)) > 1,
         NO_LABEL_BASELINE: lacks_label_baseline,
     }
@@ -80,9 +95,10 @@ def batches_text(updates: int) -> str:
     return f"({updates} batch)" if updates == 1 else f"({updates} batches)"
 
 
-def _main_task_below_majority(measured: Measured) -> bool:
+def _is_below(measured: Measured, other: MetricSpec, by: float = 0.0) -> bool:
+    """Whether the main-task accuracy is below another one by more than a number."""
     metrics = measured.record.metrics if measured.record else None
-    accuracy, majority = (spec.value(metrics) for spec in (MAIN_TASK_ACCURACY, MOST_FREQUENT_CLASS))
-    if not isinstance(accuracy, float) or not isinstance(majority, float):
+    accuracy, compared = (spec.value(metrics) for spec in (MAIN_TASK_ACCURACY, other))
+    if not isinstance(accuracy, float) or not isinstance(compared, float):
         return False
-    return accuracy < majority
+    return accuracy < compared - by

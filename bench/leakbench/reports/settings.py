@@ -7,11 +7,11 @@ from typing import Any
 
 from leakbench.experiments.cell import Cell
 from leakbench.experiments.defense_labels import defense_text
-from leakbench.experiments.descriptions import dataset_name, text_of
+from leakbench.experiments.descriptions import dataset_name, text_of, training_text
 from leakbench.metrics.formatting import MISSING, counted
-from leakbench.metrics.of_setups import MAIN_TASK_ACCURACY, MOST_FREQUENT_CLASS
+from leakbench.metrics.of_setups import CENTRAL_ACCURACY, MAIN_TASK_ACCURACY, MOST_FREQUENT_CLASS
 from leakbench.records.measured import Measured
-from leakbench.records.record import Record
+from leakbench.records.record import Metrics, Record
 
 
 def settings(cells: Sequence[Measured]) -> str:
@@ -159,8 +159,7 @@ def _setups(cells: Sequence[Measured]) -> dict[str, str]:
         sentence = (
             f"{_with_parameters(cell.dataset, cell.dataset_parameters)}, {cell.image_size} px, "
             f"main task {cell.main_task}; {cell.model} ({text_of(cell.model_parameters)}) split "
-            f"after {cell.split}; {cell.rounds} rounds of SGD over {cell.clients} clients (batch "
-            f"{cell.client_batch}, η = {cell.learning_rate:g}); of all identities "
+            f"after {cell.split}; {training_text(cell)}; of all identities "
             f"{100 * cell.auxiliary_share:.0f} % are {_auxiliary(cell)}, "
             f"{100 * cell.victim_share:.0f} % victims; "
             f"f_p {cell.property_model}; "
@@ -168,12 +167,19 @@ def _setups(cells: Sequence[Measured]) -> dict[str, str]:
         )
         if m.record is not None and m.record.metrics is not None:
             task = m.record.metrics.main_task
-            found[sentence] = (
-                f"main-task accuracy {MAIN_TASK_ACCURACY.text(m.record.metrics)} % "
-                f"(most frequent class {MOST_FREQUENT_CLASS.text(m.record.metrics)} %)"
-            )
+            found[sentence] = _accuracies(m.record.metrics)
             if cell.auxiliary_dataset and not task["labelled_auxiliary"]:
                 found[sentence] += "; D_aux has no labels of the main task"
         else:
             found.setdefault(sentence, "main-task accuracy not measured yet")
     return found
+
+
+def _accuracies(metrics: Metrics) -> str:
+    """Return the main-task accuracy with what it compares with."""
+    central = CENTRAL_ACCURACY.text(metrics)
+    beside = "" if CENTRAL_ACCURACY.value(metrics) is None else f"centrally trained {central} %, "
+    return (
+        f"main-task accuracy {MAIN_TASK_ACCURACY.text(metrics)} % "
+        f"({beside}most frequent class {MOST_FREQUENT_CLASS.text(metrics)} %)"
+    )

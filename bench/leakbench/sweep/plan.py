@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from leakbench.base.errors import UsageError
 from leakbench.base.markdown import markdown_table
 from leakbench.evaluation.loading import load_individuals
+from leakbench.evaluation.required_weights import WeightsHere
 from leakbench.evaluation.shared_training import is_trained
+from leakbench.federation.backbones.weight_sources import NotDownloadedError
 from leakbench.metrics.formatting import counted
 from leakbench.sweep.durations import duration
 from leakbench.sweep.pending import Pending, Reason
@@ -59,12 +62,16 @@ def plan(
     steps = steps_of([each.entry for each in pending])
     cached, lacking = set(), {}
     fingerprints: dict[str, str] = {}
+    weights = WeightsHere(data_root, "refused")
     for step in steps:
         if isinstance(step.task, Measure):
             continue
         setup = step.task.setup
         data = f"{setup.dataset} {setup.dataset_parameters} {setup.image_size}"
         try:
+            # A run would download what the user says to download.
+            with suppress(NotDownloadedError):
+                weights.require(setup)
             if data not in fingerprints:
                 fingerprints[data] = load_individuals(setup, data_root).fingerprint
         except UsageError as error:
@@ -78,7 +85,7 @@ def plan(
 
 def _is_cached(task: Prepare | Train, data: str, device: str) -> bool:
     if isinstance(task, Train):
-        return is_trained(task.setup, data, device, task.defense)
+        return is_trained(task.setup, data, device, task.defense, task.central)
     return is_trained(task.setup, data, device)
 
 
@@ -126,7 +133,8 @@ def _estimate(plan: Plan, workers: int, device: str) -> str:
     left = [step for step in plan.steps if not plan.lacking.keys() & {step.name, *step.needs}]
     total = sum(plan.seconds[step.name] for step in left)
     # Never less than a cell and the shared work that it waits for, one after the other.
-    longest = max((_chain(plan, step) for step in left), default=0.0)
+    steps = {step.name: step for step in plan.steps}
+    longest = max((_chain(plan, steps, step) for step in left), default=0.0)
     seconds = max(total / workers, longest)
     learnt = (
         f"learnt from {counted(plan.learnt_from, 'record')}"
@@ -139,6 +147,6 @@ def _estimate(plan: Plan, workers: int, device: str) -> str:
     )
 
 
-def _chain(plan: Plan, step: Step) -> float:
-    before = max((plan.seconds[need] for need in step.needs), default=0.0)
+def _chain(plan: Plan, steps: Mapping[str, Step], step: Step) -> float:
+    before = max((_chain(plan, steps, steps[need]) for need in step.needs), default=0.0)
     return before + plan.seconds[step.name]

@@ -15,9 +15,10 @@ import sys
 import time
 from typing import Any
 
-from leakbench.base.cache import cache_folder, noting, packed, unpack
+from leakbench.base.cache import cache_folder, is_cached, noting, packed, unpack
 from leakbench.base.errors import UsageError
 from leakbench.base.files import WriteError
+from leakbench.evaluation.required_weights import cached_weights
 from leakbench.sweep.executor import (
     Problem,
     Report,
@@ -110,6 +111,7 @@ class RayExecutor:
         self._do: Any = ray.remote(num_returns=2, **resources)(_do)
         self._submitted: dict[str, Any] = {}
         self._artefacts: dict[str, Any] = {}
+        self._sent: dict[str, Any] = {}
 
     @property
     def slots(self) -> int:
@@ -137,10 +139,20 @@ class RayExecutor:
             self._site,
             self._inbox,
             *(self._artefacts[need] for need in step.needs if need in self._artefacts),
+            *self._weights(step.task),
         )
         self._submitted[step.name] = result
         if not isinstance(step.task, Measure):
             self._artefacts[step.name] = artefacts
+
+    def _weights(self, task: Task) -> list[Any]:
+        """Return the file of pretrained weights that shared work begins with, if any."""
+        path = None if isinstance(task, Measure) else cached_weights(task.setup)
+        if path is None or not is_cached(path):
+            return []
+        if path not in self._sent:
+            self._sent[path] = self._ray.put(packed([path]))
+        return [self._sent[path]]
 
     def reports(self) -> list[Report]:
         """Return the messages of workers, and the steps that have ended."""

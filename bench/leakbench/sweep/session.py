@@ -11,10 +11,12 @@ from rich.console import Console
 from leakbench.base.devices import chosen_device, default_workers
 from leakbench.base.errors import UsageError
 from leakbench.evaluation.loading import check_available
+from leakbench.evaluation.required_weights import WeightsHere
 from leakbench.experiments.descriptions import describe
 from leakbench.experiments.expansion import SuiteEntry, expand
 from leakbench.experiments.overrides import override
 from leakbench.experiments.suite import load_suite
+from leakbench.federation.backbones.weight_sources import MissingWeightsError, NotDownloadedError
 from leakbench.records.store import Store, warn_of
 from leakbench.sweep.console import first_line
 from leakbench.sweep.execution import measure_cells
@@ -53,6 +55,9 @@ def run_suite(
     if selection.kept:
         console.print(f"{len(selection.kept)} of {len(cells)} cells have their record")
     pending, left_out = _available(selection.pending, options.data_root)
+    without_weights = _without_weights(pending, WeightsHere(options.data_root))
+    pending = [each for each in pending if each.entry.key not in without_weights]
+    left_out |= without_weights
     if left_out and len(left_out) == len(cells):
         raise UsageError(next(iter(left_out.values())))
     for sentence in dict.fromkeys(left_out.values()):
@@ -83,7 +88,7 @@ def plan_suite(
     """Return what `run_suite` would do with the same arguments, and an estimate of its time.
 
     Raises:
-        UsageError: the suite, a setting or the data are invalid or missing.
+        UsageError: the suite, a setting, the data or the weights are invalid or missing.
     """
     name, suite = load_suite(suite_name)
     cells = cells_of_part(expand(name, override(suite, changes), only), options.shard)
@@ -91,6 +96,7 @@ def plan_suite(
     wants_lpips = options.lpips_weights is not None
     selection = select_cells(cells, store, options.data_root, wants_lpips, options.redo)
     warn_of(store.unusable(each.entry.key for each in selection.pending))
+    _without_weights(selection.pending, WeightsHere(options.data_root, "refused"))
     device = chosen_device(options.device)
     # All records of the folder are of use, also those of other suites.
     rates = Rates(store.all(), device, options.log)
@@ -127,6 +133,31 @@ def _available(
         else:
             available.append(each)
     return available, left_out
+
+
+def _without_weights(pending: Sequence[Pending], here: WeightsHere) -> dict[str, str]:
+    """Return key → why the pretrained weights of an optional cell cannot be had.
+
+    Raises:
+        UsageError: those of a cell that is not optional cannot; one sentence names all weights
+            that are nowhere.
+    """
+    left_out, nowhere = {}, []
+    for each in pending:
+        try:
+            here.require(each.entry.cell.setup)
+        except NotDownloadedError:
+            continue
+        except UsageError as error:
+            if each.entry.optional:
+                left_out[each.entry.key] = str(error)
+            elif isinstance(error, MissingWeightsError):
+                nowhere.append(error)
+            else:
+                raise
+    if nowhere:
+        raise MissingWeightsError.together(nowhere)
+    return left_out
 
 
 def _without_bad_record(pending: Pending, store: Store, console: Console) -> Pending:

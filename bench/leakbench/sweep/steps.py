@@ -26,15 +26,17 @@ class Prepare:
 
 @dataclass(frozen=True)
 class Train:
-    """Train a setup's model for the utility cost of a defense.
+    """Train a setup's model to compare with: for the utility cost of a defense, or centrally.
 
     Attributes:
         setup: with the number of the training.
-        defense: under whose client part it is trained; None for none, to compare with.
+        defense: under whose client part it is trained; None for none.
+        central: whether it is trained on all clients' data in one place.
     """
 
     setup: Setup
     defense: PluginSpec | None
+    central: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def steps_of(cells: Sequence[SuiteEntry]) -> list[Step]:
         name = _name(entry.cell.setup)
         number = numbers.setdefault(name, len(numbers))
         setups = entry.resolved.setups
-        shared = [_preparation(setup, number) for setup in setups]
+        shared = [step for setup in setups for step in _preparation(setup, number)]
         prepared = {setup.training for setup in setups}
         shared += _trainings(entry.resolved, prepared, number)
         for step in shared:
@@ -115,16 +117,34 @@ def _name(setup: Setup) -> str:
     return f"setup {digest(setup.model_dump(mode='json'))[:24]}"
 
 
-def _preparation(setup: Setup, number: int) -> Step:
+def _preparation(setup: Setup, number: int) -> list[Step]:
+    """Return the steps that prepare a setup, the centrally trained model first."""
     work = _training_work(setup)
-    return Step(
+    central = [_central_training(setup, number)] if setup.central else []
+    prepared = Step(
         name=_name(setup),
         task=Prepare(setup),
         description=_model_of(setup),
         work=work,
         weight=work,
         priority=(number - AHEAD, 0),
+        needs=tuple(step.name for step in central),
         exclusive_key=setup.training_key(""),
+    )
+    return [*central, prepared]
+
+
+def _central_training(setup: Setup, number: int) -> Step:
+    key = digest("central", setup.training_key(""))[:24]
+    work = _training_work(setup)
+    return Step(
+        name=f"training {digest(key, setup.rounds)[:24]}",
+        task=Train(setup, None, central=True),
+        description=_model_of(setup, " on all clients' data in one place"),
+        work=work,
+        weight=work,
+        priority=(number - AHEAD, 0),
+        exclusive_key=key,
     )
 
 
@@ -173,7 +193,7 @@ def _model_of(setup: Setup, under: str = "") -> str:
 
 
 def _training_work(setup: Setup) -> float:
-    return TRAINING_COST * setup.rounds * setup.clients * setup.client_batch
+    return TRAINING_COST * setup.rounds * setup.images_of_round
 
 
 def _deployment(resolved: ResolvedCell, setup: str) -> str:

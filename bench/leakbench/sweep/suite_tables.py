@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from leakbench.base.files import replacing
 from leakbench.experiments.expansion import SuiteEntry, expand
-from leakbench.experiments.overrides import override
+from leakbench.experiments.overrides import override, value_of
 from leakbench.experiments.suite import load_suite
+from leakbench.federation.backbones.weight_sources import named
 from leakbench.records.folder import read_cells
 from leakbench.records.store import Store, no_record, warn_of
 from leakbench.reports.settings import settings
@@ -73,5 +76,33 @@ def print_tables(
 
 def run_command(suite_name: str, changes: Sequence[str]) -> str:
     """Return the command that measures these cells, without the paths of this machine."""
-    options = chain.from_iterable(("--set", change) for change in changes)
+    options = chain.from_iterable(("--set", _without_path(change)) for change in changes)
     return shlex.join(["leakbench", "run", suite_name, *options])
+
+
+def _without_path(change: str) -> str:
+    """Return a setting `KEY=VALUE` with files of weights replaced by the names of their content."""
+    key, _, text = change.partition("=")
+    if key.partition(".")[0] != "model":
+        return change
+    for weights in _weights_in(key.rpartition(".")[2], value_of(text)):
+        if Path(weights).expanduser().is_file():
+            text = _quoted(weights).sub(named(weights), text)
+    return f"{key}={text}"
+
+
+def _quoted(value: str) -> re.Pattern[str]:
+    """Return a pattern of a string of TOML, without its quotes, or of a whole text."""
+    return re.compile(rf"(?<=[\"']){re.escape(value)}(?=[\"'])|^{re.escape(value)}$")
+
+
+def _weights_in(key: str, value: Any) -> Iterator[str]:
+    """Yield what is named as weights: the value itself, or a part of a table or a list."""
+    if isinstance(value, dict):
+        for name, part in value.items():
+            yield from _weights_in(name, part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _weights_in(key, part)
+    elif key == "weights" and isinstance(value, str):
+        yield value

@@ -70,10 +70,10 @@ def _done(name: str, task: Task, site: Site, send: Send) -> Record | None:
             # Prepared anew, so that everything it needs is requested from the cache, and noted.
             _kept.clear()
             _prepared(setup, site, on_status)
-        case Train(setup, defense):
-            from leakbench.evaluation.preparation import train_for_utility
+        case Train(setup, defense, central):
+            from leakbench.evaluation.preparation import train_beside
 
-            train_for_utility(setup, defense, site.data_root, site.device, on_status)
+            train_beside(setup, defense, site.data_root, site.device, on_status, central)
         case Measure(cell):
             from leakbench.evaluation.measuring import measure
             from leakbench.experiments.resolved_cell import ResolvedCell

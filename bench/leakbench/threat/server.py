@@ -99,7 +99,10 @@ class Server:
         auxiliary: D_aux, if granted.
         feature_space: features of D_aux and f_p, if model and D_aux are granted.
         learning_rate: η, which the server sets.
-        defense: the clients' defense, if granted; otherwise updates are taken for gradients.
+        defense: what clients do for an update: their defense, if it is granted, with the protocol.
+            If None, updates are taken for gradients.
+        protocol: the part of it that every server knows: the local steps of federated averaging;
+            None in synchronous SGD.
         compiling: whether attacks compile their steps; a computing resource, not knowledge.
         precision: in which attacks run the model; likewise.
     """
@@ -113,6 +116,7 @@ class Server:
     feature_space: FeatureSpace | None = None
     learning_rate: float = 0.1
     defense: Defense | None = None
+    protocol: Defense | None = None
     compiling: Compiling = "auto"
     precision: Precision = "float32"
 
@@ -125,5 +129,5 @@ def granted(server: Server, knowledge: Knowledge) -> Server:
         model=server.model if Knowledge.MODEL in knowledge else None,
         auxiliary=server.auxiliary if Knowledge.AUXILIARY in knowledge else None,
         feature_space=server.feature_space if features in knowledge else None,
-        defense=server.defense if Knowledge.DEFENSE in knowledge else None,
+        defense=server.defense if Knowledge.DEFENSE in knowledge else server.protocol,
     )

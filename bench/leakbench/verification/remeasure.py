@@ -11,6 +11,7 @@ from pathlib import Path
 from leakbench.base.errors import UsageError
 from leakbench.base.registry import DATASETS
 from leakbench.evaluation.loading import check_available, data_fingerprint
+from leakbench.evaluation.required_weights import WeightsHere
 from leakbench.experiments.cell import Cell
 from leakbench.experiments.expansion import SuiteEntry
 from leakbench.experiments.resolved_cell import ResolvedCell
@@ -41,7 +42,7 @@ def drawn(records: Sequence[Record], count: int, seed: int) -> list[Record]:
 
 
 class DataHere:
-    """The data on this machine, beside those that records were measured on.
+    """The data and weights on this machine, beside those that records were measured on.
 
     Args:
         data_root: the folder of data sets.
@@ -49,6 +50,8 @@ class DataHere:
 
     def __init__(self, data_root: Path | None) -> None:
         self._data_root = data_root
+        # Nobody has said here that weights may be downloaded.
+        self._weights = WeightsHere(data_root, "refused")
         self._known: dict[str, str] = {}
 
     def fault(self, record: Record) -> str:
@@ -69,6 +72,7 @@ class DataHere:
     def obstacle(self, record: Record) -> str:
         """Return why a record's cell cannot be measured here; empty if it can."""
         try:
+            self._weights.require(record.cell.setup)
             here = self._fingerprint(record.cell)
         except UsageError as error:
             return str(error)

@@ -205,9 +205,9 @@ def _styles(labels: Mapping[Line, str]) -> dict[str, Style]:
     for line, label in labels.items():
         if line.control is None:
             colour, marker = colours[line.setting], markers[line.setting]
-            # Without a band, as a control is: it is what the cosine compares with.
+            # Plain, without a band: what the cosine compares with. Dashes are controls.
             styles[label] = (
-                Style(colour, "x", "solid", control=True)
+                Style(colour, "", "solid", control=True)
                 if line.is_swapped
                 else Style(colour, marker, "solid", control=False)
             )

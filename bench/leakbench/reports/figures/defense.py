@@ -57,6 +57,10 @@ PANELS_A_ROW = 2
 """At most; each has accuracy above utility."""
 
 UTILITY, UNDEFENDED, FREQUENT = "utility", "utility, undefended", "most frequent class"
+CENTRAL = "centrally trained"
+
+LEVELS = ("central", "most_frequent_class")
+"""Accuracies beside that of the undefended model, which is among the levels of utility."""
 
 
 @dataclass
@@ -230,7 +234,7 @@ def _figure(
         axes[2 * row + 1, column].set_axis_off()
     title = _title(cells, name, letters=int(12 * width))
     figure.suptitle(title, fontsize=TITLE, parse_math=False)
-    legend_below(figure, [*styles, UTILITY, UNDEFENDED, FREQUENT], width)
+    legend_below(figure, [*styles, UTILITY, UNDEFENDED, CENTRAL, FREQUENT], width)
     return figure
 
 
@@ -240,7 +244,7 @@ def _utility_range(panels: Iterable[Panel]) -> tuple[float, float]:
         share
         for p in panels
         for of in p.utility.values()
-        for share in (of.low, of.value, of.high, p.main_task["most_frequent_class"])
+        for share in (of.low, of.value, of.high, *map(p.main_task.get, LEVELS))
         if share is not None
     ]
     return max(100 * min(shares) - 3, 0.0), min(100 * max(shares) + 3, 101.0)
@@ -273,7 +277,7 @@ def _draw_accuracy(
 
 
 def _draw_utility(ax: Axes, panel: Panel, axis: LevelAxis) -> None:
-    """Draw main-task accuracy over levels, with that of no defense and of the majority class."""
+    """Draw main-task accuracy over levels, beside accuracies without a defense."""
     plain_axes(ax)
     set_level_axis(
         ax,
@@ -290,10 +294,12 @@ def _draw_utility(ax: Axes, panel: Panel, axis: LevelAxis) -> None:
         ax.plot(x, value, color="black", marker="*", markersize=6, linewidth=1.3, label=label)
     for key, style, level in (
         ("accuracy", (0, (5, 2)), UNDEFENDED),
+        ("central", (0, (5, 1, 1, 1)), CENTRAL),
         ("most_frequent_class", (0, (1, 2)), FREQUENT),
     ):
-        share = 100 * panel.main_task[key]
-        ax.axhline(share, color=GREY, linestyle=style, linewidth=1, zorder=1.5, label=level)
+        if key in panel.main_task:
+            share = 100 * panel.main_task[key]
+            ax.axhline(share, color=GREY, linestyle=style, linewidth=1, zorder=1.5, label=level)
 
 
 def _rounded(distortion: float) -> str:
