@@ -49,16 +49,16 @@ class DirectFeatureReconstruction(Attack):
     - Kinks of ReLU are softened at first, and sharpened in stages: otherwise the search stops where
       a unit would have to be switched.
     - Dummies start from individuals of D_aux with their labels. Several runs go side by side, and
-      unless one matches g_c to its rounding, others start in another round of twice the length.
+      unless one matches g_c to its rounding, others start in another attempt of twice the length.
 
     It certifies nothing, and uses nothing of a defense but that the update is its outcome.
     mask_demixing finds the same features, also of larger batches, by no matching at all.
 
     Attributes:
         budget: evaluations of the dummies' g_c with its derivatives for each victim batch, all runs
-            and rounds together.
+            and attempts together.
         runs: side by side.
-        rounds: at most; each has twice the budget of the one before, divided between the runs.
+        attempts: at most; each has twice the budget of the one before, divided between the runs.
         labels: `known` labels are granted; `joint` ones are optimised with the features, one soft
             label for each individual, from those that `counts` recovers; any other is a scheme of
             label recovery, run first.
@@ -71,11 +71,11 @@ class DirectFeatureReconstruction(Attack):
         "Marquardt 1963"
     )
     note = "an evaluation is one of the classifier's gradient with its derivatives by the features"
-    example_parameters: ClassVar = {"budget": 32, "runs": 2, "rounds": 2}
+    example_parameters: ClassVar = {"budget": 32, "runs": 2, "attempts": 2}
 
     budget: Annotated[int, Field(gt=0)] = 1400
     runs: Annotated[int, Field(gt=0)] = 4
-    rounds: Annotated[int, Field(gt=0)] = 3
+    attempts: Annotated[int, Field(gt=0)] = 3
     labels: Labels = "known"
 
     def __post_init__(self) -> None:
@@ -144,7 +144,7 @@ class DirectFeatureReconstruction(Attack):
         if problem is None:
             return None
         iterations = self.budget // self.runs
-        found = search(problem, self.runs, self.rounds, iterations, progress)
+        found = search(problem, self.runs, self.attempts, iterations, progress)
         features = problem.features(found.dummies)
         if not bool(features.isfinite().all()):
             return None
@@ -155,7 +155,7 @@ class DirectFeatureReconstruction(Attack):
             labels=found.dummies.labels[0].to(labels),
             loss=problem.loss(found.dummies),
             steps=found.evaluations,
-            restarts=found.rounds - 1,
+            restarts=found.attempts - 1,
         )
 
 

@@ -214,7 +214,8 @@ def test_every_model_is_trained_attacked_and_scored(model: str, split: str) -> N
 @pytest.mark.parametrize("name", MODELS.names())
 @pytest.mark.parametrize("size", [32, 64, 128])
 def test_every_model_takes_every_size(name: str, size: int) -> None:
-    architecture: Architecture = build(MODELS, name, {})
+    example = getattr(MODELS.get(name), "example_parameters", {})
+    architecture: Architecture = build(MODELS, name, example)
     for split in architecture.splits:
         architecture.check(size, split)
         model = architecture.build(5, size, split).eval()

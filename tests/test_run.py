@@ -184,9 +184,9 @@ def test_bad_input_ends_in_one_sentence(
 def test_each_setup_that_cannot_be_had_is_one_sentence(run: Run, tmp_path: Path) -> None:
     """In one run, since most of the time goes to the start of a worker."""
     faults = {
-        "unknown main-task attribute 'hut'": 'main_task = "hut"',
+        "unknown main-task attribute 'hut'": 'main_task = "hut", batch_size = 4',
         "batch size 999": "individuals = 999, batch_size = 999",
-        "image size 33 does not fit small_cnn": "image_size = 33",
+        "image size 33 does not fit small_cnn": "image_size = 33, batch_size = 4",
     }
     groups = [
         f'[[group]]\ntitle = "{number}"\nlayout = "table2"\ncell = {{ {cell} }}\n'

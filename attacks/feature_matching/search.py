@@ -1,4 +1,4 @@
-"""Restarts of the descent, in rounds; in each, kinks are softened at first."""
+"""Attempts at the descent; in each, kinks are softened at first."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ class Found:
     Attributes:
         dummies: the best ones, R = 1.
         evaluations: of the equations, all runs together.
-        rounds: how many there were.
+        attempts: how many there were.
     """
 
     dummies: Dummies
     evaluations: int
-    rounds: int
+    attempts: int
 
 
 def search(
     problem: FeatureProblem,
     runs: int,
-    rounds: int,
+    attempts: int,
     iterations: int,
     progress: Callable[[float], None],
 ) -> Found:
     """Return the dummies of least cost.
 
     Args:
-        runs: side by side in each round, from starts of their own.
-        rounds: at most; each takes twice as many iterations as the one before.
-        iterations: of a run in each round, on the whole.
+        runs: side by side in each attempt, from starts of their own.
+        attempts: at most; each takes twice as many iterations as the one before.
+        iterations: of a run in each attempt, on the whole.
     """
     best, least, evaluations, number = problem.start(1), float("inf"), 0, 0
     if not problem.residual.unknowns:  # A single individual is the row space.
         return Found(best, 1, 1)
-    for number in range(1, rounds + 1):
-        of_round = iterations_of(number, rounds, iterations)
-        dummies = sharpened(problem, problem.start(runs), of_round)
-        evaluations += runs * of_round
+    for number in range(1, attempts + 1):
+        of_attempt = iterations_of(number, attempts, iterations)
+        dummies = sharpened(problem, problem.start(runs), of_attempt)
+        evaluations += runs * of_attempt
         cost = problem.residual.cost(dummies, None).nan_to_num(torch.inf)
         run = cost.argmin()[None]
         if float(cost[run]) < least:
@@ -59,13 +59,13 @@ def search(
     return Found(best, evaluations, number)
 
 
-def iterations_of(number: int, rounds: int, iterations: int) -> int:
-    """Return how many of the iterations a round takes; 1 is the first.
+def iterations_of(number: int, attempts: int, iterations: int) -> int:
+    """Return how many of the iterations an attempt takes; 1 is the first.
 
     >>> [iterations_of(number, 3, 71) for number in (1, 2, 3)]
     [10, 20, 41]
     """
-    shares = (1 << rounds) - 1
+    shares = (1 << attempts) - 1
     until, before = ((1 << upto) - 1 for upto in (number, number - 1))
     return until * iterations // shares - before * iterations // shares
 

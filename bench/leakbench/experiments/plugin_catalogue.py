@@ -14,6 +14,8 @@ from tabulate import tabulate
 from leakbench.base.errors import UsageError
 from leakbench.base.registry import ATTACKS, DATASETS, DEFENSES, MODELS, Registry
 from leakbench.experiments.suite import FOLDER, load_suite, suite_names
+from leakbench.federation.backbones.backbone import Backbone
+from leakbench.federation.backbones.description import description as backbone_description
 from leakbench.federation.backbones.weight_registry import sources_text
 from leakbench.federation.backbones.weight_sources import takes_weights
 from leakbench.threat.attack import Attack
@@ -165,6 +167,8 @@ def _describe(registry: Registry, name: str) -> str:
     if registry is MODELS and takes_weights(plugin):
         parts.append("\n".join(["Weights:", *(f"- {line}" for line in sources_text(name))]))
     parts.append(_parameters(plugin))
+    if registry is MODELS and issubclass(plugin, Backbone):
+        parts.append(backbone_description(plugin()))
     if registry is ATTACKS and plugin.presets:
         parts.append(_presets(plugin))
     return "\n\n".join(parts)

@@ -55,7 +55,8 @@ class Architecture(ABC):
     Attributes:
         name: set by the registry.
         reference: the publication it comes from.
-        splits: names of the layers after which f can be split into f_n and f_c, the default first.
+        splits: names of the layers after which f can be split into f_n and f_c, the default first;
+            `check` may accept more.
     """
 
     name: ClassVar[str]
@@ -69,7 +70,7 @@ class Architecture(ABC):
         Args:
             classes: number K of main-task classes.
             size: height and width of the images, checked.
-            split: one of `splits`, checked.
+            split: a layer's name, checked.
         """
 
     def check(self, size: int, split: str) -> None:
