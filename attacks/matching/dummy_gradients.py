@@ -133,7 +133,7 @@ def _mapped(
         parameters: Weights, images: Tensor, labels: Tensor
     ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
         recorded = recorded_statistics(model, with_statistics)
-        with recorded as statistics, twice_differentiable(model):
+        with recorded as statistics, twice_differentiable(mapped=True):
             logits = functional_call(model, {**parameters, **buffers}, (images.to(dtype),))
         return functional.cross_entropy(logits.to(images.dtype), labels), statistics
 
@@ -225,7 +225,7 @@ def _met(model: SharedModel, modules: Mapping[str, nn.Module]) -> Iterator[list[
         meet(name, inputs, output)
 
     innermost = {name: layer for name, layer in modules.items() if not list(layer.children())}
-    with watched(innermost, called), attending(model, meet), twice_differentiable(model):
+    with watched(innermost, called), attending(model, meet), twice_differentiable(mapped=False):
         yield calls
 
 

@@ -17,6 +17,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from leakbench.attacks.matching.convolution_geometry import Geometry
 from leakbench.attacks.matching.factors import Factors
 from leakbench.attacks.matching.run_convolutions import weight_gradients
+from leakbench.attacks.matching.second_derivatives import twice_differentiable
 
 Weights = Mapping[str, Tensor]
 """Parameters and buffers by name."""
@@ -123,7 +124,8 @@ def _mapped(
 
     def of_run(x: Tensor, delta: Tensor) -> dict[str, Tensor]:
         def output(trained: Weights) -> Tensor:
-            found: Tensor = functional_call(layer, {**trained, **others}, (x,))
+            with twice_differentiable(mapped=True):
+                found: Tensor = functional_call(layer, {**trained, **others}, (x,))
             return found
 
         found: dict[str, Tensor] = vjp(output, trained)[1](delta)[0]

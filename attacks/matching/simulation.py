@@ -128,7 +128,7 @@ class Simulation:
 
         def loss(moved: Weights, images: Tensor, labels: Tensor) -> Tensor:
             computing = {name: value.to(dtype) for name, value in moved.items()}
-            with twice_differentiable(model):
+            with twice_differentiable(mapped=True):
                 logits = functional_call(model, {**computing, **others}, (images.to(dtype),))
             return functional.cross_entropy(logits.to(images.dtype), labels)
 
