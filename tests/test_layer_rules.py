@@ -161,6 +161,17 @@ class Scaled(nn.Module):
         return given * self.scale
 
 
+class Viewing(nn.Module):
+    """Flattens maps by a view, which only PyTorch's default layout allows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 3)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.layer(pixels).view(len(pixels), -1)  # type: ignore[no-any-return]
+
+
 def tied() -> nn.Module:
     first, second = nn.Linear(6, 6), nn.Linear(6, 6)
     second.weight = first.weight
@@ -199,6 +210,7 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "as many outputs": (lambda: nn.Conv2d(3, 4, 3, padding="same", dilation=2), 256),
     "as many outputs, odd": (lambda: nn.Conv2d(3, 4, (2, 4), padding="same"), 256),
     "no padding": (lambda: nn.Conv2d(3, 4, 3, padding="valid"), 144),
+    "maps as rows": (Viewing, 144),
     "mirrored": (lambda: nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), 256),
     "PReLU": (nn.PReLU, 192),
     "PReLU of channels": (lambda: nn.PReLU(3), 192),

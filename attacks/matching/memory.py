@@ -86,7 +86,7 @@ LITTLE = 2 * 10**6
 
 ENOUGH = 8
 """Runs side by side from which calls cost little: one run's step of MobileNetV2 (64 px, B = 1)
-takes 185 ms with two and 71 ms with eight."""
+takes 185 ms with two and 69 ms with eight."""
 
 CACHED = 24 * 2**20
 """Bytes of activations and gradients worked on at once on a CPU."""

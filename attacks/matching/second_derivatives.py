@@ -4,6 +4,9 @@ Of the kernels for attention and of Hardsigmoid PyTorch has no second derivative
 of BatchNorm and InstanceNorm by the batch's own statistics, it has a wrong one, without a word,
 where `torch.func.grad` is mapped over runs: the gradient by their weight is computed there from a
 mean and a deviation that count as constants.
+
+Besides, `view` copies where it cannot be a view: the engine's images have channels innermost, and
+models that were written for PyTorch's default layout may view their maps as rows.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -25,13 +29,17 @@ def twice_differentiable(*, mapped: bool) -> Iterator[None]:
     Args:
         mapped: whether under `torch.func.vmap`, where fewer functions have them.
     """
-    replaced = {**HARD, **NORMALISING} if mapped else HARD
+    replaced = {**VIEWS, **HARD, **(NORMALISING if mapped else {})}
     with sdpa_kernel(SDPBackend.MATH), _Replacing(replaced):
         yield
 
 
 class _Replacing(TorchFunctionMode):
-    """Calls other functions in place of some of PyTorch's."""
+    """Calls other functions in place of some of PyTorch's.
+
+    Args:
+        replaced: function as `__torch_function__` is given it → what is called instead.
+    """
 
     def __init__(self, replaced: Mapping[Any, Callable[..., Tensor]]) -> None:
         super().__init__()
@@ -42,6 +50,12 @@ class _Replacing(TorchFunctionMode):
 
 
 # Parameters have PyTorch's names, by which they are passed.
+
+
+def _view(given: Tensor, *shape: Any, **options: Any) -> Tensor:
+    if options or isinstance(shape[0], torch.dtype):
+        return given.view(*shape, **options)
+    return given.reshape(*shape)
 
 
 def _hard_sigmoid(input: Tensor, inplace: bool = False) -> Tensor:  # noqa: A002, ARG001
@@ -105,6 +119,11 @@ def _by_channel(normalised: Tensor, weight: Tensor | None, bias: Tensor | None) 
     found = normalised if weight is None else normalised * weight.view(shape)
     return found if bias is None else found + bias.view(shape)
 
+
+VIEWS: Mapping[Any, Callable[..., Tensor]] = {
+    Tensor.view: _view,
+    torch.ops.aten.view.default: _view,  # in programs that were exported
+}
 
 HARD: Mapping[Any, Callable[..., Tensor]] = {functional.hardsigmoid: _hard_sigmoid}
 
