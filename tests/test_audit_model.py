@@ -263,10 +263,11 @@ def test_features_that_are_no_rows_are_flattened_for_the_head_and_back() -> None
     torch.testing.assert_close(shared(IMAGES), model(IMAGES))
 
 
-def test_layers_without_a_rule_are_mapped() -> None:
+def test_a_network_with_groups_has_its_gradients_layer_by_layer() -> None:
     shared = split_model(made(Grouped), "features", IMAGES)
-    assert layers_with_rules(shared, IMAGES) is None
-    gradients, _ = dummy_gradients(shared, IMAGES[None], LABELS[None])
+    layers = layers_with_rules(shared, IMAGES)
+    assert layers is not None
+    gradients, _ = dummy_gradients(shared, IMAGES[None], LABELS[None], layers)
     for name, value in client_update(shared, IMAGES, LABELS).items():
         torch.testing.assert_close(gradients[name][0], value, rtol=1e-4, atol=1e-6)
 

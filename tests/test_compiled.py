@@ -17,7 +17,7 @@ from leakbench.attacks.feature import FeatureReconstruction
 from leakbench.attacks.gradinversion import GradInversion
 from leakbench.attacks.ig import InvertingGradients
 from leakbench.attacks.matching import engine, memory, step
-from leakbench.attacks.matching.compiled import worth_compiling
+from leakbench.attacks.matching.compiled import PASSES, operations, worth_compiling
 from leakbench.attacks.matching.engine import match_gradients
 from leakbench.attacks.matching.matching_attack import GradientMatching
 from leakbench.attacks.matching.method import Iterate, Method, Reconstruction, Victim
@@ -27,8 +27,9 @@ from leakbench.base.errors import UsageError
 from leakbench.base.memory import is_out_of_memory
 from leakbench.federation.client import client_update
 from leakbench.federation.models.lenet import LeNet
+from leakbench.federation.models.resnet18 import ResNet18
 from leakbench.federation.models.small_cnn import SmallCNN
-from leakbench.federation.shared_model import SharedModel
+from leakbench.federation.shared_model import Architecture, SharedModel
 from leakbench.threat.attack import NotCompiled
 from leakbench.threat.server import Auxiliary, Server
 
@@ -242,6 +243,24 @@ def test_compiling_is_weighed_against_the_evaluations_ahead() -> None:
     assert not worth_compiling("auto", model, dummies, count)
 
 
+def test_attention_is_counted_among_the_operations() -> None:
+    """Of 5 tokens: 4 · 32² for q, k, v and the output, and 2 · 5 · 32 for scores and context."""
+
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.MultiheadAttention(32, 4, batch_first=True)
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            return self.layer(tokens, tokens, tokens, need_weights=False)[0]  # type: ignore[no-any-return]
+
+    tokens = nn.Sequential(nn.AdaptiveAvgPool2d((4, 10)), nn.Flatten(), nn.Unflatten(1, (5, 24)))
+    network = nn.Sequential(tokens, nn.Linear(24, 32, bias=False), Attention(), nn.Flatten())
+    model = SharedModel(network, nn.Sequential(nn.Linear(160, CLASSES))).eval()
+    products = 5 * 24 * 32 + 5 * 4 * 32**2 + 2 * 5 * 5 * 32 + 160 * CLASSES
+    assert operations(model, images(1, 0).float()) == PASSES * 2 * products
+
+
 # Memory
 
 
@@ -313,6 +332,44 @@ def test_runs_side_by_side_fill_the_cache(monkeypatch: pytest.MonkeyPatch) -> No
     assert counts[0] > counts[-1] >= 1
     monkeypatch.setattr(memory, "CACHED", 1)
     assert memory.runs_together(of.model, of.method, images(1, 0), True) == 1
+
+
+def test_a_deep_network_with_little_to_do_has_more_runs_side_by_side_than_the_cache_holds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memory, "CACHED", 1)
+    method = case(InvertingGradients(budget=STEPS), small(SmallCNN(width=4))).method
+
+    def together(layers: int, width: int, held: int = memory.HELD) -> int:
+        monkeypatch.setattr(memory, "HELD", held)
+        deep = [nn.Conv2d(width, width, 3, padding=1) for _ in range(layers)]
+        network = nn.Sequential(nn.Conv2d(3, width, 3), *deep, nn.Flatten())
+        output = nn.Linear(width * (SIZE - 2) ** 2, CLASSES)
+        model = SharedModel(network, nn.Sequential(output))
+        return memory.runs_together(model, method, images(1, 0).float(), True)
+
+    assert together(memory.MANY, 4) == memory.ENOUGH
+    assert together(memory.MANY - 3, 4) == 1
+    assert together(memory.MANY, 32) == 1
+    assert together(memory.MANY, 4, held=4_000_000) < memory.ENOUGH
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+@pytest.mark.parametrize("architecture", [LeNet(), SmallCNN(), ResNet18()], ids=repr)
+def test_published_models_have_as_many_runs_side_by_side_as_the_cache_holds(
+    architecture: Architecture, batch_size: int
+) -> None:
+    model = architecture.build(CLASSES, SIZE, "convolutions").eval()
+    assert not memory._is_thin(model, images(batch_size, 0).float())
+
+
+def test_factors_of_a_layer_that_sees_many_rows_of_an_individual_are_not_smaller() -> None:
+    rows = nn.Sequential(nn.Flatten(), nn.Unflatten(1, (96, 8)), nn.Linear(8, 8), nn.Flatten())
+    model = SharedModel(rows, nn.Sequential(nn.Linear(768, CLASSES)))
+    everything = sum(parameter.numel() for parameter in model.parameters())
+    held = memory._gradients(model, images(1, 0).float(), True)
+    assert held == everything - 768 * CLASSES
+    assert memory._gradients(model, images(1, 0).float(), False) == everything
 
 
 # The command line

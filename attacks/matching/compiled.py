@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from leakbench.attacks.matching.runs import each_tensor
+from leakbench.attacks.matching.second_derivatives import twice_differentiable
 from leakbench.base.choices import Compiling
 from leakbench.base.memory import is_out_of_memory
 from leakbench.federation.shared_model import SharedModel
@@ -83,7 +84,9 @@ def operations(model: SharedModel, images: Tensor) -> int:
     # Imports Triton, which every command would wait for.
     from torch.utils.flop_counter import FlopCounterMode
 
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    # Fused kernels for attention would not be counted.
+    counting = FlopCounterMode(display=False)
+    with twice_differentiable(mapped=False), counting as counter, torch.no_grad():
         model(images)
     return PASSES * int(counter.get_total_flops())
 

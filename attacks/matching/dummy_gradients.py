@@ -2,13 +2,19 @@
 
 Two ways give the same gradients. *Layer by layer*: all R·B dummies pass through the model as one
 batch, and each run's gradients follow from every layer's inputs and the gradients δ of the loss by
-its outputs. It is the faster one, and open to models whose layers treat individuals apart and have
-a rule here. *Mapped*: `torch.func.vmap` over runs, for every other model.
+its outputs. It is the faster one, and open to models that treat individuals apart. *Mapped*:
+`torch.func.vmap` over runs, for every other model.
+
+Layer by layer, each layer has a rule of `layer_rules`. Of a parameter that a larger module holds
+directly, as a transformer its class token, every individual gets a copy, and the gradients of a
+run's copies are summed. So are the contributions to a parameter that is met more than once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,15 +22,17 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
+from leakbench.attacks.matching.affine_batch_norm import affine, of_affine, stays_native
+from leakbench.attacks.matching.attention import attending
 from leakbench.attacks.matching.factors import Factors
+from leakbench.attacks.matching.layer_rules import Weights, rule_of
 from leakbench.attacks.matching.priors import Statistics
-from leakbench.attacks.matching.run_convolutions import Geometry, weight_gradients
 from leakbench.attacks.matching.runs import each_tensor
+from leakbench.attacks.matching.second_derivatives import twice_differentiable
+from leakbench.base.memory import is_out_of_memory
 from leakbench.federation.batch_norm import batch_norm_layers, channel_moments, recorded_statistics
+from leakbench.federation.client import client_update
 from leakbench.federation.shared_model import SharedModel, watched
-
-Weights = Mapping[str, Tensor]
-"""Parameters and buffers of a model by name."""
 
 
 def weights_of(model: SharedModel, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
@@ -72,31 +80,46 @@ def dummy_gradients(
 
 
 def layers_with_rules(model: SharedModel, images: Tensor) -> list[str] | None:
-    """Return the layers that hold parameters, if gradients can be had layer by layer, else None.
+    """Return the modules that hold parameters, if gradients can be had layer by layer, else None.
 
-    Each must have a rule and be met once in a forward pass, no parameter may belong to two, and
-    none may normalise by the batch, which would tie the runs to each other.
+    None may normalise by the batch, which would tie the runs to each other. Whether two runs have
+    the gradients of two clients is tried here, with an image and its mirror image.
 
     Args:
         images: any batch, shape (B, 3, size, size).
     """
-    holders = {n: m for n, m in model.named_modules() if list(m.parameters(recurse=False))}
-    parameters = [id(p) for m in holders.values() for p in m.parameters(recurse=False)]
     batch_norm = batch_norm_layers(model).values()
-    if (
-        len(set(parameters)) < len(parameters)
-        or any(layer.training or layer.running_mean is None for layer in batch_norm)
-        or not all(_has_rule(layer) for layer in holders.values())
-    ):
+    if any(layer.training or layer.running_mean is None for layer in batch_norm):
         return None
-    met: list[str] = []
+    layers = [n for n, m in model.named_modules() if list(m.parameters(recurse=False))]
+    tried = torch.stack([images[:1], images[:1].flip(-1)])
+    return layers if _agrees(model, layers, tried) else None
 
-    def meet(name: str, _inputs: tuple[Tensor, ...], _output: Tensor) -> None:
-        met.append(name)
 
-    with watched(holders, meet), torch.no_grad():
-        model(images)
-    return list(holders) if sorted(met) == sorted(holders) else None
+def _agrees(model: SharedModel, layers: Sequence[str], images: Tensor) -> bool:
+    """Whether layer by layer each run has a client's gradients, up to rounding.
+
+    Args:
+        images: of the runs, shape (R, B, 3, size, size).
+    """
+    labels = torch.zeros(images.shape[:2], dtype=torch.long, device=images.device)
+    try:
+        found, _ = dummy_gradients(model, images, labels, layers)
+        clients = [client_update(model, *batch) for batch in zip(images, labels, strict=True)]
+    except Exception as error:  # of a layer that cannot be called as it is here
+        if is_out_of_memory(error):
+            raise
+        return False
+    for run, sent in enumerate(clients):
+        whole = torch.stack([gradient.norm() for gradient in sent.values()]).norm()
+        for name, gradient in sent.items():
+            if found[name].shape[1:] != gradient.shape:
+                return False
+            distance = (found[name][run] - gradient).norm()
+            # Not where a number is infinite or none: the model is what it is.
+            if distance > ROUNDING * (gradient.norm() + whole / 20):
+                return False
+    return True
 
 
 def _mapped(
@@ -109,7 +132,8 @@ def _mapped(
     def loss(
         parameters: Weights, images: Tensor, labels: Tensor
     ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
-        with recorded_statistics(model, record=with_statistics) as statistics:
+        recorded = recorded_statistics(model, with_statistics)
+        with recorded as statistics, twice_differentiable(mapped=True):
             logits = functional_call(model, {**parameters, **buffers}, (images.to(dtype),))
         return functional.cross_entropy(logits.to(images.dtype), labels), statistics
 
@@ -137,87 +161,122 @@ def _layer_by_layer(
     images = pixels.flatten(0, 1).contiguous(memory_format=torch.channels_last)
     if not images.requires_grad:
         images = images.detach().requires_grad_()  # δ needs a graph
-    inputs: dict[str, Tensor] = {}
-    outputs: dict[str, Tensor] = {}
+    seen: dict[str, Tensor] = {}
 
-    def keep(name: str, given: tuple[Tensor, ...], output: Tensor) -> None:
-        inputs[name], outputs[name] = given[0], output
+    def see(name: str, given: tuple[Tensor, ...], _output: Tensor) -> None:
+        seen[name] = given[0]
 
-    normalising = batch_norm_layers(model) if with_statistics else {}
-    modules = {name: model.get_submodule(name) for name in [*layers, *normalising]}
+    modules = {name: model.get_submodule(name) for name in layers}
+    names, place = _one_name_each(model), {name: n for n, name in enumerate(layers)}
+    own = _for_each_individual(modules, weights, names, len(images))
+    batch_norm = batch_norm_layers(model)
+    normalising = batch_norm if with_statistics else {}
+    simple = {} if stays_native(model) else batch_norm
     with torch.enable_grad():
-        with watched(modules, keep):
-            logits = functional_call(model, dict(weights), (images.to(_dtype(weights)),))
+        with watched(normalising, see), affine(simple.values()), _met(model, modules) as calls:
+            logits = functional_call(model, {**weights, **own}, (images.to(_dtype(weights)),))
         logits = logits.to(images.dtype)
         loss = functional.cross_entropy(logits, targets.flatten(0, 1), reduction="sum") / size
-        deltas = torch.autograd.grad(loss, [outputs[name] for name in layers], create_graph=True)
+        calls.sort(key=lambda call: place[call.layer])
+        outputs = [*(call.output for call in calls), *own.values()]
+        deltas = torch.autograd.grad(loss, outputs, create_graph=True)
     update: dict[str, Any] = {}
-    for name, delta in zip(layers, deltas, strict=True):
-        found = RULES[type(modules[name])](modules[name], weights, name, inputs[name], delta, runs)
-        for parameter, gradient in found.items():
-            if isinstance(gradient, Factors) and not (factors and gradient.are_smaller):
-                gradient = gradient.product()  # noqa: PLW2901
-            update[f"{name}.{parameter}"] = gradient.to(images.dtype)
+    for call, delta in zip(calls, deltas, strict=False):
+        layer = modules[call.layer]
+        its = {n: weights[names[f"{call.layer}.{n}"]] for n in _tensors(layer)}
+        rule = of_affine if call.layer in simple else rule_of(layer)
+        for parameter, gradient in rule(layer, its, call.inputs, delta, runs).items():
+            name = names[f"{call.layer}.{parameter}"]
+            update[name] = _sum(update[name], gradient) if name in update else gradient
+    for name, delta in zip(own, deltas[len(calls) :], strict=True):
+        of_run = delta.view(runs, size, *delta.shape[1:]).sum(1)
+        gradient = of_run.view(runs, *weights[name].shape)
+        update[name] = _sum(update[name], gradient) if name in update else gradient
+    told = {n: _told(update[n], factors, images.dtype) for n, _ in model.named_parameters()}
     statistics = {
         name: vmap(channel_moments)(
-            inputs[name].to(images.dtype).view(runs, size, *inputs[name].shape[1:])
+            seen[name].to(images.dtype).view(runs, size, *seen[name].shape[1:])
         )
         for name in normalising
     }
-    return {name: update[name] for name, _ in model.named_parameters()}, statistics
+    return told, statistics
 
 
-Rule = Callable[[Any, Weights, str, Tensor, Tensor, int], dict[str, Any]]
-"""A layer, the model's weights, the layer's name, inputs (R·B, …) and δ (R·B, …), and R, to the
-gradient of each of its parameters, shape (R, …)."""
+@dataclass(frozen=True)
+class _Call:
+    """One call of a layer in a forward pass: its name, what it was given, what it returned."""
+
+    layer: str
+    inputs: Tensor
+    output: Tensor
 
 
-def _of_convolution(
-    layer: nn.Conv2d, _weights: Weights, _name: str, inputs: Tensor, deltas: Tensor, runs: int
-) -> dict[str, Any]:
-    found = {"weight": weight_gradients(inputs, deltas, runs, Geometry.of(layer))}
-    if layer.bias is not None:
-        found["bias"] = _summed(deltas, runs)
-    return found
+@contextmanager
+def _met(model: SharedModel, modules: Mapping[str, nn.Module]) -> Iterator[list[_Call]]:
+    """Record the calls of innermost layers, and of attention's linear maps."""
+    calls: list[_Call] = []
+
+    def meet(name: str, inputs: Tensor, output: Tensor) -> None:
+        if name in modules:
+            calls.append(_Call(name, inputs, output))
+
+    def called(name: str, given: tuple[Tensor, ...], output: Tensor) -> None:
+        (inputs,) = given
+        meet(name, inputs, output)
+
+    innermost = {name: layer for name, layer in modules.items() if not list(layer.children())}
+    with watched(innermost, called), attending(model, meet), twice_differentiable(mapped=False):
+        yield calls
 
 
-def _of_linear(
-    layer: nn.Linear, _weights: Weights, _name: str, inputs: Tensor, deltas: Tensor, runs: int
-) -> dict[str, Any]:
-    # Rows of one individual, if there are several, are rows of its run all the same.
-    rows = deltas.reshape(runs, -1, layer.out_features)
-    found: dict[str, Any] = {"weight": Factors(rows, inputs.reshape(runs, -1, layer.in_features))}
-    if layer.bias is not None:
-        found["bias"] = rows.sum(1)
-    return found
+def _for_each_individual(
+    modules: Mapping[str, nn.Module], weights: Weights, names: Mapping[str, str], count: int
+) -> dict[str, Tensor]:
+    """Return parameters that larger modules hold directly, a copy for each of `count` individuals.
+
+    The copies are the first axis, where the parameter has none of length 1 in front.
+    """
+    own = {}
+    for name, module in modules.items():
+        if list(module.children()) and type(module) is not nn.MultiheadAttention:
+            for parameter, _ in module.named_parameters(recurse=False):
+                shared = weights[names[f"{name}.{parameter}"]]
+                batched = shared if shared.ndim > 1 and len(shared) == 1 else shared[None]
+                copies = batched.expand(count, *batched.shape[1:])
+                own[names[f"{name}.{parameter}"]] = copies.detach().requires_grad_()
+    return own
 
 
-def _of_batch_norm(
-    layer: nn.BatchNorm2d, weights: Weights, name: str, inputs: Tensor, deltas: Tensor, runs: int
-) -> dict[str, Any]:
-    mean = weights[f"{name}.running_mean"][:, None, None]
-    variance = weights[f"{name}.running_var"][:, None, None]
-    normalised = (inputs - mean) * (variance + layer.eps).rsqrt()
-    return {
-        "weight": _summed(deltas * normalised, runs),
-        "bias": _summed(deltas, runs),
-    }
+def _one_name_each(model: SharedModel) -> dict[str, str]:
+    """Return every name of a parameter or buffer → the name under which the model lists it."""
+    listed: dict[int, str] = {}
+    every = [
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    ]
+    return {name: listed.setdefault(id(tensor), name) for name, tensor in every}
 
 
-RULES: Mapping[type[nn.Module], Rule] = {
-    nn.Conv2d: _of_convolution,
-    nn.Linear: _of_linear,
-    nn.BatchNorm2d: _of_batch_norm,
-}
+def _tensors(layer: nn.Module) -> list[str]:
+    """Return the names of a layer's own parameters and buffers."""
+    every = [*layer._parameters.items(), *layer._buffers.items()]
+    return [name for name, tensor in every if tensor is not None]
 
 
-def _has_rule(layer: nn.Module) -> bool:
-    if isinstance(layer, nn.Conv2d):
-        plain = layer.groups == 1 and layer.padding_mode == "zeros"
-        return type(layer) is nn.Conv2d and plain and not isinstance(layer.padding, str)
-    return type(layer) in RULES
+def _sum(one: Any, other: Any) -> Any:
+    """Return the sum of two gradients of a parameter, one after the other if both are factors."""
+    if isinstance(one, Factors) and isinstance(other, Factors):
+        return one.and_of(other)
+    first, second = (g.product() if isinstance(g, Factors) else g for g in (one, other))
+    return first + second
 
 
-def _summed(images: Tensor, runs: int) -> Tensor:
-    """Return the sum over each run's images and positions, shape (R, channels)."""
-    return images.sum((2, 3)).view(runs, -1, images.shape[1]).sum(1)
+def _told(gradient: Any, factors: bool, dtype: torch.dtype) -> Any:
+    """Return a gradient in a precision, as factors if they are wanted and smaller."""
+    if isinstance(gradient, Factors) and not (factors and gradient.are_smaller):
+        gradient = gradient.product()
+    return gradient.to(dtype)
+
+
+ROUNDING = 0.02
+"""Relative distance of gradients that are the same but for rounding, that of TF32 included."""

@@ -41,6 +41,16 @@ class Factors:
         """Return the factors of the gradients times a number each, shape (R, 1, 1)."""
         return Factors(self.deltas * factor, self.inputs)
 
+    def and_of(self, other: Factors) -> Factors:
+        """Return the factors of the sum of both gradients.
+
+        >>> one = Factors(torch.ones(1, 2, 3), torch.ones(1, 2, 4))
+        >>> bool((one.and_of(one).product() == one.product() + one.product()).all())
+        True
+        """
+        deltas = torch.cat([self.deltas, other.deltas], 1)
+        return Factors(deltas, torch.cat([self.inputs, other.inputs], 1))
+
     def product(self) -> Tensor:
         """Return the gradients themselves, shape (R, m, d)."""
         return self.deltas.mT @ self.inputs

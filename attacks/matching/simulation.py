@@ -17,9 +17,11 @@ from torch import Tensor
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
-from leakbench.attacks.matching.dummy_gradients import Weights, dummy_gradients
+from leakbench.attacks.matching.dummy_gradients import dummy_gradients
+from leakbench.attacks.matching.layer_rules import Weights
 from leakbench.attacks.matching.priors import Statistics
 from leakbench.attacks.matching.runs import each_tensor
+from leakbench.attacks.matching.second_derivatives import twice_differentiable
 from leakbench.federation.batch_norm import batch_norm_layers, recorded_statistics
 from leakbench.federation.defense import Defense
 from leakbench.federation.shared_model import SharedModel
@@ -126,7 +128,8 @@ class Simulation:
 
         def loss(moved: Weights, images: Tensor, labels: Tensor) -> Tensor:
             computing = {name: value.to(dtype) for name, value in moved.items()}
-            logits = functional_call(model, {**computing, **others}, (images.to(dtype),))
+            with twice_differentiable(mapped=True):
+                logits = functional_call(model, {**computing, **others}, (images.to(dtype),))
             return functional.cross_entropy(logits.to(images.dtype), labels)
 
         def gradient(moved: Weights, images: Tensor, labels: Tensor) -> Mapping[str, Tensor]:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from leakbench.attacks.matching.compiled import compiled
 from leakbench.attacks.matching.distance import FactoredGradients, weighted
-from leakbench.attacks.matching.dummy_gradients import Weights, dummy_gradients, weights_of
+from leakbench.attacks.matching.dummy_gradients import dummy_gradients, weights_of
+from leakbench.attacks.matching.layer_rules import Weights
 from leakbench.attacks.matching.method import Iterate, Method
 from leakbench.attacks.matching.priors import Statistics
 from leakbench.attacks.matching.runs import Runs, joined

@@ -28,14 +28,18 @@ from leakbench.attacks.matching.method import Iterate, Method, Victim
 from leakbench.base.choices import Compiling
 from leakbench.federation.client import client_update
 from leakbench.federation.models.lenet import LeNet
+from leakbench.federation.models.resnet18 import ResNet18
 from leakbench.federation.models.small_cnn import SmallCNN
-from leakbench.federation.shared_model import SharedModel
+from leakbench.federation.shared_model import Normalise, SharedModel
 from leakbench.threat.server import Auxiliary, Server
 from peers import attack_config, in_centred_pixels, reconstruct
 
 CLASSES = 8
 
 MODELS = {"lenet": LeNet(), "small_cnn": SmallCNN()}
+
+BACKBONES = ("resnet18", "mobilenet_v2")
+"""Deep networks, for which few steps must do."""
 
 ATTACKS: dict[str, Callable[[int], GradientMatching]] = {
     "DLG": lambda budget: DeepLeakage(budget=budget, labels="known"),
@@ -254,7 +258,24 @@ def batches(number: int, batch_size: int, size: int) -> list[tuple[Tensor, Tenso
 def built(model: str, size: int) -> SharedModel:
     """Return an untrained model of the benchmark."""
     torch.manual_seed(0)
+    if model == "mobilenet_v2":
+        return _mobilenet_v2().eval()
+    if model == "resnet18":
+        return ResNet18().build(CLASSES, size, "convolutions").eval()
     return MODELS[model].build(CLASSES, size, "convolutions").eval()
+
+
+def _mobilenet_v2() -> SharedModel:
+    """Return torchvision's network behind the pixels that breaching centres as we do."""
+    from torchvision.models import mobilenet_v2
+
+    network = mobilenet_v2()
+    network.classifier = nn.Identity()
+    for module in network.modules():
+        if isinstance(module, nn.ReLU6):
+            module.inplace = False  # which a second derivative does not allow
+    output = nn.Linear(network.last_channel, CLASSES)
+    return SharedModel(nn.Sequential(Normalise(), network), nn.Sequential(output))
 
 
 EVALUATIONS = 20

@@ -164,6 +164,7 @@ def memory(rows: list[Row]) -> list[str]:
         "## Peak memory of a process",
         of_kind(rows, "memory"),
         lambda row: {
+            "model": f"{row['model']}, {row['size']} px",
             "victims": row["victims"],
             "B": row["batch_size"],
             "before the attack, MiB": f"{row['before']:.0f}",

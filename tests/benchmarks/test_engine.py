@@ -9,7 +9,7 @@ from __future__ import annotations
 from itertools import product
 from typing import Any, NamedTuple
 
-from engines import ENGINES, EVALUATIONS, MODELS, batches, built, leakbench, work
+from engines import BACKBONES, ENGINES, EVALUATIONS, MODELS, batches, built, leakbench, work
 from matrix import pytest_generate_tests  # noqa: F401
 
 from leakbench.attacks.matching.compiled import operations
@@ -19,6 +19,8 @@ VICTIMS = {1: 24, 8: 4, 32: 1}
 PEER_VICTIMS = 4
 ATTACKS = ("DLG", "IG", "GradInversion", "Proposed")
 STEPS = {"DLG": 2 * EVALUATIONS}
+OF_BACKBONES = {1: 8, 8: 2}
+BACKBONE_STEPS = 6
 ROUNDS = 3
 
 
@@ -40,18 +42,23 @@ def measurements(full: bool) -> list[Measurement]:
         if full
         else product([0], ATTACKS, ["lenet"], [32], [8], ENGINES)
     )
-    cells = [Measurement(*cell) for cell in every]
+    deep: Any = product(range(ROUNDS), ["IG"], BACKBONES, [64], OF_BACKBONES, ENGINES)
+    cells = [Measurement(*cell) for cell in (*every, *(deep if full else ()))]
     return [cell for cell in cells if (cell.attack, cell.engine) != ("Proposed", "breaching")]
 
 
 def test_step(measurement: Measurement, benchmark: Any, compiling: Compiling) -> None:
     _, attack, name, size, batch_size, engine = measurement
-    victims = VICTIMS[batch_size]
+    victims, peer_victims, steps = VICTIMS[batch_size], PEER_VICTIMS, STEPS.get(attack, 12)
+    if name in BACKBONES:
+        # Compiling takes minutes, which only long cells repay.
+        victims, peer_victims, steps = OF_BACKBONES[batch_size], 1, BACKBONE_STEPS
+        compiling = "off"
     if engine != "leakbench":
-        victims = min(victims, PEER_VICTIMS)
+        victims = min(victims, peer_victims)
     model = built(name, size)
     victim_batches = batches(victims, batch_size, size)
-    todo = work(attack, model, victim_batches, STEPS.get(attack, 12), compiling)
+    todo = work(attack, model, victim_batches, steps, compiling)
     done = benchmark.pedantic(ENGINES[engine], (todo,), rounds=1)
     assert done.images.shape == (victims, batch_size, 3, size, size)
     assert done.step > 0

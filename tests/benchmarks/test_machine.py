@@ -8,11 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
+from engines import BACKBONES
 from matrix import pytest_generate_tests  # noqa: F401
 from torch.nn import functional
 
@@ -23,11 +25,14 @@ class Measurement(NamedTuple):
     kind: str
     victims: int = 0
     batch_size: int = 0
+    model: str = "small_cnn"
+    size: int = 32
 
 
 def measurements(full: bool) -> list[Measurement]:
     """Return what is measured."""
-    sizes = [(1, 1), (64, 1), (256, 1), (1, 8), (32, 8), (1, 32), (8, 32), (1, 128)]
+    sizes: list[Any] = [(1, 1), (64, 1), (256, 1), (1, 8), (32, 8), (1, 32), (8, 32), (1, 128)]
+    sizes += [(8, *cell, 64) for cell in product((1, 8), BACKBONES)]
     return [
         *(Measurement(kind) for kind in ("matrix product", "convolution", "help", "resumed")),
         *(Measurement("memory", *size) for size in (sizes if full else sizes[:1])),
@@ -87,8 +92,8 @@ from pathlib import Path
 import torch
 from engines import batches, built, leakbench, work
 torch.set_num_threads(1)
-victims, batch_size = int(sys.argv[1]), int(sys.argv[2])
-todo = work("IG", built("small_cnn", 32), batches(victims, batch_size, 32), 3, "off")
+victims, batch_size, model, size = (f(a) for f, a in zip((int, int, str, int), sys.argv[1:]))
+todo = work("IG", built(model, size), batches(victims, batch_size, size), 3, "off")
 def most():
     return re.search("VmHWM:\\s+([0-9]+) kB", Path("/proc/self/status").read_text())[1]
 before = most()
@@ -97,10 +102,10 @@ print(before, most())
 """
 
 
-def memory(victims: int, batch_size: int) -> dict[str, float]:
+def memory(*arguments: int | str) -> dict[str, float]:
     """MiB that a process holds before the attack, and at most."""
     done = subprocess.run(
-        [sys.executable, "-c", MEMORY, str(victims), str(batch_size)],
+        [sys.executable, "-c", MEMORY, *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         check=True,
         capture_output=True,
@@ -112,7 +117,7 @@ def memory(victims: int, batch_size: int) -> dict[str, float]:
 
 
 def test_machine(measurement: Measurement, benchmark: Any, tmp_path: Path) -> None:
-    kind, victims, batch_size = measurement
+    kind, *arguments = measurement
     if sys.platform != "linux" and kind == "memory":
         pytest.skip("there is no /proc/self/status")
     measure: dict[str, Callable[[], dict[str, float]]] = {
@@ -120,8 +125,10 @@ def test_machine(measurement: Measurement, benchmark: Any, tmp_path: Path) -> No
         "convolution": convolution,
         "help": start_of_help,
         "resumed": lambda: start_of_a_resumed_suite(tmp_path),
-        "memory": lambda: memory(victims, batch_size),
+        "memory": lambda: memory(*arguments),
     }
     found = benchmark.pedantic(measure[kind], rounds=1)
     assert all(value > 0 for value in found.values())
+    if kind == "memory":
+        assert found["peak"] <= 3 * 2**10
     benchmark.extra_info |= {**measurement._asdict(), **found}

@@ -37,7 +37,15 @@ def test_the_page_shows_every_kind_of_measurement_and_what_was_not_reached(tmp_p
             "engine": "breaching",
             "qualities": {"PSNR": {"steps": 1600, "seconds": 8.0, "found": 12.0, "reached": False}},
         },
-        {"kind": "memory", "victims": 3, "batch_size": 2, "before": 400.0, "peak": 500.0},
+        {
+            "kind": "memory",
+            "victims": 3,
+            "batch_size": 2,
+            "before": 400.0,
+            "peak": 500.0,
+            "model": "resnet18",
+            "size": 64,
+        },
         {"kind": "help", "first": 0.3, "again": 0.1},
         {"kind": "workers", "cells": 16, "one": [100.0, 90.0], "two": [50.0, 50.0]},
     ]
@@ -56,6 +64,6 @@ def test_the_page_shows_every_kind_of_measurement_and_what_was_not_reached(tmp_p
     assert "| IG | 1 | 1.00 | 4.00 | — | 4.0 (2.0–4.0) | — | 5 % |" in page
     assert "| PSNR | 1 | leakbench | IG | 50 | 21 | 0.50 | > 16.0 |" in page
     assert "| PSNR | 1 | breaching | IG | > 1600 | 12 | > 8.00 | — |" in page
-    assert "| 3 | 2 | 400 | 500 |" in page
+    assert "| resnet18, 64 px | 3 | 2 | 400 | 500 |" in page
     assert "| `leakbench --help` | 0.30 | 0.10 |" in page
     assert "| 16 | 95 | 50 | 1.9 (1.8–2.0) |" in page
