@@ -119,7 +119,7 @@ def test_a_defense_comes_on_top_of_what_clients_do_already() -> None:
         clients=2,
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training_module, "train", lambda *given: seen.append(given[-1]))
+        patch.setattr(training_module, "train", lambda *given, **_: seen.append(given[-1]))
         report = audited(
             net(),
             None,
