@@ -117,7 +117,7 @@ def test_optional_cells_without_weights_are_left_out_of_a_plan(
 def test_a_setup_is_prepared_with_weights_found_under_the_data_root(
     model: str, tmp_path: Path, small_setup: Setup
 ) -> None:
-    from leakbench.evaluation.preparation import prepare, train_for_utility
+    from leakbench.evaluation.preparation import prepare, train_beside
 
     there = saved_weights(tmp_path / "backbones" / "mine.safetensors")
     setup = small_setup.model_copy(
@@ -126,7 +126,7 @@ def test_a_setup_is_prepared_with_weights_found_under_the_data_root(
     with pytest.raises(MissingWeightsError):
         prepare(setup, None, "cpu", lambda doing: None)
     with pytest.raises(MissingWeightsError):
-        train_for_utility(setup, None, None, "cpu", lambda doing: None)
+        train_beside(setup, None, None, "cpu", lambda doing: None)
     context = prepare(setup, tmp_path, "cpu", lambda doing: None)
     model_weights = context.server.model.state_dict()
     assert torch.equal(model_weights["extractor.1.0.weight"], load_file(there)["0.weight"])
