@@ -11,6 +11,15 @@ ON_EVERY_DEVICE = pytest.mark.parametrize("device", devices())
 """One test for each device of this machine."""
 
 
+ALIKE = {"mobilenet_v2", "resnet50", "vit_b_16"}
+"""Large models of which a smaller one has the same parts: tried in the nightly run."""
+
+
+def model_marks(name: str) -> list[pytest.MarkDecorator]:
+    """The marks of a model's checks."""
+    return [pytest.mark.nightly] if name in ALIKE else []
+
+
 def assert_kept(check: Check, trial: Trial) -> None:
     outcome = outcome_of(check, trial)
     if outcome.unchecked:

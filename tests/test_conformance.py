@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from conforming import ON_EVERY_DEVICE, assert_kept
+from conforming import ON_EVERY_DEVICE, assert_kept, model_marks
 from leakbench.base.registry import ATTACKS, DATASETS, DEFENSES, MODELS
 from leakbench.conformance.attack_trial import AttackTrial
 from leakbench.conformance.attacks import ATTACK_CHECKS
@@ -56,7 +56,15 @@ def test_every_defense_keeps_every_rule(name: str, check: Check, device: str) ->
 
 
 @ON_EVERY_DEVICE
-@each(MODELS.names(), MODEL_CHECKS)
+@pytest.mark.parametrize(
+    ("name", "check"),
+    [
+        pytest.param(name, check, marks=model_marks(name))
+        for name in MODELS.names()
+        for check in MODEL_CHECKS
+    ],
+    ids=str,
+)
 def test_every_model_keeps_every_rule(name: str, check: Check, device: str) -> None:
     assert_kept(check, ModelTrial(name, device=device))
 
