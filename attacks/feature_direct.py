@@ -44,8 +44,8 @@ class DirectFeatureReconstruction(Attack):
       principal directions of D_aux.
     - Near its minimum Eq. 3 is a multiple of ‖g̃ − g‖² / ‖g‖². That is minimised, layer by layer, by
       Levenberg's and Marquardt's method, in double precision. Rows of the first layer's gradient
-      are divided by the root of the singular values first, without which individuals of whom the
-      model is nearly sure count for nothing.
+      are first divided by the root of the singular values. Otherwise individuals of whose label
+      the model is nearly sure hardly count.
     - Kinks of ReLU are softened at first, and sharpened in stages: otherwise the search stops where
       a unit would have to be switched.
     - Dummies start from individuals of D_aux with their labels. Several runs go side by side, and

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,17 +13,30 @@ from leakbench.base.registry import DEFENSES
 from leakbench.conformance.clients import client, small_model
 from leakbench.federation.client import Client, Update, gradient
 from leakbench.federation.defense import Defense
+from leakbench.federation.training import ClientData
 
 __all__ = [
     "assert_close",
     "assert_equal",
     "client",
+    "clients_data",
     "constant_update",
     "defense",
     "flat",
     "sent",
     "small_model",
 ]
+
+
+def clients_data(*sizes: int) -> list[ClientData]:
+    """Random images of 16 px and one of two classes, so many for each client."""
+    draw = np.random.default_rng(0)
+    return [
+        ClientData(
+            draw.integers(0, 256, (size, 3, 16, 16), dtype=np.uint8), draw.integers(0, 2, size)
+        )
+        for size in sizes
+    ]
 
 
 def flat(update: dict[str, Tensor]) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -15,33 +14,19 @@ from leakbench.evaluation.preparation import EvaluationContext, prepare
 from leakbench.experiments.cell import Setup
 from leakbench.federation.client import Client, gradient
 from leakbench.federation.defenses.noise import GaussianNoise
-from leakbench.threat.attack import Attack, AttackResult, Progress
 from leakbench.threat.candidates import candidates_of
 from leakbench.threat.knowledge import Knowledge
 from leakbench.threat.observation import GroundTruth, Observation
-from leakbench.threat.server import Server
+from spying import Spy
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spy(Attack):
-    """Keeps what it sees and answers 0.5."""
+class Spying(Spy):
+    """Sees all that depends on random numbers."""
 
     required_knowledge: ClassVar[Knowledge] = (
         Knowledge.MODEL | Knowledge.UPDATE | Knowledge.LABELS | Knowledge.CANDIDATES
     )
-    seen: list[Observation]
-
-    def infer(
-        self, server: Server, observations: Sequence[Observation], progress: Progress
-    ) -> list[AttackResult]:
-        self.seen.extend(observations)
-        return [
-            AttackResult(scores={n: torch.full((o.batch_size,), 0.5) for n in server.properties})
-            for o in observations
-        ]
-
-
-Spy.name = "spy"
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +37,7 @@ def context(small_setup: Setup) -> EvaluationContext:
 @pytest.fixture(scope="module")
 def exchange() -> Exchange:
     return Exchange(
-        knowledge=Spy.required_knowledge,
+        knowledge=Spying.required_knowledge,
         batch_size=1,
         mode="eval",
         learning_rate=0.1,
@@ -74,7 +59,7 @@ def test_the_noise_cannot_be_drawn_again_from_what_is_seen(
     context: EvaluationContext, exchange: Exchange
 ) -> None:
     truths = victim_batches(context, 1, 8)
-    spy = Spy(seen=[])
+    spy = Spying()
     infer(spy, truths, exchange, context, lambda share: None)
     for number, (truth, seen) in enumerate(zip(truths, spy.seen, strict=True)):
         noise = noise_sent(context, truth, seen)
@@ -107,7 +92,7 @@ def test_candidates_cannot_be_drawn_again_from_the_seeds(
     context: EvaluationContext, exchange: Exchange
 ) -> None:
     truths = victim_batches(context, 4, 32)
-    spy = Spy(seen=[])
+    spy = Spying()
     answers = infer(spy, truths, replace(exchange, batch_size=4), context, lambda share: None)
     assert answers.candidates is not None
     order = torch.cat([each.members for each in answers.candidates])

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import pytest
-import torch
 
 from clients import assert_close, assert_equal, client, defense
 from leakbench.attacks.feature import FeatureReconstruction
@@ -20,35 +19,18 @@ from leakbench.federation.client import Client, gradient
 from leakbench.federation.defense import Defense
 from leakbench.federation.defenses.local_steps import LocalSteps
 from leakbench.federation.protocol import under_protocol
-from leakbench.threat.attack import Attack, AttackResult, Progress
 from leakbench.threat.knowledge import Knowledge
-from leakbench.threat.observation import Observation
-from leakbench.threat.server import Server
+from spying import Spy
 
 STEPS = LocalSteps(epochs=2, batch=2)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spy(Attack):
-    """Keeps the server and what it observes, and answers 0.5."""
+class Spying(Spy):
+    """Sees the update, and the defense if it is granted."""
 
     required_knowledge: ClassVar[Knowledge] = Knowledge.MODEL | Knowledge.UPDATE
     optional_knowledge: ClassVar[Knowledge] = Knowledge.DEFENSE
-    servers: list[Server]
-    seen: list[Observation]
-
-    def infer(
-        self, server: Server, observations: Sequence[Observation], progress: Progress
-    ) -> list[AttackResult]:
-        self.servers.append(server)
-        self.seen.extend(observations)
-        return [
-            AttackResult(scores={n: torch.full((o.batch_size,), 0.5) for n in server.properties})
-            for o in observations
-        ]
-
-
-Spy.name = "spy"
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +52,11 @@ def resolved(context: EvaluationContext, **fields: Any) -> ResolvedCell:
 
 def spied(
     context: EvaluationContext, grant: str = "update", **fields: Any
-) -> tuple[Spy, list[float]]:
+) -> tuple[Spying, list[float]]:
     of = resolved(context, **fields)
     knowledge = Knowledge.parse(["model", "update", grant])
     exchange = replace(Exchange.of(of), knowledge=knowledge)
-    spy = Spy(servers=[], seen=[])
+    spy = Spying()
     answers = infer(spy, victim_batches(context, 4, 8), exchange, context, lambda share: None)
     return spy, answers.changes
 

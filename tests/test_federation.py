@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from clients import clients_data
 from leakbench.base.cache import cache_folder
 from leakbench.base.errors import UsageError
 from leakbench.base.seeds import generator_for
@@ -21,7 +22,7 @@ from leakbench.federation.client import client_update
 from leakbench.federation.models.lenet import LeNet
 from leakbench.federation.models.small_cnn import SmallCNN
 from leakbench.federation.shared_model import Architecture, SharedModel
-from leakbench.federation.training import ClientData, train
+from leakbench.federation.training import train
 
 
 def model() -> SharedModel:
@@ -29,22 +30,12 @@ def model() -> SharedModel:
     return SmallCNN(width=4).build(2, 16, "convolutions")
 
 
-def clients(sizes: tuple[int, ...]) -> list[ClientData]:
-    draw = np.random.default_rng(0)
-    return [
-        ClientData(
-            draw.integers(0, 256, (size, 3, 16, 16), dtype=np.uint8), draw.integers(0, 2, size)
-        )
-        for size in sizes
-    ]
-
-
 def weights(of: SharedModel) -> Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in of.parameters()])
 
 
 def test_clients_weigh_by_the_size_of_their_data() -> None:
-    data = clients((6, 2))
+    data = clients_data(6, 2)
     trained, expected = model(), weights(model())
     train(trained, data, range(1), learning_rate=0.5, client_batch=99, seed=7)
     for client, share in zip(data, (6 / 8, 2 / 8), strict=True):
@@ -54,7 +45,7 @@ def test_clients_weigh_by_the_size_of_their_data() -> None:
 
 
 def test_whole_clients_of_any_sizes_make_the_gradient_of_all_data() -> None:
-    data = clients((5, 3, 1))
+    data = clients_data(5, 3, 1)
     trained, start = model(), model()
     train(trained, data, range(1), learning_rate=1.0, client_batch=99, seed=0)
     images = to_images(np.concatenate([client.images for client in data]))
@@ -64,7 +55,7 @@ def test_whole_clients_of_any_sizes_make_the_gradient_of_all_data() -> None:
 
 
 def test_training_in_two_parts_gives_the_weights_of_training_in_one() -> None:
-    data = clients((9, 7))
+    data = clients_data(9, 7)
     whole, parts = model(), model()
     train(whole, data, range(6), learning_rate=0.1, client_batch=4, seed=1)
     train(parts, data, range(2), learning_rate=0.1, client_batch=4, seed=1)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from clients import clients_data
 from leakbench.base.cache import cache_folder, stored_tensors
 from leakbench.base.choices import Augmentation
 from leakbench.base.errors import UsageError
@@ -38,16 +39,6 @@ def model(batch_norm: bool = False) -> SharedModel:
     return SmallCNN(width=4, hidden=16, batch_norm=batch_norm).build(2, 16, "convolutions")
 
 
-def clients(*sizes: int) -> list[ClientData]:
-    draw = np.random.default_rng(0)
-    return [
-        ClientData(
-            draw.integers(0, 256, (size, 3, 16, 16), dtype=np.uint8), draw.integers(0, 2, size)
-        )
-        for size in sizes
-    ]
-
-
 def flat(of: SharedModel) -> Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in of.parameters()])
 
@@ -57,7 +48,7 @@ def whole_gradient(of: SharedModel, data: ClientData) -> Update:
 
 
 def test_without_momentum_and_decay_the_weights_move_by_the_mean_update_to_the_bit() -> None:
-    data, trained, expected = clients(9, 7), model(), model()
+    data, trained, expected = clients_data(9, 7), model(), model()
     train(trained, data, range(4), learning_rate=0.3, client_batch=4, seed=1)
     for number in range(4):
         mean = [torch.zeros_like(parameter) for parameter in expected.parameters()]
@@ -74,7 +65,7 @@ def test_without_momentum_and_decay_the_weights_move_by_the_mean_update_to_the_b
 
 
 def test_momentum_and_weight_decay_are_those_of_pytorch_s_sgd() -> None:
-    (data,), trained, expected = clients(6), model(), model()
+    (data,), trained, expected = clients_data(6), model(), model()
     optimiser = ServerOptimiser(trained, momentum=0.9, weight_decay=0.1)
     train(trained, [data], range(3), 0.1, client_batch=6, seed=0, optimiser=optimiser)
     sgd = torch.optim.SGD(expected.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
@@ -160,7 +151,7 @@ def test_a_cosine_goes_from_the_learning_rate_almost_to_0_in_the_attacked_round(
 
 
 def test_each_round_takes_the_learning_rate_of_the_schedule() -> None:
-    (data,), trained = clients(4), model()
+    (data,), trained = clients_data(4), model()
     rate, moved = LearningRate(initial=0.5, attacked_round=3), []
     for number in range(3):
         before = flat(trained)
@@ -204,7 +195,7 @@ def test_augmentation_depends_on_seed_round_and_client_alone() -> None:
         seen.append(client.images)
         return {name: torch.zeros_like(p) for name, p in client.model.named_parameters()}
 
-    (data,) = clients(8)
+    (data,) = clients_data(8)
     for rounds in (range(2), range(2), range(1, 2)):
         train(model(), [data, data], rounds, 0.1, 99, 5, watching, augmentation="flip")
     first, again, later = seen[:4], seen[4:8], seen[8:]
@@ -214,7 +205,7 @@ def test_augmentation_depends_on_seed_round_and_client_alone() -> None:
 
 
 def test_federated_averaging_averages_the_weights_that_clients_come_to() -> None:
-    data, trained = clients(6, 2), model()
+    data, trained = clients_data(6, 2), model()
     fedavg = LocalSteps(epochs=3).protect(gradient)
     train(trained, data, range(1), 0.1, client_batch=99, seed=0, compute=fedavg)
     expected = torch.zeros_like(flat(trained))
@@ -245,7 +236,7 @@ def test_a_setup_s_clients_take_local_epochs_over_their_data() -> None:
 
 def test_the_batches_of_all_clients_move_the_running_statistics() -> None:
     trained, start = model(batch_norm=True), model(batch_norm=True)
-    train(trained, clients(6, 5, 4), range(2), 0.1, client_batch=3, seed=0)
+    train(trained, clients_data(6, 5, 4), range(2), 0.1, client_batch=3, seed=0)
     for name, layer in batch_norm_layers(trained).items():
         before = batch_norm_layers(start)[name]
         assert layer.num_batches_tracked is not None
@@ -260,8 +251,8 @@ def test_a_step_with_one_individual_is_refused_where_batch_norm_cannot_take_it()
     trained = SharedModel(body, nn.Sequential(nn.Linear(4, 2)))
     steps = LocalSteps(batch=4).protect(gradient)
     with pytest.raises(UsageError, match="so that no step has a single individual"):
-        train(trained, clients(5), range(1), 0.1, client_batch=5, seed=0, compute=steps)
-    train(trained, clients(6), range(1), 0.1, client_batch=6, seed=0, compute=steps)
+        train(trained, clients_data(5), range(1), 0.1, client_batch=5, seed=0, compute=steps)
+    train(trained, clients_data(6), range(1), 0.1, client_batch=6, seed=0, compute=steps)
 
 
 class FrozenBatchNorm(nn.BatchNorm2d):
@@ -275,7 +266,7 @@ def test_statistics_of_layers_that_stay_in_evaluation_mode_do_not_move() -> None
     frozen, free = FrozenBatchNorm(3), nn.BatchNorm2d(4)
     body = nn.Sequential(frozen, nn.Conv2d(3, 4, 3), free, nn.Flatten())
     trained = SharedModel(body, nn.Sequential(nn.Linear(4 * 14 * 14, 2)))
-    train(trained, clients(4, 4), range(2), 0.01, client_batch=4, seed=0)
+    train(trained, clients_data(4, 4), range(2), 0.01, client_batch=4, seed=0)
     assert frozen.running_mean is not None and free.running_mean is not None
     assert torch.equal(frozen.running_mean, torch.zeros(3))
     assert not torch.equal(free.running_mean, torch.zeros(4))
@@ -283,9 +274,9 @@ def test_statistics_of_layers_that_stay_in_evaluation_mode_do_not_move() -> None
 
 def test_weights_that_are_not_finite_name_the_round_and_the_learning_rate() -> None:
     with pytest.raises(UsageError, match=r"after round \d+ at the learning rate 1e\+30; lower"):
-        train(model(), clients(8, 8), range(20), 1e30, client_batch=4, seed=0)
+        train(model(), clients_data(8, 8), range(20), 1e30, client_batch=4, seed=0)
     # Under a defense the cost in utility is what it is.
-    train(model(), clients(8, 8), range(20), 1e30, client_batch=4, seed=0, may_diverge=True)
+    train(model(), clients_data(8, 8), range(20), 1e30, client_batch=4, seed=0, may_diverge=True)
 
 
 def test_a_diverged_model_of_an_old_cache_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,26 +53,27 @@ def _of_convolution(
 def _of_linear(
     layer: nn.Linear, _weights: Weights, inputs: Tensor, deltas: Tensor, runs: int
 ) -> dict[str, Any]:
-    # Rows of one individual, if there are several, are rows of its run all the same.
-    rows = deltas.reshape(runs, -1, layer.out_features)
-    found: dict[str, Any] = {}
-    if is_trained(layer, "weight"):
-        found["weight"] = Factors(rows, inputs.reshape(runs, -1, layer.in_features))
-    if is_trained(layer, "bias"):
-        found["bias"] = rows.sum(1)
-    return found
+    return _of_product(layer, "weight", "bias", inputs, deltas, runs)
 
 
 def _of_attention(
     layer: nn.MultiheadAttention, _weights: Weights, inputs: Tensor, deltas: Tensor, runs: int
 ) -> dict[str, Any]:
     """Of the projection to queries, keys and values; see `attention`."""
-    rows = deltas.reshape(runs, -1, 3 * layer.embed_dim)
+    return _of_product(layer, "in_proj_weight", "in_proj_bias", inputs, deltas, runs)
+
+
+def _of_product(
+    layer: nn.Module, weight: str, bias: str, inputs: Tensor, deltas: Tensor, runs: int
+) -> dict[str, Any]:
+    """Of a product with a matrix, whose parameters have these names."""
+    # Rows of one individual, if there are several, are rows of its run all the same.
+    rows = deltas.reshape(runs, -1, deltas.shape[-1])
     found: dict[str, Any] = {}
-    if is_trained(layer, "in_proj_weight"):
-        found["in_proj_weight"] = Factors(rows, inputs.reshape(runs, -1, layer.embed_dim))
-    if is_trained(layer, "in_proj_bias"):
-        found["in_proj_bias"] = rows.sum(1)
+    if is_trained(layer, weight):
+        found[weight] = Factors(rows, inputs.reshape(runs, -1, inputs.shape[-1]))
+    if is_trained(layer, bias):
+        found[bias] = rows.sum(1)
     return found
 
 

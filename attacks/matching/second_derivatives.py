@@ -21,6 +21,8 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from leakbench.federation.backbones.plain_layers import hard_sigmoid
+
 
 @contextmanager
 def twice_differentiable(*, mapped: bool) -> Iterator[None]:
@@ -59,7 +61,7 @@ def _view(given: Tensor, *shape: Any, **options: Any) -> Tensor:
 
 
 def _hard_sigmoid(input: Tensor, inplace: bool = False) -> Tensor:  # noqa: A002, ARG001
-    return functional.relu6(input + 3) / 6
+    return hard_sigmoid(input)
 
 
 def _layer_norm(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from leakbench.base.errors import UsageError
 from leakbench.base.registry import MODELS
+from leakbench.evaluation.shared_training import initial_model
 from leakbench.experiments.cell import Setup
 from leakbench.federation.backbones.weight_registry import NONE
 from leakbench.federation.backbones.weight_sources import (
@@ -16,7 +15,6 @@ from leakbench.federation.backbones.weight_sources import (
     provide,
     takes_weights,
 )
-from leakbench.federation.shared_model import Architecture
 
 
 def weights_of(setup: Setup) -> str:
@@ -78,15 +76,8 @@ class WeightsHere:
         try:
             if weights_of(setup) != NONE:
                 provide_weights(setup, self._data_root, self._downloading)
-                _try_to_build(setup)
+                # Weights of another network are refused before any work.
+                initial_model(setup, classes=2)
         except UsageError as error:
             return error
         return None
-
-
-def _try_to_build(setup: Setup) -> None:
-    """Build the model once, so that weights of another network are refused before any work."""
-    architecture: Architecture = setup.spec("model").build(MODELS)
-    architecture.check(setup.image_size, setup.split)
-    with torch.random.fork_rng(devices=[]):
-        architecture.build(2, setup.image_size, setup.split)

@@ -67,11 +67,7 @@ def trained_model(
         UsageError: the model does not fit the image size or the split, or the training diverges.
         WriteError: the cache cannot be written to, or the disk is full.
     """
-    architecture: Architecture = setup.spec("model").build(MODELS)
-    architecture.check(setup.image_size, setup.split)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_for("weights", setup.training_seed))
-        model = architecture.build(split.classes, setup.image_size, setup.split).to(device)
+    model = initial_model(setup, split.classes).to(device)
     run = training_run(setup, individuals.fingerprint, device, defense, central)
     stops = _checkpoints(setup.rounds)
     rate = learning_rate_of(setup)
@@ -81,6 +77,7 @@ def trained_model(
         remaining = [stop for stop in stops if reached is None or stop > reached]
         # Copies of all clients' images, which a model from the cache does not need.
         clients = _client_data(individuals, split, central) if remaining else []
+        compute = _computation(setup, defense)
         how = f" under {defense.name}" if defense else " centrally" if central else ""
         of_each = [min(setup.client_batch, len(rows)) for rows in split.clients]
         of_round = sum(of_each) if central else setup.client_batch
@@ -98,7 +95,7 @@ def trained_model(
                     rate,
                     of_round,
                     setup.training_seed,
-                    _computation(setup, defense),
+                    compute,
                     optimiser=optimiser,
                     augmentation=setup.augmentation,
                     may_diverge=defense is not None,
@@ -113,6 +110,19 @@ def trained_model(
         some = to_images(individuals.images[split.clients[0][:8]], device)
         check_finite(model, setup.rounds - 1, rate.at(setup.rounds - 1), some)
     return model
+
+
+def initial_model(setup: Setup, classes: int) -> SharedModel:
+    """Return a setup's shared model before its training, with pretrained weights if it has any.
+
+    Raises:
+        UsageError: the model does not fit the image size or the split, or its weights do not fit.
+    """
+    architecture: Architecture = setup.spec("model").build(MODELS)
+    architecture.check(setup.image_size, setup.split)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for("weights", setup.training_seed))
+        return architecture.build(classes, setup.image_size, setup.split)
 
 
 def learning_rate_of(setup: Setup) -> LearningRate:

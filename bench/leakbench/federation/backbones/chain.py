@@ -24,6 +24,11 @@ def stages(chain: nn.Sequential) -> Iterator[tuple[str, nn.Module]]:
         yield name, module
 
 
+def averaged(**maps: nn.Module) -> nn.Sequential:
+    """Return the chain of some stages and the average of their last maps, deep features (n, d)."""
+    return nn.Sequential(OrderedDict(**maps, pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten()))
+
+
 def cut(chain: nn.Sequential, stage: str) -> tuple[nn.Sequential, nn.Sequential]:
     """Return the chain up to a stage, and what follows it; modules keep their names in both."""
     first, _, inner = stage.partition(".")

@@ -12,12 +12,17 @@ from torch.nn.modules.dropout import _DropoutNd
 Model = TypeVar("Model", bound=nn.Module)
 
 
+def hard_sigmoid(inputs: Tensor) -> Tensor:
+    """Return the piecewise linear sigmoid, same shape; PyTorch's own has no second derivative."""
+    return functional.relu6(inputs + 3) / 6
+
+
 class HardSigmoid(nn.Module):
-    """The piecewise linear sigmoid; PyTorch's own has no second derivative."""
+    """The layer of `hard_sigmoid`."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return numbers in [0, 1], same shape."""
-        return functional.relu6(inputs + 3) / 6
+        return hard_sigmoid(inputs)
 
 
 def plain(network: Model) -> Model:

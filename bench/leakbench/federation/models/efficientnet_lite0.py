@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from leakbench.base.registry import register_model
 from leakbench.federation.backbones.backbone import Backbone, Network
+from leakbench.federation.backbones.chain import averaged
 from leakbench.federation.backbones.plain_layers import initialise_convolutions
 from leakbench.federation.backbones.same_padding import SameConvolutions
 
@@ -69,8 +70,7 @@ class EfficientNetLite0(Backbone):
                 inputs = outputs
         chain["blocks"] = nn.Sequential(*blocks)
         chain |= _normalised(same.layers("conv_head", inputs, 1280, 1), "bn1", 1280, "head_map")
-        chain |= {"pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
-        network = nn.Sequential(chain)
+        network = averaged(**chain)
         initialise_convolutions(network)
         return Network(network, features=1280)
 

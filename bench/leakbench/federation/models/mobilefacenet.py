@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from leakbench.base.registry import register_model
 from leakbench.federation.backbones.backbone import Backbone, Network
+from leakbench.federation.backbones.chain import averaged
 from leakbench.federation.backbones.input import Box
 from leakbench.federation.backbones.plain_layers import initialise_convolutions
 
@@ -79,15 +80,12 @@ class MobileFaceNet(Backbone):
             for stride in (first, *[1] * (number - 1)):
                 blocks.append(Bottleneck(inputs, outputs, stride, expansion))
                 inputs = outputs
-        chain = OrderedDict[str, nn.Module](
+        network = averaged(
             conv1=_convolution(3, 64, 3, stride=2),
             dw_conv1=_convolution(64, 64, 3, groups=64),
             blocks=nn.Sequential(*blocks),
             conv2=_convolution(inputs, 512, 1),
-            pool=nn.AdaptiveAvgPool2d(1),
-            flatten=nn.Flatten(),
         )
-        network = nn.Sequential(chain)
         initialise_convolutions(network)
         return Network(network, features=512)
 

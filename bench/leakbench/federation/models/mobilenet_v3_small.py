@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
-
-from torch import nn
 
 from leakbench.base.registry import register_model
 from leakbench.federation.backbones.backbone import Backbone, Network
+from leakbench.federation.backbones.chain import averaged
 from leakbench.federation.backbones.plain_layers import initialise_convolutions, plain
 
 
@@ -31,7 +29,4 @@ class MobileNetV3Small(Backbone):
 
         features = plain(mobilenet_v3_small(weights=None)).features
         initialise_convolutions(features)
-        chain = OrderedDict[str, nn.Module](
-            features=features, pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten()
-        )
-        return Network(nn.Sequential(chain), features=576)
+        return Network(averaged(features=features), features=576)
