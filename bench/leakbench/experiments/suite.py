@@ -59,9 +59,11 @@ class Column(GroupColumn):
 
     Attributes:
         attack: the registered attack, if it is not the column's own name.
+        default: whether groups that name no columns have it.
     """
 
     attack: str | None = None
+    default: bool = True
 
 
 class Group(BaseModel):
@@ -78,7 +80,8 @@ class Group(BaseModel):
             whose attack has no such parameter, or to which the group gives it, stands unchanged
             beside the others. A value of a field that names a plugin may be a table of its `name`
             and parameters.
-        attack: its columns, and what it changes in them; without any it has all of the suite's.
+        attack: its columns, and what it changes in them; without any it has the suite's default
+            columns.
         optional: whether its cells are left out where their data set is not there; the table then
             says what they need.
     """
@@ -122,6 +125,11 @@ class Suite(BaseModel):
     preset: dict[str, dict[str, Any]] = {}
     attack: dict[str, Column]
     group: list[Group]
+
+    @property
+    def default_columns(self) -> dict[str, Column]:
+        """The columns of groups that name none."""
+        return {name: column for name, column in self.attack.items() if column.default}
 
 
 def suite_names(pattern: str = "*") -> list[str]:
@@ -189,6 +197,11 @@ def _check_group(path: Path, suite: Suite, group: Group) -> None:
                 f"{where} has a column {column!r} that the suite has not; it has "
                 f"{', '.join(suite.attack)}"
             )
+    if not group.attack and not suite.default_columns:
+        raise UsageError(
+            f"{where} names no columns, and no column of the suite is a default one; add "
+            f"[group.attack.…]"
+        )
     if group.layout == "budget" and f"{SWEPT}budget" not in group.sweep:
         raise UsageError(
             f"{where} is laid out by budget but does not sweep it; add "
