@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from leakbench.base.errors import UsageError
 from leakbench.cli.options import (
     DEFAULT_OUT,
     DataRootOption,
@@ -19,7 +20,7 @@ from leakbench.cli.options import (
 )
 
 FigureKind = Literal[
-    "budget", "defense", "tradeoff", "phase", "ablation", "features", "reconstructions"
+    "batches", "budget", "defense", "tradeoff", "phase", "ablation", "features", "reconstructions"
 ]
 
 
@@ -64,24 +65,34 @@ def figure(
     device: DeviceOption = "auto",
     settings: SetOption = None,
     only: OnlyOption = None,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            "--group",
+            metavar="TEXT",
+            help="Draw the groups with this text in their title, from records.",
+        ),
+    ] = None,
     out: OutOption = DEFAULT_OUT,
 ) -> None:
-    """Draw a figure: the first five from records, the last two by running the attacks.
+    """Draw a figure: the first six from records, the last two by running the attacks.
 
-    budget: accuracy against budget. defense: accuracy and utility against a defense's level.
-    tradeoff: leakage against utility of all defenses. phase: share of individuals recovered
-    exactly, over batch size and hidden units. ablation: accuracy against λ. features: t-SNE of deep
-    features before and after training. reconstructions: images that attacks reconstruct from the
-    first victim batch.
+    batches: accuracy against batch size, of the first group that has records. budget: accuracy
+    against budget. defense: accuracy and utility against a defense's level. tradeoff: leakage
+    against utility of all defenses. phase: share of individuals recovered exactly, over batch size
+    and hidden units. ablation: accuracy against λ. features: t-SNE of deep features before and
+    after training. reconstructions: images that attacks reconstruct from the first victim batch.
     """
     from leakbench.reports.drawing import draw_features, draw_reconstructions, draw_recorded
 
     changes, chosen = settings or [], only or []
+    if group is not None and kind in ("features", "reconstructions"):
+        raise UsageError(f"{kind} is not drawn by groups; select cells with --only, not --group")
     if kind == "reconstructions":
         written = draw_reconstructions(suite, changes, chosen, data_root, device, out)
     elif kind == "features":
         written = draw_features(suite, changes, chosen, data_root, device, out)
     else:
-        written = draw_recorded(kind, suite, changes, chosen, out)
+        written = draw_recorded(kind, suite, changes, chosen, group, out)
     for path in written:
         typer.echo(f"The figure is in {path}.")

@@ -13,14 +13,15 @@ from leakbench.base.devices import check_precision, chosen_device, compute_repro
 from leakbench.base.errors import UsageError
 from leakbench.evaluation.loading import check_available
 from leakbench.evaluation.preparation import prepare
-from leakbench.experiments.expansion import expand
+from leakbench.experiments.expansion import SuiteEntry, expand
 from leakbench.experiments.overrides import override
 from leakbench.experiments.suite import load_suite
 from leakbench.metrics.formatting import percent
 from leakbench.records.measured import Measured
 from leakbench.records.store import Store, no_record, warn_of
-from leakbench.reports.figures import ablation, budget, defense, phase, tradeoff
+from leakbench.reports.figures import ablation, batches, budget, defense, phase, tradeoff
 from leakbench.reports.figures.canvas import save
+from leakbench.reports.site.view import slug
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,6 +43,7 @@ class RecordedFigure:
 
 
 RECORDED: Mapping[str, RecordedFigure] = {
+    "batches": RecordedFigure(batches.figures, batches.NEEDS, batches.EXAMPLE),
     "budget": RecordedFigure(budget.figures, budget.NEEDS, budget.EXAMPLE),
     "defense": RecordedFigure(defense.figures, defense.NEEDS, defense.EXAMPLE),
     "tradeoff": RecordedFigure(tradeoff.figures, tradeoff.NEEDS, tradeoff.EXAMPLE),
@@ -51,9 +53,17 @@ RECORDED: Mapping[str, RecordedFigure] = {
 
 
 def draw_recorded(
-    kind: str, suite_name: str, changes: Sequence[str], only: Sequence[str], out: Path
+    kind: str,
+    suite_name: str,
+    changes: Sequence[str],
+    only: Sequence[str],
+    group: str | None,
+    out: Path,
 ) -> list[Path]:
     """Draw one of `RECORDED` from the records that exist; return the files written.
+
+    Args:
+        group: part of the titles of the groups that are drawn, which the files' names then have.
 
     Raises:
         UsageError: there are no records, or the suite has nothing for such a figure.
@@ -61,6 +71,8 @@ def draw_recorded(
     name, suite = load_suite(suite_name)
     store = Store(out / "records")
     chosen = expand(name, override(suite, changes), only)
+    if group is not None:
+        chosen = _of_group(chosen, name, group)
     recorded = RECORDED[kind]
     warn_of(store.unusable(entry.key for entry in chosen))
     figures = recorded.figures([Measured(entry, store.read(entry.key)) for entry in chosen])
@@ -74,8 +86,21 @@ def draw_recorded(
     written = []
     for suffix, figure in figures.items():
         if figure is not None:
-            written += save(figure, out / "figures" / f"{name}-{suffix}")
+            stem = f"{name}-{suffix}" if group is None else f"{name}-{suffix}-{slug(group)}"
+            written += save(figure, out / "figures" / stem)
     return written
+
+
+def _of_group(entries: Sequence[SuiteEntry], suite: str, group: str) -> list[SuiteEntry]:
+    """Return the entries of the groups whose titles contain a text, in upper or lower case."""
+    found = [entry for entry in entries if group.casefold() in entry.group.casefold()]
+    if not found:
+        titles = "', '".join(dict.fromkeys(entry.group for entry in entries))
+        raise UsageError(
+            f"no group of suite {suite!r} has {group!r} in its title; --group takes a part of one "
+            f"of '{titles}'"
+        )
+    return found
 
 
 def draw_reconstructions(

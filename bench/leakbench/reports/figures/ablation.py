@@ -29,7 +29,6 @@ from leakbench.reports.figures.canvas import (
 from leakbench.reports.figures.curves import (
     PERCENT,
     TASK,
-    Style,
     accuracy_range,
     defined,
     draw_level,
@@ -44,6 +43,7 @@ from leakbench.reports.figures.levels import (
     shifts,
     short,
 )
+from leakbench.reports.figures.styles import Style
 from leakbench.reports.rows import settings_text, varying_settings
 
 if TYPE_CHECKING:

@@ -13,14 +13,13 @@ from leakbench.records.measured import Measured
 from leakbench.reports.figures.canvas import TICK, TITLE, blank_figure, legend_below, plain_axes
 from leakbench.reports.figures.curves import (
     TASK,
-    Style,
     accuracy_range,
     defined,
     draw_curve,
     draw_level,
     shared_settings,
-    styles_of,
 )
+from leakbench.reports.figures.styles import Style, styles_of
 from leakbench.reports.rows import LAYOUTS, settings_text, varying_settings
 
 if TYPE_CHECKING:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import cycle
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from leakbench.base.registry import ATTACKS
 from leakbench.metrics.estimates import Estimate
 from leakbench.records.measured import Measured
-from leakbench.reports.figures.canvas import COLOURS, DASHES, GREY, MARKERS, Dashes
+from leakbench.reports.figures.styles import Style
 from leakbench.reports.rows import leading_values
 
 if TYPE_CHECKING:
@@ -20,29 +17,6 @@ if TYPE_CHECKING:
 
 SHADE, EDGE = 0.1, 0.45
 """Opacity of the bands, which overlap."""
-
-
-@dataclass(frozen=True)
-class Style:
-    """How a column is drawn."""
-
-    colour: str
-    marker: str
-    dashes: Dashes
-    control: bool
-
-
-def styles_of(cells: Sequence[Measured]) -> dict[str, Style]:
-    """Return each column's style, in the columns' order."""
-    colours, markers, dashes = cycle(COLOURS), cycle(MARKERS), cycle(DASHES)
-    styles = {}
-    for measured in cells:
-        column, attack = measured.entry.column, measured.entry.cell.attack
-        if column not in styles and ATTACKS.get(attack).control:
-            styles[column] = Style(GREY, "", next(dashes), control=True)
-        elif column not in styles:
-            styles[column] = Style(next(colours), next(markers), "solid", control=False)
-    return styles
 
 
 def defined(estimate: Estimate) -> bool:

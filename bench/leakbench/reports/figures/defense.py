@@ -24,13 +24,11 @@ from leakbench.reports.figures.canvas import (
     plain_axes,
 )
 from leakbench.reports.figures.curves import (
-    Style,
     accuracy_range,
     defined,
     draw_level,
     scaled,
     shared_settings,
-    styles_of,
 )
 from leakbench.reports.figures.levels import (
     Level,
@@ -41,6 +39,7 @@ from leakbench.reports.figures.levels import (
     shifts,
     short,
 )
+from leakbench.reports.figures.styles import Style, styles_of
 from leakbench.reports.rows import LAYOUTS, Row, leading_values, varying_settings
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from math import log10
 from typing import TYPE_CHECKING
 
 from leakbench.metrics.estimates import Estimate
-from leakbench.reports.figures.curves import PERCENT, Style, draw_curve
+from leakbench.reports.figures.curves import PERCENT, draw_curve
+from leakbench.reports.figures.styles import Style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

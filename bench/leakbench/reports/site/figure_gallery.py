@@ -14,6 +14,7 @@ from leakbench.base.files import read_regular
 from leakbench.reports.site.view import made_unique, slug
 
 KINDS: Mapping[str, str] = {
+    "batches": "Accuracy against batch size, between the best baseline and the oracle",
     "budget": "Accuracy against the budget of gradient evaluations",
     "defense": "Accuracy, and utility, against a defense's level",
     "tradeoff": "Leakage against utility of all defenses",
