@@ -24,7 +24,7 @@ LOOKS: Mapping[str, Look] = {
     "dlg": (ORANGE, "v"),
     "feature_direct": (SKY, "P"),
     "newton_demixing": (BROWN, "X"),
-    "feature_lbfgs": (BLUE, "<"),
+    "feature_lbfgs": (BROWN, "<"),
     "spear": (GREEN, "P"),
     "cocktail_party": (PINK, "o"),
     "class_means": (SKY, "^"),
