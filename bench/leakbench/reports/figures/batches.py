@@ -151,8 +151,8 @@ def _draw_panel(
         x = [log2(size) + shift for size in found]
         value, low, high = scaled([by_size[size] for size in found])
         ax.vlines(x, low, high, color=style.colour, alpha=0.6, linewidth=1.2)
-        look = {"color": style.colour, "marker": style.marker, "markersize": 5}
-        ax.plot(x, value, label=column, linewidth=1.5, zorder=3, **look)
+        (line,) = ax.plot(x, value, marker=style.marker, markersize=5, label=column, zorder=3)
+        line.set_color(style.colour)
         labels.append(EndLabel(column, x[-1], value[-1], style.colour))
     return labels
 
