@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
-from torch.nn.modules.dropout import _DropoutNd
 
+from leakbench.auditing.copied_model import unwrapped, working_copy
 from leakbench.auditing.graph_splitting import deep_feature_node, split_graph
-from leakbench.auditing.layers import DROPOUT_REMOVED
-from leakbench.auditing.tracing import trace_model, working_copy
+from leakbench.auditing.same_model import AnotherModelError, check_same_model
+from leakbench.auditing.tracing import TracedModel, traces
 from leakbench.base.errors import UsageError
 from leakbench.federation.shared_model import SharedModel
 
@@ -109,17 +109,40 @@ def split_model(
 
     Raises:
         UsageError: there is no such submodule; the head depends on anything but its output; the
-            model does not take the images, or does not return logits.
+            model does not take the images, or does not return logits; or the split model does not
+            compute the user's logits and gradients.
     """
     if isinstance(model, nn.Module):
-        model = working_copy(model)
-    example = images if scale is None else scale(images)
-    logits = _logits(model, example)
-    traced = trace_model(model, split, example)
-    feature = deep_feature_node(traced, example, split)
+        model = unwrapped(model)
+    scaled = images if scale is None else scale(images)
+    logits = _logits(model, scaled)
+    different = None
+    for traced in traces(model, split, scaled):
+        own = _split(traced, scaled, scale, split, logits.shape[1])
+        try:
+            check_same_model(own, own.names, model, images, scaled)
+        except AnotherModelError as error:
+            different = different or error
+            continue
+        return own
+    raise UsageError(
+        f"split after {split!r}, the model cannot be followed: {different}; its forward pass does "
+        f"more than its layers show, such as changing a view in place or torch.no_grad; rewrite "
+        f"that part, or split elsewhere"
+    )
+
+
+def _split(
+    traced: TracedModel, scaled: Tensor, scale: PixelScale | None, split: str, classes: int
+) -> SplitModel:
+    """Return the split model of a graph.
+
+    Raises:
+        UsageError: the graph cannot be split there.
+    """
     # Of a parameter with several names, updates have the one that the user's model lists.
-    named = model if isinstance(model, nn.Module) else traced.module
-    known = {id(p): name for name, p in named.named_parameters()}
+    known = {id(p): name for name, p in traced.names.items()}
+    feature = deep_feature_node(traced, scaled, split)
     extractor, classifier = split_graph(traced.module, feature, scale, split)
     shared = SharedModel(extractor, classifier)
     before = {id(parameter) for parameter in extractor.parameters()}
@@ -137,18 +160,8 @@ def split_model(
     trained = {name: p for name, p in shared.named_parameters() if p.requires_grad}
     names = {name: known[id(p)] for name, p in (trained or dict(shared.named_parameters())).items()}
     _freeze(shared, set(names))
-    has_dropout = any(isinstance(m, _DropoutNd) and m.p > 0 for m in named.modules())
-    has_dropout = has_dropout or bool(traced.module.meta.get(DROPOUT_REMOVED))
-    own = SplitModel(extractor, classifier, names, logits.shape[1], has_dropout)
-    own.requires_grad_(False).eval()
-    with torch.no_grad():
-        again = own(images)
-    if again.shape != logits.shape or not torch.allclose(again, logits, rtol=1e-3, atol=1e-4):
-        raise UsageError(
-            f"split after {split!r} the model returns other logits than as a whole; its forward "
-            f"pass depends on more than its layers, so split elsewhere"
-        )
-    return own
+    own = SplitModel(extractor, classifier, names, classes, traced.has_dropout)
+    return own.requires_grad_(False).eval()
 
 
 def _logits(model: nn.Module | ExportedProgram, images: Tensor) -> Tensor:
@@ -157,7 +170,7 @@ def _logits(model: nn.Module | ExportedProgram, images: Tensor) -> Tensor:
     Raises:
         UsageError: it does not take the images, or returns something else.
     """
-    whole = model if isinstance(model, nn.Module) else model.module()
+    whole = working_copy(model) if isinstance(model, nn.Module) else model.module()
     try:
         with torch.no_grad():
             logits = whole(images)
