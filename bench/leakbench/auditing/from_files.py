@@ -25,6 +25,10 @@ from leakbench.base.registry import ATTACKS
 from leakbench.base.toml import parsed_toml
 
 
+INTERRUPTED_CODE = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
+
 def audit_from_files(
     model: str,
     weights: Path | None,
@@ -74,9 +78,10 @@ def audit_from_files(
         **settings,
     )
     page, data = report.write(out)
-    for sentence in report.findings:
-        typer.echo(f"- {sentence}")
+    typer.echo(report.summary)
     typer.echo(f"The report is in {page}, its numbers in {data}.")
+    if report.interrupted:
+        raise typer.Exit(INTERRUPTED_CODE)
 
 
 def parsed_defense(text: str) -> PluginSpec:

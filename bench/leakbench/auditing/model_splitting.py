@@ -12,6 +12,7 @@ from leakbench.auditing.copied_model import unwrapped, working_copy
 from leakbench.auditing.graph_splitting import deep_feature_node, split_graph
 from leakbench.auditing.same_model import AnotherModelError, check_same_model
 from leakbench.auditing.tracing import TracedModel, traces
+from leakbench.base.choices import Mode
 from leakbench.base.errors import UsageError
 from leakbench.federation.shared_model import SharedModel
 
@@ -130,6 +131,33 @@ def split_model(
         f"more than its layers show, such as changing a view in place or torch.no_grad; rewrite "
         f"that part, or split elsewhere"
     )
+
+
+def check_in_mode(
+    own: SplitModel,
+    model: nn.Module | ExportedProgram,
+    images: Tensor,
+    scale: PixelScale | None,
+    mode: Mode,
+) -> None:
+    """Refuse a model that does not compute what the user's computes in the clients' mode.
+
+    Of a saved program, which has one mode, only that in `split_model` is compared.
+
+    Raises:
+        UsageError: logits or gradients differ.
+    """
+    if mode == "eval" or not isinstance(model, nn.Module):
+        return
+    try:
+        check_same_model(
+            own, own.names, model, images, images if scale is None else scale(images), mode
+        )
+    except AnotherModelError as error:
+        raise UsageError(
+            f"the model cannot be followed in training mode: {error}; give it BatchNorm layers of "
+            f"PyTorch's, or audit updates of mode eval"
+        ) from error
 
 
 def _split(

@@ -72,7 +72,12 @@ def audit(
     local_batch: Annotated[
         int | None, typer.Option("--local-batch", help="Individuals in a step, if not all.")
     ] = None,
-    mode: Annotated[Mode, typer.Option("--mode", help="How clients run BatchNorm.")] = "eval",
+    mode: Annotated[
+        Mode | None,
+        typer.Option(
+            "--mode", help="How clients run BatchNorm; without it, what the updates show."
+        ),
+    ] = None,
     labels_known: Annotated[
         bool, typer.Option("--labels-known", help="The server knows main-task labels.")
     ] = False,
