@@ -49,9 +49,7 @@ IN_PLACE: list[Callable[[nn.Module, Tensor], Tensor]] = [
 def shortcut(inside: Callable[[nn.Module, Tensor], Tensor]) -> Net:
     torch.manual_seed(0)
     model = Net()
-    model.features = nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), Shortcut(inside), nn.AvgPool2d(2)
-    )
+    model.features = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), Shortcut(inside), nn.AvgPool2d(2))
     return model
 
 
@@ -91,7 +89,10 @@ class View(Net):
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        (Unfollowed, r"another gradient of 'features.0.weight' than your own model \(relative diff"),
+        (
+            Unfollowed,
+            r"another gradient of 'features.0.weight' than your own model \(relative diff",
+        ),
         (View, r"other logits than your own model \(relative difference 0\.\d+\)"),
     ],
 )

@@ -52,10 +52,10 @@ EXAMPLES = 3
 
 def audit(
     model: nn.Module | ExportedProgram,
-    split: str,
-    updates: Mapping[Any, Tensors] | Path | str | Sequence[Path] | None,
-    auxiliary: LabelledImages | Path | str,
-    properties: Sequence[str],
+    split: str | None = None,
+    updates: Mapping[Any, Tensors] | Path | str | Sequence[Path] | None = None,
+    auxiliary: LabelledImages | Path | str | None = None,
+    properties: Sequence[str] = (),
     *,
     truth: LabelledImages | Path | str | None = None,
     kind: UpdateKind = "gradient",
@@ -88,7 +88,8 @@ def audit(
     Args:
         model: in the weights that clients had when they computed the updates; images in [0, 1],
             shape (n, channels, height, width), to logits (n, classes).
-        split: the submodule after which the head begins; its output is the deep feature.
+        split: the submodule after which the head begins; its output is the deep feature. None
+            splits before the last chain of linear layers, which the report names.
         updates: of clients, by name: tensors or NumPy arrays by parameter name, or a list in the
             model's order; or a folder of safetensors files, or the files. None computes them from
             the truth.
@@ -139,6 +140,8 @@ def audit(
     )
     if updates is None and truth is None:
         raise UsageError("there is nothing to audit: give updates, or the truth to compute some of")
+    if auxiliary is None:
+        raise UsageError("give auxiliary: D_aux, labelled images of people in no client's data")
     if not properties:
         raise UsageError("give at least one property to infer")
     _check_device(device)
@@ -158,6 +161,8 @@ def audit(
     )
     scale, examples = _scale(pixel_mean, pixel_deviation, aux), aux.images[:EXAMPLES]
     own = split_model(model, split, examples, scale)
+    if split is None:
+        on_status(f"the head begins at {own.split}")
     properties, left_out = _inferable(properties, aux, known)
     aux, known = _checked_images(aux, known, properties, own.classes)
     clients = Clients(own, model, threat, "cpu")
@@ -177,7 +182,7 @@ def audit(
         attacked = attack_all(case, chosen, case.batches, on_status)
         _check_any_ran(attacked)
         defended = _defended(case, chosen, attacked, chosen_defenses, training, on_status)
-    return report_of(case, attacked, defended, name or type(model).__name__, split)
+    return report_of(case, attacked, defended, name or type(model).__name__, own.split)
 
 
 def _check_any_ran(attacked: Mapping[str, Attacked]) -> None:

@@ -32,7 +32,7 @@ INTERRUPTED_CODE = 130
 def audit_from_files(
     model: str,
     weights: Path | None,
-    split: str,
+    split: str | None,
     updates: Path | None,
     auxiliary: Path,
     truth: Path | None,

@@ -68,8 +68,8 @@ def _on_checks(case: Case) -> list[str]:
     ]
     if rough:
         found.append(
-            f"{len(rough)} captured updates agree with their truth as far as their randomness (order "
-            f"of mini-batches, noise) lets one see: a difference below "
+            f"{len(rough)} captured updates agree with their truth as far as their randomness "
+            f"(order of mini-batches, noise) lets one see: a difference below "
             f"{max(each or 0.0 for each in rough):.0%} would go unnoticed."
         )
     return found

@@ -41,6 +41,7 @@ class SplitModel(SharedModel):
         names: parameter of an update, `extractor.…` or `classifier.…` → the user's name for it.
         classes: number K of main-task classes.
         has_dropout: whether the user's model has dropout, which is left out here.
+        split: where it is split, for the report.
     """
 
     def __init__(
@@ -50,11 +51,13 @@ class SplitModel(SharedModel):
         names: Mapping[str, str],
         classes: int,
         has_dropout: bool,
+        split: str,
     ) -> None:
         super().__init__(extractor, classifier)
         self.names = dict(names)
         self.classes = classes
         self.has_dropout = has_dropout
+        self.split = split
 
     @property
     def output_bias(self) -> str:
@@ -95,11 +98,14 @@ def _last_layer(classifier: nn.Module) -> str:
 
 def split_model(
     model: nn.Module | ExportedProgram,
-    split: str,
+    split: str | None,
     images: Tensor,
     scale: PixelScale | None = None,
 ) -> SplitModel:
     """Return a copy of a user's model, split after its submodule `split`.
+
+    Without one it is split before its last chain of linear layers, see
+    `leakbench.auditing.head_search.head_input`.
 
     Deep features are that submodule's output, flattened. Parameters that require no gradient become
     constants: they are in no update.
@@ -126,10 +132,11 @@ def split_model(
             different = different or error
             continue
         return own
+    where = "before its last linear layers" if split is None else f"after {split!r}"
     raise UsageError(
-        f"split after {split!r}, the model cannot be followed: {different}; its forward pass does "
-        f"more than its layers show, such as changing a view in place or torch.no_grad; rewrite "
-        f"that part, or split elsewhere"
+        f"split {where}, the model cannot be followed: {different}; its forward pass does more "
+        f"than its layers show, such as changing a view in place or torch.no_grad; rewrite that "
+        f"part, or split elsewhere"
     )
 
 
@@ -161,15 +168,19 @@ def check_in_mode(
 
 
 def _split(
-    traced: TracedModel, scaled: Tensor, scale: PixelScale | None, split: str, classes: int
+    traced: TracedModel, scaled: Tensor, scale: PixelScale | None, given: str | None, classes: int
 ) -> SplitModel:
     """Return the split model of a graph.
+
+    Args:
+        given: the split; None where the graph's was found.
 
     Raises:
         UsageError: the graph cannot be split there.
     """
     # Of a parameter with several names, updates have the one that the user's model lists.
     known = {id(p): name for name, p in traced.names.items()}
+    split = given or "the head that was found"
     feature = deep_feature_node(traced, scaled, split)
     extractor, classifier = split_graph(traced.module, feature, scale, split)
     shared = SharedModel(extractor, classifier)
@@ -188,8 +199,15 @@ def _split(
     trained = {name: p for name, p in shared.named_parameters() if p.requires_grad}
     names = {name: known[id(p)] for name, p in (trained or dict(shared.named_parameters())).items()}
     _freeze(shared, set(names))
-    own = SplitModel(extractor, classifier, names, classes, traced.has_dropout)
+    split = given or f"the input of {_owner(names, shared)}"
+    own = SplitModel(extractor, classifier, names, classes, traced.has_dropout, split)
     return own.requires_grad_(False).eval()
+
+
+def _owner(names: Mapping[str, str], shared: SharedModel) -> str:
+    """Return the user's name of the head's first layer."""
+    first = next(name for name, _ in shared.named_parameters() if name.startswith("classifier."))
+    return names[first].rpartition(".")[0]
 
 
 def _logits(model: nn.Module | ExportedProgram, images: Tensor) -> Tensor:

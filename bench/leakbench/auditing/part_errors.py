@@ -11,7 +11,7 @@ INTERRUPTED = "the audit was interrupted before it finished"
 def error_text(error: Exception, length: int = 200) -> str:
     """Return an error as part of a sentence.
 
-    >>> error_text(ValueError("too\\nlong"))
+    >>> error_text(ValueError("too  long"))
     'ValueError: too long'
     """
     text = " ".join(str(error).split())

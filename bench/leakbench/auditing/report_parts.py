@@ -212,7 +212,8 @@ class ModelReport(ReportPart):
     """The audited model.
 
     Attributes:
-        split: the submodule after which the head begins.
+        split: the submodule after which the head begins, or `the input of` the head's first layer
+            where it was found.
         features: width of the deep feature.
         classes: of the main task.
         trained: entries of the update.

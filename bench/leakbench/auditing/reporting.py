@@ -49,8 +49,7 @@ def report_of(
     """
     swapped = {name: _swapped_cosines(each, case) for name, each in attacked.items()}
     updates = [
-        _update(case, batch, number, attacked, swapped)
-        for number, batch in enumerate(case.batches)
+        _update(case, batch, number, attacked, swapped) for number, batch in enumerate(case.batches)
     ]
     attacks = [_attack(each) for each in attacked.values()]
     otherwise = differing(case.checks)

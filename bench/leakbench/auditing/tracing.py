@@ -15,6 +15,7 @@ from torch.fx.graph import CodeGen
 from torch.nn.modules.dropout import _DropoutNd
 
 from leakbench.auditing.copied_model import working_copy
+from leakbench.auditing.head_search import head_input
 from leakbench.auditing.in_place import without_in_place
 from leakbench.auditing.layers import DROPOUT_REMOVED, functions_to_layers
 from leakbench.base.errors import UsageError
@@ -38,7 +39,7 @@ class TracedModel:
 
 
 def traces(
-    model: nn.Module | ExportedProgram, split: str, images: Tensor
+    model: nn.Module | ExportedProgram, split: str | None, images: Tensor
 ) -> Iterator[TracedModel]:
     """Yield graphs of a model, each of a copy, with the output of a submodule marked in it.
 
@@ -47,29 +48,35 @@ def traces(
     cannot be traced is left out, so that the first graph is that with the most detail.
 
     Args:
-        split: the submodule's name.
+        split: the submodule's name; None for the input of the last chain of linear layers.
         images: an example batch, shape (n, channels, height, width).
 
     Raises:
-        UsageError: there is no such submodule, it is not called exactly once, or the forward pass
-            can be neither traced nor exported.
+        UsageError: there is no such submodule, it is not called exactly once, there is no such
+            chain, or the forward pass can be neither traced nor exported.
     """
     if isinstance(model, ExportedProgram):
         yield _of_program(model, split, None)
         return
-    _check_split(split, [name for name, _ in model.named_modules() if name])
+    if split is not None:
+        _check_split(split, [name for name, _ in model.named_modules() if name])
     why, traced = "", False
-    for tracer in (_InlineTracer(split), _DeepTracer(split), _ShallowTracer(split)):
+    tracers = [_InlineTracer(split)]
+    if split is not None:
+        tracers += [_DeepTracer(split), _ShallowTracer(split)]
+    for tracer in tracers:
         own = working_copy(model)
         try:
             graph = tracer.trace(own)
         except Exception as error:
             why = str(error)
             continue
-        outputs = tracer.outputs(graph)
-        if not outputs and isinstance(tracer, _InlineTracer):
-            continue
-        feature = _single(outputs, split)
+        feature = None
+        if split is not None:
+            outputs = tracer.outputs(graph)
+            if not outputs and isinstance(tracer, _InlineTracer):
+                continue
+            feature = _single(outputs, split)
         traced = True
         yield _as_layers(fx.GraphModule(own, graph), feature, own)
     try:
@@ -79,10 +86,11 @@ def traces(
             raise
 
 
-def _as_layers(module: fx.GraphModule, feature: fx.Node, own: nn.Module) -> TracedModel:
+def _as_layers(module: fx.GraphModule, feature: fx.Node | None, own: nn.Module) -> TracedModel:
     """Return a graph of layers that compute nothing in place.
 
     Args:
+        feature: the node of the split; None for the input of the last chain of linear layers.
         own: the copy of the model that the graph was made of.
     """
     without_in_place(module)
@@ -90,7 +98,7 @@ def _as_layers(module: fx.GraphModule, feature: fx.Node, own: nn.Module) -> Trac
     layers = functions_to_layers(module, feature)
     return TracedModel(
         module=layers,
-        feature=feature,
+        feature=head_input(layers) if feature is None else feature,
         names=dict(own.named_parameters()),
         has_dropout=dropout or bool(layers.meta.get(DROPOUT_REMOVED)),
     )
@@ -99,7 +107,7 @@ def _as_layers(module: fx.GraphModule, feature: fx.Node, own: nn.Module) -> Trac
 class _DeepTracer(fx.Tracer):
     """Traces all modules except PyTorch's own and the one after which the model is split."""
 
-    def __init__(self, split: str) -> None:
+    def __init__(self, split: str | None) -> None:
         super().__init__()
         self.split = split
 
@@ -117,7 +125,7 @@ class _DeepTracer(fx.Tracer):
 class _InlineTracer(_DeepTracer):
     """Traces the module after which the model is split, too."""
 
-    def __init__(self, split: str) -> None:
+    def __init__(self, split: str | None) -> None:
         super().__init__(split)
         self.found: list[fx.Node] = []
 
@@ -148,10 +156,10 @@ class _ShallowTracer(_DeepTracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002
         """Whether the module is one node."""
-        return not self.split.startswith(f"{module_qualified_name}.")
+        return not str(self.split).startswith(f"{module_qualified_name}.")
 
 
-def _exported(model: nn.Module, split: str, images: Tensor, why: str) -> TracedModel:
+def _exported(model: nn.Module, split: str | None, images: Tensor, why: str) -> TracedModel:
     batch = ({0: Dim("individuals")},)
     try:
         with warnings.catch_warnings():
@@ -159,15 +167,16 @@ def _exported(model: nn.Module, split: str, images: Tensor, why: str) -> TracedM
             program = torch.export.export(model, (images,), dynamic_shapes=batch)
     except Exception as error:
         first = " ".join(why.split())[:200]
+        around = "" if split is None else f" around {split!r}"
         raise UsageError(
-            f"the forward pass of {type(model).__name__} around {split!r} can be neither traced "
+            f"the forward pass of {type(model).__name__}{around} can be neither traced "
             f"({first}) nor exported by torch.export ({type(error).__name__}); move code "
             f"that depends on the values of tensors into submodules that do not contain the split"
         ) from error
     return _of_program(program, split, model)
 
 
-def _of_program(program: ExportedProgram, split: str, own: nn.Module | None) -> TracedModel:
+def _of_program(program: ExportedProgram, split: str | None, own: nn.Module | None) -> TracedModel:
     """Return the graph of a program, whose operations remember the submodule they belong to.
 
     Args:
@@ -179,11 +188,14 @@ def _of_program(program: ExportedProgram, split: str, own: nn.Module | None) -> 
         # Checks of the shapes that the program was exported for; the audit has messages of its own.
         if node.op == "call_module" and node.target == "_guards_fn":
             module.graph.erase_node(node)
-    paths = {node: _paths(node) for node in module.graph.nodes}
-    _check_split(split, sorted({path for of_node in paths.values() for path in of_node if path}))
-    inside = {node for node, of_node in paths.items() if split in of_node}
-    last = [node for node in inside if any(user not in inside for user in node.users)]
-    feature = _single(last, split)
+    feature = None
+    if split is not None:
+        paths = {node: _paths(node) for node in module.graph.nodes}
+        known = {path for of_node in paths.values() for path in of_node if path}
+        _check_split(split, sorted(known))
+        inside = {node for node, of_node in paths.items() if split in of_node}
+        last = [node for node in inside if any(user not in inside for user in node.users)]
+        feature = _single(last, split)
     # Take one input and return one output, not lists of them.
     module.graph.set_codegen(CodeGen())
     output = next(node for node in module.graph.nodes if node.op == "output")

@@ -26,6 +26,8 @@ DRAWS = 3
 TOO_RANDOM = 0.5
 """Relative distance between two simulations from which on nothing can be told."""
 
+HIDDEN = "the client's defense or mini-batches are so random that a difference would not show"
+
 Outcome = Literal["agrees", "differs", "not checked"]
 
 
@@ -63,7 +65,9 @@ def check_update(batch: Batch, clients: Clients) -> UpdateCheck | None:
     if not nearest <= resolution:
         return UpdateCheck("differs", nearest, resolution)
     if spread > TOO_RANDOM:
-        reason = "the client's defense or mini-batches are so random that a difference would not show"
+        reason = (
+            "the client's defense or mini-batches are so random that a difference would not show"
+        )
         return UpdateCheck("not checked", nearest, resolution, reason)
     return UpdateCheck("agrees", nearest, resolution)
 
