@@ -120,3 +120,19 @@ def test_the_report_names_the_split_that_was_found() -> None:
     assert report.model.split == "the input of head.1"
     assert "the head begins at the input of head.1" in said
     assert report.attacks[-1].certified == 4
+
+
+def test_units_that_are_the_same_for_everybody_are_said_to_end_demixing() -> None:
+    """As right after PyTorch's default initialisation of deep networks."""
+    model = net()
+    for bias, said in ((torch.full((64,), 10.0), True), (torch.zeros(64), False)):
+        with torch.no_grad():
+            model.head[1].bias.copy_(bias)
+        report = audited(
+            model,
+            None,
+            truth=people(4),
+            batch_size=4,
+            attacks={"mask_demixing": {"budget": 2, "reflections": 2, "rounds": 1}},
+        )
+        assert ("in the last hidden layer 0 of 64 units" in report.summary) == said

@@ -24,7 +24,6 @@ from leakbench.base.plugins import PluginSpec
 from leakbench.base.registry import ATTACKS
 from leakbench.base.toml import parsed_toml
 
-
 INTERRUPTED_CODE = 130
 """Exit code after Ctrl-C, as shells have it."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from leakbench.auditing.active_units import on_active_units
 from leakbench.auditing.case import Case
 from leakbench.auditing.intervals import enough_for_intervals
 from leakbench.auditing.report_parts import AttackReport, AuditedUpdate, DefenseReport
@@ -34,6 +35,7 @@ def limitations_of(
         *_on_checks(case),
         *_on_batches(case, updates),
         *_on_model(case),
+        *_on_demixing(case, attacks),
         *(f"{a.title} was not run: {a.refused}." for a in attacks if a.refused),
         *_on_defenses(case, defenses),
         "What these attacks do not find is not safe: an attack with a larger budget or other "
@@ -108,6 +110,15 @@ def _on_model(case: Case) -> list[str]:
     if case.model.has_dropout:
         found.append("The model has dropout, which is inactive here.")
     return found
+
+
+def _on_demixing(case: Case, attacks: Sequence[AttackReport]) -> list[str]:
+    individuals = sum(batch.size for batch in case.batches)
+    incomplete = any(
+        a.name == "mask_demixing" and not a.refused and (a.certified or 0) < individuals
+        for a in attacks
+    )
+    return on_active_units(case) if incomplete else []
 
 
 def _on_defenses(case: Case, defenses: Sequence[DefenseReport]) -> list[str]:

@@ -40,30 +40,31 @@ def sentence(finding: Finding) -> str:
     """Return a finding as a sentence."""
     match finding:
         case UpdatesDiffer():
-            return _on_differing(finding)
+            text = _on_differing(finding)
         case CertifiedFeatures():
-            return _on_certificates(finding)
+            text = _on_certificates(finding)
         case TruthUnknown():
-            return (
+            text = (
                 "The truth is not known: the report shows what a server would believe of each "
                 "individual. How often it would be right cannot be said."
             )
         case InferredProperty():
-            return _on_property(finding)
+            text = _on_property(finding)
         case ConstantProperty():
-            return (
+            text = (
                 f"{finding.subject}: all individuals have it, or none has, so no accuracy is given."
             )
         case NoBaseline():
-            return (
+            text = (
                 f"{finding.subject}: {finding.attack} has a balanced accuracy of "
                 f"{percent(finding.accuracy)} %, but no baseline with its knowledge was measured, "
                 f"so that it cannot be said how much of that is due to the update."
             )
-        case DefenseEffect() if finding.simulated_otherwise:
-            return f"In simulated clients, not those captured: {_on_defenses(finding)}"
         case DefenseEffect():
-            return _on_defenses(finding)
+            text = _on_defenses(finding)
+            if finding.simulated_otherwise:
+                text = f"In simulated clients, not those captured: {text}"
+    return text
 
 
 def _on_certificates(finding: CertifiedFeatures) -> str:

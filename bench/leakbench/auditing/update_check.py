@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
 
-
 from leakbench.auditing.client_batches import Batch, Clients, KnownBatch
 from leakbench.auditing.client_defense import NO_DEFENSE, build_defense
 from leakbench.auditing.part_errors import error_text
