@@ -134,7 +134,8 @@ def test_a_mismatch_stands_first_and_defended_clients_are_said_to_be_simulated()
         model,
         tripled,
         truth=in_batches(VICTIMS, 4),
-        attacks={"feature": {"budget": 2, "labels": "counts"}},
+        split="head.2",
+        attacks={"class_means": {}},
         defenses=[{"name": "gaussian", "sigma": 100.0}],
     )
     first, *others = report.findings_as_data
@@ -153,8 +154,8 @@ def test_a_mismatch_stands_first_and_defended_clients_are_said_to_be_simulated()
 
 
 def test_the_summary_has_findings_and_limitations() -> None:
-    quick = {"feature": {"budget": 2, "labels": "counts"}}
-    report = audited(net(), None, truth=people(8), batch_size=4, attacks=quick)
+    quick: dict[str, Any] = {"class_means": {}}
+    report = audited(net(), None, split="head.2", truth=people(8), batch_size=4, attacks=quick)
     lines = report.summary.splitlines()
     place = lines.index("Limitations:")
     assert lines[0] == "Findings:"

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from auditing import VICTIMS, Net, audited, by_name, net, people
+from auditing import Net, audited, by_name, net, people
 from leakbench import Report
 from leakbench.attacks.matching.memory import _activations
 from leakbench.attacks.newton_demixing import NewtonDemixing
@@ -32,12 +32,15 @@ def fails(error: BaseException) -> Callable[..., Any]:
     return raising
 
 
-QUICK = {"feature": {"budget": 2, "labels": "counts"}}
+QUICK: dict[str, Any] = {"class_means": {}}
+"""An attack that takes no time, where the head is the output layer alone."""
 
 
 def audited_by_two(**changed: Any) -> Report:
     attacks = {**QUICK, "newton_demixing": {"budget": 20}}
-    return audited(net(), None, truth=VICTIMS, batch_size=4, attacks=attacks, **changed)
+    return audited(
+        net(), None, split="head.2", truth=people(8), batch_size=4, attacks=attacks, **changed
+    )
 
 
 def test_an_attack_and_a_defense_that_raise_are_not_run_and_the_others_are(
@@ -49,7 +52,7 @@ def test_an_attack_and_a_defense_that_raise_are_not_run_and_the_others_are(
     report = audited_by_two(defenses=defenses)
     attacks = by_name(report.attacks)
     assert attacks["newton_demixing"].refused == "ZeroDivisionError: by zero"
-    assert attacks["feature"].metrics is not None
+    assert attacks["class_means"].metrics is not None
     assert "Newton demixing was not run: ZeroDivisionError: by zero." in report.limitations
     refused = {each.name: each.refused for each in report.defenses}
     assert refused["none"] == refused["gaussian"] == ""
@@ -61,7 +64,7 @@ def test_what_is_finished_is_kept_on_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(NewtonDemixing, "infer", fails(KeyboardInterrupt()))
     report = audited_by_two(defenses=[{"name": "gaussian", "sigma": 100.0}])
     assert report.interrupted and report.defenses == []
-    assert by_name(report.attacks)["feature"].metrics is not None
+    assert by_name(report.attacks)["class_means"].metrics is not None
     assert report.limitations[0].startswith("The audit was interrupted")
     assert "Newton demixing was not run: the audit was interrupted" in report.summary
 
@@ -69,7 +72,9 @@ def test_what_is_finished_is_kept_on_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> 
 def test_defenses_that_are_finished_are_kept_on_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Sparsification, "protect", fails(KeyboardInterrupt()))
     defenses = [{"name": "gaussian", "sigma": 100.0}, {"name": "sparsify", "fraction": 0.1}]
-    report = audited(net(), None, truth=VICTIMS, batch_size=4, attacks=QUICK, defenses=defenses)
+    report = audited(
+        net(), None, split="head.2", truth=people(8), batch_size=4, attacks=QUICK, defenses=defenses
+    )
     assert report.interrupted
     assert [bool(each.refused) for each in report.defenses] == [False, False, True]
 
@@ -134,7 +139,9 @@ def test_grey_images_are_for_a_model_of_one_channel_and_repeated_for_one_of_thre
     grey = [replace(each, images=each.images[:, :1]) for each in (people(8), people(40, seed=1))]
     truth, aux = grey
     model = net()
-    shown = audited(model, None, auxiliary=aux, truth=truth, batch_size=4, attacks=QUICK)
+    shown = audited(
+        model, None, auxiliary=aux, truth=truth, batch_size=4, attacks=QUICK, split="head.2"
+    )
     assert shown.updates[0].individuals
     model.features[0] = nn.Conv2d(1, 8, 3, padding=1)
     one = audited(model, None, auxiliary=aux, truth=truth, batch_size=4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -38,7 +39,7 @@ def working_copy(model: nn.Module) -> nn.Module:
     return copied
 
 
-def _computed_tensors(model: nn.Module) -> dict[int, Tensor]:
+def _computed_tensors(model: nn.Module) -> dict[int, Any]:
     """Return copies of tensors that are kept with their graph, which deepcopy refuses.
 
     `torch.nn.utils.weight_norm` keeps such a weight, and computes it anew in each forward pass.

@@ -25,9 +25,8 @@ def without_in_place(module: fx.GraphModule) -> None:
     for node in nodes:
         changed = node.args[0] if node.args and _made_plain(module, node) else None
         if isinstance(changed, fx.Node):
-            changed.replace_all_uses_with(
-                node, delete_user_cb=lambda user, node=node: place[user] > place[node]
-            )
+            for later in [user for user in changed.users if place[user] > place[node]]:
+                later.replace_input_with(changed, node)
     for part in module.modules():
         compute_apart(part)
     module.recompile()

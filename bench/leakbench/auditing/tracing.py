@@ -61,7 +61,7 @@ def traces(
     if split is not None:
         _check_split(split, [name for name, _ in model.named_modules() if name])
     why, traced = "", False
-    tracers = [_InlineTracer(split)]
+    tracers: list[_DeepTracer] = [_InlineTracer(split)]
     if split is not None:
         tracers += [_DeepTracer(split), _ShallowTracer(split)]
     for tracer in tracers:
