@@ -151,6 +151,8 @@ class Registry:
             for point in self._points
             if point.name == name
         }
+        if not providers:
+            return None
         if plugin is not None and name not in self._loaded_from_outside:
             providers.setdefault(f"{plugin.__module__}:{plugin.__qualname__}", _path(plugin))
         if len(providers) < 2:

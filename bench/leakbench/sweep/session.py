@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from rich.console import Console
@@ -45,7 +46,8 @@ def run_suite(
 
     name, suite = load_suite(suite_name)
     suite = override(suite, changes)
-    chosen, every = expand(name, suite, only), expand(name, suite)
+    every = expand(name, suite)
+    chosen = expand(name, suite, only) if only else every
     store = Store(options.out / "records")
     console = Console(stderr=True)
     cells = cells_of_part(chosen, options.shard)
@@ -95,11 +97,13 @@ def plan_suite(
     store = Store(options.out / "records")
     wants_lpips = options.lpips_weights is not None
     selection = select_cells(cells, store, options.data_root, wants_lpips, options.redo)
-    warn_of(store.unusable(each.entry.key for each in selection.pending))
+    warn_of(selection.unusable)
     _without_weights(selection.pending, WeightsHere(options.data_root, "refused"))
     device = chosen_device(options.device)
     # All records of the folder are of use, also those of other suites.
-    rates = Rates(store.all(), device, options.log)
+    known = selection.records()
+    records = chain(known.values(), store.all(known=known))
+    rates = Rates(records, device, options.log)
     found = plan(len(cells), selection.pending, rates, options.data_root, device)
     return plan_text(found, options.workers or default_workers(device), device)
 

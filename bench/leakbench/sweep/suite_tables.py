@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,8 @@ def report_suite(
     """
     name, suite = load_suite(suite_name)
     suite = override(suite, changes)
-    chosen, every = expand(name, suite, only), expand(name, suite)
+    every = expand(name, suite)
+    chosen = expand(name, suite, only) if only else every
     store = Store(out / "records")
     if not any(store.read(entry.key) for entry in chosen):
         warn_of(store.unusable(entry.key for entry in chosen))
@@ -71,7 +73,8 @@ def print_tables(
     warn_of(left_out)
     with replacing(path) as temporary:
         temporary.write_text(markdown(title, measured, command, reading), encoding="utf-8")
-    shown, _ = read_cells(out, chosen, trust_verified)
+    by_key = {m.entry.key: m for m in measured}
+    shown = [replace(by_key[entry.key], entry=entry) for entry in chosen]
     parts = (main_tables(shown), reading_aid(shown), settings(shown))
     print(printable("\n\n".join(parts)))
     print(f"\nAll metrics are in {path}.")

@@ -140,12 +140,14 @@ def made_unique(names: Sequence[str]) -> list[str]:
     ['a', 'b', 'a-2']
     """
     chosen: dict[str, None] = {}
+    # Name → the last number that was tried for it; without it equal names take quadratic time.
+    numbers: dict[str, int] = {}
     for name in names:
-        number, candidate = 1, name
+        number, candidate = numbers.get(name, 1), name
         while candidate in chosen:
             number += 1
             candidate = f"{name}-{number}"
-        chosen[candidate] = None
+        chosen[candidate], numbers[name] = None, number
     return list(chosen)
 
 
