@@ -9,7 +9,7 @@ from pathlib import Path
 from leakbench.records.record import Record
 from leakbench.records.store import Store
 from publishing import done
-from records import suite_entries, version_of
+from records import suite_entries
 
 SUITE = """
 title = "Many"
