@@ -70,11 +70,8 @@ class CellTable(PagedTable[Row]):
     """A table of cells, a row for each property."""
 
     def places(self) -> dict[str, str]:
-        """Return key of a cell → path of the page that has its rows, or the first of them."""
-        found: dict[str, str] = {}
-        for index, (m, _) in enumerate(self.items):
-            found.setdefault(m.entry.key, self.path_of_row(index))
-        return found
+        """Return the name of each row → the path of the page that has it."""
+        return {self.identifier(row): self.path_of_row(i) for i, row in enumerate(self.items)}
 
 
 def every_cell(
@@ -85,13 +82,13 @@ def every_cell(
     """Return the table of all cells with the main metrics, linked to the page of their attack.
 
     Args:
-        places: key → the page that has the cell's rows in the table of its attack.
+        places: name of a row → the page that has it in the table of its attack.
         remeasured: by key, what came of measuring records again.
     """
 
     def record(row: Row) -> ValueView:
-        key = row[0].entry.key
-        return ValueView(key[:SHORT], href=f"{places[key]}#{_row_name(row)}")
+        name = _row_name(row)
+        return ValueView(row[0].entry.key[:SHORT], href=f"{places[name]}#{name}")
 
     def again(m: Measured) -> str:
         return remeasured[m.entry.key].outcome if m.entry.key in remeasured else MISSING

@@ -89,7 +89,7 @@ def defense_pages(cells: Sequence[Measured], places: Mapping[str, str]) -> list[
 
     Args:
         cells: in reading order.
-        places: key → the page that has the cell's rows in the table of its attack.
+        places: name of a row → the page that has it in the table of its attack.
     """
     by_key = {m.entry.key: m for m in cells}
     found = by_defense([m.record for m in cells if m.record is not None])
@@ -203,11 +203,11 @@ def _columns(
 ) -> list[_Column]:
     def attack(row: Defended) -> ValueView:
         title = ATTACKS.get(row.record.cell.attack).title
-        return ValueView(title, href=places[row.record.key])
+        return ValueView(title, href=places[_identifier(row)])
 
     def record(row: Defended) -> ValueView:
-        page = places[row.record.key]
-        return ValueView(row.record.key[:SHORT], href=f"{page}#{_identifier(row)}")
+        name = _identifier(row)
+        return ValueView(row.record.key[:SHORT], href=f"{places[name]}#{name}")
 
     def shown_property(row: Defended) -> str:
         return row.name + ("†" if is_implied(by_key[row.record.key], row.name) else "")

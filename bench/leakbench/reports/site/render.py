@@ -77,7 +77,7 @@ def pages(
     """Return the site's pages."""
     cells = measured_in_order(list(folder.records.values()))
     tables = attack_tables(cells)
-    places = {key: path for table in tables.values() for key, path in table.places().items()}
+    places = {name: page for table in tables.values() for name, page in table.places().items()}
     every = every_cell(cells, places, folder.remeasured)
     drawn = {"figures": figures.figures, "left_out": figures.left_out}
     first, *suites = leaderboard_pages(found, leading, folder, figures.figures)
