@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from leakbench.base.errors import UsageError
+from leakbench.base.errors import UsageError, nearest
 from leakbench.base.plugins import PluginSpec, parameter_names, parameters_of, sentence
 from leakbench.base.registry import ATTACKS, Registry
 from leakbench.experiments.cell import Cell
@@ -264,7 +264,7 @@ def having_parameter(columns: Mapping[str, Column], parameter: str, where: str) 
         every = sorted({p for parameters in known.values() for p in parameters})
         raise UsageError(
             f"{where}: no attack of the suite has a parameter {parameter!r}; "
-            f"there is {', '.join(every) or 'none'}"
+            f"there is {', '.join(every) or 'none'}{nearest(parameter, every)}"
         )
     return having
 
