@@ -19,7 +19,7 @@ from leakbench.attacks.linear_layers.demixing.recovered import RecoveredIndividu
 from leakbench.attacks.linear_layers.demixing.reflections import Reflections
 from leakbench.attacks.linear_layers.demixing.search_budget import SearchBudget
 from leakbench.attacks.linear_layers.demixing.victim_batch import VictimBatch
-from leakbench.attacks.linear_layers.demixing_attack import combined
+from leakbench.attacks.linear_layers.certifying_attack import combined
 from leakbench.attacks.mask_demixing import MaskDemixing
 from leakbench.base.errors import UsageError
 from leakbench.base.plugins import build, parameters_of
