@@ -98,7 +98,7 @@ class ConvolutionDemixing(CertifyingAttack):
         gradient = position_gradient(end, observation.update, observation.batch_size)
         if not gradient.is_searchable:
             return no_individuals(end)
-        sought, factor = gradient.sought(starts)
+        sought, factor = gradient.sought(starts, observation.seed)
         search = PositionSearch(
             sought,
             lambda columns: gradient.z_space(columns, factor),

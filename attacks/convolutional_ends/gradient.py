@@ -8,6 +8,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from leakbench.attacks.convolutional_ends.end import ConvolutionalEnd
 from leakbench.attacks.convolutional_ends.search import AffineSpace, Sought
@@ -53,24 +54,38 @@ class PositionGradient:
         extended = torch.cat([self.end.weight, self.end.bias[:, None]], dim=1)
         return extended @ self.space.rows
 
-    def sought(self, starts: Tensor) -> tuple[Sought, float]:
-        """Return what is searched for, and the factor by which z is scaled there.
+    def sought(self, starts: Tensor, seed: int) -> tuple[Sought, Tensor]:
+        """Return what is searched for, and the factors of z there, shape (m,).
+
+        With them all channels count alike.
 
         Args:
-            starts: z of positions of D_aux, shape (m, n).
+            starts: z of positions of D_aux, shape (m, n · P).
+            seed: of the labels that individuals of D_aux get there.
         """
-        factor = 1 / float(starts.std())
-        activation = self.end.activation.scaled(factor)
+        size = starts.std(dim=1)
+        factor = 1 / size.clamp_min(LEAST_CHANNEL * size.median().clamp_min(TINY))
+        probabilities = self.end.probabilities(self.end.pooled(starts))
+        draw = torch.Generator().manual_seed(seed)
+        labels = torch.randint(self.end.classes, (len(probabilities),), generator=draw)
+        errors = probabilities - functional.one_hot(labels, self.end.classes)
+        residuals = (errors @ self.residuals).repeat_interleave(self.end.positions, 0)
         wanted = Sought(
-            self.space.basis, self.directions, activation, starts * factor, self._tolerance
+            basis=self.space.basis,
+            directions=self.directions,
+            activation=self.end.activation.scaled(factor),
+            starts=starts * factor[:, None],
+            residuals=residuals,
+            tolerance=self._tolerance,
         )
         return wanted, factor
 
-    def z_space(self, columns: Tensor, factor: float) -> AffineSpace:
+    def z_space(self, columns: Tensor, factor: Tensor) -> AffineSpace:
         """Return where z of the other positions is, for columns that are found, (m, n)."""
         subspace = deflated_subspace(self.space, columns)
-        basis = torch.linalg.qr(self.layer @ subspace.directions.mT)[0].float()
-        return AffineSpace((self.layer @ subspace.origin).float()[:, None] * factor, basis)
+        layer = factor[:, None] * self.layer
+        basis = torch.linalg.qr(layer @ subspace.directions.mT)[0].float()
+        return AffineSpace((layer @ subspace.origin).float()[:, None], basis)
 
     def _tolerance(self, vectors: Tensor) -> Tensor:
         noise = NOISE_MARGIN * self.space.noise_sensitivity(vectors)

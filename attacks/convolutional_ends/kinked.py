@@ -16,56 +16,60 @@ class Kinked:
 
     Attributes:
         slope: below 0, shape (m,).
-        top: of the active channels' z; infinite for all but ReLU6.
+        top: of the active channels' z, shape (m,); infinite for all but ReLU6.
     """
 
     slope: Tensor
-    top: float
+    top: Tensor
 
     def value(self, z: Tensor) -> Tensor:
         """Return φ(z), shape (m, …)."""
-        return self._by_channel(z) * z.clamp_max(0) + z.clamp(0, self.top)
+        return self._slopes(z) * z.clamp_max(0) + self._below_top(z)
 
     def active(self, z: Tensor) -> Tensor:
         """Return where the slope is 1, shape (m, …)."""
-        return (z > 0) & (z < self.top)
+        return (z > 0) & (z < _by_channel(self.top, z))
 
     def derivative(self, active: Tensor) -> Tensor:
         """Return the slopes for masks of active channels, shape (m, …).
 
         Above the top it is 0, and so must the slope be where there is one.
         """
-        return torch.where(active, 1.0, self._by_channel(active))
+        return torch.where(active, 1.0, self._slopes(active))
 
     def nearest(self, z: Tensor, active: bool) -> Tensor:
         """Return the nearest z of channels that are active, or not, same shape."""
         if active:
-            return z.clamp(0, self.top)
-        return torch.where(z > self.top / 2, z.clamp_min(self.top), z.clamp_max(0))
+            return self._below_top(z)
+        top = _by_channel(self.top, z)
+        return torch.where(z > top / 2, torch.maximum(z, top), z.clamp_max(0))
 
     def from_kinks(self, z: Tensor) -> Tensor:
         """Return the distance from the nearest kink, same shape."""
-        return torch.minimum(z.abs(), (z - self.top).abs())
+        return torch.minimum(z.abs(), (z - _by_channel(self.top, z)).abs())
 
-    def scaled(self, factor: float) -> Kinked:
-        """Return the activation for z in units of 1 / factor."""
+    def scaled(self, factor: Tensor) -> Kinked:
+        """Return the activation for z that is multiplied by factors, shape (m,)."""
         return Kinked(self.slope, self.top * factor)
 
     def to(self, like: Tensor) -> Kinked:
         """Return it in the type and on the device of a tensor."""
-        return Kinked(self.slope.to(like), self.top)
+        return Kinked(self.slope.to(like), self.top.to(like))
 
-    def _by_channel(self, like: Tensor) -> Tensor:
-        return self.slope.reshape(-1, *[1] * (like.ndim - 1))
+    def _slopes(self, like: Tensor) -> Tensor:
+        return _by_channel(self.slope, like)
+
+    def _below_top(self, z: Tensor) -> Tensor:
+        return torch.minimum(z.clamp_min(0), _by_channel(self.top, z))
 
 
 def kinked_activation(module: nn.Module, channels: int) -> Kinked | None:
     """Return what a module computes; None if it is of another kind."""
     zeros = torch.zeros(channels, dtype=torch.float64)
     if isinstance(module, nn.ReLU):
-        return Kinked(zeros, torch.inf)
+        return Kinked(zeros, zeros + torch.inf)
     if isinstance(module, nn.ReLU6):
-        return Kinked(zeros, 6.0)
+        return Kinked(zeros, zeros + 6.0)
     if isinstance(module, nn.LeakyReLU):
         slope = zeros + module.negative_slope
     elif isinstance(module, nn.PReLU):
@@ -73,4 +77,9 @@ def kinked_activation(module: nn.Module, channels: int) -> Kinked | None:
     else:
         return None
     # A channel of slope 1 has no kink, and tells nothing.
-    return Kinked(slope, torch.inf) if bool((slope < 1).all()) else None
+    return Kinked(slope, zeros + torch.inf) if bool((slope < 1).all()) else None
+
+
+def _by_channel(numbers: Tensor, like: Tensor) -> Tensor:
+    """Return one number for each row of a tensor (m, …), to broadcast with it."""
+    return numbers.reshape(-1, *[1] * (like.ndim - 1))

@@ -49,6 +49,7 @@ class Sought:
         directions: W_oᵀ Q with Q a basis of the residuals, rows scaled, shape (m, q).
         activation: for z as it is scaled.
         starts: z of positions of other individuals, shape (m, n).
+        residuals: coordinates of p − e_y of these individuals, shape (n, q).
         tolerance: relative distance from the space that rounding explains for some vectors (m, n),
             shape (n,).
     """
@@ -57,6 +58,7 @@ class Sought:
     directions: Tensor
     activation: Kinked
     starts: Tensor
+    residuals: Tensor
     tolerance: Callable[[Tensor], Tensor]
 
 
@@ -67,10 +69,12 @@ class FoundColumns:
     Attributes:
         vectors: of length 1, shape (m, n).
         active: their masks, shape (m, n).
+        residuals: their r, up to factors, shape (n, q).
     """
 
     vectors: Tensor
     active: Tensor
+    residuals: Tensor
     _known: set[bytes] = field(default_factory=set)
 
     def __len__(self) -> int:
@@ -84,11 +88,12 @@ class FoundColumns:
         fresh = [number for mask, number in rows.items() if mask not in self._known]
         return torch.tensor(fresh, dtype=torch.long, device=active.device)
 
-    def add(self, vectors: Tensor, active: Tensor) -> None:
-        """Take vectors and masks (m, n)."""
+    def add(self, vectors: Tensor, active: Tensor, residuals: Tensor) -> None:
+        """Take vectors and masks (m, n), and r (n, q)."""
         self._known.update(mask.tobytes() for mask in active.mT.cpu().numpy())
         self.vectors = torch.cat([self.vectors, functional.normalize(vectors, dim=0)], dim=1)
         self.active = torch.cat([self.active, active], dim=1)
+        self.residuals = torch.cat([self.residuals, residuals])
 
 
 class PositionSearch:
@@ -115,10 +120,11 @@ class PositionSearch:
         self.generator = torch.Generator().manual_seed(seed)
         m, q = self.directions.shape
         none = sought.basis.new_empty(m, 0)
-        self.found = FoundColumns(none, none.bool())
+        self.found = FoundColumns(none, none.bool(), sought.basis.new_empty(0, q))
         self.x = self.basis.new_zeros(m, runs)
         self.z, self.r = torch.zeros_like(self.x), self.basis.new_zeros(runs, q)
         self.left = torch.zeros(runs, dtype=torch.long)
+        self.keeps_r = torch.zeros(runs, 1, dtype=torch.bool)
         self.affine = z_space(none) if z_space else None
         self.trust = TRUST
 
@@ -150,7 +156,12 @@ class PositionSearch:
         draw = self.generator
         doubled = torch.empty(count).geometric_(0.5, generator=draw).sub(1).clamp_max(LONGEST)
         chosen = torch.randint(self.sought.starts.shape[1], (count,), generator=draw)
-        r = torch.randn(count, self.r.shape[1], generator=draw).to(self.r)
+        r = self.sought.residuals[chosen].to(self.r)
+        if len(self.found) and self.r.shape[1] > 1:
+            # The other positions of an individual have the r of one that is found.
+            known = torch.randint(len(self.found), (count,), generator=draw)
+            self.keeps_r[rows] = torch.rand(count, 1, generator=draw) < 0.5
+            r = torch.where(self.keeps_r[rows], self.found.residuals[known].to(r), r)
         noise = torch.randn(self.basis.shape[1], count, generator=draw).to(self.x)
         direction = self.directions @ r.mT
         factor = _to_length(direction)
@@ -178,6 +189,7 @@ class PositionSearch:
             ridge = RIDGE * normal.diagonal(dim1=1, dim2=2).mean(1) + TINY
             eye = torch.eye(q, dtype=normal.dtype, device=normal.device)
             r = torch.linalg.solve(normal + ridge[:, None, None] * eye, wanted)
+            r = torch.where(self.keeps_r, self.r, r)
         direction = self.directions @ r.mT
         factor = _to_length(direction)
         direction, self.r = direction * factor, r * factor.mT
@@ -206,13 +218,13 @@ class PositionSearch:
         rows = rows[self.found.new(active[:, rows])]
         before = len(self.found)
         if len(rows):
-            vectors, masks, distances = refined(active[:, rows], self.r[rows], self.sought)
+            vectors, masks, r, distances = refined(active[:, rows], self.sought)
             right = distances < self.sought.tolerance(vectors)
             self.left[rows[right]] = 0
-            vectors, masks = vectors[:, right], masks[:, right]
+            vectors, masks, r = vectors[:, right], masks[:, right], r[right]
             fresh = self.found.new(masks)
             if len(fresh):
-                self.found.add(vectors[:, fresh], masks[:, fresh])
+                self.found.add(vectors[:, fresh], masks[:, fresh], r[fresh])
                 if self._z_space is not None:
                     self.affine = self._z_space(self.found.vectors)
                     left = max(1, self.affine.basis.shape[1]) / self.basis.shape[1]
@@ -224,21 +236,22 @@ class PositionSearch:
         return len(self.found) > before
 
 
-def refined(active: Tensor, r: Tensor, sought: Sought) -> tuple[Tensor, Tensor, Tensor]:
+def refined(active: Tensor, sought: Sought) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the masked vectors W_oᵀ r nearest to the column space, from approximate masks.
 
     Args:
         active: shape (m, n).
-        r: approximate residuals, shape (n, q).
 
     Returns:
-        Vectors and masks, shape (m, n) each, and relative distances from the space, shape (n,).
+        Vectors and masks, shape (m, n) each, their r, shape (n, q), and relative distances from the
+        space, shape (n,).
     """
     activation, basis = sought.activation.to(sought.basis), sought.basis
     slope = activation.slope[:, None]
     for iteration in range(REFINEMENTS):
         derivative = activation.derivative(active)
-        direction = sought.directions @ _nearest_residuals(derivative, r.to(basis), sought).mT
+        r = _nearest_residuals(derivative, sought)
+        direction = sought.directions @ r.mT
         vector = derivative * direction
         inside = basis @ (basis.mT @ vector)
         better = (inside - (1 + slope) / 2 * direction) * direction > 0
@@ -246,13 +259,13 @@ def refined(active: Tensor, r: Tensor, sought: Sought) -> tuple[Tensor, Tensor, 
             break
         active = better
     distances = (vector - inside).norm(dim=0) / vector.norm(dim=0).clamp_min(TINY)
-    return vector, active, distances
+    return vector, active, r, distances
 
 
-def _nearest_residuals(derivative: Tensor, r: Tensor, sought: Sought) -> Tensor:
+def _nearest_residuals(derivative: Tensor, sought: Sought) -> Tensor:
     """Return the r for which derivative ⊙ W_oᵀ r is nearest to the space, relative, (n, q)."""
-    if r.shape[1] == 1:
-        return torch.ones_like(r)
+    if sought.directions.shape[1] == 1:
+        return derivative.new_ones(derivative.shape[1], 1)
     masked = derivative.mT[:, :, None] * sought.directions
     length = masked.mT @ masked
     inside = sought.basis.mT @ masked
