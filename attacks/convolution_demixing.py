@@ -57,8 +57,8 @@ class ConvolutionDemixing(CertifyingAttack):
 
     title = "Convolution demixing"
     reference = (
-        "none for the attack; its search: Elser, Rankenburg, Thibault 2007, Searching with iterated "
-        "maps (PNAS); its fallback: Yang, Wang, Li 2022, Individual Property Inference over "
+        "none for the attack; its search: Elser, Rankenburg, Thibault 2007, Searching with "
+        "iterated maps (PNAS); its fallback: Yang, Wang, Li 2022, Individual Property Inference over "
         "Collaborative Learning in Deep Feature Space (ICME)"
     )
     example_setup: ClassVar[Mapping[str, Any]] = {
@@ -77,9 +77,7 @@ class ConvolutionDemixing(CertifyingAttack):
         """Demix the last convolution's gradient of each batch."""
         assert server.model is not None and server.auxiliary is not None
         refuse_batch_statistics(server, self.name)
-        end = end_of(
-            server.model, server.image_shape, [CONVOLUTION], ConvolutionalEnd, self.name
-        )
+        end = end_of(server.model, server.image_shape, CONVOLUTION, ConvolutionalEnd, self.name)
         images = server.auxiliary.images[:AUXILIARY_IMAGES]
         starts = end.z(kernel_inputs(server.model, end.convolution, images).flatten(0, 1))
         results = []

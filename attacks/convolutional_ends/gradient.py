@@ -102,9 +102,7 @@ def position_gradient(
         individuals: B.
     """
     precision = max(torch.finfo(update[name].dtype).eps for name in end.names)
-    output = torch.cat(
-        [update[end.output.names[0]], update[end.output.names[1]][:, None]], dim=1
-    )
+    output = torch.cat([update[end.output.names[0]], update[end.output.names[1]][:, None]], dim=1)
     output = output.detach().cpu().double()
     outer, values, _ = torch.linalg.svd(output, full_matrices=False)
     width = min(rank_of(values, precision), individuals, end.classes - 1)

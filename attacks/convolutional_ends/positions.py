@@ -48,9 +48,7 @@ def no_individuals(end: ConvolutionalEnd) -> RecoveredIndividuals:
     return RecoveredIndividuals(features, none.long(), none, none.bool(), none.bool(), none)
 
 
-def recovered_individuals(
-    gradient: PositionGradient, found: FoundColumns
-) -> RecoveredIndividuals:
+def recovered_individuals(gradient: PositionGradient, found: FoundColumns) -> RecoveredIndividuals:
     """Return the individuals behind the x of all positions of a batch; none if some are missing.
 
     Least squares gives every position's [a, 1] up to a factor, which its last entry removes. Then

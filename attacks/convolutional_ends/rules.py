@@ -17,7 +17,7 @@ CONVOLUTION = "convolution"
 """The kind of end."""
 
 NEEDED = (
-    "a convolution, BatchNorm or a bias, ReLU, ReLU6, leaky or parametric ReLU, an average over "
+    "a model that ends in a convolution, BatchNorm or a bias, ReLU, ReLU6, leaky or parametric ReLU, an average over "
     "all positions, where it is split, and one linear layer"
 )
 
@@ -31,11 +31,12 @@ def convolutional_end(
     if [type(each) for each in head] != [nn.Linear] or head[0].bias is None:
         many = sum(isinstance(each, nn.Linear) for each in head)
         way_out = "take mask_demixing or newton_demixing" if many > 1 else "split it elsewhere"
-        found = f"has a classifier of {_names(head)}"
-        return Lacking(found, NEEDED, f"{way_out}, or set model.hidden_layers=0")
+        found = f"this one has a classifier of {_names(head)}"
+        return Lacking(NEEDED, found, f"{way_out}, or set model.hidden_layers=0")
     layers = [each for each in _layers(model.extractor) if not _does_nothing(each)]
     tail = layers[-5:]
-    lacking = Lacking(f"ends in {_names([*tail, *head])}", NEEDED, "take another attack or split")
+    found = f"this one ends in {_names([*tail, *head])}"
+    lacking = Lacking(NEEDED, found, "take another attack, such as feature, or split it elsewhere")
     if not layers or not isinstance(layers.pop(), nn.Flatten):
         return lacking
     if not layers or not _averages(layers.pop()):
@@ -73,10 +74,9 @@ def _assembled(
     needed = (convolution.weight, of_bias, output.weight, output.bias)
     if not all(id(each) in names for each in needed):
         return Lacking(
-            "does not send the gradients of its last convolution, of the bias after it and of its "
-            "output layer",
-            NEEDED + ", all of them trained",
-            "let clients train them, by model.trained=last or all",
+            "the gradients of the last convolution, of the bias after it and of the output layer",
+            "clients do not send all of them",
+            "let them train these layers, as with model.trained=last or all",
         )
     drawn = torch.rand(2, *image_shape, generator=torch.Generator().manual_seed(0))
     images = drawn.to(convolution.weight)

@@ -7,7 +7,7 @@ or the reason why it has none of that kind.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -19,29 +19,31 @@ class DemixableEnd:
     """The base class of ends."""
 
 
-End = TypeVar("End", bound=DemixableEnd)
-
-
 @dataclass(frozen=True)
 class Lacking:
     """Why a model has no end of a kind.
 
     Attributes:
-        found: what it has in its place.
         needed: what an end of the kind is made of.
+        found: what this model has in its place, as a clause.
         way_out: what to do.
     """
 
-    found: str
     needed: str
+    found: str
     way_out: str
 
 
-Rule = Callable[[SharedModel, tuple[int, int, int]], DemixableEnd | Lacking]
-"""A shared model and (channels, height, width) of its images → its end of a kind."""
+ImageShape = tuple[int, int, int]
+"""(channels, height, width) of a model's images."""
+
+Rule = Callable[[SharedModel, ImageShape], DemixableEnd | Lacking]
+"""A shared model → its end of a kind, or why it has none."""
 
 RULES: dict[str, Rule] = {}
 """Kind of end → its rule."""
+
+End = TypeVar("End", bound=DemixableEnd)
 
 
 def register_end(kind: str) -> Callable[[Rule], Rule]:
@@ -54,40 +56,27 @@ def register_end(kind: str) -> Callable[[Rule], Rule]:
     return register
 
 
-def demixable_ends(
-    model: SharedModel, image_shape: tuple[int, int, int]
-) -> dict[str, DemixableEnd | Lacking]:
-    """Return, for each kind, the model's end or why it has none."""
-    return {kind: rule(model, image_shape) for kind, rule in RULES.items()}
+def demixable_ends(model: SharedModel, image_shape: ImageShape) -> dict[str, DemixableEnd]:
+    """Return the ends of a model by kind, of all kinds whose rules are imported."""
+    found = {kind: rule(model, image_shape) for kind, rule in RULES.items()}
+    return {kind: end for kind, end in found.items() if isinstance(end, DemixableEnd)}
 
 
 def end_of(
-    model: SharedModel,
-    image_shape: tuple[int, int, int],
-    kinds: Sequence[str],
-    of_type: type[End],
-    attack: str,
+    model: SharedModel, image_shape: ImageShape, kind: str, of_type: type[End], attack: str
 ) -> End:
-    """Return the model's first end of some kinds.
+    """Return the model's end of a kind.
 
     Args:
-        kinds: names under which rules are registered.
-        of_type: class of the ends that these rules return.
+        kind: under which its rule is registered.
+        of_type: class of the ends that this rule returns.
         attack: that asks.
 
     Raises:
-        UsageError: it has none; names what was found and what would be needed.
+        UsageError: it has none; names what would be needed and what was found.
     """
-    reasons = []
-    for kind in kinds:
-        end = RULES[kind](model, image_shape)
-        if isinstance(end, of_type):
-            return end
-        if isinstance(end, Lacking):
-            reasons.append(end)
-    needed = ", or ".join(dict.fromkeys(reason.needed for reason in reasons))
-    last = reasons[-1]
-    raise UsageError(
-        f"attack {attack!r} needs a model that ends in {needed}, but this one {last.found}; "
-        f"{last.way_out}"
-    )
+    end = RULES[kind](model, image_shape)
+    if isinstance(end, Lacking):
+        raise UsageError(f"attack {attack!r} needs {end.needed}, but {end.found}; {end.way_out}")
+    assert isinstance(end, of_type)
+    return end
