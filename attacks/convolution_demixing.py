@@ -17,7 +17,7 @@ from leakbench.attacks.convolutional_ends.positions import (
 )
 from leakbench.attacks.convolutional_ends.rules import CONVOLUTION
 from leakbench.attacks.convolutional_ends.search import PositionSearch
-from leakbench.attacks.demixable_ends.registry import end_of
+from leakbench.attacks.demixable_ends.registry import ImageShape, end_of
 from leakbench.attacks.linear_layers.auxiliary_fallback import has_finite_update
 from leakbench.attacks.linear_layers.certifying_attack import (
     CertifyingAttack,
@@ -25,6 +25,7 @@ from leakbench.attacks.linear_layers.certifying_attack import (
 )
 from leakbench.attacks.linear_layers.demixing.recovered import RecoveredIndividuals
 from leakbench.base.registry import register_attack
+from leakbench.federation.shared_model import SharedModel
 from leakbench.threat.attack import Progress
 from leakbench.threat.observation import Observation
 from leakbench.threat.server import Server
@@ -77,7 +78,7 @@ class ConvolutionDemixing(CertifyingAttack):
         """Demix the last convolution's gradient of each batch."""
         assert server.model is not None and server.auxiliary is not None
         refuse_batch_statistics(server, self.name)
-        end = end_of(server.model, server.image_shape, CONVOLUTION, ConvolutionalEnd, self.name)
+        end = self.end(server.model, server.image_shape)
         images = server.auxiliary.images[:AUXILIARY_IMAGES]
         starts = end.z(kernel_inputs(server.model, end.convolution, images).flatten(0, 1))
         results = []
@@ -85,6 +86,14 @@ class ConvolutionDemixing(CertifyingAttack):
             results.append(self._recovered(end, observation, starts))
             progress((number + 1) / len(observations))
         return results
+
+    def end(self, model: SharedModel, image_shape: ImageShape) -> ConvolutionalEnd:
+        """Return the part of a model that is demixed.
+
+        Raises:
+            UsageError: it has none; names what was found and what would be needed.
+        """
+        return end_of(model, image_shape, CONVOLUTION, ConvolutionalEnd, self.name)
 
     def _recovered(
         self, end: ConvolutionalEnd, observation: Observation, starts: torch.Tensor

@@ -17,8 +17,15 @@ CONVOLUTION = "convolution"
 """The kind of end."""
 
 NEEDED = (
-    "a model that ends in a convolution, BatchNorm or a bias, ReLU, ReLU6, leaky or parametric ReLU, an average over "
-    "all positions, where it is split, and one linear layer"
+    "a model that ends in a convolution, BatchNorm or a bias, ReLU, ReLU6, leaky or parametric "
+    "ReLU, an average over all positions, where it is split, and one linear layer"
+)
+
+
+NOT_SENT = Lacking(
+    "the gradients of the last convolution, of the bias after it and of the output layer",
+    "clients do not send all of them",
+    "let them train these layers, as with model.trained=last or all",
 )
 
 
@@ -44,11 +51,13 @@ def convolutional_end(
     after: list[nn.Module] = []
     while layers and not isinstance(layers[-1], nn.Conv2d) and len(after) < 2:
         after.insert(0, layers.pop())
-    norm = after[0] if len(after) == 2 else None
-    if not (layers and after and (norm is None or isinstance(norm, nn.BatchNorm2d))):
+    convolution = layers[-1] if layers else None
+    if not (after and isinstance(convolution, nn.Conv2d) and _is_plain(convolution)):
         return lacking
-    convolution = layers[-1]
-    if not isinstance(convolution, nn.Conv2d) or not _is_plain(convolution):
+    if id(convolution.weight) not in {id(each) for each in model.parameters()}:
+        return NOT_SENT
+    norm = after[0] if len(after) == 2 else None
+    if not (norm is None or isinstance(norm, nn.BatchNorm2d)):
         return lacking
     return _assembled(model, image_shape, convolution, norm, after[-1], head[0], lacking)
 
@@ -73,11 +82,7 @@ def _assembled(
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     needed = (convolution.weight, of_bias, output.weight, output.bias)
     if not all(id(each) in names for each in needed):
-        return Lacking(
-            "the gradients of the last convolution, of the bias after it and of the output layer",
-            "clients do not send all of them",
-            "let them train these layers, as with model.trained=last or all",
-        )
+        return NOT_SENT
     drawn = torch.rand(2, *image_shape, generator=torch.Generator().manual_seed(0))
     images = drawn.to(convolution.weight)
     inputs = kernel_inputs(model, convolution, images)
