@@ -59,8 +59,8 @@ class ConvolutionDemixing(CertifyingAttack):
     title = "Convolution demixing"
     reference = (
         "none for the attack; its search: Elser, Rankenburg, Thibault 2007, Searching with "
-        "iterated maps (PNAS); its fallback: Yang, Wang, Li 2022, Individual Property Inference over "
-        "Collaborative Learning in Deep Feature Space (ICME)"
+        "iterated maps (PNAS); its fallback: Yang, Wang, Li 2022, Individual Property Inference "
+        "over Collaborative Learning in Deep Feature Space (ICME)"
     )
     example_setup: ClassVar[Mapping[str, Any]] = {
         "model": "mobilefacenet",

@@ -41,25 +41,23 @@ def convolutional_end(
         found = f"this one has a classifier of {_names(head)}"
         return Lacking(NEEDED, found, f"{way_out}, or set model.hidden_layers=0")
     layers = [each for each in _layers(model.extractor) if not _does_nothing(each)]
-    tail = layers[-5:]
-    found = f"this one ends in {_names([*tail, *head])}"
+    found = f"this one ends in {_names([*layers[-5:], *head])}"
     lacking = Lacking(NEEDED, found, "take another attack, such as feature, or split it elsewhere")
-    if not layers or not isinstance(layers.pop(), nn.Flatten):
+    averaged = len(layers) > 2 and isinstance(layers[-1], nn.Flatten) and _averages(layers[-2])
+    before = [number for number, each in enumerate(layers) if isinstance(each, nn.Conv2d)]
+    if not (averaged and before):
         return lacking
-    if not layers or not _averages(layers.pop()):
-        return lacking
-    after: list[nn.Module] = []
-    while layers and not isinstance(layers[-1], nn.Conv2d) and len(after) < 2:
-        after.insert(0, layers.pop())
-    convolution = layers[-1] if layers else None
-    if not (after and isinstance(convolution, nn.Conv2d) and _is_plain(convolution)):
-        return lacking
+    convolution, after = layers[before[-1]], layers[before[-1] + 1 : -2]
+    assert isinstance(convolution, nn.Conv2d)
     if id(convolution.weight) not in {id(each) for each in model.parameters()}:
         return NOT_SENT
-    norm = after[0] if len(after) == 2 else None
-    if not (norm is None or isinstance(norm, nn.BatchNorm2d)):
+    norms, activations = after[:-1], after[-1:]
+    fits = len(norms) < 2 and all(isinstance(each, nn.BatchNorm2d) for each in norms)
+    if not (activations and fits and _is_plain(convolution)):
         return lacking
-    return _assembled(model, image_shape, convolution, norm, after[-1], head[0], lacking)
+    norm = norms[0] if norms else None
+    assert norm is None or isinstance(norm, nn.BatchNorm2d)
+    return _assembled(model, image_shape, convolution, norm, activations[0], head[0], lacking)
 
 
 def _assembled(
