@@ -65,8 +65,11 @@ class ConvolutionDemixing(CertifyingAttack):
     example_setup: ClassVar[Mapping[str, Any]] = {
         "model": "mobilefacenet",
         "model_parameters": {"input_size": 32, "hidden_layers": 0},
+        "dataset_parameters": {"individuals": 200},
+        "main_task": "hat",
+        "rounds": 0,
     }
-    example_parameters: ClassVar = {"budget": 2, "reflections": 400}
+    example_parameters: ClassVar = {"budget": 2, "reflections": 200}
 
     reflections: Annotated[int, Field(ge=0)] = 4_000
     quiet: Annotated[int, Field(gt=0)] = 1_000
@@ -116,5 +119,5 @@ class ConvolutionDemixing(CertifyingAttack):
         return recovered_individuals(gradient, found)
 
 
-AUXILIARY_IMAGES = 256
+AUXILIARY_IMAGES = 128
 """Images of D_aux at whose positions searches start."""
