@@ -12,16 +12,26 @@ from torch import Tensor, nn
 
 from leakbench.base.cache import cached_tensors
 from leakbench.base.errors import UsageError
-from leakbench.base.registry import register_attack
+from leakbench.base.plugins import parameter_names
+from leakbench.base.registry import MODELS, register_attack
 from leakbench.base.seeds import digest, seed_for, tensor_digest
-from leakbench.baselines.hybrid_capturing.networks import classifier, entropy, entropy_score, reader
+from leakbench.baselines.hybrid_capturing.backbone import features, frozen_backbone
+from leakbench.baselines.hybrid_capturing.networks import (
+    classifier,
+    entropy,
+    entropy_score,
+    head,
+    reader,
+)
 from leakbench.baselines.hybrid_capturing.training import (
+    Build,
     Examples,
     train_honest,
     train_parametrised,
     train_reader,
     train_regularised,
 )
+from leakbench.federation.backbones.weight_sources import Weights
 from leakbench.threat.attack import Attack, AttackResult, Progress, part_of
 from leakbench.threat.knowledge import Knowledge
 from leakbench.threat.observation import Observation
@@ -52,6 +62,10 @@ class HonestButCurious(Attack):
         epochs: over D_aux, for F and where it is trained alone for G.
         width: channels of F's last two convolutions; the others and the hidden layer have twice as
             many. In the paper's code as many as an image has pixels a side, at 64 px.
+        backbone: a registered model whose feature extractor, frozen, F starts with; only a hidden
+            layer and the output layer are trained then. Empty for the paper's small network.
+        weights: the backbone's pretrained weights, as the model's own parameter names them. Those
+            named by their content must be the shared model's too, which bring them into the cache.
         beta_y: β_y, the main task's weight.
         beta_s: β_s, the property's weight.
         beta_x: β_x, the weight of the outputs' entropy.
@@ -78,9 +92,19 @@ class HonestButCurious(Attack):
     outputs: Literal["logits", "probabilities"] = "logits"
     epochs: Annotated[int, Field(gt=0)] = 50
     width: Annotated[int, Field(gt=0)] = 32
+    backbone: str = ""
+    weights: Weights = "none"
     beta_y: Annotated[float, Field(gt=0)] = 5.0
     beta_s: Annotated[float, Field(ge=0)] = 5.0
     beta_x: Annotated[float, Field(ge=0)] = 2.0
+
+    def __post_init__(self) -> None:
+        if not self.backbone:
+            if self.weights != "none":
+                raise ValueError("weights are a backbone's; name it with `backbone`")
+            return
+        if "weights" not in parameter_names(MODELS.get(self.backbone)):
+            raise ValueError(f"model {self.backbone!r} takes no weights, so that it is no backbone")
 
     @property
     def required_knowledge(self) -> Knowledge:
@@ -107,7 +131,8 @@ class HonestButCurious(Attack):
         for number, name in enumerate(server.properties):
             part = part_of(progress, number, len(server.properties))
             network = self._classifier(server, self._weights(server, name, part), "F.")
-            deployed[name] = nn.Sequential(network, _Read(self.outputs))
+            before = [] if (extractor := self._extractor(server)) is None else [extractor]
+            deployed[name] = nn.Sequential(*before, network, _Read(self.outputs))
         progress(1.0)
         return deployed
 
@@ -162,48 +187,73 @@ class HonestButCurious(Attack):
     def _train(
         self, server: Server, auxiliary: Auxiliary, secret: Tensor, seed: int, progress: Progress
     ) -> dict[str, Tensor]:
-        data = Examples.of(auxiliary, secret, server.classes)
+        data = Examples.of(auxiliary, self._inputs(server), secret, server.classes)
         main, hidden, sharp = self.beta_y, self.beta_s, self.beta_x
         read = _Read(self.outputs)
+        build = self._untrained(server)
         if self.form == "regularised":
             network, threshold = train_regularised(
-                data, self.width, (main, hidden), self.epochs, seed, progress
+                data, build, (main, hidden), self.epochs, seed, progress
             )
             return _named("F.", network) | {"threshold": torch.tensor(threshold)}
         if self.form == "parametrised":
             network, curious = train_parametrised(
-                data, self.width, read, (main, hidden, sharp), self.epochs, seed, progress
+                data, build, read, (main, hidden, sharp), self.epochs, seed, progress
             )
         else:
-            network = self._honest(server, data, progress)
+            network = self._honest(server, data, build, progress)
             curious = train_reader(network, data, read, self.epochs, seed)
         return _named("F.", network) | _named("G.", curious)
 
-    def _honest(self, server: Server, data: Examples, progress: Progress) -> nn.Sequential:
+    def _honest(
+        self, server: Server, data: Examples, build: Build, progress: Progress
+    ) -> nn.Sequential:
         """Return the F of the main task alone, the same for all properties."""
         key = digest("hcn honest", TRAINING_VERSION, self._shapes_the_main_task(server))[:24]
         weights = cached_tensors(
-            f"hcn/{key}-{data.images.device.type}",
-            lambda: train_honest(
-                data, self.width, self.epochs, seed_for(key), progress
-            ).state_dict(),
+            f"hcn/{key}-{data.inputs.device.type}",
+            lambda: train_honest(data, build, self.epochs, seed_for(key), progress).state_dict(),
         )
         return self._classifier(server, weights, "")
 
     def _classifier(
         self, server: Server, weights: Mapping[str, Tensor], prefix: str
     ) -> nn.Sequential:
+        """Return F, or its part after the backbone, with trained weights."""
         assert server.auxiliary is not None
-        size, device = server.image_shape[-1], str(server.auxiliary.images.device)
-        return _filled(
-            lambda: classifier(server.classes, size, self.width), weights, prefix, device
-        )
+        device = str(server.auxiliary.images.device)
+        return _filled(self._untrained(server), weights, prefix, device)
+
+    def _untrained(self, server: Server) -> Build:
+        """Return what makes F, or its part after the backbone."""
+        if self.backbone:
+            features = self._inputs(server).shape[1]
+            return lambda: head(server.classes, features, self.width)
+        return lambda: classifier(server.classes, server.image_shape[-1], self.width)
+
+    def _inputs(self, server: Server) -> Tensor:
+        """Return D_aux as F's trained part sees it: images, or the backbone's features of them."""
+        assert server.auxiliary is not None
+        images = server.auxiliary.images
+        extractor = self._extractor(server)
+        if extractor is None:
+            return images
+        return features(extractor, self.backbone, self.weights, images)
+
+    def _extractor(self, server: Server) -> nn.Module | None:
+        """Return the frozen backbone; None without."""
+        if not self.backbone:
+            return None
+        assert server.auxiliary is not None
+        device = str(server.auxiliary.images.device)
+        return frozen_backbone(self.backbone, self.weights, server.image_shape[-1], device)
 
     def _shapes_the_main_task(self, server: Server) -> list[Any]:
         auxiliary = server.auxiliary
         assert auxiliary is not None
         tensors = (auxiliary.images, auxiliary.labels, auxiliary.identities)
-        return [*map(tensor_digest, tensors), server.classes, self.epochs, self.width]
+        shaping = [*map(tensor_digest, tensors), server.classes, self.epochs, self.width]
+        return [*shaping, self.backbone, self.weights] if self.backbone else shaping
 
 
 class _Read(nn.Module):

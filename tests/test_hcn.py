@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from math import log
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from leakbench.base.plugins import build
 from leakbench.base.registry import ATTACKS
 from leakbench.baselines.hcn import HonestButCurious
 from leakbench.baselines.hybrid_capturing import training as hcn_training
+from leakbench.baselines.hybrid_capturing.backbone import frozen_backbone
 from leakbench.baselines.hybrid_capturing.networks import (
     best_threshold,
     classifier,
@@ -35,7 +36,7 @@ from leakbench.federation.shared_model import Normalise
 from leakbench.records.measured import Measured
 from leakbench.records.record import Record
 from leakbench.reports.suite_report import markdown
-from leakbench.threat.server import Server, granted
+from leakbench.threat.server import Auxiliary, Server, granted
 
 FORMS = ("parametrised", "regularised", "honest")
 
@@ -209,7 +210,7 @@ def test_training_sees_d_aux_alone_and_steps_leave_out_who_validates(
 
         people = context.server.auxiliary.identities
         assert set(people[data.held_out].tolist()).isdisjoint(people[~data.held_out].tolist())
-        known = {image.tobytes() for image in data.images.numpy()}
+        known = {image.tobytes() for image in data.inputs.numpy()}
         victims = to_images(context.individuals.images[context.split.victims]).numpy()
         assert not any(image.tobytes() in known for image in victims)
         keep_best(network, epochs, watched, value, data, seed, progress)
@@ -222,7 +223,7 @@ def test_training_sees_d_aux_alone_and_steps_leave_out_who_validates(
 def test_the_best_epoch_s_weights_are_kept(context: EvaluationContext) -> None:
     auxiliary = context.server.auxiliary
     assert auxiliary is not None
-    data = Examples.of(auxiliary, auxiliary.properties["gender"], 8)
+    data = Examples.of(auxiliary, auxiliary.images, auxiliary.properties["gender"], 8)
     network = torch.nn.Linear(1, 1)
     values = iter([0.2, 0.9, 0.4])
     epochs = 0
@@ -320,3 +321,44 @@ def test_on_real_faces_its_outputs_tell_more_than_honest_ones(data_root: Path, f
         rounds=2,
     )
     assert_more_than_honest(setup, data_root, form)
+
+
+def test_with_a_backbone_only_what_follows_it_is_trained(
+    context: EvaluationContext, own_cache: Path
+) -> None:
+    name = "mobilenet_v3_small"
+    attack: HonestButCurious = build(
+        ATTACKS, "hcn", {"form": "honest", "epochs": 1, "width": 4, "backbone": name}
+    )
+    seen = server(context)
+    assert seen.auxiliary is not None
+    some = {
+        field.name: getattr(seen.auxiliary, field.name)[:40]
+        for field in fields(Auxiliary)
+        if field.name != "properties"
+    }
+    properties = {"gender": seen.auxiliary.properties["gender"][:40]}
+    few = replace(seen, auxiliary=Auxiliary(**some, properties=properties), properties=("gender",))
+    deployed = attack.deploy(few, lambda _: None)["gender"]
+    untrained = frozen_backbone(name, "none", few.image_shape[-1], "cpu")
+    assert deployed[0].state_dict().keys() == untrained.state_dict().keys()
+    images = some["images"][:3]
+    with torch.no_grad():
+        expected = deployed[2](deployed[1](untrained(images)))
+        torch.testing.assert_close(deployed(images), expected)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"backbone": "mobilefacenett"}, "mobilefacenet"),
+        ({"backbone": "lenet"}, "takes no weights"),
+        ({"weights": "package"}, "name it with `backbone`"),
+        ({"backbone": "mobilefacenet", "weights": "package"}, "package"),
+    ],
+)
+def test_a_backbone_that_does_not_fit_is_refused(
+    context: EvaluationContext, parameters: dict[str, str], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        build(ATTACKS, "hcn", parameters).deploy(server(context), lambda _: None)

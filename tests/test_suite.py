@@ -192,6 +192,38 @@ def test_a_group_s_cell_fields_take_the_place_of_the_suite_s(write: Any) -> None
     assert cell.dataset_parameters["individuals"] == Synthetic().individuals
 
 
+PRESET = """
+[preset.shallow]
+model = { name = "lenet" }
+rounds = 2
+
+[[group]]
+title = "Shallow"
+layout = "table2"
+preset = "NAME"
+cell = { batch_size = 1, learning_rate = 0.5 }
+"""
+
+
+def test_a_group_has_the_fields_of_its_preset_below_its_own(write: Any) -> None:
+    preset = PRESET.replace("NAME", "shallow")
+    name, suite = load_suite(write(SMALL + preset + "[group.sweep]\nrounds = [4]\n"))
+    last = expand(name, suite)[-1].cell
+    assert (last.model, last.rounds, last.learning_rate) == ("lenet", 4, 0.5)
+
+
+def test_a_setting_of_the_command_line_counts_more_than_a_preset(write: Any) -> None:
+    name, suite = load_suite(write(SMALL + PRESET.replace("NAME", "shallow")))
+    assert expand(name, suite)[-1].cell.rounds == 2
+    assert expand(name, override(suite, ["rounds=7"]))[-1].cell.rounds == 7
+
+
+def test_a_preset_that_is_not_there_is_named(write: Any) -> None:
+    message = r"names a preset 'deep' that the suite has not; it has shallow"
+    with pytest.raises(UsageError, match=message):
+        load_suite(write(SMALL + PRESET.replace("NAME", "deep")))
+
+
 def test_cells_hold_every_parameter_defaults_included(small: Suite) -> None:
     feature, soft, _, oracle, *_ = cells(small)
     assert feature.attack == soft.attack == "feature"

@@ -18,6 +18,7 @@ from records import suite_entries
 from suite_files import (
     CELL,
     COLUMNS,
+    GROUP,
     PRESETS,
     SECOND_GROUP,
     SMALL,
@@ -188,3 +189,18 @@ def test_in_our_suites_numbers_of_individuals_make_no_column_and_no_row_of_a_tab
 def test_numbers_of_individuals_at_one_batch_size_make_a_column(write: Any) -> None:
     swept = SMALL.replace("batch_size = [1, 8]", "batch_size = [1, 8], individuals = [64, 256]")
     assert "individuals" in varying_settings(expand(*load_suite(write(swept))), LAYOUTS["table2"])
+
+
+def test_a_column_that_is_no_default_stands_only_where_a_group_names_it(write: Any) -> None:
+    rare = SMALL.replace("[attack.soft]", "[attack.soft]\ndefault = false")
+    named = GROUP.replace("By batch size", "Named") + "[group.attack.soft]\n"
+    name, suite = load_suite(write(rare + named))
+    found = expand(name, suite)
+    assert {each.group for each in found if each.column == "Joint"} == {"Named"}
+    assert {each.column for each in found} > {"Joint"}
+
+
+def test_a_group_without_any_column_is_named(write: Any) -> None:
+    text = TITLE + CELL + "[attack.prior]\ndefault = false\n" + GROUP
+    with pytest.raises(UsageError, match=r"group 'By batch size' names no columns"):
+        load_suite(write(text))

@@ -32,6 +32,20 @@ def classifier(classes: int, size: int, width: int) -> nn.Sequential:
     )
 
 
+def head(classes: int, features: int, width: int) -> nn.Sequential:
+    """Return F's part after a frozen backbone, from features (n, features) to logits (n, classes).
+
+    Features are standardised by D_aux's running mean and deviation.
+    """
+    return nn.Sequential(
+        nn.BatchNorm1d(features, affine=False),
+        nn.Linear(features, 2 * width),
+        nn.LeakyReLU(),
+        nn.Dropout(0.5),
+        nn.Linear(2 * width, classes),
+    )
+
+
 def reader(classes: int) -> nn.Sequential:
     """Return G, from outputs of F (n, classes) to logits of the property's absence and presence."""
     return nn.Sequential(

@@ -13,7 +13,6 @@ from torch.nn import functional
 from leakbench.base.seeds import seed_for
 from leakbench.baselines.hybrid_capturing.networks import (
     best_threshold,
-    classifier,
     entropy,
     parametrised_loss,
     reader,
@@ -30,32 +29,34 @@ LEARNING_RATE = 1e-3
 Read = Callable[[Tensor], Tensor]
 """From F's logits to what is handed out of them."""
 
+Build = Callable[[], nn.Sequential]
+"""Returns an untrained F, from the inputs of `Examples` to logits (n, K)."""
+
 
 @dataclass(frozen=True)
 class Examples:
     """D_aux with one property, the secret.
 
     Attributes:
-        images: in [0, 1], shape (n, 3, size, size).
+        inputs: of F: images in [0, 1], shape (n, 3, size, size), or features, shape (n, d).
         labels: y, main-task classes, shape (n,).
         secret: s, 0 or 1, shape (n,).
         held_out: validation rows, all images of a quarter of the people, shape (n,).
         classes: number K.
     """
 
-    images: Tensor
+    inputs: Tensor
     labels: Tensor
     secret: Tensor
     held_out: Tensor
     classes: int
 
     @classmethod
-    def of(cls, auxiliary: Auxiliary, secret: Tensor, classes: int) -> Examples:
+    def of(cls, auxiliary: Auxiliary, inputs: Tensor, secret: Tensor, classes: int) -> Examples:
         """Return D_aux with the people held out, the same for every property and form."""
         people = auxiliary.identities.cpu().numpy()
         held_out = torch.from_numpy(held_out_quarter(people, seed_for("hcn", "held out")))
-        images = auxiliary.images
-        return cls(images, auxiliary.labels, secret.long(), held_out.to(images.device), classes)
+        return cls(inputs, auxiliary.labels, secret.long(), held_out.to(inputs.device), classes)
 
     @property
     def weight(self) -> Tensor:
@@ -65,16 +66,16 @@ class Examples:
 
 
 def train_honest(
-    data: Examples, width: int, epochs: int, seed: int, progress: Progress
+    data: Examples, build: Build, epochs: int, seed: int, progress: Progress
 ) -> nn.Sequential:
     """Return F trained for the main task alone; the best epoch's by validation accuracy."""
-    with _seeded(seed, data.images.device):
-        network = classifier(data.classes, data.images.shape[-1], width).to(data.images.device)
+    with _seeded(seed, data.inputs.device):
+        network = build().to(data.inputs.device)
         optimiser = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
 
         def step(rows: Tensor) -> None:
             network.train()
-            loss = functional.cross_entropy(network(data.images[rows]), data.labels[rows])
+            loss = functional.cross_entropy(network(data.inputs[rows]), data.labels[rows])
             _descend(loss, optimiser)
 
         _keep_best(
@@ -87,9 +88,9 @@ def train_reader(
     network: nn.Sequential, data: Examples, read: Read, epochs: int, seed: int
 ) -> nn.Sequential:
     """Return G trained on the outputs of a finished F; the best epoch's by validation."""
-    outputs = read(_logits(network, data.images))
-    with _seeded(seed, data.images.device):
-        curious = reader(data.classes).to(data.images.device)
+    outputs = read(_logits(network, data.inputs))
+    with _seeded(seed, data.inputs.device):
+        curious = reader(data.classes).to(data.inputs.device)
         optimiser = torch.optim.Adam(curious.parameters(), lr=LEARNING_RATE)
 
         def step(rows: Tensor) -> None:
@@ -110,7 +111,7 @@ def train_reader(
 
 def train_parametrised(
     data: Examples,
-    width: int,
+    build: Build,
     read: Read,
     betas: tuple[float, float, float],
     epochs: int,
@@ -118,28 +119,28 @@ def train_parametrised(
     progress: Progress,
 ) -> tuple[nn.Sequential, nn.Sequential]:
     """Return F and G, trained in turns on each batch; the best epoch's by weighted validation."""
-    device, weight = data.images.device, data.weight
+    device, weight = data.inputs.device, data.weight
     with _seeded(seed, device):
-        network = classifier(data.classes, data.images.shape[-1], width).to(device)
+        network = build().to(device)
         curious = reader(data.classes).to(device)
         of_network = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
         of_curious = torch.optim.Adam(curious.parameters(), lr=LEARNING_RATE)
 
         def step(rows: Tensor) -> None:
-            images, labels, secret = data.images[rows], data.labels[rows], data.secret[rows]
+            inputs, labels, secret = data.inputs[rows], data.labels[rows], data.secret[rows]
             network.eval()
             curious.train()
             with torch.no_grad():
-                outputs = read(network(images))
+                outputs = read(network(inputs))
             _descend(functional.cross_entropy(curious(outputs), secret, weight), of_curious)
             network.train()
             curious.eval()
-            logits = network(images)
+            logits = network(inputs)
             loss = parametrised_loss(logits, labels, curious(read(logits)), secret, weight, betas)
             _descend(loss, of_network)
 
         def value() -> float:
-            logits = _logits(network, data.images[data.held_out])
+            logits = _logits(network, data.inputs[data.held_out])
             with torch.no_grad():
                 said = curious(read(logits)).argmax(1)
             known = _balanced_accuracy(said, data.secret[data.held_out])
@@ -152,31 +153,31 @@ def train_parametrised(
 
 def train_regularised(
     data: Examples,
-    width: int,
+    build: Build,
     betas: tuple[float, float],
     epochs: int,
     seed: int,
     progress: Progress,
 ) -> tuple[nn.Sequential, float]:
     """Return F and the entropy threshold τ; the best epoch's by weighted validation."""
-    with _seeded(seed, data.images.device):
-        network = classifier(data.classes, data.images.shape[-1], width).to(data.images.device)
+    with _seeded(seed, data.inputs.device):
+        network = build().to(data.inputs.device)
         optimiser = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
 
         def step(rows: Tensor) -> None:
             network.train()
-            logits = network(data.images[rows])
+            logits = network(data.inputs[rows])
             _descend(
                 regularised_loss(logits, data.labels[rows], data.secret[rows], betas), optimiser
             )
 
         def value() -> float:
-            logits = _logits(network, data.images[data.held_out])
+            logits = _logits(network, data.inputs[data.held_out])
             _, known = best_threshold(entropy(logits), data.secret[data.held_out])
             return _weighted(_accuracy(logits, data), known, *betas)
 
         _keep_best(network, epochs, step, value, data, seed, progress)
-    validated = entropy(_logits(network, data.images[data.held_out]))
+    validated = entropy(_logits(network, data.inputs[data.held_out]))
     return network, best_threshold(validated, data.secret[data.held_out])[0]
 
 
@@ -198,7 +199,7 @@ def _keep_best(
         # BatchNorm makes nothing of a last batch of one; the next epoch leaves out others.
         whole = [batch for batch in batches if len(batch) == BATCH] or batches
         for batch in whole:
-            step(batch.to(data.images.device))
+            step(batch.to(data.inputs.device))
         network.eval()
         reached = value()
         if reached > best:
@@ -214,15 +215,15 @@ def _descend(loss: Tensor, optimiser: torch.optim.Optimizer) -> None:
     optimiser.step()
 
 
-def _logits(network: nn.Module, images: Tensor) -> Tensor:
+def _logits(network: nn.Module, inputs: Tensor) -> Tensor:
     """Return what a network in evaluation mode says, shape (n, classes)."""
     network.eval()
     with torch.no_grad():
-        return torch.cat([network(part) for part in torch.split(images, 256)])
+        return torch.cat([network(part) for part in torch.split(inputs, 256)])
 
 
 def _main_accuracy(network: nn.Module, data: Examples) -> float:
-    return _accuracy(_logits(network, data.images[data.held_out]), data)
+    return _accuracy(_logits(network, data.inputs[data.held_out]), data)
 
 
 def _accuracy(logits: Tensor, data: Examples) -> float:

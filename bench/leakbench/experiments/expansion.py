@@ -124,7 +124,7 @@ def _told_apart(titles: Mapping[str, str], columns: Iterable[str]) -> dict[str, 
 def columns_of(suite: Suite, group: Group) -> dict[str, Column]:
     """Return a group's columns by name."""
     if not group.attack:
-        return suite.attack
+        return suite.default_columns
     return {
         column: _changed(column, suite.attack[column], by) for column, by in group.attack.items()
     }

@@ -104,7 +104,9 @@ def _set_attack_parameter(
         if everywhere:
             _set_sweep(suite, group, parameter, value if several else [value], several)
         elif f"{SWEPT}{parameter}" in group.sweep:
-            group.attack = group.attack or {column: GroupColumn() for column in suite.attack}
+            group.attack = group.attack or {
+                column: GroupColumn() for column in suite.default_columns
+            }
             for column in {*having} & {*group.attack}:
                 group.attack[column].parameters[parameter] = value
     if not several:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -58,9 +59,11 @@ class Column(GroupColumn):
 
     Attributes:
         attack: the registered attack, if it is not the column's own name.
+        default: whether groups that name no columns have it.
     """
 
     attack: str | None = None
+    default: bool = True
 
 
 class Group(BaseModel):
@@ -68,15 +71,17 @@ class Group(BaseModel):
 
     Attributes:
         title: the table's heading.
+        preset: the suite's preset whose cell fields it has.
         layout: the paper's table whose layout it follows; `budget` sweeps the attacks' budget, and
             `defense` says beside each defense what it costs; `exact` has the share of individuals
             found exactly in place of properties.
-        cell: cell fields that differ from the suite's.
+        cell: cell fields that differ from the suite's, and from the preset's.
         sweep: cell field, or `attack.PARAMETER`, → values; every combination is measured. A column
             whose attack has no such parameter, or to which the group gives it, stands unchanged
             beside the others. A value of a field that names a plugin may be a table of its `name`
             and parameters.
-        attack: its columns, and what it changes in them; without any it has all of the suite's.
+        attack: its columns, and what it changes in them; without any it has the suite's default
+            columns.
         optional: whether its cells are left out where their data set is not there; the table then
             says what they need.
     """
@@ -85,6 +90,7 @@ class Group(BaseModel):
 
     title: str
     layout: Layout
+    preset: str | None = None
     optional: bool = False
     cell: dict[str, Any] = {}
     sweep: dict[str, list[Any]] = {}
@@ -106,6 +112,8 @@ class Suite(BaseModel):
     Attributes:
         title: what it measures.
         cell: cell fields common to all groups.
+        preset: name → cell fields that belong together, e.g. a pretrained model and how it is
+            trained, for the groups that name it.
         attack: its columns by name.
         group: its tables.
     """
@@ -114,8 +122,14 @@ class Suite(BaseModel):
 
     title: str
     cell: dict[str, Any] = {}
+    preset: dict[str, dict[str, Any]] = {}
     attack: dict[str, Column]
     group: list[Group]
+
+    @property
+    def default_columns(self) -> dict[str, Column]:
+        """The columns of groups that name none."""
+        return {name: column for name, column in self.attack.items() if column.default}
 
 
 def suite_names(pattern: str = "*") -> list[str]:
@@ -149,7 +163,8 @@ def load_suite(name: str) -> tuple[str, Suite]:
         raise UsageError(f"suite file {path}: {sentence(error)}") from None
     except ValueError as error:
         raise UsageError(f"suite file {path} is no valid TOML: {error}") from None
-    for table in [suite.cell, *(part for g in suite.group for part in (g.cell, g.sweep))]:
+    tables = [suite.cell, *suite.preset.values()]
+    for table in [*tables, *(part for g in suite.group for part in (g.cell, g.sweep))]:
         for field in table:
             swept = any(table is g.sweep for g in suite.group) and field.startswith(SWEPT)
             if not swept and (field not in Cell.model_fields or field in ATTACK_FIELDS):
@@ -158,7 +173,20 @@ def load_suite(name: str) -> tuple[str, Suite]:
         raise UsageError(f"suite file {path}: it needs at least one [attack.…] and one [[group]]")
     for group in suite.group:
         _check_group(path, suite, group)
+        _fill_in_preset(path, suite, group)
     return path.stem, suite
+
+
+def _fill_in_preset(path: Path, suite: Suite, group: Group) -> None:
+    """Give a group the cell fields of its preset, below its own."""
+    if group.preset is None:
+        return
+    if group.preset not in suite.preset:
+        raise UsageError(
+            f"suite file {path}: group {group.title!r} names a preset {group.preset!r} that the "
+            f"suite has not; it has {', '.join(suite.preset) or 'none'}"
+        )
+    group.cell = deepcopy(suite.preset[group.preset]) | group.cell
 
 
 def _check_group(path: Path, suite: Suite, group: Group) -> None:
@@ -169,6 +197,11 @@ def _check_group(path: Path, suite: Suite, group: Group) -> None:
                 f"{where} has a column {column!r} that the suite has not; it has "
                 f"{', '.join(suite.attack)}"
             )
+    if not group.attack and not suite.default_columns:
+        raise UsageError(
+            f"{where} names no columns, and no column of the suite is a default one; add "
+            f"[group.attack.…]"
+        )
     if group.layout == "budget" and f"{SWEPT}budget" not in group.sweep:
         raise UsageError(
             f"{where} is laid out by budget but does not sweep it; add "
