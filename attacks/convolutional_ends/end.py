@@ -68,8 +68,9 @@ class ConvolutionalEnd(DemixableEnd):
 
     def pooled(self, z: Tensor) -> Tensor:
         """Return h of the positions of one individual after another, (m, n · P) → (n, m)."""
-        maps = self.activation.value(z).unflatten(1, (-1, self.positions))
-        return maps.mean(2).mT
+        maps = self.activation.value(z).reshape(len(z), -1, self.positions)
+        pooled: Tensor = maps.mean(2).mT
+        return pooled
 
     def probabilities(self, features: Tensor) -> Tensor:
         """Return class probabilities of h, (n, m) → (n, K)."""
