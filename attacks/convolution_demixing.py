@@ -19,12 +19,11 @@ from leakbench.attacks.convolutional_ends.rules import CONVOLUTION
 from leakbench.attacks.convolutional_ends.search import PositionSearch
 from leakbench.attacks.demixable_ends.registry import ImageShape, end_of
 from leakbench.attacks.linear_layers.auxiliary_fallback import has_finite_update
-from leakbench.attacks.linear_layers.certifying_attack import (
-    CertifyingAttack,
-    refuse_batch_statistics,
-)
+from leakbench.attacks.linear_layers.certifying_attack import CertifyingAttack
 from leakbench.attacks.linear_layers.demixing.recovered import RecoveredIndividuals
+from leakbench.base.errors import UsageError
 from leakbench.base.registry import register_attack
+from leakbench.federation.batch_norm import batch_norm_layers
 from leakbench.federation.shared_model import SharedModel
 from leakbench.threat.attack import Progress
 from leakbench.threat.observation import Observation
@@ -80,7 +79,11 @@ class ConvolutionDemixing(CertifyingAttack):
     ) -> list[RecoveredIndividuals]:
         """Demix the last convolution's gradient of each batch."""
         assert server.model is not None and server.auxiliary is not None
-        refuse_batch_statistics(server, self.name)
+        if server.mode == "train" and batch_norm_layers(server.model):
+            raise UsageError(
+                f"attack {self.name!r} needs clients that compute in evaluation mode where the "
+                f"model has BatchNorm; take mode=eval"
+            )
         end = self.end(server.model, server.image_shape)
         images = server.auxiliary.images[:AUXILIARY_IMAGES]
         starts = end.z(kernel_inputs(server.model, end.convolution, images).flatten(0, 1))

@@ -188,6 +188,12 @@ def test_frozen_layers_are_refused() -> None:
         ConvolutionDemixing().end(shared, (3, 32, 32))
 
 
+def test_clients_that_normalise_by_the_batch_are_refused() -> None:
+    server = replace(planted_images(2, network()).server, mode="train")
+    with pytest.raises(UsageError, match="take mode=eval"):
+        ConvolutionDemixing().infer(server, [], lambda share: None)
+
+
 def test_models_are_asked_for_their_ends() -> None:
     assert set(demixable_ends(network(), SHAPE)) == {CONVOLUTION, LINEAR_LAYERS}
     flat = with_extractor(CONVOLVED, nn.ReLU(), nn.Flatten(), head=nn.Linear(576, 2))

@@ -87,13 +87,14 @@ class CertifyingAttack(WithFallback):
 
 
 def refuse_batch_statistics(server: Server, attack: str) -> None:
-    """Refuse features that depend on the batch, which f_p is not trained for.
+    """Refuse features that depend on the batch, where f_p is not trained for such.
 
     Raises:
         UsageError: says what to set.
     """
-    assert server.model is not None
-    if server.mode == "train" and batch_norm_layers(server.model):
+    assert server.model is not None and server.feature_space is not None
+    trained_for_it = server.feature_space.by_batch
+    if server.mode == "train" and batch_norm_layers(server.model) and not trained_for_it:
         raise UsageError(
             f"attack {attack!r} needs clients that compute in evaluation mode where the model has "
             f"BatchNorm; take mode=eval, or model.batch_norm=false"
