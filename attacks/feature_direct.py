@@ -12,7 +12,7 @@ from torch import Tensor
 from leakbench.attacks.feature_matching.feature_problem import FeatureProblem, Population
 from leakbench.attacks.feature_matching.search import search
 from leakbench.attacks.linear_layers.auxiliary_fallback import auxiliary_result, has_finite_update
-from leakbench.attacks.linear_layers.demixing_attack import refuse_batch_statistics
+from leakbench.attacks.linear_layers.certifying_attack import refuse_batch_statistics
 from leakbench.attacks.linear_layers.head import head_of
 from leakbench.base.registry import register_attack
 from leakbench.threat.attack import Attack, AttackResult, Progress, part_of

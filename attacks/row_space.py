@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from leakbench.attacks.linear_layers.certifying_attack import refuse_batch_statistics
 from leakbench.attacks.linear_layers.demixing.gradient_space import precision_of, rank_of
-from leakbench.attacks.linear_layers.demixing_attack import refuse_batch_statistics
 from leakbench.attacks.linear_layers.head import Head, head_of
 from leakbench.base.registry import register_attack
 from leakbench.federation.shared_model import deep_features

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from leakbench.attacks.linear_layers.activations import Rectifier
 from leakbench.attacks.linear_layers.auxiliary_fallback import auxiliary_features, auxiliary_result
-from leakbench.attacks.linear_layers.demixing_attack import refuse_batch_statistics
+from leakbench.attacks.linear_layers.certifying_attack import refuse_batch_statistics
 from leakbench.attacks.linear_layers.head import Head, head_of
 from leakbench.attacks.linear_layers.sparse_columns import Separation, SparseColumns
 from leakbench.base.errors import UsageError

@@ -83,6 +83,14 @@ class CelebA(DataSet):
             names=kept,
         )
 
+    def attribute_names(self, data_root: Path | None) -> tuple[str, ...] | None:
+        """Return the properties and those of the attribute file's second line."""
+        if data_root is None:
+            return None
+        lines = read_lines(data_root / self.folder / "list_attr_celeba.txt")
+        next(lines, "")
+        return (*PROPERTIES, *next(lines, "").split())
+
     def main_tasks(self) -> Mapping[str, str]:
         """Return two tasks of attributes that are not among the properties."""
         return {

@@ -95,16 +95,15 @@ class Synthetic(DataSet):
     size: ClassVar[str] = "any number"
     terms: ClassVar[str] = "none: generated"
 
-    def load(self, data_root: Path | None, size: int) -> Individuals:  # noqa: ARG002
+    def load(self, data_root: Path | None, size: int) -> Individuals:
         """Render all individuals, or read them from the cache; `data_root` is ignored.
 
         Raises:
             UsageError: a parameter or the size is out of range.
         """
         self._check(size)
-        subject = SUBJECTS[self.subject]
         blocks = [self.factors(block) for block in range(-(-self.individuals // BLOCK))]
-        names = (*subject.fixed_attributes, *subject.varying_attributes)
+        names = self.attribute_names(data_root)
         fingerprint = self.fingerprint(size)
         return Individuals(
             images=cached_array(f"images/synthetic-{fingerprint}", lambda: self._images(size)),
@@ -117,6 +116,11 @@ class Synthetic(DataSet):
             identities=np.arange(self.individuals, dtype=np.int64) // self.images_per_identity,
             fingerprint=fingerprint,
         )
+
+    def attribute_names(self, data_root: Path | None) -> tuple[str, ...]:  # noqa: ARG002
+        """Return those of the subject."""
+        subject = SUBJECTS[self.subject]
+        return (*subject.fixed_attributes, *subject.varying_attributes)
 
     def main_tasks(self) -> Mapping[str, str]:
         """Return two tasks of attributes that are not among the properties."""

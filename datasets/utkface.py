@@ -95,6 +95,10 @@ class UTKFace(DataSet):
             left_out={"name lacks age, gender or race": len(names) - len(kept)},
         )
 
+    def attribute_names(self, data_root: Path | None) -> tuple[str, ...]:  # noqa: ARG002
+        """Return those that file names hold."""
+        return (*self.properties, *RACES)
+
     def main_tasks(self) -> Mapping[str, str]:
         """Return a task that is not a property; the names have none of eight classes."""
         return {"2-class": "white"}

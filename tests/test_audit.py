@@ -24,6 +24,7 @@ from leakbench.auditing.findings import (
     CertifiedFeatures,
     InferredProperty,
     TruthUnknown,
+    UpdatesDiffer,
 )
 
 
@@ -186,7 +187,9 @@ def test_an_update_that_is_not_its_truths_is_noticed() -> None:
     }
     report = audited(model, doubled, truth=in_batches(VICTIMS, 4))
     assert report.updates[0].mismatch == pytest.approx(3.0, rel=1e-3)
-    assert "its sum instead of its mean" in report.limitations[0]
+    assert report.updates[0].check == "differs"
+    assert isinstance(report.findings_as_data[0], UpdatesDiffer)
+    assert "its sum instead of its mean" in report.findings[0]
 
 
 def test_local_steps_are_recognised_as_what_they_are() -> None:

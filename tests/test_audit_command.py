@@ -19,6 +19,7 @@ from auditing import (
     people,
 )
 from leakbench import LabelledImages, Report
+from leakbench.attacks.newton_demixing import NewtonDemixing
 
 
 def test_paths_may_be_text(files: Path) -> None:
@@ -104,10 +105,26 @@ def test_the_command_audits_what_lies_in_files(run: Run, files: Path) -> None:
     assert code == 0, err
     assert "- Mask demixing certifies the exact deep feature of 8 of 8 individuals" in out
     assert f"The report is in {Path('found/audit.html')}" in out
+    assert "Limitations:\n- The truth is known of fewer than" in out
     report = Report.model_validate_json((files / "found" / "audit.json").read_text("utf-8"))
     assert report.updates[0].mismatch is not None and report.updates[0].mismatch < 1e-4
     assert report.updates[0].individuals[0].name == "0.png"
     assert [defense.name for defense in report.defenses] == ["none", "gaussian"]
+
+
+def test_after_ctrl_c_the_report_has_what_is_finished(
+    run: Run, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(NewtonDemixing, "infer", interrupt)
+    given = ("--truth", "truth", "--budget", "20", "--out", "found")
+    code, out, _ = run(*GIVEN, *given, "--attack", "mask_demixing", "--attack", "newton_demixing")
+    assert code == 130
+    assert "certifies the exact deep feature of 8 of 8 individuals" in out
+    assert "Limitations:\n- The audit was interrupted" in out
+    assert (files / "found" / "audit.html").is_file()
 
 
 def changed(*pairs: tuple[str, str]) -> tuple[str, ...]:

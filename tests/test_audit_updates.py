@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from leakbench.base.errors import UsageError
 Tensors = dict[str, Tensor]
 
 
-def sent(tensors: Tensors, model: Net | None = None, **update_format: Any) -> dict[str, Tensor]:
+def sent(tensors: Any, model: Net | None = None, **update_format: Any) -> dict[str, Tensor]:
     """An update as the harness has it, by the user's names."""
     whole = model or net()
     shared = split_model(whole, "features", people(3).images)
@@ -43,10 +44,52 @@ def test_all_kinds_of_one_step_are_the_same_gradient(kind: str) -> None:
         torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("wrapper", ["_module.", "module."])
+@pytest.mark.parametrize(
+    "wrapper", ["_module.", "module.", "_orig_mod.", "_orig_mod.module.", "_module.module."]
+)
 def test_what_a_wrapper_puts_before_names_is_left_out(wrapper: str) -> None:
     expected = gradient(net(), people(4), range(4))
     found = sent({f"{wrapper}{name}": value for name, value in expected.items()})
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_arrays_are_taken_by_name_and_in_the_models_order() -> None:
+    """As a NumPyClient of Flower's sends them: the state in its order, running statistics too."""
+    torch.manual_seed(0)
+    model = Net()
+    model.features.insert(1, torch.nn.BatchNorm2d(8))
+    expected = gradient(model, people(4), range(4))
+    arrays = {name: value.numpy() for name, value in expected.items()}
+    state = [value.numpy() for value in model.state_dict().values()]
+    for tensors in (arrays, list(arrays.values())):
+        found = sent(tensors, model)
+        assert all(torch.equal(found[name], value) for name, value in expected.items())
+    unmoved = sent(state, model, kind="weights", learning_rate=1.0)
+    assert not any(value.any() for value in unmoved.values())
+    with pytest.raises(UsageError, match="'mine' is a list of 2, but the model has 11 tensors in"):
+        sent(state[:2], model)
+
+
+def test_numbers_are_names_of_updates() -> None:
+    model = net()
+    updates = dict(enumerate(gradients(model, people(8), 4).values()))
+    truth = replace(people(8), updates=[0, 0, 0, 0, 1, 1, 1, 1])
+    report = audited(model, updates, truth=truth)
+    assert [update.name for update in report.updates] == ["0", "1"]
+    assert all(update.truth_known for update in report.updates)
+
+
+def test_one_of_the_names_of_a_tied_weight_is_enough() -> None:
+    class Tied(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.again = self.head[1]
+
+    torch.manual_seed(0)
+    model = Tied()
+    expected = gradient(model, people(4), range(4))
+    renamed = {name.replace("head.1.", "again."): value for name, value in expected.items()}
+    found = sent(renamed, model)
     assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
@@ -141,7 +184,7 @@ def test_a_header_says_what_is_true_of_one_update(tmp_path: Path) -> None:
     tensors = gradient(net(), people(4), range(4))
     save_file(tensors, tmp_path / "a.safetensors", {"batch_size": "4", "kind": "difference"})
     save_file(tensors, tmp_path / "b.safetensors", {"of": "whatever"})
-    first, second = read_updates(tmp_path, UpdateFormat(batch_size=2))
+    first, second = read_updates(tmp_path, UpdateFormat(batch_size=2)).captured
     assert (first.name, first.update_format.batch_size, first.update_format.kind) == (
         "a",
         4,
@@ -150,7 +193,19 @@ def test_a_header_says_what_is_true_of_one_update(tmp_path: Path) -> None:
     assert (second.name, second.update_format) == ("b", UpdateFormat(batch_size=2))
     save_file(tensors, tmp_path / "a.safetensors", {"batch_size": "many"})
     with pytest.raises(UsageError, match=r"the header of update .*a.safetensors: batch_size: "):
-        read_updates(tmp_path, UpdateFormat())
+        read_updates(tmp_path / "a.safetensors", UpdateFormat())
+
+
+def test_a_file_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
+    tensors = gradients(net(), people(8), 4)
+    for name in ("client 0", "client 1"):
+        save_file(tensors[name], tmp_path / f"{name}.safetensors")
+    (tmp_path / "client 2.safetensors").write_bytes(b"no update")
+    # The truth may name it.
+    truth = in_batches(people(12), 4)
+    report = audited(net(), tmp_path, truth=truth)
+    assert [update.name for update in report.updates] == ["client 0", "client 1"]
+    assert any("client 2.safetensors is not a safeten" in each for each in report.limitations)
 
 
 def test_files_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
@@ -158,7 +213,7 @@ def test_files_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     for number in (10, 2, 1):
         save_file(tensors, tmp_path / f"client-{number}.safetensors")
     read = read_updates(tmp_path, UpdateFormat())
-    assert [each.name for each in read] == ["client-1", "client-2", "client-10"]
+    assert [each.name for each in read.captured] == ["client-1", "client-2", "client-10"]
 
 
 def test_files_that_are_none_are_named(tmp_path: Path) -> None:
@@ -180,7 +235,7 @@ def test_files_that_are_none_are_named(tmp_path: Path) -> None:
         (lambda value: value.to(torch.complex64), "complex64"),
         (lambda value: value.to(torch.float8_e4m3fn), "float8_e4m3fn"),
         (lambda value: value.to_sparse(), "sparse float32"),
-        (lambda value: value.numpy(), "ndarray"),
+        (lambda value: value.tolist(), "list"),
     ],
 )
 def test_what_is_no_dense_floating_point_tensor_is_refused(

@@ -97,6 +97,7 @@ def test_all_forty_attributes_are_read_by_name(root: Path) -> None:
     text = attribute_text(FILES, [NAMES[i] for i in shuffled], PRESENT[:, shuffled])
     (root / "celeba" / ATTRIBUTE_FILE).write_text(text)
     attributes = load(root).attributes
+    assert CelebA().attribute_names(root) == (*attributes,)
     for i, name in enumerate(NAMES):
         assert attributes[name].dtype == np.bool_
         assert attributes[name].tolist() == PRESENT[:, i].tolist()

@@ -23,7 +23,7 @@ def reported(example: str, folder: Path) -> Report:
     assert ran.returncode == 0, ran.stderr
     page = (folder / "audit.html").read_text(encoding="utf-8")
     report = Report.model_validate_json((folder / "audit.json").read_text(encoding="utf-8"))
-    assert all(finding in ran.stdout for finding in report.findings)
+    assert all(said in ran.stdout for said in (*report.findings, *report.limitations))
     assert report.model.name in page
     return report
 
@@ -111,4 +111,5 @@ def test_the_readmes_example_runs(tmp_path: Path) -> None:
     ran = python(["readme.py"], tmp_path)
     assert ran.returncode == 0, ran.stderr
     assert "certifies the exact deep feature of 32 of 32 individuals" in ran.stdout
+    assert "Limitations:\n- " in ran.stdout
     assert (tmp_path / "audit" / "audit.html").is_file()

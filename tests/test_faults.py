@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -12,10 +13,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import pytest
 
+from leakbench.base.leftovers import remove_leftovers
 from leakbench.sweep.executor import Report, Site, StepCompleted, StepStarted, WorkerDied
 from leakbench.sweep.local import LocalExecutor
 from leakbench.sweep.steps import Step, steps_of
@@ -37,6 +40,7 @@ pytestmark = pytest.mark.slow
 PERILOUS = """
 import os, signal, time
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from pathlib import Path
 import torch
 from leakbench import Attack, AttackResult, Knowledge, register_attack
@@ -224,6 +228,48 @@ def test_a_worker_that_dies_while_it_starts_costs_an_attempt(executor: LocalExec
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_first_worker_too_leaves_signals_to_its_parent(executor: LocalExecutor) -> None:
+    """The first one starts Python's resource tracker, which lifts the mask of signals."""
+    resource_tracker._resource_tracker._stop()  # type: ignore[attr-defined]
+    executor.submit(shared_step())
+    (worker,) = multiprocessing.active_children()
+    status = Path(f"/proc/{worker.pid}/status").read_text()
+    blocked = int(re.search(r"SigBlk:\s*(\w+)", status)[1], 16)  # type: ignore[index]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        assert blocked >> (number - 1) & 1, number
+
+
+def test_old_files_of_killed_processes_are_deleted(tmp_path: Path) -> None:
+    """Those of a running process, other files, and what is behind a link, stay."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "compiled").mkdir()
+    elsewhere = tmp_path / "images" / "kept.npy"
+    left = [
+        tmp_path / f".{'0' * 24}.json.ab_d1234",
+        tmp_path / "images" / ".celeba.npy.zzzzzzzz",
+        tmp_path / "images" / ".celeba.npy.crc32.00000000",
+    ]
+    kept = [
+        tmp_path / ".notes.json",
+        tmp_path / "a.json.abcd1234",
+        tmp_path / ".x.json.ABCD1234",
+        tmp_path / ".mine.txt.abcd1234",
+        tmp_path / "compiled" / ".x.json.abcd1234",
+        elsewhere,
+    ]
+    for path in (*left, *kept):
+        path.write_text("")
+        os.utime(path, (0, 0))
+    running = tmp_path / ".running.npy.abcd1234"
+    running.write_text("")
+    link = tmp_path / ".link.npy.abcd1234"
+    link.symlink_to(elsewhere)
+    assert sorted(remove_leftovers(tmp_path, depth=1)) == sorted(left)
+    assert all(path.exists() for path in (*kept, running, link))
+    assert remove_leftovers(tmp_path / "nowhere") == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize(
     ("kills", "part", "longest"),
     [(2, HALF, 2.0), pytest.param(8, (), 5.0, marks=pytest.mark.nightly)],
@@ -262,20 +308,26 @@ def test_workers_killed_at_random_change_nothing(
 
 
 def interrupted(tmp_path: Path, number: signal.Signals, code: int) -> None:
-    """Start a run, send it a signal after its first record, and check what it leaves."""
+    """Start a run, signal all of its processes after its first record, and check what it leaves.
+
+    So a terminal does, and a cluster that ends a job.
+    """
     process = subprocess.Popen(
         command(tmp_path, *HALF),
         env=environment(tmp_path),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     folder = tmp_path / "out" / "records"
     while process.poll() is None and not list(folder.glob("*.json")):
         time.sleep(0.05)
-    process.send_signal(number)
+    os.killpg(process.pid, number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == code, said
+    assert "Traceback" not in said
+    assert not events(tmp_path, "Retrying")
     assert "run the same command again to go on" in said.splitlines()[-1]
     measured, left = (events(tmp_path, "Closed")[-1][each] for each in ("measured", "left"))
     assert measured == len(records(tmp_path))

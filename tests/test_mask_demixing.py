@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional
 
 from faces import faces
+from leakbench.attacks.linear_layers.certifying_attack import unmatched
 from leakbench.attacks.linear_layers.demixing.auxiliary_population import population_of
 from leakbench.attacks.linear_layers.demixing.masked_space import refine
 from leakbench.attacks.linear_layers.demixing.recovered import (
@@ -17,7 +18,6 @@ from leakbench.attacks.linear_layers.demixing.recovered import (
 )
 from leakbench.attacks.linear_layers.demixing.search_budget import SearchBudget
 from leakbench.attacks.linear_layers.demixing.victim_batch import VictimBatch
-from leakbench.attacks.linear_layers.demixing_attack import unmatched
 from leakbench.attacks.linear_layers.head import head_of
 from leakbench.attacks.mask_demixing import MaskDemixing
 from leakbench.base.errors import UsageError

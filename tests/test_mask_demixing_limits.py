@@ -14,12 +14,12 @@ from torch.nn import functional
 from leakbench.attacks import mask_demixing
 from leakbench.attacks.feature import FeatureReconstruction
 from leakbench.attacks.ig import InvertingGradients
+from leakbench.attacks.linear_layers.certifying_attack import combined
 from leakbench.attacks.linear_layers.demixing import reflections
 from leakbench.attacks.linear_layers.demixing.recovered import RecoveredIndividuals
 from leakbench.attacks.linear_layers.demixing.reflections import Reflections
 from leakbench.attacks.linear_layers.demixing.search_budget import SearchBudget
 from leakbench.attacks.linear_layers.demixing.victim_batch import VictimBatch
-from leakbench.attacks.linear_layers.demixing_attack import combined
 from leakbench.attacks.mask_demixing import MaskDemixing
 from leakbench.base.errors import UsageError
 from leakbench.base.plugins import build, parameters_of

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from leakbench.datasets.synthetic import Synthetic
 from running import HALF, SUITE, command, environment, half_of, outside_attack, records
 
 Run = Callable[..., tuple[int, str, str]]
@@ -181,10 +182,41 @@ def test_bad_input_ends_in_one_sentence(
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("properties=gendre", "unknown property 'gendre'; this data set has: gender"),
+        ("properties=gendre", "; did you mean gender?"),
+        ("main_task=hatt+smile", "unknown main-task attribute 'hatt'"),
+        ("attack.bugdet=3", "; did you mean budget?"),
+        ("model.widht=3", "; did you mean width?"),
+        ("individuals=1000000000000000", "individuals: input should be less than or equal to"),
+        ("trainings=1000000000000000", "trainings: input should be less than or equal to"),
+    ],
+)
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_a_misspelt_name_or_absurd_number_is_refused_before_data_are_loaded(
+    run: Run, monkeypatch: pytest.MonkeyPatch, command: str, setting: str, sentence: str
+) -> None:
+    def load(*_: object) -> None:
+        pytest.fail("data are loaded")
+
+    monkeypatch.setattr(Synthetic, "load", load)
+    code, _, said = run(command, "quick", "--set", setting, "--out", "out")
+    assert code == 2
+    assert said.count(sentence) == 1
+    assert len(said.splitlines()) == 1, said
+
+
+def test_names_are_those_that_a_data_set_has(tmp_path: Path) -> None:
+    for subject in ("faces", "vehicles", "birds"):
+        dataset = Synthetic(subject=subject, individuals=64)
+        assert dataset.attribute_names(None) == (*dataset.load(None, 16).attributes,)
+
+
 def test_each_setup_that_cannot_be_had_is_one_sentence(run: Run, tmp_path: Path) -> None:
     """In one run, since most of the time goes to the start of a worker."""
     faults = {
-        "unknown main-task attribute 'hut'": 'main_task = "hut", batch_size = 4',
         "batch size 999": "individuals = 999, batch_size = 999",
         "image size 33 does not fit small_cnn": "image_size = 33, batch_size = 4",
     }

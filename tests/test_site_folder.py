@@ -13,7 +13,7 @@ from leakbench.base.errors import UsageError
 from leakbench.reports.site.figure_gallery import gallery
 from leakbench.reports.site.folder import MARKER, files_of_site, write_site
 
-PAGES = {"index.html": b"new", "figures/a.png": b"new"}
+PAGES = dict.fromkeys(("index.html", "figures/a.png"), lambda: b"new")
 
 
 def marked(folder: Path, *files: object) -> Path:

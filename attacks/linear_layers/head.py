@@ -8,8 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from leakbench.attacks.demixable_ends.registry import (
+    DemixableEnd,
+    ImageShape,
+    Lacking,
+    end_of,
+    register_end,
+)
 from leakbench.attacks.linear_layers.activations import Activation, Rectifier, activation_of
-from leakbench.base.errors import UsageError
 from leakbench.federation.shared_model import SharedModel
 
 
@@ -44,7 +50,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Head:
+class Head(DemixableEnd):
     """f_c(h), or what follows one of its layers.
 
     The error of an individual is x = ∂ℓ / ∂z of its loss ℓ by z of the first layer, so that the
@@ -152,12 +158,16 @@ class Head:
         return [(at.activation, following, z) for at, following, z in pairs if at.activation]
 
 
-def head_of(model: SharedModel, attack: str) -> Head:
-    """Return the classifier of a shared model.
+LINEAR_LAYERS = "linear layers"
+"""The kind of end."""
 
-    Raises:
-        UsageError: it is anything but linear layers, with biases and activations between them.
-    """
+
+@register_end(LINEAR_LAYERS)
+def linear_layers(
+    model: SharedModel,
+    image_shape: ImageShape,  # noqa: ARG001
+) -> Head | Lacking:
+    """Return the model's classifier, if it is linear layers with activations between them."""
     modules = [module for module in model.classifier.modules() if not list(module.children())]
     linear, between = modules[::2], modules[1::2]
     activations = [activation_of(module) for module in between]
@@ -168,18 +178,20 @@ def head_of(model: SharedModel, attack: str) -> Head:
     )
     if not alternating:
         kinds = ", ".join(type(module).__name__ for module in modules)
-        raise UsageError(
-            f"attack {attack!r} needs a classifier of linear layers with biases, and activations "
-            f"between them, but this one has {kinds}; split the model elsewhere"
+        return Lacking(
+            "a classifier of linear layers with biases, and activations between them",
+            f"this one has {kinds}",
+            "split the model elsewhere",
         )
     of_names = {id(parameter): name for name, parameter in model.named_parameters()}
     layers = []
     for module, activation in zip(linear, [*activations, None], strict=True):
         assert isinstance(module, nn.Linear)
         if not {id(module.weight), id(module.bias)} <= set(of_names):
-            raise UsageError(
-                f"attack {attack!r} needs the gradients of all of the classifier's layers, but "
-                f"some of them are frozen; split the model elsewhere"
+            return Lacking(
+                "the gradients of all of the classifier's layers",
+                "some of them are frozen",
+                "split the model elsewhere",
             )
         # Apple's GPUs have no double precision.
         device = "cpu" if module.weight.device.type == "mps" else module.weight.device
@@ -187,25 +199,31 @@ def head_of(model: SharedModel, attack: str) -> Head:
         names = of_names[id(module.weight)], of_names[id(module.bias)]
         layers.append(Layer(names, weight, bias, activation))
     head = Head(tuple(layers))
-    _check_nothing_between(head, model, attack)
+    if not _computes_nothing_else(head, model):
+        return Lacking(
+            "a classifier of nothing but linear layers and activations, one after the other",
+            "this one computes something else with its layers",
+            "split the model elsewhere",
+        )
     return head
 
 
-def _check_nothing_between(head: Head, model: SharedModel, attack: str) -> None:
-    """Refuse a classifier that computes anything but its layers in their order.
+def head_of(model: SharedModel, attack: str) -> Head:
+    """Return the classifier of a shared model.
 
     Raises:
-        UsageError: its outputs differ from those of its layers.
+        UsageError: it is anything but linear layers, with biases and activations between them.
     """
+    # The shape of images does not matter to it.
+    return end_of(model, (0, 0, 0), LINEAR_LAYERS, Head, attack)
+
+
+def _computes_nothing_else(head: Head, model: SharedModel) -> bool:
+    """Whether a classifier computes its layers in their order, and nothing else."""
     layer = next(m for m in model.classifier.modules() if isinstance(m, nn.Linear))
     drawn = torch.randn(4, layer.in_features, generator=torch.Generator().manual_seed(0))
     features = drawn.to(layer.weight.device)
     with torch.no_grad():
         logits = model.classifier(features.to(layer.weight.dtype)).double()
     expected = head.forward(features.to(head.first.weight))[1]
-    if not torch.allclose(logits.to(expected.device).softmax(1), expected, rtol=1e-3, atol=1e-4):
-        raise UsageError(
-            f"attack {attack!r} needs a classifier of nothing but linear layers and activations, "
-            f"one after the other, but this one computes something else with its layers; split the "
-            f"model elsewhere"
-        )
+    return torch.allclose(logits.to(expected.device).softmax(1), expected, rtol=1e-3, atol=1e-4)

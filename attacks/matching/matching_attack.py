@@ -205,7 +205,10 @@ class GradientMatching(Attack):
         read: Callable[[Tensor, Tensor], dict[str, Tensor]],
     ) -> AttackResult:
         assert server.model is not None
-        features = deep_features(server.model, found.images)
+        model, space = server.model, server.feature_space
+        if space is not None and space.by_batch:
+            model = in_mode(model, server.mode)
+        features = deep_features(model, found.images)
         return AttackResult(
             scores=read(found.images, features),
             features=features,

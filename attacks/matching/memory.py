@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from leakbench.attacks.matching.compiled import PASSES, operations
 from leakbench.attacks.matching.factors import factors_are_smaller
@@ -52,7 +53,8 @@ def _activations(model: SharedModel, sample: Tensor) -> int:
     sizes: list[int] = []
 
     def count(_name: str, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        sizes.append(output.numel())
+        # Recurrent layers return a tuple, with tuples inside.
+        sizes.extend(each.numel() for each in tree_leaves(output) if isinstance(each, Tensor))
 
     innermost = {name: m for name, m in model.named_modules() if not list(m.children())}
     with watched(innermost, count), torch.no_grad():

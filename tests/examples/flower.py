@@ -107,4 +107,4 @@ def main(folder: Path) -> Report:
 
 
 if __name__ == "__main__":
-    print("\n".join(main(Path(sys.argv[1])).findings))
+    print(main(Path(sys.argv[1])).summary)

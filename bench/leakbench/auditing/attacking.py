@@ -10,8 +10,8 @@ from leakbench.auditing.case import Case
 from leakbench.auditing.client_batches import Batch, KnownBatch
 from leakbench.auditing.client_defense import NO_DEFENSE
 from leakbench.auditing.observing import answer, granted_knowledge
+from leakbench.auditing.part_errors import INTERRUPTED, error_text
 from leakbench.base.choices import Compiling
-from leakbench.base.errors import UsageError
 from leakbench.base.plugins import PluginSpec
 from leakbench.base.registry import ATTACKS
 from leakbench.base.seeds import digest
@@ -54,6 +54,11 @@ class Attacked:
     advantage: Mapping[str, Estimate] = field(default_factory=dict)
     baselines: Mapping[str, str] = field(default_factory=dict)
     distortions: tuple[float, ...] = ()
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it was not run, or not to its end, because of Ctrl-C."""
+        return self.refused == INTERRUPTED
 
     @property
     def results(self) -> tuple[AttackResult | None, ...]:
@@ -108,16 +113,27 @@ def attack_all(
     on_status: Callable[[str], None],
     compiling: Compiling = "auto",
 ) -> dict[str, Attacked]:
-    """Run attacks and controls on batches; one that cannot run is refused, the others continue."""
+    """Run attacks and controls on batches; one that cannot run is refused, the others continue.
+
+    After Ctrl-C the rest is refused as interrupted, and what is finished is kept.
+    """
     done: dict[str, Attacked] = {}
-    for spec in attacks:
-        attack: Attack = spec.build(ATTACKS)
-        if not attack.control:
-            on_status(f"attacking with {spec.name}")
+    built: dict[str, Attack] = {spec.name: spec.build(ATTACKS) for spec in attacks}
+    refused = ""
+    for name, attack in built.items():
+        if not refused and not attack.control:
+            on_status(f"attacking with {name}")
         try:
-            done[spec.name] = _attacked(case, attack, batches, compiling)
-        except UsageError as error:
-            done[spec.name] = Attacked(attack, attack.required_knowledge, refused=str(error))
+            if not refused:
+                done[name] = _attacked(case, attack, batches, compiling)
+                continue
+        except Exception as error:  # Whatever ends an attack must not end the others.
+            why = error_text(error)
+        except KeyboardInterrupt:
+            refused = why = INTERRUPTED
+        else:
+            why = refused
+        done[name] = Attacked(attack, attack.required_knowledge, refused=why)
     return {
         name: each if each.refused or each.attack.control else _beside(each, done, batches, case)
         for name, each in done.items()

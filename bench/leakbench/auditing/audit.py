@@ -12,15 +12,18 @@ from typing import Any, TypeVar
 
 import torch
 from pydantic import BaseModel, ValidationError
-from torch import Tensor, nn
+from torch import nn
 from torch.export import ExportedProgram
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from leakbench.auditing.attacking import attack_all, default_attacks, with_controls
+from leakbench.auditing.attacking import Attacked, attack_all, default_attacks, with_controls
 from leakbench.auditing.case import Case, case_of
+from leakbench.auditing.channels import in_models_channels
 from leakbench.auditing.client_batches import Clients
 from leakbench.auditing.client_defense import checked_defense
+from leakbench.auditing.copied_model import unwrapped
 from leakbench.auditing.default_defenses import default_defenses
-from leakbench.auditing.defending import defend_all
+from leakbench.auditing.defending import Defended, defend_all
 from leakbench.auditing.image_files import read_labelled_images
 from leakbench.auditing.labelled_images import (
     LabelledImages,
@@ -30,12 +33,13 @@ from leakbench.auditing.labelled_images import (
     check_property,
     check_varies,
 )
-from leakbench.auditing.model_splitting import PixelScale, split_model
+from leakbench.auditing.mode_detection import in_clients_mode
+from leakbench.auditing.model_splitting import PixelScale, check_in_mode, split_model
 from leakbench.auditing.report import Report
 from leakbench.auditing.reporting import report_of
 from leakbench.auditing.threat_model import ThreatModel
 from leakbench.auditing.training import FederatedTraining, Training
-from leakbench.auditing.updates import UpdateFormat, UpdateKind, read_updates
+from leakbench.auditing.updates import ReadUpdates, Tensors, UpdateFormat, UpdateKind, read_updates
 from leakbench.base.choices import Mode, PropertyModelKind
 from leakbench.base.errors import UsageError
 from leakbench.base.plugins import PluginSpec, sentence
@@ -48,10 +52,10 @@ EXAMPLES = 3
 
 def audit(
     model: nn.Module | ExportedProgram,
-    split: str,
-    updates: Mapping[str, Mapping[str, Tensor]] | Path | str | Sequence[Path] | None,
-    auxiliary: LabelledImages | Path | str,
-    properties: Sequence[str],
+    split: str | None = None,
+    updates: Mapping[Any, Tensors] | Path | str | Sequence[Path] | None = None,
+    auxiliary: LabelledImages | Path | str | None = None,
+    properties: Sequence[str] = (),
     *,
     truth: LabelledImages | Path | str | None = None,
     kind: UpdateKind = "gradient",
@@ -59,7 +63,7 @@ def audit(
     learning_rate: float | None = None,
     local_steps: int = 1,
     local_batch: int | None = None,
-    mode: Mode = "eval",
+    mode: Mode | None = None,
     labels_known: bool = False,
     defense: Mapping[str, Any] | None = None,
     attacks: Sequence[str] | Mapping[str, Mapping[str, Any]] | None = None,
@@ -84,17 +88,20 @@ def audit(
     Args:
         model: in the weights that clients had when they computed the updates; images in [0, 1],
             shape (n, channels, height, width), to logits (n, classes).
-        split: the submodule after which the head begins; its output is the deep feature.
-        updates: of clients, by name; or a folder of safetensors files, or the files. None computes
-            them from the truth.
+        split: the submodule after which the head begins; its output is the deep feature. None
+            splits before the last chain of linear layers, which the report names.
+        updates: of clients, by name: tensors or NumPy arrays by parameter name, or a list in the
+            model's order; or a folder of safetensors files, or the files. None computes them from
+            the truth.
         auxiliary: D_aux, images of people who are in no client's data; or the folder or file to
             read them from, see `leakbench.auditing.image_files.read_labelled_images`.
         properties: to infer of each individual.
         truth: the individuals of each batch.
         kind: what the updates' tensors are, see `leakbench.auditing.updates.UpdateKind`.
         batch_size, learning_rate, local_steps, local_batch: see `auditing.updates.UpdateFormat`.
-        mode, labels_known, defense, property_model, seed: see
-            `auditing.threat_model.ThreatModel`.
+        mode: in which clients run BatchNorm; None reads it off the updates, and assumes `eval`
+            where they do not show it.
+        labels_known, defense, property_model, seed: see `auditing.threat_model.ThreatModel`.
         attacks: names, or names with parameters; None for those that fit the head.
         budget: gradient evaluations per batch, for attacks without given parameters.
         defenses: under which clients send the batches of the truth again, as `{"name": …,
@@ -107,10 +114,13 @@ def audit(
         name: of the model in the report; its class by default.
         on_status: called with a short description of each step.
 
-    An update or property that cannot be audited is left out; the report and `on_status` say why.
+    An update, attack, defense or property that cannot be audited is left out; the report and
+    `on_status` say why. After Ctrl-C the report has what was finished.
 
     Raises:
-        UsageError: the arguments do not fit together; its message says how to correct them.
+        UsageError: the arguments do not fit together, the model cannot be followed, or no attack
+            can be run; its message says what to correct.
+        KeyboardInterrupt: on Ctrl-C before any attack was finished.
     """
     update_format = _checked(
         UpdateFormat,
@@ -122,7 +132,7 @@ def audit(
     )
     threat = _checked(
         ThreatModel,
-        mode=mode,
+        mode=mode or "eval",
         labels_known=labels_known,
         defense=None if defense is None else dict(defense),
         property_model=property_model,
@@ -130,6 +140,8 @@ def audit(
     )
     if updates is None and truth is None:
         raise UsageError("there is nothing to audit: give updates, or the truth to compute some of")
+    if auxiliary is None:
+        raise UsageError("give auxiliary: D_aux, labelled images of people in no client's data")
     if not properties:
         raise UsageError("give at least one property to infer")
     _check_device(device)
@@ -137,42 +149,85 @@ def audit(
         checked_defense(defense)
     chosen_defenses = None if defenses is None else [checked_defense(table) for table in defenses]
     given = Path(updates) if isinstance(updates, str) else updates
-    captured = [] if given is None else read_updates(given, update_format)
-    if updates is not None and not captured:
+    read = ReadUpdates() if given is None else read_updates(given, update_format)
+    if updates is not None and not read.captured:
         raise UsageError("there is no update to audit; give some, or None and the truth")
     aux = _images(auxiliary, image_size, "D_aux")
     known = None if truth is None else _images(truth, image_size, "the truth")
     on_status("tracing the model")
-    scale = _scale(pixel_mean, pixel_deviation, aux)
-    own = split_model(model, split, aux.images[:EXAMPLES], scale)
+    model = unwrapped(model) if isinstance(model, nn.Module) else model
+    aux, known, training = in_models_channels(
+        model, aux, known, training, (len(pixel_mean), len(pixel_deviation))
+    )
+    scale, examples = _scale(pixel_mean, pixel_deviation, aux), aux.images[:EXAMPLES]
+    own = split_model(model, split, examples, scale)
+    if split is None:
+        on_status(f"the head begins at {own.split}")
     properties, left_out = _inferable(properties, aux, known)
     aux, known = _checked_images(aux, known, properties, own.classes)
+    clients = Clients(own, model, threat, "cpu")
+    clients, mode_note = in_clients_mode(
+        clients, mode, read.captured, known, update_format, examples
+    )
+    check_in_mode(own, model, examples, scale, clients.threat.mode)
     on_status("computing the deep features of D_aux")
-    clients = Clients(own.to(device), model, threat, device)
-    case = case_of(clients, captured, aux, known, update_format)
-    case = replace(case, left_out=(*left_out, *case.left_out))
+    clients = replace(clients, model=own.to(device), device=device)
+    case = case_of(clients, read, aux, known, update_format)
+    case = replace(case, left_out=(*left_out, *case.left_out), mode_note=mode_note)
     for why in case.left_out:
         on_status(f"left out: {why}")
     chosen = with_controls(_attacks(attacks, case, budget), case)
-    attacked = attack_all(case, chosen, case.batches, on_status)
+    # The other kernels of attention cannot be differentiated twice.
+    with sdpa_kernel(SDPBackend.MATH):
+        attacked = attack_all(case, chosen, case.batches, on_status)
+        _check_any_ran(attacked)
+        defended = _defended(case, chosen, attacked, chosen_defenses, training, on_status)
+    return report_of(case, attacked, defended, name or type(model).__name__, own.split)
+
+
+def _check_any_ran(attacked: Mapping[str, Attacked]) -> None:
+    """Refuse an audit of which no attack ran.
+
+    Raises:
+        UsageError: there was none, or none could be run.
+        KeyboardInterrupt: Ctrl-C came before one was finished.
+    """
     run = [each for each in attacked.values() if not each.attack.control]
     if not run:
         raise UsageError(
             "give at least one attack; the controls are run beside it where the truth is known"
         )
     if all(each.refused for each in run):
-        raise UsageError(next(each.refused for each in run))
-    defended = []
-    if case.known_batches and (chosen_defenses is None or chosen_defenses):
-        tried = default_defenses(case) if chosen_defenses is None else chosen_defenses
-        # Without a baseline that was refused an attack would seem to be above all of them.
-        kept = [
-            spec
-            for spec in chosen
-            if attacked[spec.name].attack.control or not attacked[spec.name].refused
-        ]
-        defended = defend_all(case, tried, kept, training, on_status)
-    return report_of(case, attacked, defended, name or type(model).__name__, split)
+        if any(each.interrupted for each in run):
+            raise KeyboardInterrupt
+        raise UsageError(
+            next(f"attack {each.attack.name!r} cannot be run: {each.refused}" for each in run)
+            if len(run) == 1
+            else "no attack can be run: "
+            + "; ".join(f"{each.attack.name}: {each.refused}" for each in run)
+        )
+
+
+def _defended(
+    case: Case,
+    chosen: Sequence[PluginSpec],
+    attacked: Mapping[str, Attacked],
+    defenses: Sequence[PluginSpec] | None,
+    training: Training | FederatedTraining | None,
+    on_status: Callable[[str], None],
+) -> list[Defended]:
+    """Return the attacks that can be run, under defenses; none after an interruption."""
+    none_chosen = defenses is not None and not defenses
+    if not case.known_batches or none_chosen or any(a.interrupted for a in attacked.values()):
+        return []
+    tried = default_defenses(case) if defenses is None else defenses
+    # Without a baseline that was refused an attack would seem to be above all of them.
+    kept = [
+        spec
+        for spec in chosen
+        if attacked[spec.name].attack.control or not attacked[spec.name].refused
+    ]
+    return defend_all(case, tried, kept, training, on_status)
 
 
 def _checked_images(

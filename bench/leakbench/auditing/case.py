@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 
+from leakbench.auditing.batch_features import features_in_batches
 from leakbench.auditing.client_batches import (
     Batch,
     Clients,
@@ -18,12 +20,15 @@ from leakbench.auditing.client_batches import (
 )
 from leakbench.auditing.labelled_images import LabelledImages
 from leakbench.auditing.model_splitting import SplitModel
+from leakbench.auditing.part_errors import error_text
 from leakbench.auditing.threat_model import ThreatModel
-from leakbench.auditing.updates import CapturedUpdate, UpdateFormat
+from leakbench.auditing.update_check import UpdateCheck, check_update
+from leakbench.auditing.updates import ReadUpdates, UpdateFormat
 from leakbench.base.errors import UsageError
 from leakbench.evaluation.preparation import feature_space
 from leakbench.evaluation.scoring import ScoringSetup
-from leakbench.federation.shared_model import deep_features, main_task_hits
+from leakbench.federation.batch_norm import in_mode
+from leakbench.federation.shared_model import main_task_hits
 from leakbench.metrics.standardisation import Standardisation
 from leakbench.threat.server import Auxiliary, Server
 
@@ -43,6 +48,9 @@ class Case:
         accuracy: main-task accuracy on the individuals of the truth; None where there are none.
         unassigned: individuals of the truth who are in no batch.
         left_out: what is not audited and why, a sentence each.
+        checks: whether each captured update is what the model computes; None for those that were
+            not captured.
+        mode_note: what is known of the clients' mode, as a sentence; empty where it needs none.
     """
 
     server: Server
@@ -52,6 +60,8 @@ class Case:
     accuracy: float | None
     unassigned: int
     left_out: tuple[str, ...]
+    checks: tuple[UpdateCheck | None, ...]
+    mode_note: str = ""
 
     @property
     def known_batches(self) -> list[KnownBatch]:
@@ -78,7 +88,7 @@ class Case:
 
 def case_of(
     clients: Clients,
-    captured: Sequence[CapturedUpdate],
+    updates: ReadUpdates,
     auxiliary: LabelledImages,
     truth: LabelledImages | None,
     update_format: UpdateFormat,
@@ -86,7 +96,7 @@ def case_of(
     """Return the case of an audit.
 
     Args:
-        captured: updates; if there are none, those of the truth are computed.
+        updates: captured ones; if there are none, those of the truth are computed.
         auxiliary, truth: checked, with the properties to infer.
         update_format: of updates that were not captured.
 
@@ -99,35 +109,43 @@ def case_of(
             "the truth has no labels of the main task, without which no update can be checked or "
             "computed; give it a column `label`"
         )
-    rows = rows_by_update(captured, truth, update_format)
-    server = _server(clients, auxiliary)
+    names = [*(each.name for each in updates.captured), *updates.unread]
+    rows = rows_by_update(names, truth, update_format)
     batches: list[Batch] = []
     left_out: list[str] = []
-    for each in captured:
+    for name in [each.name for each in updates.captured] or rows:
+        captured = next((each for each in updates.captured if each.name == name), None)
         try:
-            batches.append(captured_batch(each, clients, truth, rows.get(each.name, ())))
+            if captured is not None:
+                batches.append(captured_batch(captured, clients, truth, rows.get(name, ())))
+            else:
+                assert truth is not None
+                batches.append(computed_batch(name, clients, truth, rows[name], update_format))
         except UsageError as error:
             left_out.append(str(error))
+        except Exception as error:  # One update that cannot be audited must not end the audit.
+            left_out.append(f"update {name!r} cannot be audited: {error_text(error)}")
     if left_out and not batches:
         raise UsageError(left_out[0])
-    if not captured:
-        assert truth is not None
-        batches += [
-            computed_batch(name, clients, truth, chosen, update_format)
-            for name, chosen in rows.items()
-        ]
     return Case(
-        server=server,
+        server=_server(clients, auxiliary, _usual_size(batches)),
         model=clients.model,
         threat=clients.threat,
         batches=tuple(batches),
         accuracy=_accuracy(clients.model, batches),
         unassigned=0 if truth is None else len(truth) - sum(map(len, rows.values())),
-        left_out=tuple(left_out),
+        left_out=(*updates.unread.values(), *left_out),
+        checks=tuple(check_update(batch, clients) for batch in batches),
     )
 
 
-def _server(clients: Clients, people: LabelledImages) -> Server:
+def _usual_size(batches: Sequence[Batch]) -> int:
+    """Return the most frequent number of individuals in a batch."""
+    return Counter(batch.size for batch in batches).most_common(1)[0][0]
+
+
+def _server(clients: Clients, people: LabelledImages, together: int) -> Server:
+    """Return the server, whose features of D_aux are of batches of `together` individuals."""
     labels, identities = people.labels, people.identities
     count, device = len(people), clients.device
     auxiliary = Auxiliary(
@@ -139,18 +157,22 @@ def _server(clients: Clients, people: LabelledImages) -> Server:
     if len(set(auxiliary.identities.tolist())) < MIN_IDENTITIES:
         raise UsageError(f"D_aux shows fewer than {MIN_IDENTITIES} people; add individuals")
     _, channels, height, width = auxiliary.images.shape
+    mode = clients.threat.mode
     return Server(
         classes=clients.model.classes,
         image_shape=(channels, height, width),
         properties=tuple(people.properties),
         model=clients.model,
         auxiliary=auxiliary,
-        feature_space=feature_space(
-            clients.model,
-            auxiliary,
-            deep_features(clients.model, auxiliary.images),
-            clients.threat.property_model,
-            clients.threat.seed,
+        feature_space=replace(
+            feature_space(
+                in_mode(clients.model, mode),
+                auxiliary,
+                features_in_batches(clients.model, auxiliary.images, mode, together),
+                clients.threat.property_model,
+                clients.threat.seed,
+            ),
+            by_batch=mode == "train",
         ),
     )
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from leakbench.auditing.client_defense import NO_DEFENSE, build_defense, combined_defense
+from leakbench.auditing.batch_features import features_together
+from leakbench.auditing.client_defense import combined_defense
 from leakbench.auditing.labelled_images import LabelledImages, name_of
 from leakbench.auditing.model_loading import Model
 from leakbench.auditing.model_splitting import SplitModel
@@ -21,11 +22,7 @@ from leakbench.auditing.updates import (
 )
 from leakbench.base.errors import UsageError
 from leakbench.base.plugins import PluginSpec
-from leakbench.base.seeds import generator_for
-from leakbench.evaluation.defense_cost import distortion
-from leakbench.federation.batch_norm import in_mode
-from leakbench.federation.client import Client, Update, gradient
-from leakbench.federation.shared_model import deep_features
+from leakbench.federation.client import Update
 from leakbench.threat.observation import GroundTruth
 
 DEFAULT_LEARNING_RATE = 0.1
@@ -58,13 +55,10 @@ class KnownBatch(Batch):
     Attributes:
         truth: the individuals.
         individuals: their names.
-        mismatch: distance of the captured update from the one that the truth gives,
-            ‖difference‖ / ‖the truth's‖; None if no update was captured, or the defense is random.
     """
 
     truth: GroundTruth
     individuals: tuple[str, ...]
-    mismatch: float | None = None
 
 
 @dataclass(frozen=True)
@@ -85,9 +79,12 @@ class Clients:
 
 
 def rows_by_update(
-    captured: Sequence[CapturedUpdate], truth: LabelledImages | None, update_format: UpdateFormat
+    names: Sequence[str], truth: LabelledImages | None, update_format: UpdateFormat
 ) -> dict[str, list[int]]:
     """Return the truth's rows of each batch, by the update's name.
+
+    Args:
+        names: of the captured updates, those that could not be read included.
 
     Raises:
         UsageError: the truth names an update that does not exist, or does not say in which batch
@@ -95,19 +92,19 @@ def rows_by_update(
     """
     if truth is None:
         return {}
-    if truth.updates is None and captured:
-        if len(captured) > 1:
+    if truth.updates is None and names:
+        if len(names) > 1:
             raise UsageError(
                 "the truth does not say which update each individual is in; give it a column "
                 "`update` with the names of the updates' files"
             )
-        return {captured[0].name: list(range(len(truth)))}
+        return {names[0]: list(range(len(truth)))}
     if truth.updates is None:
         return _consecutive_rows(len(truth), update_format)
     rows: dict[str, list[int]] = {}
-    names = {each.name for each in captured}
-    for row, name in enumerate(truth.updates):
-        if captured and name and name not in names:
+    for row, given in enumerate(truth.updates):
+        name = "" if given is None else str(given)
+        if names and name and name not in names:
             raise UsageError(
                 f"{name_of(truth, row)} of the truth is in update {name!r}, which does not exist; "
                 f"there are {', '.join(sorted(names)[:5])}"
@@ -205,7 +202,6 @@ def _with_truth(
         learning_rate=batch.learning_rate,
         truth=truth,
         individuals=tuple(name_of(people, row) for row in rows),
-        mismatch=_mismatch(batch, truth, clients),
     )
 
 
@@ -216,27 +212,7 @@ def _ground_truth(clients: Clients, people: LabelledImages, rows: list[int]) -> 
     return GroundTruth(
         images=images,
         labels=people.labels[rows].to(clients.device),
-        features=deep_features(clients.model, images),
+        features=features_together(clients.model, images, clients.threat.mode),
         properties={name: present[rows] for name, present in people.properties.items()},
         identities=torch.tensor(rows) if identities is None else identities[rows],
     )
-
-
-def _mismatch(batch: Batch, truth: GroundTruth, clients: Clients) -> float | None:
-    """Return the distance of the captured update from the truth's; None where it is random."""
-    if batch.update is None or not _is_deterministic(batch.defense):
-        return None
-    client = Client(
-        model=in_mode(clients.model, clients.threat.mode),
-        images=truth.images,
-        labels=truth.labels,
-        learning_rate=batch.learning_rate,
-        generator=generator_for("mismatch"),
-    )
-    return distortion(batch.update, build_defense(batch.defense).protect(gradient)(client))
-
-
-def _is_deterministic(defense: PluginSpec) -> bool:
-    """Whether the update is not random: no defense, or local steps on the whole batch."""
-    whole_batch = set(defense.parameters) <= {"epochs"}
-    return defense == NO_DEFENSE or (defense.name == "local_steps" and whole_batch)

@@ -23,7 +23,7 @@ def default_defenses(case: Case) -> list[PluginSpec]:
     """Return defenses at levels that suit the gradients of the batches whose truth is known.
 
     Noise has the norm of the gradient, and ten times that; clipping is at the median norm of an
-    individual's gradient.
+    individual's gradient, or of a batch's where an individual alone has none, such as of BatchNorm.
     """
     batches = case.known_batches
     gradients = [_gradient(case, batch.truth) for batch in batches]
@@ -31,7 +31,11 @@ def default_defenses(case: Case) -> list[PluginSpec]:
     norm = float(np.median([_norm(update) for update in gradients]))
     sigma = _two_digits(norm / entries**0.5)
     individuals = [_first_individual(batch.truth) for batch in batches[:CLIPPED_BATCHES]]
-    clip = _two_digits(float(np.median([_norm(_gradient(case, truth)) for truth in individuals])))
+    try:
+        clip = float(np.median([_norm(_gradient(case, truth)) for truth in individuals]))
+    except (ValueError, RuntimeError):
+        clip = norm
+    clip = _two_digits(clip)
     defenses = [
         PluginSpec("gaussian", {"sigma": sigma}),
         PluginSpec("gaussian", {"sigma": _two_digits(10 * sigma)}),

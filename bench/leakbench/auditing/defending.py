@@ -12,6 +12,7 @@ from leakbench.auditing.attacking import Attacked, attack_all
 from leakbench.auditing.case import Case
 from leakbench.auditing.client_batches import KnownBatch
 from leakbench.auditing.client_defense import NO_DEFENSE, build_defense, combined_defense
+from leakbench.auditing.part_errors import INTERRUPTED, error_text
 from leakbench.auditing.training import FederatedTraining, Training
 from leakbench.auditing.utility import Utility, utility_measure
 from leakbench.base.choices import Compiling
@@ -45,6 +46,11 @@ class Defended:
     distortion: Estimate | None = None
     utility: Utility = field(default_factory=Utility)
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C came before it was finished."""
+        return INTERRUPTED in (self.refused, self.utility.not_measured)
+
 
 def defend_all(
     case: Case,
@@ -57,20 +63,26 @@ def defend_all(
     """Let clients send the batches whose truth is known under each defense; attack what is sent.
 
     Each defense is applied on top of the clients' own, such as local steps. The first result is
-    without a further defense. One that cannot be applied is refused, the others continue.
+    without a further defense. One that cannot be applied is refused, the others continue; after
+    Ctrl-C the rest is refused as interrupted.
     """
-    utility = utility_measure(case, training, on_status)
-    done = []
-    for spec in [NO_DEFENSE, *(spec for spec in defenses if spec != NO_DEFENSE)]:
-        parameters = ", ".join(f"{key} {value}" for key, value in spec.parameters.items())
-        on_status(f"defending with {spec.name}{f' ({parameters})' if parameters else ''}")
-        try:
-            defended = _defended(case, spec, attacks, on_status, compiling)
-        except UsageError as error:
-            done.append(Defended(spec, refused=str(error)))
-        else:
-            done.append(replace(defended, utility=utility(spec)))
-    return done
+    specs = [NO_DEFENSE, *(spec for spec in defenses if spec != NO_DEFENSE)]
+    done: list[Defended] = []
+    try:
+        utility = utility_measure(case, training, on_status)
+        for spec in specs:
+            parameters = ", ".join(f"{key} {value}" for key, value in spec.parameters.items())
+            on_status(f"defending with {spec.name}{f' ({parameters})' if parameters else ''}")
+            try:
+                done.append(_defended(case, spec, attacks, on_status, compiling))
+            except Exception as error:  # Whatever ends one defense must not end the others.
+                done.append(Defended(spec, refused=error_text(error)))
+            else:
+                done[-1] = replace(done[-1], utility=Utility(not_measured=INTERRUPTED))
+                done[-1] = replace(done[-1], utility=utility(spec))
+    except KeyboardInterrupt:
+        on_status("interrupted: what is finished is kept")
+    return done + [Defended(spec, refused=INTERRUPTED) for spec in specs[len(done) :]]
 
 
 def _defended(
@@ -84,6 +96,7 @@ def _defended(
 
     Raises:
         UsageError: the defense cannot be applied, or no attack can be run.
+        KeyboardInterrupt: an attack was interrupted.
     """
     clients = _checked(case, spec).clients
     batches, left_out = _aggregated(case.known_batches, spec, clients)
@@ -93,6 +106,8 @@ def _defended(
             f"there are fewer"
         )
     attacked = attack_all(case, attacks, batches, on_status, compiling)
+    if any(each.interrupted for each in attacked.values()):
+        raise KeyboardInterrupt
     ran = [each for each in attacked.values() if not each.attack.control]
     if all(each.refused for each in ran):
         raise UsageError(f"no attack could be run: {'; '.join(each.refused for each in ran)}")

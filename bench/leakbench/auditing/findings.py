@@ -18,6 +18,24 @@ from leakbench.metrics.estimates import Estimate
 from leakbench.reports.baselines import is_above
 
 
+class UpdatesDiffer(ReportPart):
+    """Captured updates are not what the model computes, so that attacks assume something wrong.
+
+    Attributes:
+        differing, captured: updates, of so many that were captured.
+        first: the name of one.
+        mismatch: its distance from the update that its truth gives; None without the truth.
+        reason: what shows it where the truth is not known; else empty.
+    """
+
+    kind: Literal["updates differ"] = "updates differ"
+    differing: int
+    captured: int
+    first: str
+    mismatch: float | None
+    reason: str
+
+
 class CertifiedFeatures(ReportPart):
     """An attack certifies exact deep features.
 
@@ -105,6 +123,7 @@ class DefenseEffect(ReportPart):
         cost: that cost.
         costs: the utility costs of those that stop the attacks, by label; those that were not
             measured are missing.
+        simulated_otherwise: see `DefenseReport`.
     """
 
     kind: Literal["defense effect"] = "defense effect"
@@ -113,10 +132,12 @@ class DefenseEffect(ReportPart):
     cheapest: str | None = None
     cost: Estimate | None = None
     costs: dict[str, Estimate] = Field(default_factory=dict)
+    simulated_otherwise: bool = False
 
 
 Finding = Annotated[
-    CertifiedFeatures
+    UpdatesDiffer
+    | CertifiedFeatures
     | TruthUnknown
     | InferredProperty
     | ConstantProperty
@@ -131,7 +152,8 @@ def findings_of(
     attacks: Sequence[AttackReport],
     defenses: Sequence[DefenseReport],
 ) -> list[Finding]:
-    """Return what was found."""
+    """Return what was found; first that captured updates are not what attacks assume."""
+    differ = _on_updates(updates)
     individuals = sum(update.size for update in updates)
     ran = [a for a in attacks if not a.control and not a.refused]
     certified: list[Finding] = [
@@ -145,9 +167,24 @@ def findings_of(
         if attack.certified
     ]
     if not any(update.truth_known for update in updates):
-        return [*certified, TruthUnknown()]
+        return [*differ, *certified, TruthUnknown()]
     properties = [_on_property(name, ran, attacks) for name in _properties(attacks)]
-    return [*certified, *properties, *_on_defenses(defenses)]
+    return [*differ, *certified, *properties, *_on_defenses(defenses)]
+
+
+def _on_updates(updates: Sequence[AuditedUpdate]) -> list[UpdatesDiffer]:
+    differing = [update for update in updates if update.check == "differs"]
+    if not differing:
+        return []
+    return [
+        UpdatesDiffer(
+            differing=len(differing),
+            captured=sum(update.captured for update in updates),
+            first=differing[0].name,
+            mismatch=differing[0].mismatch,
+            reason=differing[0].check_reason,
+        )
+    ]
 
 
 def _properties(attacks: Sequence[AttackReport]) -> list[str]:
@@ -207,7 +244,11 @@ def _on_defenses(defenses: Sequence[DefenseReport]) -> list[DefenseEffect]:
 
 
 def _effect(effect: Effect, defenses: Sequence[DefenseReport]) -> DefenseEffect:
-    return DefenseEffect(effect=effect, defenses=[d.label for d in defenses])
+    return DefenseEffect(
+        effect=effect,
+        defenses=[d.label for d in defenses],
+        simulated_otherwise=any(d.simulated_otherwise for d in defenses),
+    )
 
 
 def _stopped(defenses: Sequence[DefenseReport]) -> DefenseEffect:

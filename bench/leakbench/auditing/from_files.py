@@ -24,11 +24,14 @@ from leakbench.base.plugins import PluginSpec
 from leakbench.base.registry import ATTACKS
 from leakbench.base.toml import parsed_toml
 
+INTERRUPTED_CODE = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
 
 def audit_from_files(
     model: str,
     weights: Path | None,
-    split: str,
+    split: str | None,
     updates: Path | None,
     auxiliary: Path,
     truth: Path | None,
@@ -74,9 +77,10 @@ def audit_from_files(
         **settings,
     )
     page, data = report.write(out)
-    for sentence in report.findings:
-        typer.echo(f"- {sentence}")
+    typer.echo(report.summary)
     typer.echo(f"The report is in {page}, its numbers in {data}.")
+    if report.interrupted:
+        raise typer.Exit(INTERRUPTED_CODE)
 
 
 def parsed_defense(text: str) -> PluginSpec:

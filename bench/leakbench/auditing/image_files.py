@@ -17,7 +17,7 @@ from leakbench.base.errors import UsageError
 from leakbench.base.files import read_regular
 from leakbench.base.seeds import seed_for
 from leakbench.data.images import inside
-from leakbench.data.pixels import read_rgb
+from leakbench.data.pixels import read_image
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +31,8 @@ def read_labelled_images(source: Path, size: int | None, role: str) -> LabelledI
     The CSV file has a line for each image: a column `file`, those of `label`, `identity` and
     `update` that are known, and a column for each property, 1 where it is present and 0 where it
     is absent. The safetensors file has the tensors `images`, those of `labels` and `identities`
-    that are known, and one for each property.
+    that are known, and one for each property. Images have one channel if all of a folder are grey,
+    else three.
 
     Args:
         size: height and width to which images are resized; None to leave them as they are.
@@ -77,6 +78,8 @@ def _read_folder(folder: Path, size: int | None, role: str) -> LabelledImages:
     identities = _identities(table)
     updates = list(table.pop("update")) if "update" in table else None
     images = [_image(file, size) for file in files]
+    channels = max(len(image) for image in images)
+    images = [image.expand(channels, -1, -1) for image in images]
     sizes = {tuple(image.shape[1:]) for image in images}
     if len(sizes) > 1:
         raise UsageError(f"images in {folder} are of different sizes; give image_size")
@@ -126,13 +129,17 @@ def _presence(table: pd.DataFrame, name: str, path: Path) -> Tensor:
 
 
 def _image(file: Path, size: int | None) -> Tensor:
-    """Return one image in [0, 1], not cached: what is audited is private."""
+    """Return one image in [0, 1], with one channel if it is grey.
+
+    It is not cached: what is audited is private.
+    """
     from PIL import Image
 
     try:
-        whole = read_rgb(file, upright=True)
+        whole = read_image(file, upright=True)
     except ValueError as error:
         raise UsageError(f"image {file} cannot be decoded ({error})") from error
     if size is not None:
         whole = whole.resize((size, size), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(whole)).permute(2, 0, 1).float() / 255
+    pixels = torch.from_numpy(np.array(whole)).float() / 255
+    return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)

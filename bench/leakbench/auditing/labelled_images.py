@@ -21,8 +21,8 @@ class LabelledImages:
         labels: main-task classes, shape (n,); None where they are not known.
         identities: of the people shown, shape (n,); equal numbers mean the same person, across
             D_aux and the truth; None if each image shows a different person.
-        updates: of the truth, the name of the update that each individual is in; None for
-            consecutive batches whose updates were not captured.
+        updates: of the truth, the name of the update that each individual is in, empty or None for
+            those that are in none; None for consecutive batches whose updates were not captured.
         names: of the individuals; None for their numbers.
     """
 
@@ -30,7 +30,7 @@ class LabelledImages:
     properties: Mapping[str, Tensor]
     labels: Tensor | None = None
     identities: Tensor | None = None
-    updates: Sequence[str] | None = None
+    updates: Sequence[str | int | None] | None = None
     names: Sequence[str] | None = None
 
     def __len__(self) -> int:
@@ -70,6 +70,9 @@ def check_labels_and_properties(
         labels=None if labelled.labels is None else labelled.labels.long(),
         identities=None if identities is None else identities.long(),
         properties={name: labelled.properties[name].bool() for name in properties},
+        updates=None
+        if labelled.updates is None
+        else ["" if name is None else str(name) for name in labelled.updates],
     )
 
 

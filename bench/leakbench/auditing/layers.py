@@ -18,13 +18,13 @@ DROPOUT_REMOVED = "dropout_removed"
 """Key of a graph's `meta`: whether functional dropout was left out."""
 
 
-def functions_to_layers(module: fx.GraphModule, feature: fx.Node) -> fx.GraphModule:
+def functions_to_layers(module: fx.GraphModule, feature: fx.Node | None) -> fx.GraphModule:
     """Replace functions by layers that do the same; the parameters stay the same objects.
 
     Identities in evaluation mode are left out.
 
     Args:
-        feature: a node that must stay.
+        feature: a node that must stay, if any.
 
     Raises:
         UsageError: dropout is active, or the program normalises by the batch.

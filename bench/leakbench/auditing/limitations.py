@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
-from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
-
+from leakbench.auditing.active_units import on_active_units
 from leakbench.auditing.case import Case
 from leakbench.auditing.intervals import enough_for_intervals
 from leakbench.auditing.report_parts import AttackReport, AuditedUpdate, DefenseReport
+from leakbench.auditing.update_check import ROUNDING
 from leakbench.metrics.estimates import MIN_GROUPS
-
-ROUNDING = 0.01
-"""Relative distance up to which an update is that of its truth, apart from rounding."""
 
 FEW_BATCHES = 20
 """Batches below which intervals are so wide that the absence of a leak can hardly be shown."""
@@ -24,13 +21,21 @@ def limitations_of(
     updates: Sequence[AuditedUpdate],
     attacks: Sequence[AttackReport],
     defenses: Sequence[DefenseReport],
+    interrupted: bool = False,
 ) -> list[str]:
     """Return what limits the findings."""
     return [
+        *(
+            ["The audit was interrupted: parts that are not listed were not run."]
+            if interrupted
+            else []
+        ),
         *(f"Left out: {why}." for why in case.left_out),
-        *_on_mismatch(updates),
+        *([case.mode_note] if case.mode_note else []),
+        *_on_checks(case),
         *_on_batches(case, updates),
         *_on_model(case),
+        *_on_demixing(case, attacks),
         *(f"{a.title} was not run: {a.refused}." for a in attacks if a.refused),
         *_on_defenses(case, defenses),
         "What these attacks do not find is not safe: an attack with a larger budget or other "
@@ -48,17 +53,28 @@ def limitations_of(
     ]
 
 
-def _on_mismatch(updates: Sequence[AuditedUpdate]) -> list[str]:
-    far = [u.name for u in updates if u.mismatch is not None and u.mismatch > ROUNDING]
-    if not far:
-        return []
-    return [
-        f"{len(far)} captured updates (such as {far[0]!r}) are not what the model computes from "
-        f"their truth: another loss or its sum instead of its mean, other scaling of pixels, other "
-        f"weights, dropout, another mode or learning rate, momentum or weight decay. Attacks "
-        f"assume that they are, so that these findings say little about an attack with the right "
-        f"assumptions."
+def _on_checks(case: Case) -> list[str]:
+    """Return what was not compared, or only roughly."""
+    checks = [check for check in case.checks if check is not None]
+    reasons = Counter(check.reason for check in checks if check.outcome == "not checked")
+    found = [
+        f"Whether {count} of {len(checks)} captured updates are what the model computes was not "
+        f"checked: {reason}. Another loss, optimiser, learning rate, number of steps, weight decay "
+        f"or scaling of pixels would go unnoticed, and attacks assume none."
+        for reason, count in reasons.items()
     ]
+    rough = [
+        check.resolution
+        for check in checks
+        if check.outcome == "agrees" and (check.resolution or 0.0) > ROUNDING
+    ]
+    if rough:
+        found.append(
+            f"{len(rough)} captured updates agree with their truth as far as their randomness "
+            f"(order of mini-batches, noise) lets one see: a difference below "
+            f"{max(each or 0.0 for each in rough):.0%} would go unnoticed."
+        )
+    return found
 
 
 def _on_batches(case: Case, updates: Sequence[AuditedUpdate]) -> list[str]:
@@ -93,12 +109,16 @@ def _on_model(case: Case) -> list[str]:
     ]
     if case.model.has_dropout:
         found.append("The model has dropout, which is inactive here.")
-    if case.threat.mode == "eval" and _has_batch_norm(case.model):
-        found.append(
-            "Clients are assumed to run BatchNorm with its running statistics (mode eval); if "
-            "theirs normalise by the batch, set mode train."
-        )
     return found
+
+
+def _on_demixing(case: Case, attacks: Sequence[AttackReport]) -> list[str]:
+    individuals = sum(batch.size for batch in case.batches)
+    incomplete = any(
+        a.name == "mask_demixing" and not a.refused and (a.certified or 0) < individuals
+        for a in attacks
+    )
+    return on_active_units(case) if incomplete else []
 
 
 def _on_defenses(case: Case, defenses: Sequence[DefenseReport]) -> list[str]:
@@ -130,7 +150,3 @@ def _implied_properties(case: Case) -> list[str]:
         for name, present in auxiliary.properties.items()
         if classes and all(len(set(present[of_class].tolist())) == 1 for of_class in classes)
     ]
-
-
-def _has_batch_norm(model: nn.Module) -> bool:
-    return any(isinstance(module, _BatchNorm) for module in model.modules())

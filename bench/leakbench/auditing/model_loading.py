@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from leakbench.auditing.tensor_names import shared_names
 from leakbench.base.errors import UsageError
 
 Model = nn.Module | ExportedProgram
@@ -132,6 +133,11 @@ def _python_module(place: str) -> Any:
 
 def _load_state(model: nn.Module, path: Path) -> None:
     tensors, _ = load_tensors(path, "weights file")
+    # Of a tensor with several names, safetensors keeps one.
+    for names in shared_names(model):
+        kept = next((tensors[name] for name in names if name in tensors), None)
+        if kept is not None:
+            tensors |= {name: kept for name in names if name not in tensors}
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

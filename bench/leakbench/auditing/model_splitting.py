@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
-from torch.nn.modules.dropout import _DropoutNd
 
+from leakbench.auditing.copied_model import unwrapped, working_copy
 from leakbench.auditing.graph_splitting import deep_feature_node, split_graph
-from leakbench.auditing.layers import DROPOUT_REMOVED
-from leakbench.auditing.tracing import trace_model, working_copy
+from leakbench.auditing.same_model import AnotherModelError, check_same_model
+from leakbench.auditing.tracing import TracedModel, traces
+from leakbench.base.choices import Mode
 from leakbench.base.errors import UsageError
 from leakbench.federation.shared_model import SharedModel
 
@@ -40,6 +41,7 @@ class SplitModel(SharedModel):
         names: parameter of an update, `extractor.…` or `classifier.…` → the user's name for it.
         classes: number K of main-task classes.
         has_dropout: whether the user's model has dropout, which is left out here.
+        split: where it is split, for the report.
     """
 
     def __init__(
@@ -49,11 +51,13 @@ class SplitModel(SharedModel):
         names: Mapping[str, str],
         classes: int,
         has_dropout: bool,
+        split: str,
     ) -> None:
         super().__init__(extractor, classifier)
         self.names = dict(names)
         self.classes = classes
         self.has_dropout = has_dropout
+        self.split = split
 
     @property
     def output_bias(self) -> str:
@@ -94,11 +98,14 @@ def _last_layer(classifier: nn.Module) -> str:
 
 def split_model(
     model: nn.Module | ExportedProgram,
-    split: str,
+    split: str | None,
     images: Tensor,
     scale: PixelScale | None = None,
 ) -> SplitModel:
     """Return a copy of a user's model, split after its submodule `split`.
+
+    Without one it is split before its last chain of linear layers, see
+    `leakbench.auditing.head_search.head_input`.
 
     Deep features are that submodule's output, flattened. Parameters that require no gradient become
     constants: they are in no update.
@@ -109,17 +116,72 @@ def split_model(
 
     Raises:
         UsageError: there is no such submodule; the head depends on anything but its output; the
-            model does not take the images, or does not return logits.
+            model does not take the images, or does not return logits; or the split model does not
+            compute the user's logits and gradients.
     """
     if isinstance(model, nn.Module):
-        model = working_copy(model)
-    example = images if scale is None else scale(images)
-    logits = _logits(model, example)
-    traced = trace_model(model, split, example)
-    feature = deep_feature_node(traced, example, split)
+        model = unwrapped(model)
+    scaled = images if scale is None else scale(images)
+    logits = _logits(model, scaled)
+    different = None
+    for traced in traces(model, split, scaled):
+        own = _split(traced, scaled, scale, split, logits.shape[1])
+        try:
+            check_same_model(own, own.names, model, images, scaled)
+        except AnotherModelError as error:
+            different = different or error
+            continue
+        return own
+    where = "before its last linear layers" if split is None else f"after {split!r}"
+    raise UsageError(
+        f"split {where}, the model cannot be followed: {different}; its forward pass does more "
+        f"than its layers show, such as changing a view in place or torch.no_grad; rewrite that "
+        f"part, or split elsewhere"
+    )
+
+
+def check_in_mode(
+    own: SplitModel,
+    model: nn.Module | ExportedProgram,
+    images: Tensor,
+    scale: PixelScale | None,
+    mode: Mode,
+) -> None:
+    """Refuse a model that does not compute what the user's computes in the clients' mode.
+
+    Of a saved program, which has one mode, only that in `split_model` is compared.
+
+    Raises:
+        UsageError: logits or gradients differ.
+    """
+    if mode == "eval" or not isinstance(model, nn.Module):
+        return
+    try:
+        check_same_model(
+            own, own.names, model, images, images if scale is None else scale(images), mode
+        )
+    except AnotherModelError as error:
+        raise UsageError(
+            f"the model cannot be followed in training mode: {error}; give it BatchNorm layers of "
+            f"PyTorch's, or audit updates of mode eval"
+        ) from error
+
+
+def _split(
+    traced: TracedModel, scaled: Tensor, scale: PixelScale | None, given: str | None, classes: int
+) -> SplitModel:
+    """Return the split model of a graph.
+
+    Args:
+        given: the split; None where the graph's was found.
+
+    Raises:
+        UsageError: the graph cannot be split there.
+    """
     # Of a parameter with several names, updates have the one that the user's model lists.
-    named = model if isinstance(model, nn.Module) else traced.module
-    known = {id(p): name for name, p in named.named_parameters()}
+    known = {id(p): name for name, p in traced.names.items()}
+    split = given or "the head that was found"
+    feature = deep_feature_node(traced, scaled, split)
     extractor, classifier = split_graph(traced.module, feature, scale, split)
     shared = SharedModel(extractor, classifier)
     before = {id(parameter) for parameter in extractor.parameters()}
@@ -137,18 +199,15 @@ def split_model(
     trained = {name: p for name, p in shared.named_parameters() if p.requires_grad}
     names = {name: known[id(p)] for name, p in (trained or dict(shared.named_parameters())).items()}
     _freeze(shared, set(names))
-    has_dropout = any(isinstance(m, _DropoutNd) and m.p > 0 for m in named.modules())
-    has_dropout = has_dropout or bool(traced.module.meta.get(DROPOUT_REMOVED))
-    own = SplitModel(extractor, classifier, names, logits.shape[1], has_dropout)
-    own.requires_grad_(False).eval()
-    with torch.no_grad():
-        again = own(images)
-    if again.shape != logits.shape or not torch.allclose(again, logits, rtol=1e-3, atol=1e-4):
-        raise UsageError(
-            f"split after {split!r} the model returns other logits than as a whole; its forward "
-            f"pass depends on more than its layers, so split elsewhere"
-        )
-    return own
+    split = given or f"the input of {_owner(names, shared)}"
+    own = SplitModel(extractor, classifier, names, classes, traced.has_dropout, split)
+    return own.requires_grad_(False).eval()
+
+
+def _owner(names: Mapping[str, str], shared: SharedModel) -> str:
+    """Return the user's name of the head's first layer."""
+    first = next(name for name, _ in shared.named_parameters() if name.startswith("classifier."))
+    return names[first].rpartition(".")[0]
 
 
 def _logits(model: nn.Module | ExportedProgram, images: Tensor) -> Tensor:
@@ -157,7 +216,7 @@ def _logits(model: nn.Module | ExportedProgram, images: Tensor) -> Tensor:
     Raises:
         UsageError: it does not take the images, or returns something else.
     """
-    whole = model if isinstance(model, nn.Module) else model.module()
+    whole = working_copy(model) if isinstance(model, nn.Module) else model.module()
     try:
         with torch.no_grad():
             logits = whole(images)

@@ -27,6 +27,7 @@ class ReportContents(ReportPart):
         limitations: what limits the findings, in sentences.
         attacks: with the controls.
         defenses: on the batches whose truth is known; the first is none.
+        interrupted: whether Ctrl-C ended the audit before all parts were run.
     """
 
     leakbench: str
@@ -40,3 +41,12 @@ class ReportContents(ReportPart):
     attacks: list[AttackReport]
     updates: list[AuditedUpdate]
     defenses: list[DefenseReport]
+    interrupted: bool = False
+
+    @property
+    def summary(self) -> str:
+        """The findings and what limits them, as text: never the ones without the others."""
+        parts = (("Findings", self.findings), ("Limitations", self.limitations))
+        return "\n".join(
+            line for title, texts in parts for line in (f"{title}:", *(f"- {t}" for t in texts))
+        )

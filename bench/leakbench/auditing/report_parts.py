@@ -61,7 +61,10 @@ class AuditedUpdate(ReportPart):
         defense: under which it was sent, local steps included, `{"name": …, parameter: …}`.
         captured: whether it was captured, or computed from the truth.
         learning_rate: η of the client.
-        mismatch: distance of a captured update from the one that the truth gives.
+        mismatch: distance of a captured update from the one that the truth gives; from the nearest
+            of several simulations where the client's order of mini-batches or noise is random.
+        check: whether a captured update is what the model computes; see `update_check.UpdateCheck`.
+        check_reason: why it is not, without the truth, or why it was not checked.
         individuals: of an update whose truth is not known, the answers in the order in which each
             attack gives them: those of two attacks need not be of the same person.
     """
@@ -73,6 +76,8 @@ class AuditedUpdate(ReportPart):
     learning_rate: float
     truth_known: bool
     mismatch: float | None
+    check: Literal["agrees", "differs", "not checked", "not captured"]
+    check_reason: str = ""
     individuals: list[Individual]
 
 
@@ -167,6 +172,8 @@ class DefenseReport(ReportPart):
         utility_cost: accuracy of the same training without it, less `utility`.
         utility_not_measured: why there is no utility; empty if there is.
         epsilon, delta: of that training.
+        simulated_otherwise: whether the clients are simulated here although their captured updates
+            are not what the model computes: then these are not the clients that were captured.
     """
 
     name: str
@@ -182,10 +189,13 @@ class DefenseReport(ReportPart):
     epsilon: float | None
     delta: float | None
     verdict: Verdict
+    simulated_otherwise: bool = False
 
     @property
     def label(self) -> str:
         """The defense with its parameters: `gaussian (sigma = 0.01)`."""
+        if self.name == "none" and self.simulated_otherwise:
+            return "none, simulated: not the captured updates"
         parameters = ", ".join(f"{key} = {value}" for key, value in self.parameters.items())
         return f"{self.name} ({parameters})" if parameters else self.name
 
@@ -202,7 +212,8 @@ class ModelReport(ReportPart):
     """The audited model.
 
     Attributes:
-        split: the submodule after which the head begins.
+        split: the submodule after which the head begins, or `the input of` the head's first layer
+            where it was found.
         features: width of the deep feature.
         classes: of the main task.
         trained: entries of the update.

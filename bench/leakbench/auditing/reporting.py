@@ -25,6 +25,7 @@ from leakbench.auditing.report_parts import (
     Verdict,
 )
 from leakbench.auditing.sentences import sentence
+from leakbench.auditing.update_check import differing
 from leakbench.auditing.verdicts import verdict_on
 from leakbench.base.plugins import PluginSpec
 from leakbench.evaluation.swapped import swapped_answers
@@ -48,11 +49,12 @@ def report_of(
     """
     swapped = {name: _swapped_cosines(each, case) for name, each in attacked.items()}
     updates = [
-        _update(batch, number, attacked, swapped, case.standardise)
-        for number, batch in enumerate(case.batches)
+        _update(case, batch, number, attacked, swapped) for number, batch in enumerate(case.batches)
     ]
     attacks = [_attack(each) for each in attacked.values()]
-    defenses = [_defense(each) for each in defended]
+    otherwise = differing(case.checks)
+    defenses = [_defense(each, otherwise) for each in defended]
+    interrupted = any(each.interrupted for each in (*attacked.values(), *defended))
     findings = findings_of(updates, attacks, defenses)
     auxiliary = case.server.auxiliary
     assert auxiliary is not None
@@ -68,10 +70,11 @@ def report_of(
         ),
         findings=[sentence(finding) for finding in findings],
         findings_as_data=findings,
-        limitations=limitations_of(case, updates, attacks, defenses),
+        limitations=limitations_of(case, updates, attacks, defenses, interrupted),
         attacks=attacks,
         updates=updates,
         defenses=defenses,
+        interrupted=interrupted,
     )
 
 
@@ -111,7 +114,7 @@ def _attack(attacked: Attacked) -> AttackReport:
     )
 
 
-def _defense(defended: Defended) -> DefenseReport:
+def _defense(defended: Defended, simulated_otherwise: bool) -> DefenseReport:
     attacks = [_attack(each) for each in defended.attacked.values()]
     utility = defended.utility
     not_applied = Verdict(outcome="not applied", reason="defense refused")
@@ -129,6 +132,7 @@ def _defense(defended: Defended) -> DefenseReport:
         epsilon=utility.epsilon,
         delta=utility.delta,
         verdict=not_applied if defended.refused else verdict_on(attacks),
+        simulated_otherwise=simulated_otherwise,
     )
 
 
@@ -153,18 +157,19 @@ def _swapped_cosines(attacked: Attacked, case: Case) -> list[Cosines]:
 
 
 def _update(
+    case: Case,
     batch: Batch,
     number: int,
     attacked: Mapping[str, Attacked],
     swapped: Mapping[str, Sequence[Cosines]],
-    standardise: Standardisation,
 ) -> AuditedUpdate:
     """Return an update with every attack's answers for its individuals; not the controls'."""
     answers = {
-        name: _answers(batch, result, swapped[name][number], standardise)
+        name: _answers(batch, result, swapped[name][number], case.standardise)
         for name, each in attacked.items()
         if not each.attack.control and each.results and (result := each.results[number]) is not None
     }
+    check = case.checks[number]
     return AuditedUpdate(
         name=batch.name,
         size=batch.size,
@@ -172,7 +177,9 @@ def _update(
         captured=batch.update is not None,
         learning_rate=batch.learning_rate,
         truth_known=isinstance(batch, KnownBatch),
-        mismatch=batch.mismatch if isinstance(batch, KnownBatch) else None,
+        mismatch=None if check is None else check.distance,
+        check="not captured" if check is None else check.outcome,
+        check_reason="" if check is None else check.reason,
         individuals=[
             _individual(batch, row, {name: of[row] for name, of in answers.items()})
             for row in range(batch.size)

@@ -10,6 +10,7 @@ from leakbench.auditing.findings import (
     InferredProperty,
     NoBaseline,
     TruthUnknown,
+    UpdatesDiffer,
 )
 from leakbench.auditing.report_parts import Reason, Verdict
 from leakbench.auditing.verdicts import RELEVANT_ADVANTAGE
@@ -38,27 +39,32 @@ def percent(estimate: Estimate | None, sign: bool = False) -> str:
 def sentence(finding: Finding) -> str:
     """Return a finding as a sentence."""
     match finding:
+        case UpdatesDiffer():
+            text = _on_differing(finding)
         case CertifiedFeatures():
-            return _on_certificates(finding)
+            text = _on_certificates(finding)
         case TruthUnknown():
-            return (
+            text = (
                 "The truth is not known: the report shows what a server would believe of each "
                 "individual. How often it would be right cannot be said."
             )
         case InferredProperty():
-            return _on_property(finding)
+            text = _on_property(finding)
         case ConstantProperty():
-            return (
+            text = (
                 f"{finding.subject}: all individuals have it, or none has, so no accuracy is given."
             )
         case NoBaseline():
-            return (
+            text = (
                 f"{finding.subject}: {finding.attack} has a balanced accuracy of "
                 f"{percent(finding.accuracy)} %, but no baseline with its knowledge was measured, "
                 f"so that it cannot be said how much of that is due to the update."
             )
         case DefenseEffect():
-            return _on_defenses(finding)
+            text = _on_defenses(finding)
+            if finding.simulated_otherwise:
+                text = f"In simulated clients, not those captured: {text}"
+    return text
 
 
 def _on_certificates(finding: CertifiedFeatures) -> str:
@@ -68,6 +74,18 @@ def _on_certificates(finding: CertifiedFeatures) -> str:
     return (
         f"{finding.attack} certifies the exact deep feature of {finding.certified} of "
         f"{finding.individuals} individuals{false}."
+    )
+
+
+def _on_differing(finding: UpdatesDiffer) -> str:
+    distance = "" if finding.mismatch is None else f", relative distance {finding.mismatch:.2g}"
+    seen = "from their truth" if finding.mismatch is not None else f"({finding.reason})"
+    return (
+        f"{finding.differing} of {finding.captured} captured updates (such as {finding.first!r}"
+        f"{distance}) are not what the model computes {seen}: another loss or its sum instead of "
+        f"its mean, other scaling of pixels, other weights, dropout, another mode, optimiser or "
+        f"learning rate, momentum or weight decay, other or more steps. Attacks assume that they "
+        f"are, so that these findings say little about an attack with the right assumptions."
     )
 
 

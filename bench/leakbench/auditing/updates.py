@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from leakbench.auditing.model_loading import Model, load_tensors
 from leakbench.auditing.model_splitting import SplitModel
+from leakbench.auditing.tensor_names import named_tensors
 from leakbench.base.errors import UsageError
 from leakbench.base.plugins import PluginSpec, sentence
 from leakbench.federation.client import Update
@@ -22,9 +23,6 @@ from leakbench.federation.client import Update
 UpdateKind = Literal["gradient", "difference", "weights"]
 """What an update's tensors are: the gradient of the mean loss; the difference of the client's
 weights, after training less before; or its weights after training."""
-
-WRAPPERS = ("_module.", "module.")
-"""Prefixes that Opacus and DataParallel add to the names of parameters."""
 
 
 class UpdateFormat(BaseModel):
@@ -48,45 +46,72 @@ class UpdateFormat(BaseModel):
     local_batch: int | None = Field(default=None, gt=0)
 
 
+Tensors = Mapping[str, Any] | Sequence[Any]
+"""Tensors or NumPy arrays, by the names of the model's parameters or in their order."""
+
+
 @dataclass(frozen=True)
 class CapturedUpdate:
     """One update as it was saved.
 
     Attributes:
         name: of its file, or its key in a mapping.
-        tensors: the user's parameter name → tensor.
+        tensors: the user's parameter name → tensor or array; or those in the model's order.
         update_format: what the tensors are.
     """
 
     name: str
-    tensors: Mapping[str, Tensor]
+    tensors: Tensors
     update_format: UpdateFormat
 
 
+@dataclass(frozen=True)
+class ReadUpdates:
+    """Updates that could be read, and those that could not.
+
+    Attributes:
+        captured: the former.
+        unread: name → why it cannot be read.
+    """
+
+    captured: Sequence[CapturedUpdate] = ()
+    unread: Mapping[str, str] = field(default_factory=dict)
+
+
 def read_updates(
-    given: Mapping[str, Mapping[str, Tensor]] | Path | Sequence[Path], update_format: UpdateFormat
-) -> list[CapturedUpdate]:
-    """Return the updates of a folder or of files, or those given as tensors by name.
+    given: Mapping[Any, Tensors] | Path | Sequence[Path], update_format: UpdateFormat
+) -> ReadUpdates:
+    """Return the updates of a folder or of files, or those given as tensors.
 
     A file's header may override fields of `update_format` for this update.
 
     Raises:
-        UsageError: there is none, a file cannot be read, or its header is invalid.
+        UsageError: there is none, or none can be read; or two have the same name.
     """
+    captured: list[CapturedUpdate] = []
+    unread: dict[str, str] = {}
     if isinstance(given, Mapping):
-        return [CapturedUpdate(name, tensors, update_format) for name, tensors in given.items()]
-    files = _files(given) if isinstance(given, Path) else list(given)
-    captured = []
-    for file in files:
-        tensors, header = load_tensors(file, "update")
-        captured.append(
-            CapturedUpdate(file.stem, tensors, _overridden(update_format, header, file))
-        )
-    names = [each.name for each in captured]
+        names = [str(name) for name in given]
+        captured = [
+            CapturedUpdate(str(name), tensors, update_format) for name, tensors in given.items()
+        ]
+    else:
+        files = _files(given) if isinstance(given, Path) else list(given)
+        names = [file.stem for file in files]
+        for file in files:
+            try:
+                tensors, header = load_tensors(file, "update")
+                own = _overridden(update_format, header, file)
+            except UsageError as error:
+                unread[file.stem] = str(error)
+            else:
+                captured.append(CapturedUpdate(file.stem, tensors, own))
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
-        raise UsageError(f"two updates are named {repeated[0]!r}; rename one of the files")
-    return captured
+        raise UsageError(f"two updates are named {repeated[0]!r}; rename one of them")
+    if unread and not captured:
+        raise UsageError(next(iter(unread.values())))
+    return ReadUpdates(captured, unread)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -133,8 +158,9 @@ def as_gradient(captured: CapturedUpdate, model: SplitModel, original: Model) ->
             f"update {name!r} is of kind {update_format.kind}, which scales with the learning "
             f"rate; give learning_rate"
         )
-    tensors = _unwrapped(captured.tensors, set(model.names.values()))
-    _check_names(name, tensors, model, original)
+    module = original if isinstance(original, nn.Module) else original.module()
+    tensors = named_tensors(captured.tensors, name, module, list(model.names.values()))
+    _check_names(name, tensors, model, module)
     update: Update = {}
     for ours, theirs in model.names.items():
         value, parameter = tensors[theirs], model.get_parameter(ours)
@@ -162,8 +188,8 @@ def _check_kind(value: object, tensor: str, update: str) -> None:
     """Refuse what is no dense floating-point tensor, instead of casting it without a word."""
     if not isinstance(value, Tensor):
         raise UsageError(
-            f"{tensor!r} of update {update!r} is of type {type(value).__name__}; pass tensors, as "
-            f"torch.from_numpy makes them of NumPy arrays"
+            f"{tensor!r} of update {update!r} is of type {type(value).__name__}; pass tensors or "
+            f"NumPy arrays"
         )
     if value.dtype not in FLOATING or value.layout != torch.strided:
         kind = str(value.dtype).removeprefix("torch.")
@@ -182,16 +208,8 @@ def _summed_gradients(value: Tensor, before: Tensor, update_format: UpdateFormat
     return -moved / update_format.learning_rate
 
 
-def _unwrapped(tensors: Mapping[str, Tensor], known: set[str]) -> dict[str, Tensor]:
-    """Return tensors by names without a wrapper's prefix."""
-    for wrapper in WRAPPERS:
-        if not known & set(tensors) and all(name.startswith(wrapper) for name in tensors):
-            return {name.removeprefix(wrapper): value for name, value in tensors.items()}
-    return dict(tensors)
-
-
 def _check_names(
-    name: str, tensors: Mapping[str, Tensor], model: SplitModel, original: Model
+    name: str, tensors: Mapping[str, Any], model: SplitModel, module: nn.Module
 ) -> None:
     missing = [each for each in model.names.values() if each not in tensors]
     if missing:
@@ -199,8 +217,8 @@ def _check_names(
             f"update {name!r} lacks {_listed(missing)}, which the model trains; freeze what "
             f"clients do not train (requires_grad_(False)), or capture the whole update"
         )
-    module = original if isinstance(original, nn.Module) else original.module()
-    other = {n for n, _ in [*module.named_parameters(), *module.named_buffers()]}
+    every = module.named_parameters(remove_duplicate=False)
+    other = {n for n, _ in [*every, *module.named_buffers(remove_duplicate=False)]}
     extra = [each for each in tensors if each not in {*model.names.values(), *other}]
     if extra:
         near = get_close_matches(extra[0], model.names.values(), n=1)

@@ -3,16 +3,43 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
-
-import pandas as pd
 
 
 def markdown_table(rows: Sequence[Sequence[str]], columns: Sequence[str]) -> str:
-    """Return a Markdown table, with `|` escaped and line breaks in cells replaced by spaces."""
+    """Return a Markdown table, with `|` escaped and line breaks in cells replaced by spaces.
+
+    >>> print(markdown_table([["ig", "72.8 [68.2, 77.4]"]], ["attack", "gender"]))
+    | attack   | gender            |
+    |:---------|:------------------|
+    | ig       | 72.8 [68.2, 77.4] |
+    """
     cells = [[" ".join(text.replace("|", "\\|").split()) for text in row] for row in rows]
-    frame = pd.DataFrame(cells, columns=pd.Index(columns), dtype=str)
-    return str(frame.to_markdown(index=False, disable_numparse=True))
+    widths = [_width(heading) + 2 for heading in columns]
+    for row in cells:
+        widths = [max(pair) for pair in zip(widths, map(_width, row), strict=True)]
+    colon = ":" if cells else "-"
+    lines = [_line(columns, widths), f"|{'|'.join(f'{colon:-<{w + 2}}' for w in widths)}|"]
+    return "\n".join([*lines, *(_line(row, widths) for row in cells)])
+
+
+def _line(texts: Sequence[str], widths: Sequence[int]) -> str:
+    """Return a row of a table, its texts padded to the widths of their columns."""
+    padded = (
+        text + " " * (width - _width(text)) for text, width in zip(texts, widths, strict=True)
+    )
+    return f"| {' | '.join(padded)} |"
+
+
+def _width(text: str) -> int:
+    """Return how many columns of a terminal a text takes, of which East Asian letters take two."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(letter) else 1 + (unicodedata.east_asian_width(letter) in "WF")
+        for letter in text
+    )
 
 
 def one_line(text: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from pydantic import TypeAdapter, ValidationError
 
-from leakbench.base.errors import UsageError
+from leakbench.base.errors import UsageError, nearest
 from leakbench.base.registry import Registry
 
 
@@ -101,7 +101,7 @@ def build(registry: Registry, name: str, parameters: Mapping[str, Any]) -> Any:
         if parameter not in known:
             raise UsageError(
                 f"{registry.kind} {name!r} has no parameter {parameter!r}; "
-                f"it has: {', '.join(known) or 'none'}"
+                f"it has: {', '.join(known) or 'none'}{nearest(parameter, known)}"
             )
         if isinstance(value, float) and not math.isfinite(value):
             raise UsageError(f"{registry.kind} {name!r}: {parameter} must be finite (got {value})")

@@ -51,6 +51,8 @@ class Registry:
         self._group = group
         self._plugins: dict[str, type] = {}
         self._loaded_from_outside: set[str] = set()
+        # Those that `get` has checked; reports of thousands of cells ask for them again and again.
+        self._usable: dict[str, type] = {}
         self._conflicts: dict[str, str] = {}
         self._imported = self._importing = False
         self.broken: dict[str, str] = {}
@@ -74,6 +76,7 @@ class Registry:
                     self._conflicts[name] = conflict
                 raise UsageError(conflict)
             plugin.name = name  # type: ignore[attr-defined]
+            self._usable.pop(name, None)
             self._plugins[name] = plugin
             return plugin
 
@@ -104,6 +107,9 @@ class Registry:
                 or two have the name.
         """
         self._import_own()
+        usable = self._usable.get(name)
+        if usable is not None and self._plugins.get(name) is usable:
+            return usable
         if fault := self._fault(name):
             raise UsageError(fault)
         if name not in self._plugins and (outside := self._outside().get(name)):
@@ -114,6 +120,7 @@ class Registry:
                 f"unknown {self.kind} {name!r}; did you mean {', '.join(near)}?"
                 + "".join(f" ({broken})" for broken in dict.fromkeys(self.broken.values()))
             )
+        self._usable[name] = self._plugins[name]
         return self._plugins[name]
 
     @cached_property
@@ -151,6 +158,8 @@ class Registry:
             for point in self._points
             if point.name == name
         }
+        if not providers:
+            return None
         if plugin is not None and name not in self._loaded_from_outside:
             providers.setdefault(f"{plugin.__module__}:{plugin.__qualname__}", _path(plugin))
         if len(providers) < 2:

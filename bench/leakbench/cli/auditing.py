@@ -24,9 +24,6 @@ def audit(
             "Python file is executed.",
         ),
     ],
-    split: Annotated[
-        str, typer.Option("--split", help="The submodule after which the head begins.")
-    ],
     auxiliary: Annotated[
         Path,
         typer.Option("--auxiliary", metavar="DIR|FILE", help="D_aux, in the format of --truth."),
@@ -34,6 +31,14 @@ def audit(
     properties: Annotated[
         list[str], typer.Option("--property", help="A property to infer; repeatable.")
     ],
+    split: Annotated[
+        str | None,
+        typer.Option(
+            "--split",
+            help="The submodule after which the head begins; without it, the model is split before "
+            "its last chain of linear layers.",
+        ),
+    ] = None,
     updates: Annotated[
         Path | None,
         typer.Option(
@@ -72,7 +77,12 @@ def audit(
     local_batch: Annotated[
         int | None, typer.Option("--local-batch", help="Individuals in a step, if not all.")
     ] = None,
-    mode: Annotated[Mode, typer.Option("--mode", help="How clients run BatchNorm.")] = "eval",
+    mode: Annotated[
+        Mode | None,
+        typer.Option(
+            "--mode", help="How clients run BatchNorm; without it, what the updates show."
+        ),
+    ] = None,
     labels_known: Annotated[
         bool, typer.Option("--labels-known", help="The server knows main-task labels.")
     ] = False,

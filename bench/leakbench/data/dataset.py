@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from leakbench.base.errors import UsageError
+from leakbench.base.errors import UsageError, nearest
 from leakbench.data.people import joined
 
 
@@ -56,9 +56,20 @@ class Individuals:
             UsageError: the data set has no such attribute; lists the existing ones.
         """
         if name not in self.attributes:
-            known = ", ".join(self.attributes)
-            raise UsageError(f"unknown {use} {name!r}; this data set has: {known}")
+            raise unknown_attribute(name, use, self.attributes)
         return self.attributes[name]
+
+
+def unknown_attribute(name: str, use: str, known: Collection[str]) -> UsageError:
+    """Return the error for an attribute that a data set does not have.
+
+    Args:
+        use: what it is wanted as, such as `property`.
+        known: the attributes that it has.
+    """
+    return UsageError(
+        f"unknown {use} {name!r}; this data set has: {', '.join(known)}{nearest(name, known)}"
+    )
 
 
 class DataSet(ABC):
@@ -85,6 +96,13 @@ class DataSet(ABC):
         Raises:
             UsageError: the data set is missing or malformed.
         """
+
+    def attribute_names(self, data_root: Path | None) -> tuple[str, ...] | None:  # noqa: ARG002
+        """Return the names of all attributes, to refuse others before any work.
+
+        They are those that `load` gives; None if they cannot be told in less than a second.
+        """
+        return None
 
     def main_tasks(self) -> Mapping[str, str]:
         """Return common name of a main task, such as `2-class` → this data set's main task."""

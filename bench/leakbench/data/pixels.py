@@ -1,4 +1,4 @@
-"""Image files as RGB of 8 bits, however many bits their format has."""
+"""Image files as RGB or grey images of 8 bits, however many bits their format has."""
 
 from __future__ import annotations
 
@@ -13,9 +13,17 @@ from leakbench.base.files import read_regular
 DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 """Pillow's modes of grey images of 16 bits; it would cut their values at 255, not scale them."""
 
+GREY = ("1", "L", "LA")
+"""Pillow's modes of grey images of 8 bits or less."""
+
 
 def read_rgb(file: Path, upright: bool) -> Image.Image:
-    """Return an image file as RGB of 8 bits.
+    """Return an image file as RGB of 8 bits; see `read_image`."""
+    return read_image(file, upright).convert("RGB")
+
+
+def read_image(file: Path, upright: bool) -> Image.Image:
+    """Return an image file with 8 bits, in Pillow's mode L where it is grey, else in mode RGB.
 
     Grey values of 16 bits, and floating-point ones in [0, 1], are scaled to 8 bits.
 
@@ -30,7 +38,8 @@ def read_rgb(file: Path, upright: bool) -> Image.Image:
         with Image.open(BytesIO(read_regular(file))) as image:
             image.load()
             turned = ImageOps.exif_transpose(image) if upright else image
-            return _of_8_bits(turned).convert("RGB")
+            plain = _of_8_bits(turned)
+            return plain.convert("L" if plain.mode in GREY else "RGB")
     except MemoryError:
         raise
     except UnidentifiedImageError:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from leakbench.base.errors import UsageError
 from leakbench.base.registry import DATASETS
-from leakbench.data.dataset import DataSet, Individuals
+from leakbench.data.dataset import DataSet, Individuals, unknown_attribute
 from leakbench.data.near_duplicates import with_near_duplicates
+from leakbench.data.split import task_attributes
 from leakbench.evaluation.auxiliary import check_properties
 from leakbench.experiments.cell import Setup
 
@@ -47,6 +49,48 @@ def check_available(setup: Setup, data_root: Path | None) -> None:
     for field in ("dataset", "auxiliary_dataset"):
         if name := getattr(setup, field):
             _check_folder(name, field, data_root)
+
+
+class AttributesHere:
+    """The attributes of data sets, as far as they are known without loading images.
+
+    Args:
+        data_root: the folder of data sets.
+    """
+
+    def __init__(self, data_root: Path | None) -> None:
+        self._data_root = data_root
+        self._checked: set[str] = set()
+
+    def require(self, setup: Setup) -> None:
+        """Refuse properties, and attributes of the main task, that a data set does not have.
+
+        Raises:
+            UsageError: names the first, and the nearest that there is.
+        """
+        fields = {"properties", "main_task", "image_size"}
+        for field in ("dataset", "auxiliary_dataset"):
+            fields |= {field, f"{field}_parameters"}
+        key = setup.model_dump_json(include=fields)
+        if key in self._checked:
+            return
+        self._checked.add(key)
+        wanted = [(name, "property") for name in setup.properties]
+        tasks = [(name, "main-task attribute") for name in task_attributes(setup.main_task)]
+        self._require("dataset", setup, [*wanted, *tasks])
+        if setup.auxiliary_dataset:
+            self._require("auxiliary_dataset", setup, wanted)
+
+    def _require(self, field: str, setup: Setup, wanted: Sequence[tuple[str, str]]) -> None:
+        dataset: DataSet = setup.spec(field).build(DATASETS)
+        try:
+            known = dataset.attribute_names(self._data_root)
+        except UsageError:
+            # What is wrong with its files is said where it is loaded.
+            return
+        for name, use in wanted:
+            if known and name not in known:
+                raise unknown_attribute(name, use, known)
 
 
 def _check_folder(name: str, field: str, data_root: Path | None) -> None:

@@ -18,6 +18,10 @@ from leakbench.base.plugins import PluginSpec
 from leakbench.base.seeds import digest, seed_for
 
 PositiveInt = Annotated[int, Field(gt=0)]
+People = Annotated[int, Field(gt=0, le=10**7)]
+"""A number of individuals or clients; no data set has more."""
+Repeats = Annotated[int, Field(gt=0, le=10**4)]
+"""A number of trainings or attack seeds; each is listed when a suite is read."""
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -68,21 +72,21 @@ class Setup(BaseModel):
     model: str = "small_cnn"
     model_parameters: dict[str, Any] = {}
     split: str = "convolutions"
-    clients: PositiveInt = 8
-    client_batch: PositiveInt = 8
+    clients: People = 8
+    client_batch: People = 8
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     schedule: LearningRateSchedule = "constant"
     augmentation: Augmentation = "none"
     local_epochs: Annotated[int, Field(ge=0)] = 0
-    local_batch: PositiveInt | None = None
+    local_batch: People | None = None
     rounds: Annotated[int, Field(ge=0)] = 1000
     auxiliary_share: Share = 0.45
     victim_share: Share = 0.15
     auxiliary_dataset: str = ""
     auxiliary_dataset_parameters: dict[str, Any] = {}
-    auxiliary_individuals: PositiveInt | None = None
+    auxiliary_individuals: People | None = None
     property_model: PropertyModelKind = "validated"
     seed: int = 0
     training: Annotated[int, Field(ge=0)] = 0
@@ -188,10 +192,10 @@ class Cell(Setup):
 
     attack: str
     attack_parameters: dict[str, Any] = {}
-    batch_size: PositiveInt
-    individuals: PositiveInt = 256
-    trainings: PositiveInt = 1
-    attack_seeds: PositiveInt = 1
+    batch_size: People
+    individuals: People = 256
+    trainings: Repeats = 1
+    attack_seeds: Repeats = 1
     mode: Mode = "eval"
     grant: tuple[str, ...] = ("model", "update", "auxiliary", "labels")
     defense: str = "none"

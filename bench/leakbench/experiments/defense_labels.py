@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from leakbench.base.plugins import PluginSpec
 from leakbench.base.registry import DEFENSES
 from leakbench.experiments.cell import Cell
+from leakbench.federation.defense import Defense
 
 THEN = " then "
 """Between defenses that are applied one after the other."""
@@ -57,9 +59,14 @@ def _parts(cell: Cell) -> list[tuple[str, dict[str, Any]]]:
 
 def _given(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parameters that are not at their default; if none is, all numbers."""
-    defaults = {field.name: field.default for field in dataclasses.fields(DEFENSES.get(name))}
+    defaults = _defaults(DEFENSES.get(name))
     given = {key: value for key, value in parameters.items() if value != defaults.get(key)}
     return given or {key: value for key, value in parameters.items() if is_number(value)}
+
+
+@cache
+def _defaults(defense: type[Defense]) -> Mapping[str, Any]:
+    return {field.name: field.default for field in dataclasses.fields(defense)}
 
 
 def _with(name: str, given: Mapping[str, Any]) -> str:

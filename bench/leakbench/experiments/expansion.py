@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -11,9 +12,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from leakbench.base.errors import UsageError
-from leakbench.base.plugins import PluginSpec, build, parameter_names, parameters_of, sentence
-from leakbench.base.registry import ATTACKS
+from leakbench.base.errors import UsageError, nearest
+from leakbench.base.plugins import PluginSpec, parameter_names, parameters_of, sentence
+from leakbench.base.registry import ATTACKS, Registry
 from leakbench.experiments.cell import Cell
 from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.experiments.suite import (
@@ -25,7 +26,6 @@ from leakbench.experiments.suite import (
     Layout,
     Suite,
 )
-from leakbench.threat.attack import Attack
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ def expand(name: str, suite: Suite, only: Iterable[str] = ()) -> list[SuiteEntry
             cell is left.
     """
     filters = [_filter(text) for text in only]
+    plugins = _Plugins()
     headings = {c: e.title or ATTACKS.get(e.attack or c).title for c, e in suite.attack.items()}
     headings = _told_apart(headings, suite.attack)
     entries = []
@@ -77,7 +78,7 @@ def expand(name: str, suite: Suite, only: Iterable[str] = ()) -> list[SuiteEntry
             for column, chosen in columns.items():
                 fixed = group.attack[column].parameters if column in group.attack else {}
                 varied = {k: v for k, v in swept.items() if k not in fixed}
-                resolved = _cell(name, fields, column, chosen, varied)
+                resolved = _cell(name, fields, column, chosen, varied, plugins)
                 aliases = {"attack": column, "main_task": fields.get("main_task")}
                 if all(
                     _matches(resolved.cell, aliases, field, values) for field, values in filters
@@ -118,7 +119,8 @@ def _refuse_two_in_one_place(name: str, entries: Iterable[SuiteEntry]) -> None:
 def _told_apart(titles: Mapping[str, str], columns: Iterable[str]) -> dict[str, str]:
     """Return the columns' titles; columns with the same title are named by their own names."""
     chosen = {column: titles[column] for column in columns}
-    return {c: t if list(chosen.values()).count(t) == 1 else c for c, t in chosen.items()}
+    counts = Counter(chosen.values())
+    return {c: t if counts[t] == 1 else c for c, t in chosen.items()}
 
 
 def columns_of(suite: Suite, group: Group) -> dict[str, Column]:
@@ -170,14 +172,42 @@ def _taken_apart(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     return apart
 
 
+class _Plugins:
+    """The plugins of a suite; cells with the same name and parameters share one.
+
+    Building them takes most of the time that large suites take.
+    """
+
+    def __init__(self) -> None:
+        self._built: dict[tuple[str, str, str], tuple[Any, dict[str, Any]]] = {}
+
+    def get(self, registry: Registry, spec: PluginSpec) -> tuple[Any, dict[str, Any]]:
+        """Return a plugin and all its parameters.
+
+        Raises:
+            UsageError: see `build`.
+        """
+        # As text, in which 1, 1.0 and true differ.
+        place = (registry.kind, spec.name, repr(spec.parameters))
+        if place not in self._built:
+            plugin = spec.build(registry)
+            self._built[place] = plugin, parameters_of(plugin)
+        return self._built[place]
+
+
 def _cell(
-    name: str, fields: dict[str, Any], column: str, chosen: Column, swept: Mapping[str, Any]
+    name: str,
+    fields: dict[str, Any],
+    column: str,
+    chosen: Column,
+    swept: Mapping[str, Any],
+    plugins: _Plugins,
 ) -> ResolvedCell:
     plugin = chosen.attack or column
     parameters = {**_preset(name, column, chosen), **chosen.parameters}
     parameters |= {k: v for k, v in swept.items() if k in known_parameters(column, chosen)}
-    attack: Attack = build(ATTACKS, plugin, parameters)
-    complete = {**fields, "attack": plugin, "attack_parameters": parameters_of(attack)}
+    attack, parameters = plugins.get(ATTACKS, PluginSpec(plugin, parameters))
+    complete = {**fields, "attack": plugin, "attack_parameters": parameters}
     if not complete.get("auxiliary_dataset"):
         # A sweep may have the victims' own data set beside another, which has the parameters.
         complete.pop("auxiliary_dataset_parameters", None)
@@ -191,8 +221,8 @@ def _cell(
     for field, registry in PLUGIN_FIELDS.items():
         if not getattr(cell, field) and field == "auxiliary_dataset":
             continue
-        built[field] = cell.spec(field).build(registry)
-        complete[f"{field}_parameters"] = parameters_of(built[field])
+        built[field], parameters = plugins.get(registry, cell.spec(field))
+        complete[f"{field}_parameters"] = parameters
     tasks = built["dataset"].main_tasks()
     complete["main_task"] = tasks.get(cell.main_task, cell.main_task)
     resolved = ResolvedCell(Cell.model_validate(complete), attack, built["defense"])
@@ -234,7 +264,7 @@ def having_parameter(columns: Mapping[str, Column], parameter: str, where: str) 
         every = sorted({p for parameters in known.values() for p in parameters})
         raise UsageError(
             f"{where}: no attack of the suite has a parameter {parameter!r}; "
-            f"there is {', '.join(every) or 'none'}"
+            f"there is {', '.join(every) or 'none'}{nearest(parameter, every)}"
         )
     return having
 

@@ -8,7 +8,7 @@ from typing import Self
 
 from leakbench.base.errors import UsageError
 from leakbench.base.registry import ATTACKS, DEFENSES
-from leakbench.experiments.cell import Cell, Setup
+from leakbench.experiments.cell import Cell, Setup, consecutive_trainings
 from leakbench.federation.defense import Defense
 from leakbench.federation.protocol import under_protocol
 from leakbench.threat.attack import Attack, check_batch_size, check_grant, knowledge_used
@@ -78,20 +78,24 @@ class ResolvedCell:
     @property
     def setups(self) -> list[Setup]:
         """The setup of each training that is attacked; the first alone for what sees no model."""
-        setups = self.cell.setups
-        return setups if Knowledge.MODEL in self.knowledge else setups[:1]
+        return consecutive_trainings(self.cell.setup, self.trainings)
+
+    @property
+    def trainings(self) -> int:
+        """How many trainings of the shared model are attacked."""
+        return self.cell.trainings if Knowledge.MODEL in self.knowledge else 1
 
     @property
     def runs(self) -> int:
         """How often each training of the shared model is attacked, with a seed of its own."""
         if not self.attack.is_random:
             return 1
-        return max(self.cell.attack_seeds, -(-self.attack.least_runs // len(self.setups)))
+        return max(self.cell.attack_seeds, -(-self.attack.least_runs // self.trainings))
 
     @property
     def work(self) -> float:
         """Expected cost in gradient evaluations of one individual (for time estimates)."""
-        return self.work_of_run * self.runs * len(self.setups)
+        return self.work_of_run * self.runs * self.trainings
 
     @property
     def work_of_run(self) -> float:

@@ -8,6 +8,8 @@ it.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from leakbench.metrics.of_attacks import ATTACK_METRICS
 from leakbench.metrics.of_properties import PROPERTY_METRICS
 from leakbench.metrics.of_setups import SETUP_METRICS
@@ -22,6 +24,7 @@ METRICS: tuple[MetricSpec, ...] = PROPERTY_METRICS + CELL_METRICS
 """All, in the order in which tables and the data frame of results have them."""
 
 
+@lru_cache(maxsize=4096)
 def spec_of(path: tuple[str, ...]) -> MetricSpec | None:
     """Return the metric at a place in a record's metrics; None where the catalogue has none.
 

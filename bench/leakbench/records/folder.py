@@ -105,12 +105,14 @@ def read_cells(
     store = Store(out / "records")
     records: dict[str, Record] = {}
     left_out: dict[str, str] = {}
-    for key in dict.fromkeys(entry.key for entry in suite):
+    for key, cell in {entry.key: entry.cell for entry in suite}.items():
         found = store.examine(key)
         if isinstance(found, Record) and (fault := _fault(found)):
             found = Unusable(fault, "")
         if isinstance(found, Record):
-            records[key] = found
+            # One cell in memory, not two equal ones.
+            shared = {"cell": cell} if found.cell == cell else {}
+            records[key] = found.model_copy(update=shared)
         elif found is not None:
             left_out[store.path(key).name] = found.why
     remeasured, _ = _of_records(entries(out), records, trust_verified)

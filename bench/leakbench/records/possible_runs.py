@@ -13,6 +13,9 @@ from leakbench.metrics.of_setups import SETUP_METRICS
 from leakbench.metrics.spec import Leaf, MetricSpec, leaves
 from leakbench.records.record import Metrics
 
+OF_SETUPS = frozenset(spec.name for spec in SETUP_METRICS)
+"""Metrics that have no runs of an attack."""
+
 NARROWEST = 1.9
 """Least width of a 95 % interval in standard deviations, half of what a normal distribution has:
 distributions of few values, and those that end at one side, have narrower ones."""
@@ -20,14 +23,14 @@ distributions of few values, and those that end at one side, have narrower ones.
 
 def impossible_runs(metrics: Metrics, resolved: ResolvedCell) -> Iterator[str]:
     """Yield where metrics do not come from the runs of a cell, a phrase each."""
-    trainings = len(resolved.setups)
+    trainings = resolved.trainings
     runs = resolved.runs * trainings
     if (metrics.runs or 1) != runs or metrics.runs == 1:
         yield f"{metrics.runs or 'no number of'} runs, and its cell has {runs}"
         return
     for leaf in leaves(metrics):
         spec = spec_of(leaf.path)
-        if spec is None or spec in SETUP_METRICS or not isinstance(leaf.value, Estimate):
+        if spec is None or spec.name in OF_SETUPS or not isinstance(leaf.value, Estimate):
             continue
         yield from _impossible_components(leaf, spec, trainings, resolved.runs)
     yield from _unswapped(metrics, resolved)

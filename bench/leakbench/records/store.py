@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -84,13 +84,18 @@ class Store:
         found = self.examine(key)
         return found if isinstance(found, Record) else None
 
-    def all(self, left_out: dict[str, str] | None = None) -> Iterator[Record]:
+    def all(
+        self, left_out: dict[str, str] | None = None, known: Container[str] = ()
+    ) -> Iterator[Record]:
         """Yield every record that can be used, by key.
 
         Args:
             left_out: receives the names of the other files → why they hold no record.
+            known: keys of records that are not read.
         """
         for name in sorted(path.name for path in self.folder.glob("*.json")):
+            if name.removesuffix(".json") in known:
+                continue
             found = self.examine(name.removesuffix(".json"))
             if isinstance(found, Record):
                 yield found

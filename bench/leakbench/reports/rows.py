@@ -88,7 +88,13 @@ def varying_settings(entries: Sequence[SuiteEntry], leading: Sequence[str]) -> l
         return cell.dataset_parameters if own else getattr(cell, field)
 
     def varies(field: str) -> bool:
-        found = {(whose(field, cell), text_of(value(field, cell))) for cell in cells}
+        values = [value(field, cell) for cell in cells]
+        # Most are the same everywhere. In parameters, 1 and 1.0 are told apart below.
+        if not isinstance(values[0], dict) and all(each == values[0] for each in values):
+            return False
+        found = {
+            (whose(field, cell), text_of(each)) for each, cell in zip(values, cells, strict=True)
+        }
         return len(found) > len({name for name, _ in found})
 
     swept = dict.fromkeys(name for each in entries for name in each.swept if name not in leading)

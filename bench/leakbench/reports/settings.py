@@ -71,7 +71,7 @@ def _runs(cells: Sequence[Measured]) -> list[str]:
     groups: dict[str, dict[str, None]] = {}
     for m in cells:
         resolved = m.entry.resolved
-        trainings, seeds = len(resolved.setups), resolved.runs
+        trainings, seeds = resolved.trainings, resolved.runs
         if resolved.attack.control or trainings * seeds == 1:
             continue
         of = counted(trainings, "training")
@@ -103,8 +103,11 @@ def _fingerprints(record: Record) -> list[tuple[str, str]]:
 def _columns(cells: Sequence[Measured]) -> list[str]:
     """Return a line for each column, and for each of its settings where groups change them."""
     forms: dict[str, dict[str, list[Measured]]] = {}
+    swept = _swept_values(cells)
     for m in cells:
-        parameters = text_of(m.entry.cell.attack_parameters | _swept_values(m, cells))
+        varied = swept[m.entry.group, m.entry.column]
+        of_cell = {name: varied[name] for name in m.entry.swept if name in varied}
+        parameters = text_of(m.entry.cell.attack_parameters | of_cell)
         forms.setdefault(m.entry.column, {}).setdefault(parameters, []).append(m)
     lines = []
     for column, by_parameters in forms.items():
@@ -119,22 +122,21 @@ def _columns(cells: Sequence[Measured]) -> list[str]:
     return lines
 
 
-def _swept_values(measured: Measured, cells: Sequence[Measured]) -> dict[str, str]:
-    """Return the parameters that a column sweeps in its group, each with all its values."""
-    entry = measured.entry
-    alike = [
-        m.entry for m in cells if (m.entry.group, m.entry.column) == (entry.group, entry.column)
-    ]
-    found = {}
-    for name in entry.swept:
-        values = dict.fromkeys(
-            text_of(each.cell.attack_parameters[name])
-            for each in alike
-            if name in each.cell.attack_parameters
-        )
-        if values:
-            found[name] = " or ".join(values)
-    return found
+def _swept_values(cells: Sequence[Measured]) -> dict[tuple[str, str], dict[str, str]]:
+    """Return (group, column) → the parameters that it sweeps, each with all its values."""
+    values: dict[tuple[str, str], dict[str, dict[str, None]]] = {}
+    for entry in (m.entry for m in cells):
+        of_column = values.setdefault((entry.group, entry.column), {})
+        for name in entry.swept:
+            of_column.setdefault(name, {})
+    for entry in (m.entry for m in cells):
+        for name, texts in values[entry.group, entry.column].items():
+            if name in entry.cell.attack_parameters:
+                texts[text_of(entry.cell.attack_parameters[name])] = None
+    return {
+        place: {name: " or ".join(texts) for name, texts in of_column.items() if texts}
+        for place, of_column in values.items()
+    }
 
 
 def _auxiliary(cell: Cell) -> str:
@@ -155,7 +157,7 @@ def _setups(cells: Sequence[Measured]) -> dict[str, str]:
     """Return a sentence for each setup and its main task's accuracy."""
     found: dict[str, str] = {}
     # The last record counts: that of the most trainings, over which the accuracy is a mean.
-    for m in sorted(cells, key=lambda m: len(m.entry.resolved.setups)):
+    for m in sorted(cells, key=lambda m: m.entry.resolved.trainings):
         cell = m.entry.cell
         sentence = (
             f"{_with_parameters(cell.dataset, cell.dataset_parameters)}, {cell.image_size} px, "

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Self
 
-from leakbench.base.markdown import harmless, markdown_table, one_line
+from leakbench.base.markdown import harmless, markdown_table, one_line, printable
 from leakbench.base.registry import ATTACKS, DATASETS
 from leakbench.experiments.descriptions import describe, text_of
 from leakbench.metrics.formatting import MISSING
@@ -17,14 +19,47 @@ from leakbench.reports.tables import DIFFERS, TableRow, by_group, table_of
 from leakbench.reports.utility_costs import cost_aid
 
 
-def markdown(title: str, cells: Sequence[Measured], command: str, reading: str = "") -> str:
+@dataclass(frozen=True)
+class Printed:
+    """What is printed of a suite, and is part of its whole report.
+
+    Attributes:
+        tables: see `main_tables`.
+        reading_aid: what a reader must know to read them.
+        settings: the section on settings.
+    """
+
+    tables: str
+    reading_aid: str
+    settings: str
+
+    @classmethod
+    def of(cls, cells: Sequence[Measured]) -> Self:
+        """Return what is printed of these cells."""
+        return cls(main_tables(cells), reading_aid(cells), settings(cells))
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return printable("\n\n".join((self.tables, self.reading_aid, self.settings)))
+
+
+def markdown(
+    title: str,
+    cells: Sequence[Measured],
+    command: str,
+    reading: str = "",
+    printed: Printed | None = None,
+) -> str:
     """Return a suite's whole report.
 
     Args:
         reading: a discussion of the tables, put under them; it alone may have links.
+        printed: the part of it that is printed, where it is known already.
     """
-    above = [f"# {title}", f"Made by `{command}`.", main_tables(cells), reading_aid(cells)]
-    below = [details(cells), settings(cells)]
+    of = printed or Printed.of(cells)
+    above = [f"# {title}", f"Made by `{command}`.", of.tables, of.reading_aid]
+    below = [details(cells), of.settings]
     parts = [*map(harmless, above), reading.strip(), *map(harmless, below)]
     return "\n\n".join(part for part in parts if part) + "\n"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 from leakbench.base.registry import ATTACKS
@@ -123,12 +124,12 @@ class Table:
     cost_headings: tuple[str, ...]
     rows: tuple[TableRow, ...]
 
-    @property
+    @cached_property
     def controls(self) -> frozenset[str]:
         """The columns that are controls."""
         return frozenset(c for c, role in self.roles.items() if role in ("baseline", "upper bound"))
 
-    @property
+    @cached_property
     def remark_headings(self) -> tuple[str, ...]:
         """The last column's heading; none where no row has a remark."""
         return (REMARKS,) if any(row.remarks for row in self.rows) else ()

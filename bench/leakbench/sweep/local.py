@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -25,6 +26,7 @@ from leakbench.sweep.executor import (
     StepStarted,
     WorkerDied,
 )
+from leakbench.sweep.interrupts import DEFERRED
 from leakbench.sweep.steps import Step
 from leakbench.sweep.worker import run_step, setup_kept
 
@@ -99,12 +101,12 @@ class LocalExecutor:
         """Do nothing: the results of shared work stay in the cache."""
 
     def close(self) -> None:
-        """End all workers: idle ones by closing their pipe, busy ones by a signal."""
+        """End all workers: idle ones by closing their pipe, busy ones by killing them."""
         for worker in self._workers:
             if worker.pipe is not None:
                 worker.pipe.close()
             if worker.process is not None and worker.step is not None:
-                worker.process.terminate()
+                worker.process.kill()
         for worker in self._workers:
             if worker.process is not None:
                 worker.process.join(GRACE_SECONDS)
@@ -117,8 +119,12 @@ class LocalExecutor:
         worker.process = self._context.Process(
             target=_serve, args=(theirs, self._site, worker.gpu), name=f"leakbench-{worker.name}"
         )
-        # It ignores Ctrl-C from its first moment on, since it inherits the mask.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        # Started with the first worker, and after its death, it would lift the mask below.
+        resource_tracker.ensure_running()
+        # A terminal, or a cluster, signals all processes of a run. A worker ignores that from its
+        # first moment on, since it inherits the mask: this process ends it, once it has what the
+        # worker has measured.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, DEFERRED)
         try:
             worker.process.start()
         finally:

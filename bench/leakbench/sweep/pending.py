@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +12,7 @@ from leakbench.base.errors import UsageError
 from leakbench.experiments.cell import Cell
 from leakbench.experiments.expansion import SuiteEntry
 from leakbench.records.record import Record
-from leakbench.records.store import Stamp, Store
+from leakbench.records.store import Stamp, Store, Unusable
 
 Reason = Literal["new", "failed", "stale", "wanted"]
 """Why a cell is measured: it has no record, it failed, its record is stale, or `--redo all`."""
@@ -40,10 +40,17 @@ class Selection:
     Attributes:
         pending: cells to measure.
         kept: records of the others.
+        unusable: name of a file that holds no record that can be used → why.
     """
 
-    pending: list[Pending]
-    kept: list[Record]
+    pending: list[Pending] = field(default_factory=list)
+    kept: list[Record] = field(default_factory=list)
+    unusable: dict[str, str] = field(default_factory=dict)
+
+    def records(self) -> dict[str, Record]:
+        """Return the cells' present records, by key."""
+        held = (each.record for each in self.pending)
+        return {record.key: record for record in (*self.kept, *held) if record is not None}
 
 
 def select_cells(
@@ -60,12 +67,15 @@ def select_cells(
         wants_lpips: whether a record is stale if its images have no LPIPS.
         redo: which cells with a record are measured again.
     """
-    found = Selection([], [])
+    found = Selection()
     fingerprints = _Fingerprints(data_root)
     for entry in cells:
         # Before the record is read, so that what is written in between counts as another run's.
         stamp = store.stamp(entry.key)
-        record = store.read(entry.key)
+        read = store.examine(entry.key)
+        if isinstance(read, Unusable):
+            found.unusable[store.path(entry.key).name] = read.why
+        record = read if isinstance(read, Record) else None
         reason = _reason(record, fingerprints, wants_lpips, redo)
         if reason is None:
             assert record is not None

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from rich.console import Console
 
+from leakbench.base.cache import cache_folder
 from leakbench.base.devices import chosen_device, default_workers
 from leakbench.base.errors import UsageError
-from leakbench.evaluation.loading import check_available
+from leakbench.base.leftovers import remove_leftovers
+from leakbench.evaluation.loading import AttributesHere, check_available
 from leakbench.evaluation.required_weights import WeightsHere
 from leakbench.experiments.descriptions import describe
 from leakbench.experiments.expansion import SuiteEntry, expand
 from leakbench.experiments.overrides import override
 from leakbench.experiments.suite import load_suite
 from leakbench.federation.backbones.weight_sources import MissingWeightsError, NotDownloadedError
+from leakbench.metrics.formatting import counted
 from leakbench.records.store import Store, warn_of
 from leakbench.sweep.console import first_line
 from leakbench.sweep.execution import measure_cells
@@ -45,10 +49,13 @@ def run_suite(
 
     name, suite = load_suite(suite_name)
     suite = override(suite, changes)
-    chosen, every = expand(name, suite, only), expand(name, suite)
+    every = expand(name, suite)
+    chosen = expand(name, suite, only) if only else every
     store = Store(options.out / "records")
     console = Console(stderr=True)
+    _remove_leftovers(options.out, store.folder, console)
     cells = cells_of_part(chosen, options.shard)
+    _check_attributes(cells, options.data_root)
     weights = find_lpips_weights(options.lpips_weights)
     wants_lpips = options.lpips_weights is not None
     selection = select_cells(cells, store, options.data_root, wants_lpips, options.redo)
@@ -92,16 +99,30 @@ def plan_suite(
     """
     name, suite = load_suite(suite_name)
     cells = cells_of_part(expand(name, override(suite, changes), only), options.shard)
+    _check_attributes(cells, options.data_root)
     store = Store(options.out / "records")
     wants_lpips = options.lpips_weights is not None
     selection = select_cells(cells, store, options.data_root, wants_lpips, options.redo)
-    warn_of(store.unusable(each.entry.key for each in selection.pending))
+    warn_of(selection.unusable)
     _without_weights(selection.pending, WeightsHere(options.data_root, "refused"))
     device = chosen_device(options.device)
     # All records of the folder are of use, also those of other suites.
-    rates = Rates(store.all(), device, options.log)
+    known = selection.records()
+    records = chain(known.values(), store.all(known=known))
+    rates = Rates(records, device, options.log)
     found = plan(len(cells), selection.pending, rates, options.data_root, device)
     return plan_text(found, options.workers or default_workers(device), device)
+
+
+def _check_attributes(cells: Sequence[SuiteEntry], data_root: Path | None) -> None:
+    """Refuse misspelt properties and main tasks before any data are loaded.
+
+    Raises:
+        UsageError: names the first.
+    """
+    here = AttributesHere(data_root)
+    for entry in cells:
+        here.require(entry.cell)
 
 
 def cells_of_part(chosen: Sequence[SuiteEntry], shard: str | None) -> list[SuiteEntry]:
@@ -171,6 +192,18 @@ def _without_bad_record(pending: Pending, store: Store, console: Console) -> Pen
         return pending
     _print(console, f"left out {store.path(key)}: {why}; it is now {quarantined}")
     return replace(pending, stamp=None)
+
+
+def _remove_leftovers(out: Path, records: Path, console: Console) -> None:
+    """Delete what killed processes have left in the run's folder and in the cache, and say so."""
+    removed = [*remove_leftovers(out), *remove_leftovers(records)]
+    removed += remove_leftovers(cache_folder(), depth=CACHE_DEPTH)
+    if removed:
+        _print(console, f"deleted {counted(len(removed), 'file')} that killed runs have left")
+
+
+CACHE_DEPTH = 4
+"""Levels of folders in the cache."""
 
 
 def _print_failures(failures: Sequence[Failure], log: Path, console: Console) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,12 +39,11 @@ class Shard:
         Parts have about equal work, and do not depend on which cells are measured already.
         """
         # Of more parts than cells, only the first ones get any.
-        load = [0.0] * min(self.total, len(cells))
-        chosen = []
+        loads = [(0.0, part) for part in range(min(self.total, len(cells)))]
+        keys = set()
         for entry in sorted(cells, key=lambda each: (-each.resolved.work, each.key)):
-            lightest = load.index(min(load))
-            load[lightest] += entry.resolved.work
+            load, lightest = loads[0]
+            heapq.heapreplace(loads, (load + entry.resolved.work, lightest))
             if lightest == self.number - 1:
-                chosen.append(entry)
-        keys = {entry.key for entry in chosen}
+                keys.add(entry.key)
         return [entry for entry in cells if entry.key in keys]

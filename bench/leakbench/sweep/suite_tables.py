@@ -5,21 +5,20 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from leakbench.base.errors import UsageError
 from leakbench.base.files import replacing
-from leakbench.base.markdown import printable
 from leakbench.experiments.expansion import SuiteEntry, expand
 from leakbench.experiments.overrides import override, value_of
 from leakbench.experiments.suite import load_suite
 from leakbench.federation.backbones.weight_sources import named
 from leakbench.records.folder import read_cells
 from leakbench.records.store import Store, no_record, warn_of
-from leakbench.reports.settings import settings
-from leakbench.reports.suite_report import main_tables, markdown, reading_aid
+from leakbench.reports.suite_report import Printed, markdown
 
 
 def report_suite(
@@ -39,7 +38,8 @@ def report_suite(
     """
     name, suite = load_suite(suite_name)
     suite = override(suite, changes)
-    chosen, every = expand(name, suite, only), expand(name, suite)
+    every = expand(name, suite)
+    chosen = expand(name, suite, only) if only else every
     store = Store(out / "records")
     if not any(store.read(entry.key) for entry in chosen):
         warn_of(store.unusable(entry.key for entry in chosen))
@@ -69,11 +69,14 @@ def print_tables(
     reading = _text_of(beside) if beside.is_file() else ""
     measured, left_out = read_cells(out, every, trust_verified)
     warn_of(left_out)
+    printed = Printed.of(measured)
     with replacing(path) as temporary:
-        temporary.write_text(markdown(title, measured, command, reading), encoding="utf-8")
-    shown, _ = read_cells(out, chosen, trust_verified)
-    parts = (main_tables(shown), reading_aid(shown), settings(shown))
-    print(printable("\n\n".join(parts)))
+        text = markdown(title, measured, command, reading, printed)
+        temporary.write_text(text, encoding="utf-8")
+    if len(chosen) < len(every):
+        by_key = {m.entry.key: m for m in measured}
+        printed = Printed.of([replace(by_key[entry.key], entry=entry) for entry in chosen])
+    print(printed.text)
     print(f"\nAll metrics are in {path}.")
 
 

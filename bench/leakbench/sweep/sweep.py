@@ -118,12 +118,20 @@ class Sweep:
         while self._schedule.unfinished() and not interrupt.signal:
             self._check_other_runs()
             self._submit()
-            self._handle_all(self._executor.reports())
+            reports = self._executor.reports()
+            if interrupt.signal:
+                self._handle_completed(reports)
+                break
+            self._handle_all(reports)
             self._kill_what_takes_too_long()
             self._watcher.on_progress(self._state())
         if interrupt.signal:
-            ended = [r for r in self._executor.reports() if isinstance(r, StepCompleted)]
-            self._handle_all([report for report in ended if report.problem is None])
+            self._handle_completed(self._executor.reports())
+
+    def _handle_completed(self, reports: Sequence[Report]) -> None:
+        """Handle what succeeded: after an interrupt, a step that ends otherwise has not failed."""
+        ended = [report for report in reports if isinstance(report, StepCompleted)]
+        self._handle_all([report for report in ended if report.problem is None])
 
     def _submit(self) -> None:
         """Submit as many steps as the executor takes, in order of priority."""

@@ -80,10 +80,13 @@ class FeatureSpace:
     Attributes:
         features: E(images of D_aux), shape (n, d).
         property_model: f_p, trained on `features` and the properties of D_aux.
+        by_batch: whether the features are those of batches like a client's, by which BatchNorm
+            normalises; otherwise by its running statistics.
     """
 
     features: Tensor
     property_model: PropertyModel
+    by_batch: bool = False
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,9 @@ from markupsafe import Markup
 
 from leakbench.base.registry import ATTACKS
 from leakbench.experiments.plugin_catalogue import PARAMETER_HEADINGS, parameters, shared_parameters
-from leakbench.records.folder import RecordFolder
-from leakbench.records.record import Record
+from leakbench.records.measured import Measured
 from leakbench.reports.settings import setting_lines
-from leakbench.reports.site.cell_tables import cells_of, measured
+from leakbench.reports.site.cell_tables import CellTable, cells_of
 from leakbench.reports.site.view import (
     Column,
     Page,
@@ -61,36 +60,40 @@ class AttackView:
     glossary: Mapping[str, str]
     optional_knowledge: str
     settings: Sequence[Markup]
-    cells: TableView
+    cells: CellTable
 
 
-def attack_paths(folder: RecordFolder) -> dict[str, str]:
-    """Return attack → path of its page, for all that have a record; controls come last."""
-    names = sorted({record.cell.attack for record in folder.records.values()})
+def attack_tables(cells: Sequence[Measured]) -> dict[str, CellTable]:
+    """Return attack → the table of its cells, which begins on its page; controls come last.
+
+    Args:
+        cells: in reading order.
+    """
+    own: dict[str, list[Measured]] = {}
+    for m in cells:
+        own.setdefault(m.entry.cell.attack, []).append(m)
+    names = sorted(own)
     names.sort(key=lambda name: ATTACKS.get(name).control is not None)
     slugs = made_unique([slug(name) for name in names])
-    return {name: f"attack-{each}.html" for name, each in zip(names, slugs, strict=True)}
+    return {
+        name: cells_of(f"attack-{each}.html", own[name])
+        for name, each in zip(names, slugs, strict=True)
+    }
 
 
-def attack_pages(folder: RecordFolder) -> list[Page]:
-    """Return the list of attacks and the page of each."""
-    records = list(folder.records.values())
-    paths = attack_paths(folder)
-    views = {name: _view(name, records) for name in paths}
-    pages = [
-        Page(
-            path,
-            "attack.html",
-            f"{views[name].title} ({views[name].kind})",
-            {"attack": views[name]},
-        )
-        for name, path in paths.items()
-    ]
-    table = _list(views, paths)
-    return [Page("attacks.html", "list.html", "Attacks", {"listed": table}), *pages]
+def attack_pages(tables: Mapping[str, CellTable]) -> list[Page]:
+    """Return the list of attacks, the page of each, and the further pages of its table."""
+    views = {name: _view(name, table) for name, table in tables.items()}
+    listed = Page("attacks.html", "list.html", "Attacks", {"listed": _list(views)})
+    pages = [listed]
+    for view in views.values():
+        title = f"{view.title} ({view.kind})"
+        pages.append(Page(view.cells.path, "attack.html", title, {"attack": view}))
+        pages += view.cells.pages(title, since=2)
+    return pages
 
 
-def _list(views: Mapping[str, AttackView], paths: Mapping[str, str]) -> TableView:
+def _list(views: Mapping[str, AttackView]) -> TableView:
     columns = (
         Column("title"),
         Column("plugin"),
@@ -102,21 +105,24 @@ def _list(views: Mapping[str, AttackView], paths: Mapping[str, str]) -> TableVie
     rows = []
     for name, view in views.items():
         values = (
-            ValueView(view.title, href=paths[name]),
+            ValueView(view.title, href=view.cells.path),
             ValueView(name),
             ValueView(view.kind),
             ValueView("; or ".join(view.knowledge)),
-            ValueView(str(len(view.cells.rows))),
+            ValueView(str(len(view.cells.items))),
             ValueView(view.reference),
         )
         rows.append(RowView(f"attack-{slug(name)}", values))
     return TableView("attacks", "Attacks and controls", columns, tuple(rows))
 
 
-def _view(name: str, records: Sequence[Record]) -> AttackView:
+def _view(name: str, table: CellTable) -> AttackView:
     attack: type[Attack] = ATTACKS.get(name)
-    own = [record for record in records if record.cell.attack == name]
-    known = dict.fromkeys(record.knowledge for record in own if record.status != "failed")
+    # By key, in which order settings have always been listed.
+    cells = {m.entry.key: m for m, _ in table.items}
+    own = [cells[key] for key in sorted(cells)]
+    records = [m.record for m in own if m.record is not None]
+    known = dict.fromkeys(record.knowledge for record in records if record.status != "failed")
     rows = parameters(attack)
     presets = [
         [preset, ", ".join(f"{key} = {value!r}" for key, value in of.items())]
@@ -139,6 +145,6 @@ def _view(name: str, records: Sequence[Record]) -> AttackView:
         knowledge=[", ".join(kinds) or "nothing" for kinds in known],
         glossary=glossary(kind for kinds in known for kind in kinds),
         optional_knowledge=", ".join(attack.optional_knowledge.names()),
-        settings=[marked_up(line) for line in setting_lines(list(map(measured, own)))],
-        cells=cells_of(name, own),
+        settings=[marked_up(line) for line in setting_lines(own)],
+        cells=table,
     )

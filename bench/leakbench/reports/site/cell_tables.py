@@ -26,11 +26,10 @@ from leakbench.reports.columns import (
 )
 from leakbench.reports.details import varying_parameters
 from leakbench.reports.rows import is_implied, task_name, varying_settings
+from leakbench.reports.site.paged import PagedColumn, PagedTable
 from leakbench.reports.site.view import (
     LINK,
     Column,
-    RowView,
-    TableView,
     ValueView,
     number_view,
     slug,
@@ -44,6 +43,11 @@ def measured(record: Record) -> Measured:
     return Measured(entry, record)
 
 
+def measured_in_order(records: Sequence[Record]) -> list[Measured]:
+    """Return records as `measured`, by attack, data, main task, batch size and defense."""
+    return list(map(measured, in_reading_order(records)))
+
+
 def in_reading_order(records: Sequence[Record]) -> list[Record]:
     """Return records by attack, data, main task, batch size and defense."""
 
@@ -55,30 +59,36 @@ def in_reading_order(records: Sequence[Record]) -> list[Record]:
     return sorted(records, key=order)
 
 
-@dataclass(frozen=True)
-class _Column:
-    """A column of such a table, and what it shows of a cell and property."""
+Row = tuple[Measured, str]
+"""A cell, and the property that the row is of."""
 
-    column: Column
-    value: Callable[[Measured, str], ValueView]
+_Column = PagedColumn[Row]
+
+
+@dataclass(frozen=True)
+class CellTable(PagedTable[Row]):
+    """A table of cells, a row for each property."""
+
+    def places(self) -> dict[str, str]:
+        """Return the name of each row → the path of the page that has it."""
+        return {self.identifier(row): self.path_of_row(i) for i, row in enumerate(self.items)}
 
 
 def every_cell(
-    records: Sequence[Record],
-    attack_paths: Mapping[str, str],
+    cells: Sequence[Measured],
+    places: Mapping[str, str],
     remeasured: Mapping[str, Remeasured],
-) -> TableView:
+) -> CellTable:
     """Return the table of all cells with the main metrics, linked to the page of their attack.
 
     Args:
-        attack_paths: attack → its page.
+        places: name of a row → the page that has it in the table of its attack.
         remeasured: by key, what came of measuring records again.
     """
-    cells = [measured(record) for record in in_reading_order(records)]
 
-    def record(m: Measured, name: str) -> ValueView:
-        page = attack_paths[m.entry.cell.attack]
-        return ValueView(m.entry.key[:SHORT], href=f"{page}#{row_name(m, name)}")
+    def record(row: Row) -> ValueView:
+        name = _row_name(row)
+        return ValueView(row[0].entry.key[:SHORT], href=f"{places[name]}#{name}")
 
     def again(m: Measured) -> str:
         return remeasured[m.entry.key].outcome if m.entry.key in remeasured else MISSING
@@ -93,15 +103,19 @@ def every_cell(
         *_status(cells),
         _text("measured again", again),
         _Column(Column("record"), record),
-        _Column(LINK, lambda m, name: ValueView("#", href=f"#{row_name(m, name)}")),
+        _Column(LINK, lambda row: ValueView("#", href=f"#{_row_name(row)}")),
     ]
     note = "Each record links to its row on its attack's page, with all settings and metrics."
-    return _table("cells", "All cells, by property", cells, columns, (note,))
+    return _table("cells.html", "All cells, by property", cells, columns, (note,))
 
 
-def cells_of(attack: str, records: Sequence[Record]) -> TableView:
-    """Return the table of an attack's cells, with all settings in which they differ."""
-    cells = [measured(r) for r in in_reading_order(records) if r.cell.attack == attack]
+def cells_of(path: str, cells: Sequence[Measured]) -> CellTable:
+    """Return the table of an attack's cells, with all settings in which they differ.
+
+    Args:
+        path: of the attack's page.
+        cells: of the attack, at least one.
+    """
     entries = [m.entry for m in cells]
     leading = ("data set", "D_aux", "main task", "B", "defense", "level")
     fields = [f for f in varying_settings(entries, leading) if f in Cell.model_fields]
@@ -129,45 +143,43 @@ def cells_of(attack: str, records: Sequence[Record]) -> TableView:
         *map(of_parameter, parameters),
         _Column(
             Column("record"),
-            lambda m, name: ValueView(m.entry.key[:SHORT], href=f"#{row_name(m, name)}"),
+            lambda row: ValueView(row[0].entry.key[:SHORT], href=f"#{_row_name(row)}"),
         ),
     ]
-    return _table("cells", f"All cells of {cells[0].entry.column}", cells, columns)
+    return _table(path, f"All cells of {cells[0].entry.column}", cells, columns)
 
 
 SHORT, UNIQUE = 8, 12
 """Digits of a key that are shown, and that are unique among keys."""
 
 
-def row_name(measured: Measured, name: str) -> str:
-    """Return the name of the row of a cell and property."""
-    return f"k{measured.entry.key[:UNIQUE]}-{slug(name)}"
+def row_name(key: str, name: str) -> str:
+    """Return the name of the row of a cell, by its key, and property."""
+    return f"k{key[:UNIQUE]}-{slug(name)}"
+
+
+def _row_name(row: Row) -> str:
+    return row_name(row[0].entry.key, row[1])
 
 
 def _table(
-    identifier: str,
+    path: str,
     caption: str,
     cells: Sequence[Measured],
     columns: Sequence[_Column],
     notes: tuple[str, ...] = (),
-) -> TableView:
-    rows = [
-        RowView(row_name(m, name), tuple(each.value(m, name) for each in columns))
-        for m in cells
-        for name in m.entry.cell.properties
-    ]
-    return TableView(
-        identifier, caption, tuple(each.column for each in columns), tuple(rows), notes
-    )
+) -> CellTable:
+    rows = [(m, name) for m in cells for name in m.entry.cell.properties]
+    return CellTable(path, caption, rows, _row_name, columns, notes)
 
 
 def _text(heading: str, text: Callable[[Measured], str]) -> _Column:
-    return _Column(Column(heading, filtered=True), lambda m, _: ValueView(text(m)))
+    return _Column(Column(heading, filtered=True), lambda row: ValueView(text(row[0])))
 
 
 _PROPERTY = _Column(
     Column("property", filtered=True),
-    lambda m, name: ValueView(name + ("†" if is_implied(m, name) else "")),
+    lambda row: ValueView(row[1] + ("†" if is_implied(*row) else "")),
 )
 
 
@@ -204,14 +216,14 @@ def _shown(spec: MetricSpec, measured: Measured, name: str = "") -> Value:
 def _metric(spec: MetricSpec) -> _Column:
     return _Column(
         Column(spec.heading, "number"),
-        lambda m, name: number_view(spec.format(_shown(spec, m, name))),
+        lambda row: number_view(spec.format(_shown(spec, *row))),
     )
 
 
 def _cost(column: RecordColumn) -> _Column:
     return _Column(
         Column(column.heading, "number"),
-        lambda m, _: ValueView(MISSING if m.record is None else column.text(m.record)),
+        lambda row: ValueView(MISSING if row[0].record is None else column.text(row[0].record)),
     )
 
 
@@ -220,9 +232,8 @@ def _status(cells: Sequence[Measured]) -> list[_Column]:
     if all(m.record is None or m.record.status == "done" for m in cells):
         return []
 
-    def status(m: Measured, _: str) -> ValueView:
-        if m.record is None:
-            return ValueView(MISSING)
-        return ValueView(m.record.status, m.record.error or "")
+    def status(row: Row) -> ValueView:
+        record = row[0].record
+        return ValueView(record.status, record.error or "") if record else ValueView(MISSING)
 
     return [_Column(Column("status", filtered=True), status)]

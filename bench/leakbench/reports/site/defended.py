@@ -19,6 +19,8 @@ from leakbench.reports.baselines import (
 )
 from leakbench.reports.site.cell_tables import in_reading_order
 
+UNDEFENDED = "none"
+
 
 @dataclass(frozen=True)
 class Defended:
@@ -46,23 +48,32 @@ class Defended:
 
 def defended(defense: str, records: Iterable[Record]) -> list[Defended]:
     """Return the attacks under a defense, each property by itself, beside its baseline."""
-    every = in_reading_order(list(records))
+    return by_defense(in_reading_order(list(records))).get(defense, [])
+
+
+def by_defense(every: Sequence[Record]) -> dict[str, list[Defended]]:
+    """Return defense → the attacks under it, each property by itself, beside its baseline.
+
+    Args:
+        every: in reading order.
+    """
     baselines: dict[str, list[Record]] = {}
     without: dict[str, Record] = {}
     for record in every:
         if is_baseline(record.cell.attack):
             baselines.setdefault(setting_without_attack(record.cell), []).append(record)
-        elif record.cell.defense == "none" and record.metrics is not None:
+        elif record.cell.defense == UNDEFENDED and record.metrics is not None:
             without[_same_attack(record.cell, record.knowledge)] = record
-    found = []
+    found: dict[str, list[Defended]] = {}
     for record in every:
         is_attack = record.metrics is not None and not ATTACKS.get(record.cell.attack).control
-        if record.cell.defense != defense or not is_attack:
+        if record.cell.defense == UNDEFENDED or not is_attack:
             continue
         undefended = _undefended(record.cell)
         beside = without.get(_same_attack(undefended, record.knowledge))
         controls = baselines.get(setting_without_attack(record.cell), ())
-        found += [_defended(record, name, controls, beside) for name in record.cell.properties]
+        rows = found.setdefault(record.cell.defense, [])
+        rows += [_defended(record, name, controls, beside) for name in record.cell.properties]
     return found
 
 

@@ -19,12 +19,12 @@ from leakbench.metrics.formatting import MISSING
 from leakbench.metrics.of_properties import BALANCED_ACCURACY
 from leakbench.metrics.of_setups import DISTORTION, EPSILON, UTILITY, UTILITY_LOST
 from leakbench.metrics.spec import MetricSpec
-from leakbench.records.folder import RecordFolder
 from leakbench.records.measured import Measured
 from leakbench.reports.rows import is_implied, task_name, varying_settings
-from leakbench.reports.site.cell_tables import SHORT, measured, row_name
+from leakbench.reports.site.cell_tables import SHORT, row_name
 from leakbench.reports.site.chart import MARGINS, Chart, batch_sizes, charts
-from leakbench.reports.site.defended import Defended, defended
+from leakbench.reports.site.defended import Defended, by_defense
+from leakbench.reports.site.paged import PagedColumn, PagedTable
 from leakbench.reports.site.view import (
     LINK,
     Column,
@@ -40,7 +40,8 @@ from leakbench.reports.site.view import (
 )
 from leakbench.reports.summaries import Summary
 
-UNDEFENDED = "none"
+CHARTED = 40
+"""Settings of which a page has charts; each has one for every property."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ class DefenseView:
         name, reference, about: the defense's.
         summary: its documentation's first line.
         parameters: a table; None where it has none.
-        charts: leakage against utility, by setting.
+        charts: leakage against utility, of the first settings.
+        uncharted: how many settings have no chart, since there are too many.
         levels: how many were measured.
         table: all attacks that were measured.
     """
@@ -77,30 +79,33 @@ class DefenseView:
     summary: str
     parameters: TableView | None
     charts: Sequence[ChartsView]
+    uncharted: int
     levels: int
-    table: TableView
+    table: PagedTable[Defended]
 
 
-def defense_pages(folder: RecordFolder, attack_paths: Mapping[str, str]) -> list[Page]:
-    """Return the list of defenses and the page of each that an attack was measured under."""
-    records = list(folder.records.values())
-    rows = {
-        name: defended(name, records)
-        for name in sorted({record.cell.defense for record in records} - {UNDEFENDED})
-    }
-    rows = {name: of for name, of in rows.items() if of}
+def defense_pages(cells: Sequence[Measured], places: Mapping[str, str]) -> list[Page]:
+    """Return the list of defenses and the page of each that an attack was measured under.
+
+    Args:
+        cells: in reading order.
+        places: name of a row → the page that has it in the table of its attack.
+    """
+    by_key = {m.entry.key: m for m in cells}
+    found = by_defense([m.record for m in cells if m.record is not None])
+    rows = dict(sorted(found.items()))
     slugs = made_unique([slug(name) for name in rows])
     paths = {name: f"defense-{each}.html" for name, each in zip(rows, slugs, strict=True)}
-    views = {name: _view(name, of, attack_paths) for name, of in rows.items()}
-    pages = [
-        Page(path, "defense.html", f"Defense {name}", {"defense": views[name], **MARGINS})
-        for name, path in paths.items()
-    ]
-    listed = {"listed": _list(views, paths)}
-    return [Page("defenses.html", "list.html", "Defenses", listed), *pages]
+    views = {name: _view(name, of, paths[name], by_key, places) for name, of in rows.items()}
+    pages = [Page("defenses.html", "list.html", "Defenses", {"listed": _list(views)})]
+    for name, view in views.items():
+        title = f"Defense {name}"
+        pages.append(Page(paths[name], "defense.html", title, {"defense": view, **MARGINS}))
+        pages += view.table.pages(title, since=2)
+    return pages
 
 
-def _list(views: Mapping[str, DefenseView], paths: Mapping[str, str]) -> TableView:
+def _list(views: Mapping[str, DefenseView]) -> TableView:
     columns = (
         Column("defense"),
         Column("what it does"),
@@ -111,10 +116,10 @@ def _list(views: Mapping[str, DefenseView], paths: Mapping[str, str]) -> TableVi
     rows = []
     for name, view in views.items():
         values = (
-            ValueView(name, href=paths[name]),
+            ValueView(name, href=view.table.path),
             ValueView(view.summary),
             ValueView(str(view.levels)),
-            ValueView(str(len(view.table.rows))),
+            ValueView(str(len(view.table.items))),
             ValueView(view.reference),
         )
         rows.append(RowView(f"defense-{slug(name)}", values))
@@ -122,9 +127,18 @@ def _list(views: Mapping[str, DefenseView], paths: Mapping[str, str]) -> TableVi
     return TableView("defenses", caption, columns, tuple(rows))
 
 
-def _view(name: str, rows: Sequence[Defended], attack_paths: Mapping[str, str]) -> DefenseView:
+def _view(
+    name: str,
+    rows: Sequence[Defended],
+    path: str,
+    by_key: Mapping[str, Measured],
+    places: Mapping[str, str],
+) -> DefenseView:
     defense: type[Defense] = DEFENSES.get(name)
     known = parameters(defense)
+    cells = [by_key[row.record.key] for row in rows]
+    fields = _settings(cells)
+    shown, uncharted = _charts(rows, cells, fields)
     return DefenseView(
         name=name,
         reference=defense.reference,
@@ -133,21 +147,36 @@ def _view(name: str, rows: Sequence[Defended], attack_paths: Mapping[str, str]) 
         parameters=plain_table("parameters", "Parameters", Summary(PARAMETER_HEADINGS, known))
         if known
         else None,
-        charts=_charts(rows),
+        charts=shown,
+        uncharted=uncharted,
         levels=len({defense_level(row.record.cell) for row in rows}),
-        table=_table(name, rows, attack_paths),
+        table=PagedTable(
+            path,
+            f"Leakage against utility under {name}",
+            rows,
+            _identifier,
+            _columns(fields, by_key, places),
+        ),
     )
 
 
-def _charts(rows: Sequence[Defended]) -> list[ChartsView]:
-    """Return charts for each setting; batch sizes and levels share a chart."""
-    cells = [measured(row.record) for row in rows]
-    fields = _settings(cells)
+def _charts(
+    rows: Sequence[Defended], cells: Sequence[Measured], fields: Sequence[str]
+) -> tuple[list[ChartsView], int]:
+    """Return charts of the first settings, and the number of the others.
+
+    Batch sizes and levels share a chart.
+
+    Args:
+        cells: of the rows.
+        fields: the settings in which they differ.
+    """
     by_setting: dict[str, list[Defended]] = {}
     for row, m in zip(rows, cells, strict=True):
         by_setting.setdefault(_setting_text(m, fields), []).append(row)
-    views = [ChartsView(setting, batch_sizes(of), charts(of)) for setting, of in by_setting.items()]
-    return [view for view in views if view.charts]
+    first = list(by_setting.items())[:CHARTED]
+    views = [ChartsView(setting, batch_sizes(of), charts(of)) for setting, of in first]
+    return [view for view in views if view.charts], len(by_setting) - len(first)
 
 
 def _settings(cells: Sequence[Measured]) -> list[str]:
@@ -162,51 +191,40 @@ def _setting_text(measured: Measured, fields: Sequence[str]) -> str:
     return "; ".join([data_set(cell), task_name(measured), *others])
 
 
-@dataclass(frozen=True)
-class _Column:
-    """A column of a defense's table, and what it shows of a row."""
-
-    column: Column
-    value: Callable[[Defended], ValueView]
-
-
-def _table(name: str, rows: Sequence[Defended], attack_paths: Mapping[str, str]) -> TableView:
-    fields = _settings([measured(row.record) for row in rows])
-    columns = _columns(fields, attack_paths)
-    return TableView(
-        "cells",
-        f"Leakage against utility under {name}",
-        tuple(each.column for each in columns),
-        tuple(RowView(_identifier(row), tuple(c.value(row) for c in columns)) for row in rows),
-    )
+_Column = PagedColumn[Defended]
 
 
 def _identifier(row: Defended) -> str:
-    return row_name(measured(row.record), row.name)
+    return row_name(row.record.key, row.name)
 
 
-def _columns(fields: Sequence[str], attack_paths: Mapping[str, str]) -> list[_Column]:
+def _columns(
+    fields: Sequence[str], by_key: Mapping[str, Measured], places: Mapping[str, str]
+) -> list[_Column]:
     def attack(row: Defended) -> ValueView:
-        name = row.record.cell.attack
-        return ValueView(ATTACKS.get(name).title, href=attack_paths[name])
+        title = ATTACKS.get(row.record.cell.attack).title
+        return ValueView(title, href=places[_identifier(row)])
 
     def record(row: Defended) -> ValueView:
-        page = attack_paths[row.record.cell.attack]
-        return ValueView(row.record.key[:SHORT], href=f"{page}#{_identifier(row)}")
+        name = _identifier(row)
+        return ValueView(row.record.key[:SHORT], href=f"{places[name]}#{name}")
+
+    def shown_property(row: Defended) -> str:
+        return row.name + ("†" if is_implied(by_key[row.record.key], row.name) else "")
 
     def setting(field: str) -> _Column:
         return _text(field, lambda row: text_of(getattr(row.record.cell, field)))
 
     return [
         _text("data set", lambda row: data_set(row.record.cell)),
-        _text("main task", lambda row: task_name(measured(row.record))),
+        _text("main task", lambda row: task_name(by_key[row.record.key])),
         _text("B", lambda row: str(row.record.cell.batch_size)),
         _text("level", lambda row: defense_level(row.record.cell) or MISSING),
         _Column(Column("attack", filtered=True), attack),
         _text(
             "knows the defense", lambda row: "yes" if "defense" in row.record.knowledge else "no"
         ),
-        _text("property", _property),
+        _text("property", shown_property),
         _number(BALANCED_ACCURACY.heading, lambda row: row.accuracy),
         _Column(Column("best baseline, %", "number", control=True), _baseline),
         _number("advantage", lambda row: row.advantage),
@@ -223,10 +241,6 @@ def _columns(fields: Sequence[str], attack_paths: Mapping[str, str]) -> list[_Co
 
 def _text(heading: str, text: Callable[[Defended], str]) -> _Column:
     return _Column(Column(heading, filtered=True), lambda row: ValueView(text(row)))
-
-
-def _property(row: Defended) -> str:
-    return row.name + ("†" if is_implied(measured(row.record), row.name) else "")
 
 
 def _baseline(row: Defended) -> ValueView:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 from leakbench.base.errors import UsageError
@@ -13,13 +13,17 @@ from leakbench.base.files import read_json, replacing
 MARKER = "leakbench-site.json"
 """The file that lists which files of a folder belong to the site."""
 
+Content = Callable[[], bytes]
+"""Makes the content of a file."""
 
-def write_site(folder: Path, files: Mapping[str, bytes]) -> None:
+
+def write_site(folder: Path, files: Mapping[str, Content]) -> None:
     """Write a site, replacing an earlier one; other files in the folder are kept.
 
     Args:
         folder: empty, missing, or one that holds a site of leakbench's.
-        files: path in the folder → content.
+        files: path in the folder → what makes its content, one at a time: together the pages of
+            many records may be larger than the memory.
 
     Raises:
         UsageError: it holds other files, leads elsewhere by a link, or cannot be written to.
@@ -30,7 +34,7 @@ def write_site(folder: Path, files: Mapping[str, bytes]) -> None:
     # Written first, so that a site that was written in part is recognised as one.
     _write(folder / MARKER, _marker({*before, *files}))
     for path, content in files.items():
-        _write(folder / path, content)
+        _write(folder / path, content())
     for path in before - set(files):
         _remove(folder, path)
     _write(folder / MARKER, _marker(set(files)))

@@ -34,7 +34,7 @@ LINK = Column("link", "link")
 """The column of links to rows."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ValueView:
     """The value of a row in a column.
 
@@ -51,7 +51,7 @@ class ValueView:
     href: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RowView:
     """A row of a table.
 
@@ -65,6 +65,19 @@ class RowView:
 
 
 @dataclass(frozen=True)
+class PageLink:
+    """A link to a page of a table that has several.
+
+    Attributes:
+        label: the page's number.
+        href: its path; empty for the page itself.
+    """
+
+    label: str
+    href: str
+
+
+@dataclass(frozen=True)
 class TableView:
     """A table that readers sort, filter and link to.
 
@@ -73,6 +86,7 @@ class TableView:
         caption: what it shows.
         columns, rows: its content.
         notes: sentences under it.
+        pages: links to the other pages of the same table; none where it has one page.
     """
 
     identifier: str
@@ -80,6 +94,7 @@ class TableView:
     columns: tuple[Column, ...]
     rows: tuple[RowView, ...]
     notes: tuple[str, ...] = ()
+    pages: tuple[PageLink, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -140,12 +155,14 @@ def made_unique(names: Sequence[str]) -> list[str]:
     ['a', 'b', 'a-2']
     """
     chosen: dict[str, None] = {}
+    # Name → the last number that was tried for it; without it equal names take quadratic time.
+    numbers: dict[str, int] = {}
     for name in names:
-        number, candidate = 1, name
+        number, candidate = numbers.get(name, 1), name
         while candidate in chosen:
             number += 1
             candidate = f"{name}-{number}"
-        chosen[candidate] = None
+        chosen[candidate], numbers[name] = None, number
     return list(chosen)
 
 
@@ -171,4 +188,7 @@ def breakable(text: str) -> Markup:
     >>> breakable("Black_Hair+Bangs")
     Markup('Black_Hair+<wbr>Bangs')
     """
-    return Markup(re.sub(r"(\+|::)(?=\w)", r"\1<wbr>", str(escape(text))))
+    escaped = escape(text)
+    if "+" not in escaped and "::" not in escaped:
+        return escaped
+    return Markup(re.sub(r"(\+|::)(?=\w)", r"\1<wbr>", str(escaped)))

@@ -1,0 +1,126 @@
+"""Convolution demixing: exact features from networks with one linear layer after an average."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import Field
+
+from leakbench.attacks.convolutional_ends.end import ConvolutionalEnd, kernel_inputs
+from leakbench.attacks.convolutional_ends.gradient import position_gradient
+from leakbench.attacks.convolutional_ends.positions import (
+    no_individuals,
+    recovered_individuals,
+)
+from leakbench.attacks.convolutional_ends.rules import CONVOLUTION
+from leakbench.attacks.convolutional_ends.search import PositionSearch
+from leakbench.attacks.demixable_ends.registry import ImageShape, end_of
+from leakbench.attacks.linear_layers.auxiliary_fallback import has_finite_update
+from leakbench.attacks.linear_layers.certifying_attack import CertifyingAttack
+from leakbench.attacks.linear_layers.demixing.recovered import RecoveredIndividuals
+from leakbench.base.errors import UsageError
+from leakbench.base.registry import register_attack
+from leakbench.federation.batch_norm import batch_norm_layers
+from leakbench.federation.shared_model import SharedModel
+from leakbench.threat.attack import Progress
+from leakbench.threat.observation import Observation
+from leakbench.threat.server import Server
+
+
+@register_attack("convolution_demixing")
+@dataclass(frozen=True, kw_only=True)
+class ConvolutionDemixing(CertifyingAttack):
+    """Finds each individual's feature exactly in networks that end in one linear layer.
+
+    With h = mean over P positions of φ(W a_p + b), BatchNorm in W and b, the gradient of the last
+    convolution is G = Σ_ip x_ip [a_ip, 1]ᵀ over individuals and positions: that of a hidden linear
+    layer with B·P individuals. x_ip is a mask of active channels times W_oᵀ r_i / P, r_i being the
+    residual p − y of the individual, over B. So
+
+    1. relaxed reflections find masks that fit the column space of G and, with z = W a + b, its row
+       space; each that is found leaves a smaller space of z for the others;
+    2. with all B·P of them least squares gives every a_ip;
+    3. the positions that share r_i are one individual's; their average is its feature;
+    4. masks, p − e_y = B r_i, and the output layer's gradient certify it without the truth.
+
+    Labels need not be known. B·P must be below the convolution's inputs and about half its
+    channels. The activation is ReLU, ReLU6, leaky or parametric ReLU.
+
+    Attributes:
+        reflections: iterations of the relaxed reflections, at most.
+        quiet: iterations without a new position after which they end.
+        reflected_at_once: runs of the relaxed reflections.
+    """
+
+    title = "Convolution demixing"
+    reference = (
+        "none for the attack; its search: Elser, Rankenburg, Thibault 2007, Searching with "
+        "iterated maps (PNAS); its fallback: Yang, Wang, Li 2022, Individual Property Inference "
+        "over Collaborative Learning in Deep Feature Space (ICME)"
+    )
+    example_setup: ClassVar[Mapping[str, Any]] = {
+        "model": "mobilefacenet",
+        "model_parameters": {"input_size": 32, "hidden_layers": 0},
+        "dataset_parameters": {"individuals": 200},
+        "main_task": "hat",
+        "rounds": 0,
+    }
+    example_parameters: ClassVar = {"budget": 2, "reflections": 200}
+
+    reflections: Annotated[int, Field(ge=0)] = 4_000
+    quiet: Annotated[int, Field(gt=0)] = 1_000
+    reflected_at_once: Annotated[int, Field(gt=0)] = 64
+
+    def recovered(
+        self, server: Server, observations: Sequence[Observation], progress: Progress
+    ) -> list[RecoveredIndividuals]:
+        """Demix the last convolution's gradient of each batch."""
+        assert server.model is not None and server.auxiliary is not None
+        if server.mode == "train" and batch_norm_layers(server.model):
+            raise UsageError(
+                f"attack {self.name!r} needs clients that compute in evaluation mode where the "
+                f"model has BatchNorm; take mode=eval"
+            )
+        end = self.end(server.model, server.image_shape)
+        images = server.auxiliary.images[:AUXILIARY_IMAGES]
+        starts = end.z(kernel_inputs(server.model, end.convolution, images).flatten(0, 1))
+        results = []
+        for number, observation in enumerate(observations):
+            results.append(self._recovered(end, observation, starts))
+            progress((number + 1) / len(observations))
+        return results
+
+    def end(self, model: SharedModel, image_shape: ImageShape) -> ConvolutionalEnd:
+        """Return the part of a model that is demixed.
+
+        Raises:
+            UsageError: it has none; names what was found and what would be needed.
+        """
+        return end_of(model, image_shape, CONVOLUTION, ConvolutionalEnd, self.name)
+
+    def _recovered(
+        self, end: ConvolutionalEnd, observation: Observation, starts: torch.Tensor
+    ) -> RecoveredIndividuals:
+        """Return the individuals of one batch; none where not all positions are found."""
+        assert observation.update is not None
+        if not has_finite_update(observation):
+            return no_individuals(end)
+        gradient = position_gradient(end, observation.update, observation.batch_size)
+        if not gradient.is_searchable:
+            return no_individuals(end)
+        sought, factor = gradient.sought(starts, observation.seed)
+        search = PositionSearch(
+            sought,
+            lambda columns: gradient.z_space(columns, factor),
+            self.reflected_at_once,
+            observation.seed,
+        )
+        found = search.search(gradient.space.rank, self.reflections, self.quiet)
+        return recovered_individuals(gradient, found)
+
+
+AUXILIARY_IMAGES = 128
+"""Images of D_aux at whose positions searches start."""

@@ -1,0 +1,141 @@
+"""The spaces of one victim batch at a convolutional end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from leakbench.attacks.convolutional_ends.end import ConvolutionalEnd
+from leakbench.attacks.convolutional_ends.search import AffineSpace, Sought
+from leakbench.attacks.linear_layers.demixing.deflated_subspace import deflated_subspace
+from leakbench.attacks.linear_layers.demixing.gradient_space import (
+    GradientSpace,
+    rank_of,
+    space_of,
+)
+from leakbench.attacks.linear_layers.demixing.observed_gradient import ObservedGradient
+from leakbench.attacks.linear_layers.demixing.recovered import NOISE_MARGIN
+
+
+@dataclass(frozen=True)
+class PositionGradient:
+    """One victim batch: its gradient at the convolution, and that of the output layer.
+
+    Attributes:
+        end: of the model.
+        individuals: B.
+        space: of the convolution's gradient, in which each position counts as an individual.
+        residuals: Q of the space of the r_i, orthonormal, shape (K, q).
+        directions: W_oᵀ Q, rows scaled, shape (m, q).
+        output: gradient of the output layer's [W_o, b_o], shape (K, m + 1).
+    """
+
+    end: ConvolutionalEnd
+    individuals: int
+    space: GradientSpace
+    residuals: Tensor
+    directions: Tensor
+    output: Tensor
+
+    @property
+    def is_searchable(self) -> bool:
+        """Whether there are more equations than unknowns for one position."""
+        unknown = self.space.rank + self.directions.shape[1] + SPARE
+        return unknown < self.space.units and bool((self.output != 0).any())
+
+    @cached_property
+    def layer(self) -> Tensor:
+        """[W, b] on the row space: z of the a in it, shape (m, rank)."""
+        extended = torch.cat([self.end.weight, self.end.bias[:, None]], dim=1)
+        return extended @ self.space.rows
+
+    def sought(self, starts: Tensor, seed: int) -> tuple[Sought, Tensor]:
+        """Return what is searched for, and the factors of z there, shape (m,).
+
+        With them all channels count alike.
+
+        Args:
+            starts: z of positions of D_aux, shape (m, n · P).
+            seed: of the labels that individuals of D_aux get there.
+        """
+        size = starts.std(dim=1)
+        factor = 1 / size.clamp_min(LEAST_CHANNEL * size.median().clamp_min(TINY))
+        probabilities = self.end.probabilities(self.end.pooled(starts))
+        draw = torch.Generator().manual_seed(seed)
+        labels = torch.randint(self.end.classes, (len(probabilities),), generator=draw)
+        errors = probabilities - functional.one_hot(labels, self.end.classes)
+        residuals = (errors @ self.residuals).repeat_interleave(self.end.positions, 0)
+        wanted = Sought(
+            basis=self.space.basis,
+            directions=self.directions,
+            activation=self.end.activation.scaled(factor),
+            starts=starts * factor[:, None],
+            residuals=residuals,
+            tolerance=self._tolerance,
+        )
+        return wanted, factor
+
+    def z_space(self, columns: Tensor, factor: Tensor) -> AffineSpace:
+        """Return where z of the other positions is, for columns that are found, (m, n)."""
+        subspace = deflated_subspace(self.space, columns)
+        layer = factor[:, None] * self.layer
+        basis = torch.linalg.qr(layer @ subspace.directions.mT)[0].float()
+        return AffineSpace((layer @ subspace.origin).float()[:, None], basis)
+
+    def _tolerance(self, vectors: Tensor) -> Tensor:
+        noise = NOISE_MARGIN * self.space.noise_sensitivity(vectors)
+        return (RIGHT + noise).clamp_max(MOST)
+
+
+def position_gradient(
+    end: ConvolutionalEnd, update: Mapping[str, Tensor], individuals: int
+) -> PositionGradient:
+    """Return the spaces of one victim batch.
+
+    Args:
+        update: finite.
+        individuals: B.
+    """
+    precision = max(torch.finfo(update[name].dtype).eps for name in end.names)
+    output = torch.cat([update[end.output.names[0]], update[end.output.names[1]][:, None]], dim=1)
+    output = output.detach().cpu().double()
+    outer, values, _ = torch.linalg.svd(output, full_matrices=False)
+    width = min(rank_of(values, precision), individuals, end.classes - 1)
+    residuals = outer[:, :width]
+    directions = end.output.weight.mT @ residuals
+    length = directions.norm(dim=1)
+    scale = 1 / length.clamp_min(LEAST_CHANNEL * length.median().clamp_min(TINY))
+    gradient = end.gradient(update)
+    observed = ObservedGradient(
+        gradient, end.known_rows, torch.ones(gradient.shape[1] - 1, dtype=torch.bool)
+    )
+    space = space_of(observed, individuals * end.positions, scale, precision)
+    return PositionGradient(
+        end=end,
+        individuals=individuals,
+        space=space,
+        residuals=residuals,
+        directions=directions * space.scale[:, None],
+        output=output,
+    )
+
+
+SPARE = 10
+"""Fewest channels that are left to tell the errors of positions from other vectors."""
+
+RIGHT = 1e-3
+"""Relative distance from the space up to which a refined vector is taken for an x."""
+
+MOST = 0.05
+"""Largest distance that noise may explain."""
+
+LEAST_CHANNEL = 0.1
+"""Least length of a channel's direction, relative to the median, as which it is scaled."""
+
+TINY = 1e-12
+"""Below this a length is none."""

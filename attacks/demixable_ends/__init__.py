@@ -1,0 +1,1 @@
+"""Which part of a model can be demixed: a rule for each kind of end."""
