@@ -54,7 +54,9 @@ def report_of(
     attacks = [_attack(each) for each in attacked.values()]
     otherwise = differing(case.checks)
     defenses = [_defense(each, otherwise) for each in defended]
-    interrupted = any(each.interrupted for each in (*attacked.values(), *defended))
+    interrupted = any(a.interrupted for a in attacked.values()) or any(
+        d.interrupted for d in defended
+    )
     findings = findings_of(updates, attacks, defenses)
     auxiliary = case.server.auxiliary
     assert auxiliary is not None

@@ -10,7 +10,6 @@ from typing import Any
 from leakbench.base.plugins import PluginSpec
 from leakbench.base.registry import DEFENSES
 from leakbench.experiments.cell import Cell
-from leakbench.federation.defense import Defense
 
 THEN = " then "
 """Between defenses that are applied one after the other."""
@@ -65,7 +64,7 @@ def _given(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @cache
-def _defaults(defense: type[Defense]) -> Mapping[str, Any]:
+def _defaults(defense: type) -> Mapping[str, Any]:
     return {field.name: field.default for field in dataclasses.fields(defense)}
 
 

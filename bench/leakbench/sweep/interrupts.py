@@ -22,6 +22,10 @@ class Interrupt:
 
     signal: int = 0
 
+    def came(self) -> bool:
+        """Whether there was a signal; asked anew each time, since one may come at any time."""
+        return self.signal != 0
+
 
 @contextmanager
 def interrupts_held() -> Iterator[Interrupt]:

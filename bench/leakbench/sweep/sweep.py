@@ -115,17 +115,17 @@ class Sweep:
         return outcome
 
     def _run_until_done(self, interrupt: Interrupt) -> None:
-        while self._schedule.unfinished() and not interrupt.signal:
+        while self._schedule.unfinished() and not interrupt.came():
             self._check_other_runs()
             self._submit()
             reports = self._executor.reports()
-            if interrupt.signal:
+            if interrupt.came():
                 self._handle_completed(reports)
                 break
             self._handle_all(reports)
             self._kill_what_takes_too_long()
             self._watcher.on_progress(self._state())
-        if interrupt.signal:
+        if interrupt.came():
             self._handle_completed(self._executor.reports())
 
     def _handle_completed(self, reports: Sequence[Report]) -> None:
