@@ -182,7 +182,10 @@ def test_updates(examples: int, tmp_path: Path) -> None:
 
     def read(file: Path) -> bool:
         content = file.read_bytes()
-        for update in read_updates(tmp_path, UpdateFormat()):
+        found = read_updates(tmp_path, UpdateFormat())
+        if not found.captured:
+            raise UsageError(found.unread[file.stem])
+        for update in found.captured:
             for tensor in update.tensors.values():
                 assert tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes() in content
         return True
