@@ -24,6 +24,7 @@ LOOKS: Mapping[str, Look] = {
     "dlg": (ORANGE, "v"),
     "feature_direct": (SKY, "P"),
     "newton_demixing": (BROWN, "X"),
+    "convolution_demixing": (VERMILION, "D"),
     "feature_lbfgs": (BROWN, "<"),
     "spear": (GREEN, "P"),
     "cocktail_party": (PINK, "o"),
