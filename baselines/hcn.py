@@ -226,8 +226,11 @@ class HonestButCurious(Attack):
 
     def _untrained(self, server: Server) -> Build:
         """Return what makes F, or its part after the backbone."""
-        if self.backbone:
-            features = self._inputs(server).shape[1]
+        extractor = self._extractor(server)
+        if extractor is not None:
+            assert server.auxiliary is not None
+            with torch.no_grad():
+                features = extractor(server.auxiliary.images[:1]).shape[1]
             return lambda: head(server.classes, features, self.width)
         return lambda: classifier(server.classes, server.image_shape[-1], self.width)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor, nn
 
@@ -15,8 +17,11 @@ PART = 50
 """Images that pass through at once."""
 
 
+@lru_cache(maxsize=1)
 def frozen_backbone(name: str, weights: str, size: int, device: str) -> nn.Module:
     """Return a registered model's feature extractor with pretrained weights, in evaluation mode.
+
+    The last one is kept: the networks of all properties share it, and nobody trains it.
 
     Args:
         name, weights: of the model.

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from leakbench.base.cache import cached_array
 from leakbench.base.errors import UsageError
+from leakbench.base.markdown import one_line
 from leakbench.base.seeds import digest
 
 IMAGES = 11_788
@@ -95,7 +96,7 @@ def _read(path: Path, attributes: int) -> NDArray[np.uint8]:
                 )
                 table[image - 1, attribute - 1] = presence
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(str(error))
         raise UsageError(
             f"label file {path} cannot be read ({reason}); get the official file"
         ) from error

@@ -20,6 +20,7 @@ from torch.export import ExportedProgram
 
 from leakbench.auditing.tensor_names import shared_names
 from leakbench.base.errors import UsageError
+from leakbench.base.markdown import one_line
 
 Model = nn.Module | ExportedProgram
 
@@ -141,7 +142,7 @@ def _load_state(model: nn.Module, path: Path) -> None:
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
-        message = " ".join(str(error).split())[:400]
+        message = one_line(str(error))[:400]
         raise UsageError(f"the weights in {path} do not fit the model: {message}") from error
 
 
@@ -161,7 +162,7 @@ def _program(path: Path) -> ExportedProgram:
     except UsageError:
         raise
     except Exception as error:
-        message = " ".join(str(error).split())[:200]
+        message = one_line(str(error))[:200]
         raise UsageError(
             f"{path} cannot be read as a saved program ({message}); save it with "
             f"torch.export.save of the installed PyTorch {torch.__version__}"

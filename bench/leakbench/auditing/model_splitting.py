@@ -14,6 +14,7 @@ from leakbench.auditing.same_model import AnotherModelError, check_same_model
 from leakbench.auditing.tracing import TracedModel, traces
 from leakbench.base.choices import Mode
 from leakbench.base.errors import UsageError
+from leakbench.base.markdown import one_line
 from leakbench.federation.shared_model import SharedModel
 
 
@@ -221,7 +222,7 @@ def _logits(model: nn.Module | ExportedProgram, images: Tensor) -> Tensor:
         with torch.no_grad():
             logits = whole(images)
     except Exception as error:
-        message = " ".join(str(error).split())[:200]
+        message = one_line(str(error))[:200]
         raise UsageError(
             f"the model does not take images of shape {tuple(images.shape)}: {message}; check "
             f"image_size and channels, and let a saved program take any number of individuals "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from leakbench.base.errors import UsageError
+from leakbench.base.markdown import one_line
 
 INTERRUPTED = "the audit was interrupted before it finished"
 """Why a part was not run after Ctrl-C."""
@@ -14,7 +15,7 @@ def error_text(error: Exception, length: int = 200) -> str:
     >>> error_text(ValueError("too  long"))
     'ValueError: too long'
     """
-    text = " ".join(str(error).split())
+    text = one_line(str(error))
     if isinstance(error, UsageError):
         return text
     shown = text if len(text) <= length else f"{text[:length]} …"

@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from leakbench.auditing.copied_model import working_copy
 from leakbench.base.choices import Mode
 from leakbench.base.errors import UsageError
+from leakbench.base.markdown import one_line
 from leakbench.federation.batch_norm import in_mode
 from leakbench.federation.client import client_update
 from leakbench.federation.shared_model import SharedModel
@@ -67,7 +68,7 @@ def check_same_model(
         update = client_update(ours, images, labels)
     except RuntimeError as error:
         raise AnotherModelError(
-            f"its gradient cannot be computed ({' '.join(str(error).split())[:200]}); freeze "
+            f"its gradient cannot be computed ({one_line(str(error))[:200]}); freeze "
             f"parameters that the loss does not depend on, with requires_grad_(False)"
         ) from error
     whole = torch.cat([value.flatten() for value in right.values()]).norm().item()
@@ -107,7 +108,7 @@ def _gradients(
             loss = functional.cross_entropy(compute(model, leaves, (images,)), labels)
             found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
     except Exception as error:
-        first = " ".join(str(error).split())[:200]
+        first = one_line(str(error))[:200]
         raise UsageError(
             f"the gradient of your model's loss cannot be computed ({first}); clients could not "
             f"train it either"

@@ -12,6 +12,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from leakbench.base.errors import UsageError
+from leakbench.base.markdown import one_line
 from leakbench.base.registry import MODELS, Registry
 from leakbench.conformance.check import FindingError, NotCheckedError, Trial, checks
 from leakbench.conformance.declarations import DECLARATIONS, refuse_empty
@@ -197,7 +198,7 @@ def can_be_stored(trial: ModelTrial) -> None:
 
 
 def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:120]
+    return one_line(str(error))[:120]
 
 
 def refuses_what_does_not_fit(trial: ModelTrial) -> None:
