@@ -165,7 +165,10 @@ def test_the_image_prior_is_the_normal_density_of_its_principal_components() -> 
 )
 @pytest.mark.parametrize(
     "attack",
-    [FeatureReconstruction(budget=100, learning_rate=0.05), InvertingGradients(budget=100)],
+    [
+        FeatureReconstruction(budget=100, learning_rate=0.05),
+        pytest.param(InvertingGradients(budget=100), marks=pytest.mark.nightly),
+    ],
 )
 def test_who_knows_the_defense_sees_more(
     attack: GradientMatching, defense: Defense, size: int, gain: float

@@ -313,7 +313,7 @@ def test_properties_are_read_off_images_where_that_is_chosen(small_setup: Setup)
 def test_the_image_classifier_learns_glasses_from_d_aux() -> None:
     setup = Setup(
         dataset="synthetic",
-        dataset_parameters={"individuals": 1500},
+        dataset_parameters={"individuals": 1000},
         image_size=32,
         properties=("glasses",),
         main_task="hat",

@@ -22,6 +22,9 @@ from leakbench.auditing.report_parts import Verdict
 from leakbench.base.errors import UsageError
 from leakbench.federation.defense import Defense
 
+SHORT: Any = {"feature": {"budget": 2, "labels": "counts"}}
+"""Attacks of an audit whose subject is something else."""
+
 
 @pytest.fixture(scope="module", name="with_truth")
 def _with_truth() -> Report:
@@ -65,6 +68,7 @@ def test_the_utility_cost_of_a_defense_is_that_of_training_under_it() -> None:
         batch_size=4,
         defenses=[{"name": "gaussian", "sigma": 100.0}],
         training=training,
+        attacks=SHORT,
     )
     assert asked == [None, "gaussian"]
     none, noisy = report.defenses
@@ -94,7 +98,7 @@ def test_after_a_training_that_fails_only_the_utility_is_missing(after: Any, sai
 
     tables = [{"name": "gaussian", "sigma": 1.0}]
     given: dict[str, Any] = {"truth": people(8, seed=2), "batch_size": 4, "defenses": tables}
-    given["attacks"] = {"feature": {"budget": 2, "labels": "counts"}}
+    given["attacks"] = SHORT
     report = audited(net(), None, **given, training=training)
     none, noisy = report.defenses
     assert none.utility is not None and noisy.utility is None
@@ -129,7 +133,7 @@ def test_a_defense_comes_on_top_of_what_clients_do_already() -> None:
             local_steps=2,
             defenses=[{"name": "gaussian", "sigma": 1.0}, {"name": "local_steps", "epochs": 4}],
             training=training,
-            attacks={"feature": {"budget": 2, "labels": "counts"}},
+            attacks=SHORT,
         )
     none, noisy, twice = report.defenses
     # Two steps are about twice one gradient.
@@ -163,6 +167,7 @@ def test_federated_training_starts_from_new_weights() -> None:
         batch_size=4,
         defenses=[{"name": "dp_sgd", "clip": 0.01, "noise": 100.0}],
         training=training,
+        attacks=SHORT,
     )
     none, private = report.defenses
     assert none.utility is not None and none.utility.value is not None
@@ -177,7 +182,8 @@ def test_federated_training_starts_from_new_weights() -> None:
 
 @pytest.mark.slow
 def test_the_usual_defenses_are_at_levels_of_the_gradient() -> None:
-    report = audited(net(), None, truth=people(8, seed=2), batch_size=4, defenses=None)
+    given: dict[str, Any] = {"truth": people(8, seed=2), "batch_size": 4, "attacks": SHORT}
+    report = audited(net(), None, **given, defenses=None)
     names = [defense.name for defense in report.defenses]
     assert names[0] == "none" and {"gaussian", "dp_sgd", "sparsify", "local_steps"} <= set(names)
     noise = next(defense for defense in report.defenses if defense.name == "gaussian")

@@ -56,8 +56,6 @@ def test_a_plugin_that_mixes_victims_is_caught_with_any_number_of_threads(
     ("name", "count"),
     [
         ("ig", "2"),
-        ("ig", "8"),
-        ("gradinversion", "2"),
         *(
             pytest.param(name, count, marks=pytest.mark.nightly)
             for name in ATTACKS.own()

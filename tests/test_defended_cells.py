@@ -145,7 +145,7 @@ def test_the_distortion_of_noise_is_its_norm_over_the_gradient_s(small_setup: Se
 
 def test_utility_is_of_a_model_that_was_trained_under_the_defense(small_setup: Setup) -> None:
     """Clipped to nothing, it stays the untrained model."""
-    setup = small_setup.model_copy(update={"rounds": 60, "main_task": "dark_hair"})
+    setup = small_setup.model_copy(update={"rounds": 30, "main_task": "dark_hair"})
     clipped = {"defense": "clip", "defense_parameters": {"norm": 1e-12}}
     _, cost = metrics_of(setup, "oracle", **clipped)
     assert cost is not None

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 import torch
+from _pytest.mark import ParameterSet
 from torch import Tensor
 
 from conforming import ALIKE, assert_kept
@@ -65,10 +66,20 @@ def test_a_defense_computes_on_its_client_s_device(name: str, check: Check, devi
 
 
 # The deepest two take most of a minute here; their own device's checks run in test_conformance.
-DEEP = ALIKE | {"efficientnet_lite0", "mobilefacenet"}
+# Second derivatives of the others that are deep take half a minute: they are of the nightly run.
+TOO_DEEP = ALIKE | {"efficientnet_lite0", "mobilefacenet"}
+DEEP = {"mobilenet_v3_small", "resnet18", "vit_small"}
 
 
-@each([n for n in MODELS.own() if n not in DEEP], MODEL_CHECKS, OF_MODELS)
+def of_models() -> Iterator[ParameterSet]:
+    known = {check.name: check for check in MODEL_CHECKS}
+    for name in (n for n in MODELS.own() if n not in TOO_DEEP):
+        for check in OF_MODELS:
+            long = name in DEEP and check == "can be differentiated twice"
+            yield pytest.param(name, known[check], marks=[pytest.mark.nightly] if long else ())
+
+
+@pytest.mark.parametrize(("name", "check"), list(of_models()), ids=str)
 def test_a_model_computes_on_its_device(name: str, check: Check, device: str) -> None:
     assert_kept(check, ModelTrial(name, device=device))
 

@@ -40,7 +40,8 @@ from leakbench.threat.server import Auxiliary, Server
 
 CLASSES, SIZE = 5, 16
 HIDDEN = "classifier.0"
-MODELS = [LeNet(), SmallCNN(width=4), SmallCNN(width=4, batch_norm=True), ResNet18()]
+RESNET = pytest.param(ResNet18(), marks=pytest.mark.nightly)
+MODELS = [LeNet(), SmallCNN(width=4), SmallCNN(width=4, batch_norm=True), RESNET]
 
 
 def built(architecture: Architecture) -> SharedModel:
@@ -186,8 +187,8 @@ def test_in_half_precision_the_model_computes_roughly_and_all_else_exactly(way: 
         (SmallCNN(width=4), 51, [HIDDEN]),
         (SmallCNN(width=4), 52, []),
         # Output layer: 5 · 512 = 2,560 numbers against 517.
-        (ResNet18(), 4, ["classifier.0"]),
-        (ResNet18(), 5, []),
+        pytest.param(ResNet18(), 4, ["classifier.0"], marks=pytest.mark.nightly),
+        pytest.param(ResNet18(), 5, [], marks=pytest.mark.nightly),
     ],
     ids=repr,
 )

@@ -41,6 +41,7 @@ def python(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[st
     )
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_gradients_of_plain_pytorch(tmp_path: Path) -> None:
     report = reported("plain_pytorch", tmp_path / "audit")

@@ -145,6 +145,7 @@ def test_a_cell_that_ends_its_workers_fails_alone(tmp_path: Path) -> None:
     assert run.attempts("leaves") == [2, 3]
 
 
+@pytest.mark.nightly
 def test_without_retries_the_first_death_fails_the_cell(tmp_path: Path) -> None:
     run = Endangered.of(tmp_path, ["dies once"], "--retries", "0")
     assert run.result.returncode == 1
@@ -272,7 +273,10 @@ def test_old_files_of_killed_processes_are_deleted(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize(
     ("kills", "part", "longest"),
-    [(2, HALF, 2.0), pytest.param(8, (), 5.0, marks=pytest.mark.nightly)],
+    [
+        pytest.param(2, HALF, 2.0, marks=pytest.mark.nightly),
+        pytest.param(8, (), 5.0, marks=pytest.mark.nightly),
+    ],
 )
 def test_workers_killed_at_random_change_nothing(
     undisturbed: tuple[Path, str],
@@ -335,6 +339,7 @@ def interrupted(tmp_path: Path, number: signal.Signals, code: int) -> None:
     assert [path.name for path in folder.iterdir() if path.suffix != ".json"] == [".claims"]
 
 
+@pytest.mark.nightly
 def test_a_terminated_run_says_how_to_go_on(tmp_path: Path) -> None:
     interrupted(tmp_path, signal.SIGTERM, 143)
 

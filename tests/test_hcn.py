@@ -292,7 +292,9 @@ def assert_more_than_honest(setup: Setup, data_root: Path | None, form: str) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["parametrised", "regularised"])
+@pytest.mark.parametrize(
+    "form", [pytest.param("parametrised", marks=pytest.mark.nightly), "regularised"]
+)
 def test_on_drawn_faces_its_outputs_tell_more_than_honest_ones(form: str) -> None:
     setup = Setup(
         dataset="synthetic",

@@ -135,7 +135,7 @@ def test_unknown_labels_of_d_aux_are_drawn() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", [10, pytest.param(1, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("part", [20, pytest.param(1, marks=pytest.mark.nightly)])
 def test_no_certificate_is_false_over_ten_thousand_individuals(
     part: int,
     capsys: pytest.CaptureFixture[str],

@@ -66,11 +66,12 @@ def test_the_row_space_finds_all_members_on_the_synthetic_set(
 def test_real_faces_in_the_batch_are_separated_from_others(data_root: Path) -> None:
     setup = Setup(
         dataset="celeba",
+        dataset_parameters={"selection": "natural"},
         image_size=32,
-        properties=("gender",),
-        main_task="Mouth_Slightly_Open",
+        properties=("gender", "glasses", "smile", "young"),
+        main_task="Mouth_Slightly_Open+Black_Hair+Bangs",
         model_parameters={"width": 8},
-        rounds=20,
+        rounds=40,
     )
     record = measured(setup, data_root, "row_space", {}, batch_size=32, individuals=128,
                       grant=("model", "update", "auxiliary", "candidates"))  # fmt: skip

@@ -187,7 +187,7 @@ def test_somebody_else_is_not_certified_alone() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", [10, pytest.param(1, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("part", [20, pytest.param(1, marks=pytest.mark.nightly)])
 def test_no_certificate_is_false_over_ten_thousand_individuals(
     part: int,
     capsys: pytest.CaptureFixture[str],

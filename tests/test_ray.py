@@ -177,6 +177,7 @@ def test_a_lost_node_changes_nothing(
     assert Counter(finished.values()) == {1: 16}
 
 
+@pytest.mark.nightly
 def test_one_machine_is_a_cluster_of_its_own(undisturbed: tuple[Path, str], tmp_path: Path) -> None:
     process = started(tmp_path, "--executor", "ray", "--workers", "1")
     printed, said = process.communicate(timeout=300)

@@ -55,7 +55,14 @@ def test_a_single_face_s_feature_is_recovered(data_root: Path) -> None:
     assert found.swapped_cosine.high <= 0.4
 
 
-@pytest.mark.parametrize("attack", ["dlg", "ig", "gradinversion"])
+@pytest.mark.parametrize(
+    "attack",
+    [
+        pytest.param("dlg", marks=pytest.mark.nightly),
+        "ig",
+        pytest.param("gradinversion", marks=pytest.mark.nightly),
+    ],
+)
 def test_the_attacks_it_is_compared_with_learn_more_than_blind(
     data_root: Path, attack: str
 ) -> None:

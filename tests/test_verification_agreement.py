@@ -52,7 +52,14 @@ def verification(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("batches", "batch_size"), [(8, 32), (16, 16), (64, 4)])
+@pytest.mark.parametrize(
+    ("batches", "batch_size"),
+    [
+        pytest.param(8, 32, marks=pytest.mark.nightly),
+        (16, 16),
+        pytest.param(64, 4, marks=pytest.mark.nightly),
+    ],
+)
 def test_an_honest_verification_of_42_records_seldom_has_a_false_alarm(
     batches: int, batch_size: int
 ) -> None:
