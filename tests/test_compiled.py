@@ -421,6 +421,7 @@ def run_suite(
     return ran
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_second_run_compiles_nothing(run_suite: RunSuite, tmp_path: Path) -> None:
     def compiled_files() -> dict[Path, int]:

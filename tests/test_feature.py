@@ -162,7 +162,11 @@ def measured(cell: Cell) -> Record:
 def test_a_single_individual_is_recovered_so_that_f_p_sees_what_the_oracle_sees() -> None:
     """Labels are read off the update, which at B = 1 is exact: none are granted."""
     attack = FeatureReconstruction(labels="idlg")
-    cell = b1_cell(attack_parameters=parameters_of(attack), grant=("model", "update", "auxiliary"))
+    cell = b1_cell(
+        attack_parameters=parameters_of(attack),
+        grant=("model", "update", "auxiliary"),
+        individuals=6,
+    )
     context = prepare(cell.setup, None, "cpu", lambda message: None)
     truths = victim_batches(context, 1, cell.individuals)
     model, space = context.server.model, context.server.feature_space

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch.nn import functional
@@ -23,13 +21,7 @@ from leakbench.attacks.mask_demixing import MaskDemixing
 from leakbench.base.errors import UsageError
 from leakbench.base.plugins import build
 from leakbench.base.registry import MODELS
-from leakbench.evaluation.measuring import measure
-from leakbench.evaluation.preparation import prepare
 from leakbench.experiments.cell import Setup
-from leakbench.experiments.expansion import expand
-from leakbench.experiments.overrides import override
-from leakbench.experiments.resolved_cell import ResolvedCell
-from leakbench.experiments.suite import load_suite
 from leakbench.federation.client import client_update
 from leakbench.federation.defense import Defense
 from leakbench.federation.defenses.clipping import Clipping
@@ -210,22 +202,6 @@ def test_it_is_level_with_the_oracle_without_labels(small_setup: Setup, batch_si
     assert (found.certificates.share, found.certificates.false) == (1.0, 0)
     assert found.label_accuracy == 1
     assert_same_inference(found, oracle)
-
-
-@pytest.mark.parametrize(
-    "main_task", [pytest.param("2-class", marks=pytest.mark.nightly), "8-class"]
-)
-def test_real_faces_are_found_exactly(data_root: Path, main_task: str) -> None:
-    name, suite = load_suite("table2")
-    settings = ["rounds=20", "individuals=64", "batch_size=32", f"main_task={main_task}"]
-    chosen = expand(name, override(suite, settings), ["attack=mask_demixing"])
-    cell = next(p.cell for p in chosen if "labels" not in p.cell.grant)
-    context = prepare(cell.setup, data_root, "cpu", lambda m: None)
-    found = measure(ResolvedCell.of(cell), [context], lambda s: None)
-    assert found.metrics is not None
-    assert found.metrics.certificates is not None
-    assert (found.metrics.certificates.share, found.metrics.certificates.false) == (1.0, 0)
-    assert found.metrics.label_accuracy == 1
 
 
 def test_behind_noise_the_proposed_attack_answers_and_nobody_is_certified(

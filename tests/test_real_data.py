@@ -78,6 +78,29 @@ def test_the_attacks_it_is_compared_with_learn_more_than_blind(
     assert found.images is not None
 
 
+@pytest.mark.parametrize(
+    "main_task",
+    [
+        pytest.param("Mouth_Slightly_Open", marks=pytest.mark.nightly),
+        "Mouth_Slightly_Open+Black_Hair+Bangs",
+    ],
+)
+def test_everybody_in_a_batch_is_found_exactly_without_labels(
+    data_root: Path, main_task: str
+) -> None:
+    found = measured(
+        data_root,
+        "mask_demixing",
+        main_task=main_task,
+        batch_size=32,
+        individuals=64,
+        grant=("model", "update", "auxiliary"),
+    )
+    assert found.certificates is not None
+    assert (found.certificates.share, found.certificates.false) == (1.0, 0)
+    assert found.label_accuracy == 1
+
+
 def test_the_oracle_reads_gender_off_true_features_and_blind_does_not(data_root: Path) -> None:
     oracle, blind = (
         measured(data_root, name, batch_size=1, individuals=200).properties["gender"]
