@@ -1,6 +1,6 @@
 """The work that many cells share: loading, splitting, training, D_aux's features and f_p.
 
-Images, weights and f_p are cached under keys of everything that shaped them, and so made once.
+Images, weights, accuracies and f_p are cached under keys of everything that shaped them, and so made once.
 """
 
 from __future__ import annotations
@@ -109,21 +109,20 @@ def prepare(
         feature_space=feature_space(model, auxiliary, features, setup.property_model, setup.seed),
     )
     images, labels = labelled_victims(individuals, split, device)
-    hits = main_task_hits(model, images, labels)
-    central = {}
+    accuracy = {"accuracy": _accuracy(model, trained, images, labels)}
     if setup.central:
         pooled = trained_model(setup, individuals, split, device, on_status, central=True)
-        central["central"] = main_task_hits(pooled, images, labels).float().mean().item()
+        run = training_run(setup, individuals.fingerprint, device, central=True)
+        accuracy["central"] = _accuracy(pooled, run, images, labels)
     return EvaluationContext(
         setup=setup,
         individuals=individuals,
         split=split,
         server=server,
         main_task={
-            "accuracy": hits.float().mean().item(),
+            **accuracy,
             "most_frequent_class": (torch.bincount(labels).max() / len(labels)).item(),
             "labelled_auxiliary": (auxiliary.labels >= 0).float().mean().item(),
-            **central,
         },
         fingerprint=data,
         device=device,
@@ -217,6 +216,23 @@ def _auxiliary(
         )
     rows = at_most(rows, source.people, setup.auxiliary_individuals, setup.seed)
     return auxiliary_of(source, rows, labels, setup.properties, device), rows
+
+
+def _accuracy(model: SharedModel, trained: str, images: Tensor, labels: Tensor) -> float:
+    """Return a model's accuracy on all victims' images, computed once: there may be thousands.
+
+    Args:
+        trained: the path in the cache of the model's weights.
+        images: shape (n, 3, size, size).
+        labels: shape (n,).
+    """
+    numbers = [*model.state_dict().values(), images, labels]
+    key = digest("main task", trained, [tensor_digest(each) for each in numbers])
+    found = cached_tensors(
+        f"accuracies/{key[:24]}",
+        lambda: {"accuracy": main_task_hits(model, images, labels).float().mean()},
+    )
+    return float(found["accuracy"])
 
 
 def _features_of_auxiliary(model: SharedModel, auxiliary: Auxiliary, key: str) -> Tensor:
