@@ -15,6 +15,7 @@ from leakbench.auditing.labelled_images import LabelledImages
 from leakbench.auditing.model_loading import load_tensors
 from leakbench.base.errors import UsageError
 from leakbench.base.files import read_regular
+from leakbench.base.markdown import one_line
 from leakbench.base.seeds import seed_for
 from leakbench.data.images import inside
 from leakbench.data.pixels import read_image
@@ -70,7 +71,7 @@ def _read_folder(folder: Path, size: int | None, role: str) -> LabelledImages:
             skipinitialspace=True,
         )
     except (OSError, ValueError) as error:
-        raise UsageError(f"{tables[0]} cannot be read as CSV ({error})") from error
+        raise UsageError(f"{tables[0]} cannot be read as CSV ({one_line(str(error))})") from error
     if "file" not in table or not len(table):
         raise UsageError(f"{tables[0]} needs a column `file` and a line for each image")
     files = [inside(folder, name, tables[0]) for name in table.pop("file")]
@@ -138,7 +139,7 @@ def _image(file: Path, size: int | None) -> Tensor:
     try:
         whole = read_image(file, upright=True)
     except ValueError as error:
-        raise UsageError(f"image {file} cannot be decoded ({error})") from error
+        raise UsageError(f"image {file} cannot be decoded ({one_line(str(error))})") from error
     if size is not None:
         whole = whole.resize((size, size), Image.Resampling.BILINEAR)
     pixels = torch.from_numpy(np.array(whole)).float() / 255

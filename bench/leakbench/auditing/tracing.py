@@ -19,6 +19,7 @@ from leakbench.auditing.head_search import head_input
 from leakbench.auditing.in_place import without_in_place
 from leakbench.auditing.layers import DROPOUT_REMOVED, functions_to_layers
 from leakbench.base.errors import UsageError
+from leakbench.base.markdown import one_line
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ def _exported(model: nn.Module, split: str | None, images: Tensor, why: str) -> 
             warnings.simplefilter("ignore")
             program = torch.export.export(model, (images,), dynamic_shapes=batch)
     except Exception as error:
-        first = " ".join(why.split())[:200]
+        first = one_line(why)[:200]
         around = "" if split is None else f" around {split!r}"
         raise UsageError(
             f"the forward pass of {type(model).__name__}{around} can be neither traced "

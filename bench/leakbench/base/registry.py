@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from leakbench.base.errors import UsageError
+from leakbench.base.markdown import one_line
 
 Plugin = TypeVar("Plugin", bound=type)
 
@@ -194,7 +195,7 @@ class Registry:
 
 
 def _summary(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return f"{type(error).__name__}: {one_line(str(error))}"
 
 
 def _location(error: BaseException) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from leakbench.base.devices import computing_reproducibly
 from leakbench.base.errors import UsageError
+from leakbench.base.markdown import one_line
 from leakbench.base.plugins import build
 from leakbench.base.registry import Registry
 
@@ -117,7 +118,7 @@ def _raised(error: Exception, trial: Trial) -> str:
     """Return the sentence of an error that says by itself no way out."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if Path(frame.filename) == trial.file] or frames
-    what = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
+    what = f"{type(error).__name__}: {one_line(str(error))}".rstrip(": ")
     where = f"{own[-1].filename}, line {own[-1].lineno}"
     of_attacks = "; what `required_knowledge` does not name is None"
     hint = of_attacks if trial.registry.kind == "attack" else ""

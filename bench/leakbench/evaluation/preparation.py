@@ -1,6 +1,7 @@
 """The work that many cells share: loading, splitting, training, D_aux's features and f_p.
 
-Images, weights, accuracies and f_p are cached under keys of everything that shaped them, and so made once.
+Images, weights, accuracies and f_p are cached under keys of everything that shaped them, and so
+made once.
 """
 
 from __future__ import annotations
