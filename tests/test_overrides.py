@@ -87,6 +87,17 @@ def test_a_model_parameter_is_set(small: Suite) -> None:
     assert {c.model_parameters["width"] for c in cells(small, "model.width=5")} == {5}
 
 
+def test_of_several_models_those_that_have_a_parameter_take_it(write: Any) -> None:
+    other = SECOND_GROUP.replace("batch_size = 2,", 'batch_size = 2, model = { name = "lenet" },')
+    _, suite = load_suite(write(SMALL + other))
+    for setting, model, parameter in (
+        ("model.width=5", "small_cnn", "width"),
+        ("model.spread=0.25", "lenet", "spread"),
+    ):
+        found = [c.model_parameters for c in cells(suite, setting) if c.model == model]
+        assert {parameters[parameter] for parameters in found} == {float(setting.split("=")[1])}
+
+
 def test_another_data_set_or_model_comes_with_its_own_parameters(small: Suite) -> None:
     found = cells(small, "model.width=5", "model=lenet", "dataset=celeba")
     assert {tuple(c.model_parameters) for c in found} == {("spread",)}

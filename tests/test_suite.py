@@ -212,6 +212,32 @@ def test_a_group_has_the_fields_of_its_preset_below_its_own(write: Any) -> None:
     assert (last.model, last.rounds, last.learning_rate) == ("lenet", 4, 0.5)
 
 
+def test_a_group_s_parameters_are_laid_over_those_of_its_preset_s_plugin(write: Any) -> None:
+    mixed = PRESET.replace("NAME", "shallow").replace(
+        "lenet", 'small_cnn", width = 4, pooling = "max'
+    )
+    mixed = mixed.replace("learning_rate = 0.5", "model_parameters = { width = 6 }")
+    name, suite = load_suite(write(SMALL + mixed))
+    last = expand(name, suite)[-1].cell
+    assert (last.model_parameters["width"], last.model_parameters["pooling"]) == (6, "max")
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        'cell = { model = { name = "lenet" }, model_parameters = { spread = 1 } }',
+        'cell = { model = { name = "lenet" } }\nsweep = { model_parameters = [{ spread = 1 }] }',
+        'cell = { model_parameters = { width = 1 } }\nsweep = { model = [{ name = "lenet" }] }',
+    ],
+)
+def test_parameters_that_a_table_beside_them_would_hide_are_refused(
+    write: Any, beside: str
+) -> None:
+    group = f'[[group]]\ntitle = "Hidden"\nlayout = "table2"\n{beside}\n'
+    with pytest.raises(UsageError, match=r"'Hidden' has model_parameters beside model = \{"):
+        load_suite(write(SMALL + group))
+
+
 def test_a_setting_of_the_command_line_counts_more_than_a_preset(write: Any) -> None:
     name, suite = load_suite(write(SMALL + PRESET.replace("NAME", "shallow")))
     assert expand(name, suite)[-1].cell.rounds == 2

@@ -159,26 +159,47 @@ def _set_preset(suite: Suite, setting: str, chosen: Sequence[str], value: Any) -
 def _set_plugin_parameter(suite: Suite, field: str, parameter: str, value: Any) -> None:
     """Set a data set's, model's or defense's parameter wherever its parameters are given.
 
-    Of plugins that stand as tables, those that have the parameter take it.
+    Where a suite has several plugins, those that have the parameter take it.
     """
-    given = f"{field}_parameters"
-    suite.cell.setdefault(given, {})[parameter] = value
-    for group in suite.group:
-        for parameters in [group.cell.get(given), *group.sweep.get(given, [])]:
-            if parameters is not None:
-                parameters[parameter] = value
-    values = [suite.cell.get(field), *(g.cell.get(field) for g in suite.group)]
-    values += [value for group in suite.group for value in group.sweep.get(field, [])]
-    tables = [value for value in values if isinstance(value, dict)]
-    known = {name: _parameters(field, name) for name in (t.get("name") for t in tables) if name}
-    if known and not any(parameter in of for of in known.values()):
+    places = _parameters_given(suite, field)
+    names = {name for of, _ in places for name in of if name}
+    known = {name: _parameters(field, name) for name in names}
+    having = {name for name, of in known.items() if parameter in of}
+    if len(known) > 1 and not having:
         raise UsageError(
             f"--set {field}.{parameter}: no {PLUGIN_FIELDS[field].kind} of the suite has a "
             f"parameter {parameter!r}; there is {', '.join(sorted(set().union(*known.values())))}"
         )
-    for table in tables:
-        if parameter in known.get(table.get("name"), ()):
-            table[parameter] = value
+    for of, parameters in places:
+        if having.intersection(of) or not having:
+            parameters[parameter] = value
+
+
+Place = tuple[list[str], dict[str, Any]]
+"""The names of the plugins that parameters are for, and these parameters."""
+
+
+def _parameters_given(suite: Suite, field: str) -> list[Place]:
+    """Return all places in which a suite gives parameters of a data set, a model or a defense."""
+    given = f"{field}_parameters"
+    usual = suite.cell.get(field, Cell.model_fields[field].default)
+    unnamed: list[str] = []
+    places: list[Place] = []
+    for group in suite.group:
+        plugins = group.sweep.get(field) or [group.cell.get(field, usual)]
+        names = [plugin for plugin in plugins if isinstance(plugin, str)]
+        own = [group.cell.get(given), *group.sweep.get(given, [])]
+        places += [(names, parameters) for parameters in own if parameters is not None]
+        if own == [None]:
+            unnamed += names
+        places += [
+            ([str(plugin.get("name"))], plugin)
+            for plugin in (group.cell.get(field), *group.sweep.get(field, []))
+            if isinstance(plugin, dict)
+        ]
+    if isinstance(usual, dict):
+        return [*places, ([str(usual.get("name"))], usual)]
+    return [*places, (unnamed, suite.cell.setdefault(given, {}))]
 
 
 def _parameters(field: str, name: str) -> list[str]:

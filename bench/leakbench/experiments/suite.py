@@ -178,15 +178,39 @@ def load_suite(name: str) -> tuple[str, Suite]:
 
 
 def _fill_in_preset(path: Path, suite: Suite, group: Group) -> None:
-    """Give a group the cell fields of its preset, below its own."""
+    """Give a group the cell fields of its preset, below its own.
+
+    Its own parameters of a plugin are laid over those of the preset's.
+    """
     if group.preset is None:
+        _refuse_ignored_parameters(f"suite file {path}: group {group.title!r}", suite, group)
         return
     if group.preset not in suite.preset:
         raise UsageError(
             f"suite file {path}: group {group.title!r} names a preset {group.preset!r} that the "
             f"suite has not; it has {', '.join(suite.preset) or 'none'}"
         )
-    group.cell = deepcopy(suite.preset[group.preset]) | group.cell
+    preset = deepcopy(suite.preset[group.preset])
+    for field in PLUGIN_FIELDS:
+        own = group.cell.get(f"{field}_parameters")
+        if isinstance(preset.get(field), dict) and field not in group.cell and own is not None:
+            # The group changes parameters of the preset's plugin.
+            preset[field] |= group.cell.pop(f"{field}_parameters")
+    group.cell = preset | group.cell
+    _refuse_ignored_parameters(f"suite file {path}: group {group.title!r}", suite, group)
+
+
+def _refuse_ignored_parameters(where: str, suite: Suite, group: Group) -> None:
+    """Refuse a plugin's parameters beside a table of its name and parameters, which would count."""
+    for field in PLUGIN_FIELDS:
+        given = f"{field}_parameters"
+        beside = given in group.cell or given in group.sweep
+        plugins = group.sweep.get(field) or [group.cell.get(field, suite.cell.get(field))]
+        if beside and any(isinstance(plugin, dict) for plugin in plugins):
+            raise UsageError(
+                f"{where} has {given} beside {field} = {{ name = …, … }}, whose parameters count; "
+                f"write them into that table"
+            )
 
 
 def _check_group(path: Path, suite: Suite, group: Group) -> None:
