@@ -21,7 +21,7 @@ from leakbench.experiments.suite import load_suite
 from leakbench.records import verified
 from leakbench.records.checks import read_strictly
 from leakbench.records.store import Store, Unusable
-from leakbench.sweep.rates import _training_rate
+from leakbench.sweep.rates import _training_rates
 from leakbench.sweep.shard import Shard
 from publishing import done, write_run
 from records import suite_entries
@@ -134,13 +134,14 @@ def test_a_log_that_was_edited_costs_its_odd_lines_only(tmp_path: Path) -> None:
         '{"event": "SharedDone", "built": 3}',
         '{"built": ["models/"]}',
     ]
-    odd = {"event": "SharedDone", "built": ["models/x"]}
+    odd: dict[str, object] = {"event": "SharedDone", "built": ["models/x"], "model": "m"}
     lines += [json.dumps({**odd, "seconds": value, "work": 1}) for value in ("x", None, [], {})]
+    lines += [json.dumps({**odd, "model": [], "seconds": 9, "work": 1})]
     lines += [json.dumps(odd), json.dumps({**odd, "seconds": 6, "work": 3})]
     (tmp_path / "log.jsonl").write_text("\n".join(lines))
-    assert _training_rate(tmp_path / "log.jsonl") == 2
+    assert _training_rates(tmp_path / "log.jsonl") == {"m": 2}
     os.mkfifo(tmp_path / "fifo")
-    assert _training_rate(tmp_path / "fifo") is None
+    assert _training_rates(tmp_path / "fifo") == {}
 
 
 def test_a_reading_that_is_no_text_is_one_sentence(tmp_path: Path, run: Run) -> None:

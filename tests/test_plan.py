@@ -14,6 +14,7 @@ from leakbench.metrics.estimates import Estimate
 from leakbench.records.record import ImageMetrics, Record
 from leakbench.records.store import Store
 from leakbench.sweep.events import SharedDone
+from leakbench.sweep.gradient_timing import seconds_of_gradient
 from leakbench.sweep.log import RunLog
 from leakbench.sweep.pending import select_cells
 from leakbench.sweep.plan import plan, plan_text
@@ -98,11 +99,24 @@ def test_a_cell_of_several_runs_takes_the_seconds_of_one_times_their_number() ->
 
 def test_trainings_are_learnt_from_the_log(tmp_path: Path, quick: list[SuiteEntry]) -> None:
     log = RunLog(tmp_path / "log.jsonl")
-    log.on_event(SharedDone("a model", "1", 30.0, 100.0, ("models/a/round-000300",)))
-    log.on_event(SharedDone("another, from the cache", "1", 0.1, 100.0, ()))
+    built = ("models/a/round-000300",)
+    log.on_event(SharedDone("a model", "1", 30.0, 100.0, built, "small_cnn"))
+    log.on_event(SharedDone("a deep model", "1", 900.0, 100.0, built, "resnet50"))
+    log.on_event(SharedDone("another, from the cache", "1", 0.1, 100.0, (), "small_cnn"))
     prepare = next(step for step in steps_of(quick) if isinstance(step.task, Prepare))
     rates = Rates([], "cpu", tmp_path / "log.jsonl")
     assert rates.seconds(prepare) == pytest.approx(0.3 * prepare.work)
+
+
+def test_a_model_that_was_never_trained_is_timed(quick: list[SuiteEntry]) -> None:
+    """What a small network's steps took says nothing of a deep one's."""
+    only = ["attack=feature", "batch_size=8"]
+    (entry,) = suite_entries("quick", "model=mobilefacenet", only=only)
+    rates = Rates([measured(quick[0])], "cpu")
+    prepare = next(step for step in steps_of([entry]) if isinstance(step.task, Prepare))
+    assert rates.seconds(prepare) == pytest.approx(
+        seconds_of_gradient(entry.cell.setup) * entry.cell.rounds * entry.cell.setup.images_of_round
+    )
 
 
 def test_a_plan_counts_cells_and_what_they_share(tmp_path: Path, quick: list[SuiteEntry]) -> None:

@@ -60,6 +60,7 @@ class SharedDone:
     Attributes:
         work: in gradient evaluations.
         built: paths in the cache that were missing, and were built.
+        model: the name of the shared model.
     """
 
     what: str
@@ -67,6 +68,7 @@ class SharedDone:
     seconds: float
     work: float
     built: tuple[str, ...]
+    model: str
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ from typing import Any
 
 from leakbench.base.errors import UsageError
 from leakbench.base.files import read_regular
-from leakbench.experiments.cell import Cell
+from leakbench.experiments.cell import Cell, Setup
 from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.records.record import Record
-from leakbench.sweep.steps import Measure, Step
+from leakbench.sweep.gradient_timing import seconds_of_gradient
+from leakbench.sweep.steps import TRAINING_COST, Measure, Step
 
 DEFAULT_RATE = 0.002
 """Seconds per gradient evaluation of a small model on one core, if there are no records."""
@@ -43,13 +44,28 @@ class Rates:
         for record in records:
             if record.cost is not None and record.device == device:
                 self._learn(record.cell, record.cost.seconds)
-        self._training = _training_rate(log) if log is not None else None
+        self._device = device
+        self._trainings = _training_rates(log) if log is not None else {}
 
     def seconds(self, step: Step) -> float:
         """Return how many seconds a step will take one worker."""
         if isinstance(step.task, Measure):
             return step.work * self._rate(_kinds(step.task.cell))
-        return step.work * (self._training or self._rate([ANY]))
+        return step.work * self._rate_of_training(step.task.setup)
+
+    def _rate_of_training(self, setup: Setup) -> float:
+        known = self._trainings.get(setup.model)
+        return known or self._timed(setup) or self._rate([ANY])
+
+    def _timed(self, setup: Setup) -> float:
+        """Return the rate that timing a gradient tells; 0 for a device other than the CPU."""
+        if self._device != "cpu":
+            return 0.0
+        try:
+            return seconds_of_gradient(setup) / TRAINING_COST
+        except UsageError:
+            # The step will say why it cannot be done.
+            return 0.0
 
     def _learn(self, cell: Cell, seconds: float) -> None:
         try:
@@ -78,16 +94,18 @@ def _kinds(cell: Cell) -> Iterator[tuple[object, ...]]:
     yield ANY
 
 
-def _training_rate(log: Path) -> float | None:
-    """Return seconds per unit of training; None if no run has trained a model."""
-    seconds = work = 0.0
+def _training_rates(log: Path) -> dict[str, float]:
+    """Return seconds per unit of training, by the name of the model."""
+    seconds: dict[str, float] = defaultdict(float)
+    work: dict[str, float] = defaultdict(float)
     for event in logged(log):
         if event.get("event") != "SharedDone" or "models/" not in str(event.get("built")):
             continue
         # Whoever may edit the log may write anything there.
         with suppress(KeyError, TypeError, ValueError, OverflowError):
-            seconds, work = seconds + float(event["seconds"]), work + float(event["work"])
-    return seconds / work if work else None
+            model, took, done = event["model"], float(event["seconds"]), float(event["work"])
+            seconds[model], work[model] = seconds[model] + took, work[model] + done
+    return {model: seconds[model] / work[model] for model in work if work[model]}
 
 
 def logged(log: Path) -> Iterator[dict[str, Any]]:

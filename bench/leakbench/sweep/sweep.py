@@ -40,7 +40,7 @@ from leakbench.sweep.executor import (
 from leakbench.sweep.interrupts import Interrupt, interrupts_held
 from leakbench.sweep.outcome import Failure, Limits, Outcome
 from leakbench.sweep.schedule import Schedule
-from leakbench.sweep.steps import Step
+from leakbench.sweep.steps import Measure, Step
 
 CHECK_OTHER_RUNS_EVERY = 1.0
 """Seconds between two checks of cells that another run is measuring."""
@@ -210,10 +210,11 @@ class Sweep:
 
     def _succeeded(self, step: Step, running: _Running, result: StepCompleted) -> None:
         seconds, worker = running.seconds(), running.worker
-        if step.entry is None:
+        if not isinstance(step.task, Measure):
             self._stop(step)
+            model = step.task.setup.model
             self._watcher.on_event(
-                SharedDone(step.description, worker, seconds, step.work, result.built)
+                SharedDone(step.description, worker, seconds, step.work, result.built, model)
             )
         else:
             record = result.record
