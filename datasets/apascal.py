@@ -89,6 +89,13 @@ class APascal(DataSet):
             },
         )
 
+    def attribute_names(self, data_root: Path | None) -> tuple[str, ...] | None:
+        """Return the property and the attributes that `attribute_names.txt` names."""
+        if data_root is None:
+            return None
+        file = data_root / self.folder / "attribute_data" / "attribute_names.txt"
+        return ("wheel", *_attribute_names(file))
+
     def main_tasks(self) -> Mapping[str, str]:
         """Return two tasks of attributes that are nearly uncorrelated with wheel among vehicles."""
         return {"2-class": "Window", "8-class": "Window+3D_Boxy+Occluded"}

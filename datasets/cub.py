@@ -98,6 +98,12 @@ class CUB(DataSet):
             },
         )
 
+    def attribute_names(self, data_root: Path | None) -> tuple[str, ...] | None:
+        """Return the property and the attributes that `attributes.txt` names."""
+        if data_root is None:
+            return None
+        return ("beak", *_attribute_names(data_root / self.folder))
+
     def main_tasks(self) -> Mapping[str, str]:
         """Return two tasks of plumage attributes, which are nearly uncorrelated with the beak."""
         return {

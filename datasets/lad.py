@@ -80,6 +80,13 @@ class LAD(DataSet):
             },
         )
 
+    def attribute_names(self, data_root: Path | None) -> tuple[str, ...] | None:
+        """Return the property and the ids of the vehicles' attributes."""
+        if data_root is None:
+            return None
+        names = _attribute_names(data_root / self.folder / "LAD_annotations" / "attribute_list.txt")
+        return ("wheel", *(id_ for id_ in names if id_.startswith(VEHICLE_ATTRIBUTE)))
+
     def _wheel(self, path: Path, names: dict[str, str]) -> str:
         """Return the id of the attribute that is the property wheel."""
         vehicles = {id_: name for id_, name in names.items() if id_.startswith(VEHICLE_ATTRIBUTE)}

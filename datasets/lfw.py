@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -93,6 +93,15 @@ class LFW(DataSet):
             size=size,
             left_out=left_out,
         )
+
+    def attribute_names(self, data_root: Path | None) -> tuple[str, ...] | None:
+        """Return the properties and the columns of the label files."""
+        if data_root is None:
+            return None
+        scores = _score_file(data_root / self.folder)
+        scored = [] if scores is None else _score_names(scores, read_lines(scores))
+        own = [] if self.labels == "columbia" else [known[0] for known in PROPERTIES.values()]
+        return (*PROPERTIES, *own, *(name for name in scored if name not in own))
 
     def main_tasks(self) -> Mapping[str, str]:
         """Return the same tasks as CelebA's."""
@@ -217,9 +226,8 @@ def _contradicted(path: Path, line: int, image: str) -> UsageError:
     )
 
 
-def _columbia(path: Path) -> tuple[list[str], list[str], Table]:
-    """Return image paths, attribute names and presence, shape (images, names)."""
-    lines = read_lines(path)
+def _score_names(path: Path, lines: Iterator[str]) -> list[str]:
+    """Return the attributes that the first two lines name; the others are left in `lines`."""
     next(lines, "")
     header = next(lines, "").lstrip("#").strip().split("\t")
     if header[:2] != ["person", "imagenum"] or len(header) < 3:
@@ -227,7 +235,13 @@ def _columbia(path: Path) -> tuple[list[str], list[str], Table]:
             f"{path} line 2 does not name the columns person, imagenum and attributes, separated "
             f"by tabs; get the official file"
         )
-    names = [name.strip().replace(" ", "_") for name in header[2:]]
+    return [name.strip().replace(" ", "_") for name in header[2:]]
+
+
+def _columbia(path: Path) -> tuple[list[str], list[str], Table]:
+    """Return image paths, attribute names and presence, shape (images, names)."""
+    lines = read_lines(path)
+    names = _score_names(path, lines)
     paths, table = [], []
     listed: dict[str, list[bool]] = {}
     for number, line in enumerate(lines, start=3):

@@ -58,6 +58,14 @@ class NoSource(Sound):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Misnaming(Sound):
+    """Names another attribute than it loads."""
+
+    def attribute_names(self, data_root):
+        return ("bright", "right")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Fixed(Sound):
     """Has images of one size."""
 

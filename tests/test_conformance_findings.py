@@ -166,6 +166,11 @@ OF_DATASETS: list[Case] = [
         faulty_datasets.NoTask,
         "an attribute 'right' that it lacks",
     ),
+    (
+        "names the attributes that it loads",
+        faulty_datasets.Misnaming,
+        "the first difference being left; return from `attribute_names`",
+    ),
     ("can be divided", faulty_datasets.Few, r"clients need at least as many|leave none for"),
     ("loads the same twice", faulty_datasets.Dated, "other fingerprint when it is loaded again"),
     ("loads the same twice", faulty_datasets.Global, "other images when it is loaded again"),

@@ -131,6 +131,18 @@ def has_main_tasks_of_its_attributes(trial: DatasetTrial) -> None:
                 )
 
 
+def names_the_attributes_that_it_loads(trial: DatasetTrial) -> None:
+    """Where it names attributes without loading images, they are those that it loads."""
+    loaded = tuple(trial.individuals.attributes)
+    named = trial.dataset.attribute_names(trial.data_root)
+    if named is not None and named != loaded:
+        differing = sorted({*named} ^ {*loaded}) or ["their order"]
+        raise FindingError(
+            f"{trial} names other attributes than it loads, the first difference being "
+            f"{differing[0]}; return from `attribute_names` what `load` gives, or None"
+        )
+
+
 def can_be_divided(trial: DatasetTrial) -> None:
     """It has enough individuals for clients, D_aux and victims."""
     tasks = trial.dataset.main_tasks()
@@ -203,6 +215,7 @@ DATASET_CHECKS = (
         has_attributes_of_every_individual,
         has_a_property_that_can_be_asked_about,
         has_main_tasks_of_its_attributes,
+        names_the_attributes_that_it_loads,
         can_be_divided,
         loads_the_same_twice,
         has_a_fingerprint,
