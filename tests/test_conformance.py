@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +80,16 @@ def test_every_data_set_keeps_every_rule_that_needs_no_files(name: str, check: C
     assert_kept(check, DatasetTrial(name))
 
 
+@cache
+def present(name: str, data_root: Path) -> DatasetTrial:
+    """A data set on trial, loaded once for all rules that do not load it themselves."""
+    return DatasetTrial(name, data_root=data_root, parameters=PARAMETERS.get(name, {}))
+
+
 @pytest.mark.slow
 @pytest.mark.real_data
 @each(OF_FILES, [check for check in DATASET_CHECKS if check not in CHECKS_WITHOUT_FILES])
 def test_every_data_set_that_is_present_keeps_the_other_rules(
     name: str, check: Check, data_root: Path
 ) -> None:
-    trial = DatasetTrial(name, data_root=data_root, parameters=PARAMETERS.get(name, {}))
-    assert_kept(check, trial)
+    assert_kept(check, present(name, data_root))

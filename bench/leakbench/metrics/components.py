@@ -13,7 +13,7 @@ from typing import Annotated
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 LEVEL = 0.95
 
@@ -112,4 +112,4 @@ def widened(reach: float, groups: int, spread: Spread) -> float:
 
 
 def _quantile(freedom: float) -> float:
-    return float(student.ppf((1 + LEVEL) / 2, freedom))
+    return float(stdtrit(freedom, (1 + LEVEL) / 2))

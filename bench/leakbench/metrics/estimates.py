@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
-from scipy.stats import norm as normal
-from scipy.stats import t as student
+from scipy.special import ndtr, stdtrit
 
 from leakbench.metrics.components import LEVEL, Components, Spread, widened
 
@@ -215,6 +214,6 @@ def _reaches(
 
 
 def _expanded_percentiles(groups: int) -> tuple[float, float]:
-    reach = math.sqrt(groups / (groups - 1)) * student.ppf((1 + LEVEL) / 2, groups - 1)
-    tail = float(normal.cdf(-reach))
+    reach = math.sqrt(groups / (groups - 1)) * stdtrit(groups - 1, (1 + LEVEL) / 2)
+    tail = float(ndtr(-reach))
     return tail, 1 - tail

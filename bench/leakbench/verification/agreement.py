@@ -39,9 +39,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from scipy.stats import f as fisher
-from scipy.stats import norm as normal
-from scipy.stats import t as student
+from scipy.special import fdtri, ndtri, stdtrit
 
 from leakbench.metrics.components import LEVEL, Components
 from leakbench.metrics.estimates import Estimate
@@ -156,7 +154,7 @@ def reach_without_interval(one: float, other: float, sampling: Sampling, level: 
         return math.inf
     decisions = max(1, sampling.individuals) * sampling.runs
     deviation = math.sqrt(2 * _variance((one + other) / 2, decisions))
-    return max(sampling.few, float(normal.ppf(1 - level / 2)) * deviation)
+    return max(sampling.few, float(ndtri(1 - level / 2)) * deviation)
 
 
 def _is_reached(estimate: Estimate, other: Estimate, sampling: Sampling, level: float) -> bool:
@@ -183,7 +181,7 @@ def _is_reached_by_interval(
     # An end of a bootstrap interval of few batches may lie next to the value.
     half = max(half, (high - low) / 4)
     freedom = _freedom_of_interval(estimate.components, sampling)
-    factor = student.ppf(1 - level / 2, freedom) / student.ppf((1 + LEVEL) / 2, freedom)
+    factor = stdtrit(freedom, 1 - level / 2) / stdtrit(freedom, (1 + LEVEL) / 2)
     return bool(abs(wanted - value) <= math.sqrt(2) * factor * half)
 
 
@@ -203,7 +201,7 @@ def _reach_of_repeats(estimate: Estimate, sampling: Sampling, level: float) -> f
         freedom = sampling.trainings - 1
         trainings = _moderated(components.trainings, freedom, TRAINING_DEVIATION)
         of_trainings = (trainings[0] / sampling.trainings, trainings[1])
-    quantile = float(student.ppf(1 - level / 2, _satterthwaite(of_seeds, of_trainings)))
+    quantile = float(stdtrit(_satterthwaite(of_seeds, of_trainings), 1 - level / 2))
     deviation = math.sqrt(of_seeds[0] + of_trainings[0])
     return sampling.few + math.sqrt(2) * quantile * deviation
 
@@ -282,7 +280,7 @@ def _widths_agree(theirs: Estimate, ours: Estimate, sampling: Sampling, level: f
     if narrow <= 0:
         return _are_constant_but_for_few(theirs, ours, wide, sampling)
     freedom = _freedom_of_width(_number(ours.value), sampling)
-    return (wide / narrow) ** 2 <= float(fisher.ppf(1 - level / 2, freedom, freedom))
+    return (wide / narrow) ** 2 <= float(fdtri(freedom, freedom, 1 - level / 2))
 
 
 def _are_constant_but_for_few(
