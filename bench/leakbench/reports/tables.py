@@ -29,6 +29,7 @@ from leakbench.reports.baselines import (
     tells_labels,
 )
 from leakbench.reports.columns import seconds_per_batch
+from leakbench.reports.marks import DIFFERS, FAILURE, IMPLIED, explained_marks
 from leakbench.reports.remarks import batches_text, explained, row_remarks
 from leakbench.reports.rows import LAYOUTS, Row, leading_values, varying_settings
 from leakbench.reports.utility_costs import cost_columns
@@ -39,9 +40,6 @@ of deployed models, which stands apart."""
 
 REMARKS = "remarks"
 """The heading of the column of remarks."""
-
-DIFFERS = "differs when measured again"
-"""The remark at a cell of which `leakbench verify` measured other numbers."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ class TableValue:
 
 
 UNMEASURED = TableValue(FormattedNumber(MISSING))
-FAILED = TableValue(FormattedNumber("failed"))
+FAILED = TableValue(FormattedNumber(FAILURE))
 
 
 @dataclass(frozen=True)
@@ -98,6 +96,11 @@ class TableRow:
     costs: tuple[FormattedNumber, ...]
     best: str | None
     remarks: tuple[str, ...]
+
+    @cached_property
+    def has_data(self) -> bool:
+        """Whether an attack or control has been measured, or has failed."""
+        return any(value.text != MISSING for value in self.values.values())
 
 
 @dataclass(frozen=True)
@@ -136,8 +139,20 @@ class Table:
 
     @property
     def note(self) -> str:
-        """The explanation of the remarks; empty where there are none."""
-        return explained(remark for row in self.rows for remark in row.remarks)
+        """The explanation of the remarks and marks; empty where there are none."""
+        remarks = explained(remark for row in self.rows for remark in row.remarks)
+        marks = explained_marks(
+            [
+                *(text for row in self.rows for text in row.leading if text.endswith(IMPLIED)),
+                *(
+                    row.values.get(column, UNMEASURED).text
+                    for row in self.rows
+                    if row.has_data
+                    for column in self.columns
+                ),
+            ]
+        )
+        return " ".join(filter(None, (remarks, marks)))
 
 
 def by_group(cells: Sequence[Measured]) -> dict[str, list[Measured]]:
