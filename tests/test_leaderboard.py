@@ -155,8 +155,10 @@ def test_a_folder_of_broken_records_alone_is_one_sentence(tmp_path: Path, run: R
 def test_records_of_the_users_suite_are_laid_out_by_it(tmp_path: Path, run: Run) -> None:
     suite = defended_suite(tmp_path)
     out = write_run(tmp_path / "out", map(done, suite_entries(str(suite))))
-    code, *_ = run("publish", "--out", str(out))
-    assert code == 0
+    code, printed, said = run("publish", "--out", str(out))
+    assert code == 1
+    assert "leaderboard.md" in printed
+    assert "it has no table" in said and "pass --suite FILE.toml" in said
     assert "--suite FILE.toml" in (out / "leaderboard.md").read_text()
     code, *_ = run("publish", "--out", str(out), "--suite", str(suite))
     assert code == 0

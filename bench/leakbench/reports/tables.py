@@ -138,21 +138,22 @@ class Table:
         return (REMARKS,) if any(row.remarks for row in self.rows) else ()
 
     @property
+    def remark_note(self) -> str:
+        """The explanation of the remarks; empty where there are none."""
+        return explained(remark for row in self.rows for remark in row.remarks)
+
+    @property
+    def mark_note(self) -> str:
+        """The explanation of the marks at values; empty where there are none."""
+        rows = [row for row in self.rows if row.has_data]
+        implied = [text for row in rows for text in row.leading if text.endswith(IMPLIED)]
+        values = (row.values.get(column, UNMEASURED) for row in rows for column in self.columns)
+        return explained_marks([*implied, *(value.text for value in values)])
+
+    @property
     def note(self) -> str:
-        """The explanation of the remarks and marks; empty where there are none."""
-        remarks = explained(remark for row in self.rows for remark in row.remarks)
-        marks = explained_marks(
-            [
-                *(text for row in self.rows for text in row.leading if text.endswith(IMPLIED)),
-                *(
-                    row.values.get(column, UNMEASURED).text
-                    for row in self.rows
-                    if row.has_data
-                    for column in self.columns
-                ),
-            ]
-        )
-        return " ".join(filter(None, (remarks, marks)))
+        """Both explanations."""
+        return " ".join(filter(None, (self.remark_note, self.mark_note)))
 
 
 def by_group(cells: Sequence[Measured]) -> dict[str, list[Measured]]:

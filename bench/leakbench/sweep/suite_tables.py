@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
 
 from leakbench.base.errors import UsageError
 from leakbench.experiments.expansion import SuiteEntry, expand
@@ -19,6 +22,7 @@ from leakbench.records.folder import read_cells
 from leakbench.records.store import Store, no_record, warn_of
 from leakbench.reports.suite_page import Heading, figures_of, write_report
 from leakbench.reports.suite_report import printed
+from leakbench.reports.terminal import print_report
 
 
 def report_suite(
@@ -59,6 +63,9 @@ def print_tables(
 ) -> None:
     """Print the tables of the chosen cells; write the report of the whole suite to files.
 
+    On a terminal a conclusion comes first, tables fit the width, and settings are in the file only;
+    elsewhere, Markdown is printed.
+
     Records that cannot be shown are left out, with a `BadRecordWarning` each.
 
     Args:
@@ -72,7 +79,12 @@ def print_tables(
     heading = Heading(name, title, command, reading, figures_of(out, name))
     files = write_report(out, heading, measured)
     by_key = {m.entry.key: m for m in measured}
-    print(printed([replace(by_key[entry.key], entry=entry) for entry in chosen]))
+    shown = [replace(by_key[entry.key], entry=entry) for entry in chosen]
+    # Not rich's own answer, which environment variables change: what is piped stays Markdown.
+    if sys.stdout.isatty():
+        print_report(Console(), shown)
+    else:
+        print(printed(shown))
     print(f"\nThe report is in {files.page}, all metrics are in {files.metrics}.")
 
 
