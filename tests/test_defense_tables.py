@@ -20,6 +20,7 @@ from leakbench.records.measured import Measured
 from leakbench.records.record import DefenseMetrics, Record
 from leakbench.reports.settings import settings
 from leakbench.reports.suite_report import reading_aid
+from leakbench.reports.tables import table_of
 from records import record_of, suite_entries, table_rows
 
 SUITE = """
@@ -198,9 +199,9 @@ def test_a_table_without_epsilon_has_no_column_for_it(suite: str) -> None:
 
 
 def test_costs_that_are_not_measured_are_missing(suite: str) -> None:
-    heading, _, *body = table_rows([Measured(p, None) for p in suite_entries(suite)])
-    assert heading[-2:] == ["utility (lost), %", "distortion"]
-    assert {tuple(row[-2:]) for row in body} == {("–", "–")}
+    table = table_of([Measured(p, None) for p in suite_entries(suite)])
+    assert table.cost_headings == ("utility (lost), %", "distortion")
+    assert {tuple(map(str, row.costs)) for row in table.rows} == {("–", "–")}
 
 
 def test_other_layouts_separate_defenses_and_have_no_costs(suite: str) -> None:

@@ -35,7 +35,8 @@ from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.federation.shared_model import Normalise
 from leakbench.records.measured import Measured
 from leakbench.records.record import Record
-from leakbench.reports.suite_report import markdown
+from leakbench.reports.details import details
+from leakbench.reports.suite_page import Heading, page
 from leakbench.threat.server import Auxiliary, Server, granted
 
 FORMS = ("parametrised", "regularised", "honest")
@@ -266,15 +267,15 @@ def test_the_record_and_the_report_say_whose_accuracy_it_is(small_setup: Setup) 
     assert set(deployed[0]) == {"gender", "glasses"}
     assert deployed[2] is not None
     assert len(set(deployed[2].values())) == 1
-    report = markdown("T", cells, "leakbench run t")
+    report = page(Heading("t", "T", "leakbench run t"), cells)
     assert "**HCN, Honest outputs**: another threat model" in report
     assert "- HCN (`hcn`): knows auxiliary, outputs; form = parametrised" in report
-    lines = report[report.index("## Deployed models") :].splitlines()
-    rows = [line for line in lines[: lines.index("## All metrics by property")] if "|" in line]
-    assert len(rows) == 2 + 4
+    rows = details(cells)
+    hcn = rows[rows.attack == "HCN"].iloc[0]
     shared = cells[0].record.metrics.main_task["accuracy"]  # type: ignore[union-attr]
-    assert f"| gender      | {100 * deployed[0]['gender']:.1f}" in rows[2]
-    assert f"{100 * shared:.1f}" in rows[2]
+    assert hcn["deployed for gender, %"] == round(100 * deployed[0]["gender"], 4)
+    assert hcn["deployed for glasses, %"] == round(100 * deployed[0]["glasses"], 4)
+    assert hcn["main-task accuracy, %"] == round(100 * shared, 4)
 
 
 def assert_more_than_honest(setup: Setup, data_root: Path | None, form: str) -> None:

@@ -14,8 +14,8 @@ from leakbench.records.folder import read_records
 from leakbench.records.store import Store
 from leakbench.records.verified import Remeasured, content_hash, write
 from leakbench.reports.leaderboard import laid_out, leaderboard, leading_suites
+from leakbench.reports.marks import DIFFERS
 from leakbench.reports.publishing import publish
-from leakbench.reports.tables import DIFFERS
 from leakbench.threat.glossary import KNOWLEDGE
 from leakbench.threat.knowledge import Knowledge
 from publishing import HOSTILE, defended_suite, done, failed, write_run
@@ -155,8 +155,10 @@ def test_a_folder_of_broken_records_alone_is_one_sentence(tmp_path: Path, run: R
 def test_records_of_the_users_suite_are_laid_out_by_it(tmp_path: Path, run: Run) -> None:
     suite = defended_suite(tmp_path)
     out = write_run(tmp_path / "out", map(done, suite_entries(str(suite))))
-    code, *_ = run("publish", "--out", str(out))
-    assert code == 0
+    code, printed, said = run("publish", "--out", str(out))
+    assert code == 1
+    assert "leaderboard.md" in printed
+    assert "it has no table" in said and "pass --suite FILE.toml" in said
     assert "--suite FILE.toml" in (out / "leaderboard.md").read_text()
     code, *_ = run("publish", "--out", str(out), "--suite", str(suite))
     assert code == 0
@@ -233,9 +235,11 @@ def test_a_cell_that_differs_says_so_in_every_table(tmp_path: Path, run: Run) ->
     assert code == 0
     # The suite's cell has a value for each property.
     properties = len(suite_entries("quick")[0].cell.properties)
-    tables = written.leaderboard.read_text().partition("## How to read")[0]
-    for text in (tables, (tmp_path / "quick.md").read_text().partition("Balanced accuracy")[0]):
-        assert text.count(DIFFERS) == properties
+    for page in (written.leaderboard, tmp_path / "quick.md"):
+        tables = page.read_text().partition("## How to read")[0]
+        rows = "\n".join(line for line in tables.splitlines() if line.startswith("|"))
+        assert rows.count(DIFFERS) == properties
+        assert f"{DIFFERS}: `leakbench verify` measured" in tables
     assert DIFFERS in report
     assert written.site.read_text().count(DIFFERS) > properties
 

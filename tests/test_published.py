@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from leakbench.attacks.matching.matching_attack import GradientMatching
@@ -11,8 +14,10 @@ from leakbench.base.registry import ATTACKS
 from leakbench.experiments.expansion import expand
 from leakbench.experiments.suite import load_suite, suite_names
 from leakbench.records.folder import read_cells, read_records
+from leakbench.reports.details import details_csv
 from leakbench.reports.leaderboard import OF_THE_PAPER, laid_out, leaderboard, leading_suites
-from leakbench.reports.suite_report import markdown
+from leakbench.reports.suite_page import LIMIT, Heading, csv_name, figures_of
+from leakbench.reports.suite_page import page as suite_page
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 
@@ -43,8 +48,29 @@ def test_a_published_table_is_its_records_and_nothing_else(suite: str) -> None:
             assert m.record.cell.model_dump_json() == m.entry.cell.model_dump_json()
     assert {m.record.status for m in cells if m.record} <= {"done", "diverged"}
     reading = (RESULTS / f"{suite}.reading.md").read_text(encoding="utf-8")
-    made = markdown(content.title, cells, f"leakbench run {suite}", reading)
-    assert page == made
+    figures = figures_of(RESULTS, suite)
+    heading = Heading(suite, content.title, f"leakbench run {suite}", reading, figures)
+    assert page == suite_page(heading, cells)
+    assert len(page.encode()) <= LIMIT
+    assert (RESULTS / csv_name(suite)).read_text(encoding="utf-8") == details_csv(cells)
+
+
+@pytest.mark.parametrize("suite", PUBLISHED)
+def test_the_numbers_of_a_published_table_are_in_its_csv(suite: str) -> None:
+    if not (RESULTS / csv_name(suite)).is_file():
+        pytest.skip(f"{suite} was published before reports had a CSV file")
+    frame = pd.read_csv(RESULTS / csv_name(suite))
+    estimates = [name.removesuffix(" low, %") for name in frame if name.endswith(" low, %")]
+    ends = [[f"{name}{end}, %" for end in ("", " low", " high")] for name in estimates]
+    recorded = np.concatenate([frame[columns].dropna().to_numpy() for columns in ends])
+    page = (RESULTS / f"{suite}.md").read_text(encoding="utf-8")
+    tables = "\n".join(line for line in page.splitlines() if line.startswith("|"))
+    shown = set(re.findall(r"(-?\d+\.\d) \[(-?\d+\.\d), (-?\d+\.\d)\]", tables))
+    assert len(shown) > 20
+    for number in shown:
+        # Up to how it was rounded.
+        apart = np.abs(recorded - np.array(number, dtype=float)).max(axis=1)
+        assert apart.min() < 0.0501, number
 
 
 def test_the_published_leaderboard_is_its_records_and_nothing_else() -> None:

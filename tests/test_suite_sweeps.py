@@ -14,7 +14,7 @@ from leakbench.experiments.expansion import expand
 from leakbench.experiments.suite import Suite, load_suite
 from leakbench.records.measured import Measured
 from leakbench.reports.settings import settings
-from leakbench.reports.suite_report import main_tables
+from leakbench.reports.tables import table_of
 from suite_files import BUDGET_GROUP, SECOND_GROUP, SMALL, cells, of_group, parameters
 
 
@@ -105,16 +105,14 @@ def test_a_list_that_an_attack_takes_as_one_value_is_not_swept(
 def test_a_table_has_a_leading_column_for_a_swept_parameter(write: Any, layout: str) -> None:
     text = SMALL + BUDGET_GROUP.replace('"budget"', f'"{layout}"')
     found = of_group(load_suite(write(text))[1], "By budget")
-    lines = main_tables([Measured(p, None) for p in found]).splitlines()
-    heading, _, *rows = [line for line in lines if line.startswith("|")]
-    names = [cell.strip() for cell in heading.strip("|").split("|")]
-    column = names.index("budget")
-    assert names[:-4] == (
+    table = table_of([Measured(p, None) for p in found])
+    assert list(table.leading) == (
         ["main task", "property", "budget"]
         if layout == "budget"
         else ["budget", "main task", "property", "B"]
     )
-    assert {row.split("|")[column + 1].strip() for row in rows} - {""} == {"3", "5"}
+    column = table.leading.index("budget")
+    assert {row.leading[column] for row in table.rows} == {"3", "5"}
 
 
 def test_the_settings_tell_what_was_swept_and_what_a_group_changed(write: Any) -> None:

@@ -7,8 +7,13 @@ import unicodedata
 from collections.abc import Sequence
 
 
-def markdown_table(rows: Sequence[Sequence[str]], columns: Sequence[str]) -> str:
+def markdown_table(
+    rows: Sequence[Sequence[str]], columns: Sequence[str], padded: bool = True
+) -> str:
     """Return a Markdown table, with `|` escaped and line breaks in cells replaced by spaces.
+
+    Args:
+        padded: whether columns are aligned in the text too; the rendered table is the same.
 
     >>> print(markdown_table([["ig", "72.8 [68.2, 77.4]"]], ["attack", "gender"]))
     | attack   | gender            |
@@ -16,8 +21,8 @@ def markdown_table(rows: Sequence[Sequence[str]], columns: Sequence[str]) -> str
     | ig       | 72.8 [68.2, 77.4] |
     """
     cells = [[" ".join(text.replace("|", "\\|").split()) for text in row] for row in rows]
-    widths = [_width(heading) + 2 for heading in columns]
-    for row in cells:
+    widths = [_width(heading) + 2 if padded else 0 for heading in columns]
+    for row in cells if padded else ():
         widths = [max(pair) for pair in zip(widths, map(_width, row), strict=True)]
     colon = ":" if cells else "-"
     lines = [_line(columns, widths), f"|{'|'.join(f'{colon:-<{w + 2}}' for w in widths)}|"]

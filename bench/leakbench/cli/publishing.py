@@ -49,13 +49,24 @@ def publish(
     ] = False,
     trust_verified: TrustVerifiedOption = False,
 ) -> None:
-    """Write a leaderboard from records, as Markdown and as a static site."""
+    """Write a leaderboard from records, as Markdown and as a static site.
+
+    Exit code 1 if no suite lays out the records, so that there is no table.
+    """
     from leakbench.reports.publishing import publish as write
 
     done = write(out, site, suites or [], reconstructions, trust_verified)
     for sentence in done.left_out:
         typer.echo(sentence, err=True)
     typer.echo(f"The leaderboard is in {done.leaderboard}, the site in {done.site}.")
+    if not done.tables:
+        typer.echo(
+            f"leakbench: it has no table, since no suite that comes with leakbench lays out the "
+            f"records in {out / 'records'}; pass --suite FILE.toml with the suite that was run; "
+            f"for one that was run with --set, a file that has these settings",
+            err=True,
+        )
+        raise typer.Exit(1)
 
 
 def figure(

@@ -13,8 +13,6 @@ from leakbench.metrics.scored import ScoredCell
 from leakbench.metrics.spec import (
     BY_CANDIDATE,
     BY_INDIVIDUAL,
-    CELLS,
-    DETAILS,
     NON_NEGATIVE,
     SIGNED,
     MetricSpec,
@@ -94,7 +92,7 @@ FEATURE_COSINE = MetricSpec(
     range=SIGNED,
     better="higher",
     interval=BY_INDIVIDUAL,
-    tables=DETAILS | CELLS,
+    in_cell_tables=True,
     of_cell=_mean_cosine,
 )
 
@@ -110,7 +108,7 @@ SWAPPED_COSINE = MetricSpec(
     range=SIGNED,
     interval=BY_INDIVIDUAL,
     optional="later",
-    tables=DETAILS | CELLS,
+    in_cell_tables=True,
     of_cell=_mean_swapped_cosine,
 )
 
@@ -123,7 +121,7 @@ EXACT_SHARE = MetricSpec(
     better="higher",
     interval=BY_INDIVIDUAL,
     counted="individuals",
-    tables=DETAILS | CELLS,
+    in_cell_tables=True,
     of_cell=_exact,
 )
 
@@ -135,7 +133,7 @@ CERTIFIED_SHARE = MetricSpec(
     unit="%",
     better="higher",
     counted="individuals",
-    tables=DETAILS | CELLS,
+    in_cell_tables=True,
     of_cell=_certified,
 )
 
@@ -158,7 +156,7 @@ MEMBERSHIP_AUC = MetricSpec(
     unit="%",
     better="higher",
     interval=BY_CANDIDATE,
-    tables=CELLS,
+    in_cell_tables=True,
     of_cell=_membership_auc,
 )
 
@@ -182,7 +180,7 @@ PSNR = MetricSpec(
     range=(-math.inf, PERFECT),
     better="higher",
     interval=BY_INDIVIDUAL,
-    tables=DETAILS | CELLS,
+    in_cell_tables=True,
     of_cell=lambda scored: _mean_image_metric(scored, "psnr"),
 )
 
@@ -195,7 +193,6 @@ SSIM = MetricSpec(
     range=SIGNED,
     better="higher",
     interval=BY_INDIVIDUAL,
-    tables=DETAILS,
     of_cell=lambda scored: _mean_image_metric(scored, "ssim"),
 )
 
@@ -209,7 +206,6 @@ LPIPS = MetricSpec(
     better="lower",
     interval=BY_INDIVIDUAL,
     optional="extra",
-    tables=DETAILS,
     of_cell=lambda scored: _mean_image_metric(scored, "lpips"),
 )
 
@@ -222,7 +218,6 @@ RECOGNISABLE_SHARE = MetricSpec(
     better="higher",
     interval=BY_INDIVIDUAL,
     counted="individuals",
-    tables=DETAILS,
     of_cell=_recognisable,
 )
 
@@ -234,7 +229,6 @@ LABEL_ACCURACY = MetricSpec(
     unit="%",
     better="higher",
     counted="individuals",
-    tables=DETAILS,
     of_cell=_label_accuracy,
 )
 
@@ -247,7 +241,7 @@ DIVERGED = MetricSpec(
     form=".0f",
     better="lower",
     counted="updates",
-    tables=DETAILS | CELLS,
+    in_cell_tables=True,
     hides_zero=True,
     of_cell=lambda scored: float(np.mean(scored.diverged)),
 )

@@ -11,7 +11,7 @@ from leakbench.metrics.classification import (
 )
 from leakbench.metrics.estimates import Estimate
 from leakbench.metrics.scored import ScoredProperty
-from leakbench.metrics.spec import BY_BATCH, BY_INDIVIDUAL, CELLS, DETAILS, MetricSpec
+from leakbench.metrics.spec import BY_BATCH, BY_INDIVIDUAL, MetricSpec
 
 
 def _count_error(scored: ScoredProperty) -> Estimate:
@@ -27,7 +27,6 @@ ACCURACY = MetricSpec(
     better="higher",
     interval=BY_INDIVIDUAL,
     counted="individuals",
-    tables=DETAILS,
     of_property=lambda scored: scored.estimate(accuracy),
 )
 
@@ -39,7 +38,7 @@ BALANCED_ACCURACY = MetricSpec(
     unit="%",
     better="higher",
     interval=BY_INDIVIDUAL,
-    tables=DETAILS | CELLS,
+    in_cell_tables=True,
     of_property=lambda scored: scored.estimate(balanced_accuracy),
 )
 
@@ -51,7 +50,7 @@ AUC = MetricSpec(
     unit="%",
     better="higher",
     interval=BY_INDIVIDUAL,
-    tables=DETAILS | CELLS,
+    in_cell_tables=True,
     of_property=lambda scored: scored.estimate(auc),
 )
 
@@ -67,7 +66,7 @@ BRIER_SCORE = MetricSpec(
     better="lower",
     interval=BY_INDIVIDUAL,
     optional="later",
-    tables=DETAILS | CELLS,
+    in_cell_tables=True,
     of_property=lambda scored: scored.estimate(brier_score),
 )
 
@@ -82,7 +81,7 @@ SWAPPED_BALANCED_ACCURACY = MetricSpec(
     unit="%",
     interval=BY_INDIVIDUAL,
     optional="later",
-    tables=DETAILS | CELLS,
+    in_cell_tables=True,
     of_property=lambda scored: (
         None if scored.swapped is None else scored.swapped.estimate(balanced_accuracy)
     ),
@@ -97,7 +96,6 @@ COUNT_ERROR = MetricSpec(
     better="lower",
     interval=BY_BATCH,
     counted="individuals",
-    tables=DETAILS,
     of_property=_count_error,
 )
 
@@ -110,7 +108,6 @@ PREVALENCE = MetricSpec(
     form=".0f",
     counted="individuals",
     certain=True,
-    tables=DETAILS,
     of_property=lambda scored: float(scored.present.mean()),
 )
 

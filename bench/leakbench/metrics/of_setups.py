@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from leakbench.metrics.spec import BY_BATCH, BY_IDENTITY, CELLS, NON_NEGATIVE, SIGNED, MetricSpec
+from leakbench.metrics.spec import BY_BATCH, BY_IDENTITY, NON_NEGATIVE, SIGNED, MetricSpec
 
 MAIN_TASK_ACCURACY = MetricSpec(
     name="main_task_accuracy",
@@ -78,7 +78,7 @@ UTILITY = MetricSpec(
     description="main-task accuracy, on the victims' images, of a model trained under the defense",
     unit="%",
     interval=BY_IDENTITY,
-    tables=CELLS,
+    in_cell_tables=True,
 )
 
 UTILITY_LOST = MetricSpec(

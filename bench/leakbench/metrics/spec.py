@@ -15,12 +15,6 @@ from leakbench.metrics.scored import ScoredCell, ScoredProperty
 Unit = Literal["%", "dB", ""]
 """`%`: a share, recorded in [0, 1] and printed in percent."""
 
-TableKind = Literal["details", "cells"]
-"""`details`, under a suite's tables, and `cells`, the site's tables of cells."""
-
-DETAILS: frozenset[TableKind] = frozenset({"details"})
-CELLS: frozenset[TableKind] = frozenset({"cells"})
-
 BY_INDIVIDUAL = "victim batch, and identity where one appears several times"
 BY_BATCH = "victim batch"
 BY_CANDIDATE = "victim batch, and identity"
@@ -57,9 +51,9 @@ class MetricSpec:
         certain: whether the data alone decide it, so that no rounding changes it.
         optional: why a record may lack it where another record of its cell has it: `extra`, it
             needs weights or a library; `later`, it was added after records had been published.
-        tables: the kinds of tables that have a column for it.
+        in_cell_tables: whether the site's tables of cells have a column for it.
         hides_zero: whether tables of cells leave out a value of 0.
-        exported: whether the data frame of results has it.
+        exported: whether the data frame of results, and the CSV of a suite, have it.
         of_property: computes it for one property.
         of_cell: computes it for a cell. A metric that has neither is measured elsewhere: of
             the shared model while it is prepared, or of its defense.
@@ -77,7 +71,7 @@ class MetricSpec:
     counted: Literal["individuals", "updates"] | None = None
     certain: bool = False
     optional: Literal["extra", "later"] | None = None
-    tables: frozenset[TableKind] = frozenset()
+    in_cell_tables: bool = False
     hides_zero: bool = False
     exported: bool = True
     of_property: Callable[[ScoredProperty], Value] | None = None

@@ -59,7 +59,7 @@ def write_results(folder: Path, path: Path) -> int:
     frame = results(folder)
     try:
         if path.suffix == ".csv":
-            _without_formulas(frame).to_csv(path, index=False)
+            without_formulas(frame).to_csv(path, index=False)
         elif path.suffix == ".parquet":
             frame.to_parquet(path, index=False)
         else:
@@ -78,8 +78,11 @@ FORMULA = tuple("=+-@")
 """A text that begins so is computed as a formula by spreadsheets that open a CSV file."""
 
 
-def _without_formulas(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the frame with `'` before every text, and heading, that would be a formula."""
+def without_formulas(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a frame with `'` before every text, and heading, that would be a formula.
+
+    Carriage returns become line feeds.
+    """
 
     def as_text(value: Any) -> Any:
         if not isinstance(value, str):
@@ -90,7 +93,9 @@ def _without_formulas(frame: pd.DataFrame) -> pd.DataFrame:
 
     made = frame.copy()
     for name in frame.select_dtypes(exclude="number"):
-        made[name] = frame[name].map(as_text)
+        # With the column's type, since a new one would make integers with gaps floating point.
+        texts = [as_text(value) for value in frame[name]]
+        made[name] = pd.Series(texts, index=frame.index, dtype=frame[name].dtype)
     return made.rename(columns=as_text)
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.metrics.catalogue import CELL_METRICS, PROPERTY_METRICS
 from leakbench.metrics.formatting import MISSING
-from leakbench.metrics.spec import MetricSpec, TableKind
-from leakbench.records.record import Record
+from leakbench.metrics.spec import MetricSpec
+from leakbench.records.record import Metrics, Record
 
 
 @dataclass(frozen=True)
@@ -25,36 +25,34 @@ class RecordColumn:
     text: Callable[[Record], str]
 
 
-def property_metrics(kind: TableKind, records: Iterable[Record]) -> list[MetricSpec]:
-    """Return the metrics of a property that such tables of these records show, in their order.
+def property_metrics(records: Iterable[Record]) -> list[MetricSpec]:
+    """Return the metrics of a property that tables of these cells show, in their order.
 
     A metric that was added later is left out where no record has it.
     """
-    found = list(records)
+    return _shown(PROPERTY_METRICS, records)
+
+
+def cell_metrics(records: Iterable[Record]) -> list[MetricSpec]:
+    """Return the metrics of a cell that tables of these cells show; see above."""
+    return _shown(CELL_METRICS, records)
+
+
+def _shown(specs: Iterable[MetricSpec], records: Iterable[Record]) -> list[MetricSpec]:
+    metrics = [record.metrics for record in records if record.metrics is not None]
     return [
         spec
-        for spec in PROPERTY_METRICS
-        if kind in spec.tables and (spec.optional != "later" or _has(spec, found))
+        for spec in specs
+        if spec.in_cell_tables and (spec.optional != "later" or has_metric(spec, metrics))
     ]
 
 
-def cell_metrics(kind: TableKind, records: Iterable[Record]) -> list[MetricSpec]:
-    """Return the metrics of a cell that such tables of these records show; see above."""
-    found = list(records)
-    return [
-        spec
-        for spec in CELL_METRICS
-        if kind in spec.tables and (spec.optional != "later" or _has(spec, found))
-    ]
-
-
-def _has(spec: MetricSpec, records: Sequence[Record]) -> bool:
-    """Whether a record has a metric."""
+def has_metric(spec: MetricSpec, metrics: Iterable[Metrics]) -> bool:
+    """Whether one of these has a metric."""
     return any(
-        spec.value(record.metrics, name) is not None
-        for record in records
-        if record.metrics is not None
-        for name in (record.metrics.properties if spec.is_per_property else ("",))
+        spec.value(each, name) is not None
+        for each in metrics
+        for name in (each.properties if spec.is_per_property else ("",))
     )
 
 

@@ -1,69 +1,29 @@
-"""All other metrics of a suite under its tables: of each cell, and of each property."""
+"""All metrics of a suite, as the CSV file beside its report."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from leakbench.base.markdown import markdown_table
-from leakbench.base.registry import ATTACKS
+import pandas as pd
+
 from leakbench.experiments.cell import Cell
 from leakbench.experiments.descriptions import text_of
+from leakbench.metrics.catalogue import CELL_METRICS, PROPERTY_METRICS
+from leakbench.metrics.estimates import Estimate
 from leakbench.metrics.formatting import MISSING
-from leakbench.metrics.of_attacks import CERTIFIED_FALSELY, CERTIFIED_SHARE, LABEL_ACCURACY, LPIPS
-from leakbench.metrics.of_setups import (
-    CENTRAL_ACCURACY,
-    DEPLOYED,
-    MAIN_TASK_ACCURACY,
-    MOST_FREQUENT_CLASS,
-)
+from leakbench.metrics.of_attacks import LABEL_ACCURACY
+from leakbench.metrics.of_setups import DEPLOYED
 from leakbench.metrics.spec import MetricSpec
+from leakbench.records.data_frame import without_formulas
 from leakbench.records.measured import Measured
 from leakbench.records.record import Metrics, Record
-from leakbench.reports.columns import (
-    STEPS,
-    RecordColumn,
-    cell_metrics,
-    property_metrics,
-    seconds_per_batch,
-)
+from leakbench.reports.columns import seconds_per_batch
 from leakbench.reports.rows import leading_values, varying_settings
 
-NO_WEIGHTS = "no weights"
-
-
-def details(cells: Sequence[Measured]) -> str:
-    """Return the sections on reconstruction by cell, deployed models, and each property."""
-    measured = [
-        MeasuredCell(m, m.record, m.record.metrics)
-        for m in {m.entry.key: m for m in cells}.values()
-        if m.record is not None and m.record.metrics is not None
-    ]
-    if not measured:
-        return ""
-    settings = Settings.of(cells)
-    shown = _without_repeated_controls(measured, settings)
-    parts = [
-        _reconstruction(shown, settings),
-        _weights_aid(measured),
-        _deployed(measured),
-        _by_property(shown, settings),
-    ]
-    return "\n\n".join(part for part in parts if part)
-
-
-@dataclass(frozen=True)
-class MeasuredCell:
-    """A suite entry with its record, whose metrics are there.
-
-    Attributes:
-        measured: the entry with its record.
-        record, metrics: the same record, and its metrics.
-    """
-
-    measured: Measured
-    record: Record
-    metrics: Metrics
+Value = str | float | None
+"""Of a field; None leaves it empty."""
 
 
 @dataclass(frozen=True)
@@ -110,138 +70,139 @@ def varying_parameters(cells: Sequence[Measured]) -> list[str]:
     return [name for name, of in found.items() if any(len(values) > 1 for values in of.values())]
 
 
-def _without_repeated_controls(
-    cells: Sequence[MeasuredCell], settings: Settings
-) -> list[MeasuredCell]:
-    """Return the cells; a control that was granted more elsewhere, and used none of it, once."""
-    seen: set[tuple[str, ...]] = set()
-    shown = []
-    for each in cells:
-        values = settings.values(each.measured)
-        if not (ATTACKS.get(each.record.cell.attack).control and values in seen):
-            shown.append(each)
-        seen.add(values)
-    return shown
+def details_csv(cells: Sequence[Measured]) -> str:
+    """Return all metrics of a suite's cells as CSV; see `details`.
+
+    Texts that spreadsheets would compute as formulas begin with `'`.
+    """
+    # Pandas would write lines as the system does.
+    text: str = without_formulas(details(cells)).to_csv(index=False, lineterminator="\n")
+    return text
 
 
-def _reconstruction(cells: Sequence[MeasuredCell], settings: Settings) -> str:
-    metrics = cell_metrics("details", [each.record for each in cells])
-    columns = [*map(_column, metrics), STEPS, RecordColumn("s/batch", _seconds)]
-    rows = [
-        [*settings.values(each.measured), *(column.text(each.record) for column in columns)]
-        for each in cells
+def details(cells: Sequence[Measured]) -> pd.DataFrame:
+    """Return all metrics of a suite's cells, one row for each cell and property.
+
+    A cell that failed has one row, without metrics; one without a record has none. Columns are the
+    cell's groups, attack, and settings that differ between cells; what its attack knew; metrics of
+    the cell and of the property, estimates with the ends of their 95 % intervals (`low`, `high`);
+    its cost; its status and key. Headings have units; shares are in %. Columns without any value
+    are left out.
+    """
+    settings = Settings.of(cells)
+    groups: dict[str, dict[str, None]] = {}
+    for m in cells:
+        groups.setdefault(m.entry.key, {})[m.entry.group] = None
+    measured = [(m, m.record) for m in {m.entry.key: m for m in cells}.values() if m.record]
+    models = dict.fromkeys(
+        _deployed(name)
+        for _, record in measured
+        if record.metrics is not None
+        for name in record.metrics.deployed or {}
+    )
+    leading = ["attack", *settings.fields, *(f"attack.{name}" for name in settings.parameters)]
+    headings = [
+        *("group", *leading, "knows", LABELS),
+        *(*CELL_HEADINGS, *models, *COST_HEADINGS),
+        *("property", *PROPERTY_HEADINGS, "status", "key"),
     ]
-    headings = [*settings.headings, *(column.heading for column in columns)]
-    return (
-        "## Reconstruction\n\nFeature cosine is taken after matching; exact means cosine ≥ 0.99; "
-        "certified are the individuals whose features the attack claims to have exactly, in "
-        "parentheses the number of these claims with a cosine below 0.9999; "
-        "PSNR (at most 100 dB an image), SSIM and LPIPS (AlexNet; 0 is equal) compare images in "
-        "that same order, clamped to [0, 1]; steps are gradient evaluations per batch.\n\n"
-        f"{markdown_table(rows, headings)}"
-    )
+    rows: list[dict[str, Value]] = []
+    for m, record in measured:
+        texts = (None if text == MISSING else text for text in settings.values(m))
+        setting: dict[str, Value] = dict(zip(leading, texts, strict=True))
+        of_cell = {
+            "group": "; ".join(groups[m.entry.key]),
+            "knows": ", ".join(record.knowledge),
+            "status": record.status,
+            "key": record.key,
+        }
+        of_cell |= setting | _of_cell(record) | _cost(record)
+        rows += [of_cell | of_property for of_property in _of_properties(record) or [{}]]
+    # As objects, since integers with gaps would become floating point.
+    values = [[row.get(heading) for heading in headings] for row in rows]
+    frame = pd.DataFrame(values, columns=headings, dtype=object)
+    return frame.dropna(axis="columns", how="all")
 
 
-def _seconds(record: Record) -> str:
-    return MISSING if record.cost is None else f"{seconds_per_batch(record):.2f}"
+def _of_cell(record: Record) -> dict[str, Value]:
+    """Return the metrics of a cell."""
+    metrics = record.metrics
+    if metrics is None:
+        return {}
+    found = _values(CELL_COLUMNS, metrics)
+    if metrics.label_accuracy is not None:
+        granted = "labels" in record.knowledge
+        found[LABELS] = "granted" if granted else "inferred"
+        if granted:
+            found[LABEL_ACCURACY.heading] = None
+    for name in metrics.deployed or {}:
+        found[_deployed(name)] = _number(DEPLOYED, DEPLOYED.value(metrics, name))
+    return found
 
 
-def _column(spec: MetricSpec) -> RecordColumn:
-    """Return the column of a metric of a cell."""
-    if spec is CERTIFIED_SHARE:
-        return RecordColumn(f"{spec.heading} (false)", _certified)
-    text = SPECIAL.get(spec.name, lambda record: str(spec.text(record.metrics)))
-    return RecordColumn(spec.heading, text)
-
-
-def _certified(record: Record) -> str:
-    assert record.metrics is not None
-    if record.metrics.certificates is None:
-        return MISSING
-    share, false = (s.text(record.metrics) for s in (CERTIFIED_SHARE, CERTIFIED_FALSELY))
-    return f"{share} ({false})"
-
-
-def _labels(record: Record) -> str:
-    assert record.metrics is not None
-    inferred = record.metrics.label_accuracy is not None
-    is_granted = inferred and "labels" in record.knowledge
-    return "granted" if is_granted else str(LABEL_ACCURACY.text(record.metrics))
-
-
-def _lpips(record: Record) -> str:
-    assert record.metrics is not None
-    images = record.metrics.images
-    lacks_weights = images is not None and images.lpips is None
-    return NO_WEIGHTS if lacks_weights else str(LPIPS.text(record.metrics))
-
-
-SPECIAL: Mapping[str, Callable[[Record], str]] = {
-    LABEL_ACCURACY.name: _labels,
-    LPIPS.name: _lpips,
-}
-"""Metrics that are printed with more than their number."""
-
-
-def _weights_aid(cells: Sequence[MeasuredCell]) -> str:
-    """Return how to measure the LPIPS that records lack; nothing where none does."""
-    images = [each.metrics.images for each in cells]
-    if all(of is None or of.lpips is not None for of in images):
-        return ""
-    return (
-        f"“{NO_WEIGHTS}”: LPIPS needs AlexNet's weights; run again with `--lpips-weights PATH`, or "
-        "with `--lpips-weights download`, which fetches them (240 MB), to measure these cells "
-        "with it."
-    )
-
-
-def _deployed(cells: Sequence[MeasuredCell]) -> str:
-    """Return the section on models that attacks deployed; nothing where none did."""
-    leading = ("data set", "main task")
-    entries = [each.measured.entry for each in cells]
-    fields = [*leading, *varying_settings(entries, (*leading, "B"))]
-    trained_centrally = any(CENTRAL_ACCURACY.value(each.metrics) is not None for each in cells)
-    shown = [MAIN_TASK_ACCURACY, *[CENTRAL_ACCURACY] * trained_centrally, MOST_FREQUENT_CLASS]
-    rows: dict[tuple[str, ...], None] = {}
-    for each in cells:
-        m, metrics = each.measured, each.metrics
-        for name in metrics.deployed or {}:
-            setting = (m.entry.column, *leading_values(m, "", fields), name)
-            accuracies = (
-                DEPLOYED.text(metrics, name),
-                *(spec.text(metrics) for spec in shown),
-            )
-            # The victims are the same at every batch size.
-            rows.setdefault((*setting, *map(str, accuracies)))
-    if not rows:
-        return ""
-    compared = [f"{spec.title}, %" for spec in shown[1:]]
-    shares = ["deployed, %", "shared model, %", *compared]
-    return (
-        "## Deployed models\n\nMain-task accuracy, on the victims' images, of the models that a "
-        "server deployed, trained on D_aux, beside the shared model's, which clients trained.\n\n"
-        f"{markdown_table(list(rows), ['attack', *fields, 'model for', *shares])}"
-    )
-
-
-def _by_property(cells: Sequence[MeasuredCell], settings: Settings) -> str:
-    metrics = property_metrics("details", [each.record for each in cells])
-    rows = [
-        [
-            *settings.values(each.measured),
-            name,
-            *(str(spec.text(each.metrics, name)) for spec in metrics),
-        ]
-        for each in cells
-        for name in each.metrics.properties
+def _of_properties(record: Record) -> list[dict[str, Value]]:
+    """Return the metrics of each property of a cell."""
+    metrics = record.metrics
+    if metrics is None:
+        return []
+    return [
+        {"property": name, **_values(PROPERTY_COLUMNS, metrics, name)}
+        for name in metrics.properties
     ]
-    headings = [*settings.headings, "property", *(spec.title for spec in metrics)]
-    others = [spec for spec in metrics if spec.unit != "%"]
-    excepted = f", {' and '.join(spec.title for spec in others)} excepted" if others else ""
-    explained = "".join(f" {spec.title}: {spec.description}." for spec in others)
-    return (
-        f"## All metrics by property\n\nIn %{excepted}; f_p decides at the threshold of balanced "
-        "accuracy, also for accuracy and count. Count error is |inferred − true| number of "
-        f"individuals over B and does not depend on the matching.{explained}\n\n"
-        f"{markdown_table(rows, headings)}"
-    )
+
+
+def _cost(record: Record) -> dict[str, Value]:
+    if record.cost is None:
+        return {}
+    seconds = float(f"{seconds_per_batch(record):.4g}")
+    values = (round(record.cost.steps), seconds, round(record.cost.peak_memory_mib))
+    return dict(zip(COST_HEADINGS, values, strict=True))
+
+
+def _values(specs: Sequence[MetricSpec], metrics: Metrics, name: str = "") -> dict[str, Value]:
+    """Return metrics by heading, estimates with the ends of their intervals.
+
+    Args:
+        name: the property.
+    """
+    found: dict[str, Value] = {}
+    for spec in specs:
+        value = spec.value(metrics, name)
+        if isinstance(value, Estimate):
+            ends = (value.value, value.low, value.high)
+            found |= zip(_headings(spec), (_number(spec, end) for end in ends), strict=True)
+        else:
+            found[spec.heading] = _number(spec, value)
+    return found
+
+
+def _headings(spec: MetricSpec) -> list[str]:
+    """Return the headings of a metric: of its value and, where it has one, of its interval."""
+    unit = f", {spec.unit}" if spec.unit else ""
+    return [f"{spec.title}{end}{unit}" for end in ("", *([" low", " high"] * bool(spec.interval)))]
+
+
+def _deployed(name: str) -> str:
+    """Return the heading of the accuracy of a model that the server deployed."""
+    return f"deployed for {name}, {DEPLOYED.unit}"
+
+
+def _number(spec: MetricSpec, value: Any) -> Value:
+    """Return a number of a metric, in the unit of its heading."""
+    if value is None or isinstance(value, bool):
+        return None if value is None else str(value).lower()
+    if spec.form == ".0f" and not spec.unit:
+        return round(value)
+    # Records have six digits after the point, which multiplying must not blur.
+    return float(f"{100 * value:.4f}" if spec.unit == "%" else f"{value:.6g}")
+
+
+LABELS = "labels were"
+"""The heading of what an attack that uses labels knew of them: `granted` or `inferred`."""
+
+COST_HEADINGS = ("steps per batch", "time per batch, s", "peak memory, MiB")
+
+PROPERTY_COLUMNS = [spec for spec in PROPERTY_METRICS if spec.exported]
+CELL_COLUMNS = [spec for spec in CELL_METRICS if spec.exported]
+PROPERTY_HEADINGS = [heading for spec in PROPERTY_COLUMNS for heading in _headings(spec)]
+CELL_HEADINGS = [heading for spec in CELL_COLUMNS for heading in _headings(spec)]

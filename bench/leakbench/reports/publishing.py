@@ -23,11 +23,13 @@ class Published:
         leaderboard: the Markdown file.
         site: the first page.
         left_out: a sentence for each record and figure that is not in them.
+        tables: how many suites lay out some of the records.
     """
 
     leaderboard: Path
     site: Path
     left_out: tuple[str, ...]
+    tables: int
 
 
 def publish(
@@ -65,4 +67,4 @@ def publish(
         temporary.write_text(leaderboard(leading, records, trust_verified), encoding="utf-8")
     unused = {**records.left_out, **figures.left_out}
     left_out = tuple(f"left out {name}: {why}" for name, why in unused.items())
-    return Published(path, place / "index.html", left_out)
+    return Published(path, place / "index.html", left_out, len(leading))

@@ -11,6 +11,7 @@ from leakbench.experiments.descriptions import auxiliary_name, dataset_name, tex
 from leakbench.experiments.expansion import SuiteEntry
 from leakbench.metrics.formatting import MISSING
 from leakbench.records.measured import Measured
+from leakbench.reports.marks import IMPLIED
 
 Row = tuple[str, ...]
 
@@ -35,7 +36,7 @@ def leading_values(measured: Measured, name: str, columns: Sequence[str]) -> Row
         "D_aux": lambda: auxiliary_name(cell),
         "auxiliary_dataset": lambda: auxiliary_name(cell),
         "main task": lambda: task_name(measured),
-        "property": lambda: name + ("†" if is_implied(measured, name) else ""),
+        "property": lambda: name + (IMPLIED if is_implied(measured, name) else ""),
         "m": lambda: text_of(cell.model_parameters.get("hidden", MISSING)),
         "B": lambda: str(cell.batch_size),
         "defense": lambda: defense_name(cell),

@@ -17,7 +17,12 @@ from leakbench.records.record import Metrics, Record
 
 def settings(cells: Sequence[Measured]) -> str:
     """Return the section on settings under the tables."""
-    return "\n".join(["## Settings", "", *(f"- {one_line(line)}" for line in setting_lines(cells))])
+    return f"## Settings\n\n{settings_list(cells)}"
+
+
+def settings_list(cells: Sequence[Measured]) -> str:
+    """Return the settings as a Markdown list."""
+    return "\n".join(f"- {one_line(line)}" for line in setting_lines(cells))
 
 
 def setting_lines(cells: Sequence[Measured]) -> list[str]:

@@ -2,66 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Self
+from collections.abc import Sequence
 
-from leakbench.base.markdown import harmless, markdown_table, one_line, printable
-from leakbench.base.registry import ATTACKS, DATASETS
-from leakbench.experiments.descriptions import describe, text_of
+from leakbench.base.markdown import markdown_table, one_line, printable
+from leakbench.base.registry import ATTACKS
+from leakbench.experiments.descriptions import text_of
 from leakbench.metrics.formatting import MISSING
 from leakbench.records.measured import Measured
-from leakbench.reports.details import details
+from leakbench.reports.marks import BEST
+from leakbench.reports.missing import missing_lines, rows_without_data
 from leakbench.reports.remarks import FEW_BATCHES
-from leakbench.reports.rows import Row, is_implied
+from leakbench.reports.rows import Row
 from leakbench.reports.settings import settings
-from leakbench.reports.tables import DIFFERS, TableRow, by_group, table_of
+from leakbench.reports.tables import TableRow, by_group, table_of
 from leakbench.reports.utility_costs import cost_aid
 
 
-@dataclass(frozen=True)
-class Printed:
-    """What is printed of a suite, and is part of its whole report.
-
-    Attributes:
-        tables: see `main_tables`.
-        reading_aid: what a reader must know to read them.
-        settings: the section on settings.
-    """
-
-    tables: str
-    reading_aid: str
-    settings: str
-
-    @classmethod
-    def of(cls, cells: Sequence[Measured]) -> Self:
-        """Return what is printed of these cells."""
-        return cls(main_tables(cells), reading_aid(cells), settings(cells))
-
-    @property
-    def text(self) -> str:
-        """All of it."""
-        return printable("\n\n".join((self.tables, self.reading_aid, self.settings)))
-
-
-def markdown(
-    title: str,
-    cells: Sequence[Measured],
-    command: str,
-    reading: str = "",
-    printed: Printed | None = None,
-) -> str:
-    """Return a suite's whole report.
-
-    Args:
-        reading: a discussion of the tables, put under them; it alone may have links.
-        printed: the part of it that is printed, where it is known already.
-    """
-    of = printed or Printed.of(cells)
-    above = [f"# {title}", f"Made by `{command}`.", of.tables, of.reading_aid]
-    below = [details(cells), of.settings]
-    parts = [*map(harmless, above), reading.strip(), *map(harmless, below)]
-    return "\n\n".join(part for part in parts if part) + "\n"
+def printed(cells: Sequence[Measured]) -> str:
+    """Return a suite's tables, how to read them, and the settings, as Markdown to be printed."""
+    return printable("\n\n".join((main_tables(cells), reading_aid(cells), settings(cells))))
 
 
 def main_tables(cells: Sequence[Measured], marked: bool = False, level: int = 2) -> str:
@@ -71,11 +30,22 @@ def main_tables(cells: Sequence[Measured], marked: bool = False, level: int = 2)
         marked: whether the best attack of a row is bold, where intervals permit.
         level: of the headings.
     """
-    tables = []
+    return "\n\n".join(table_sections(cells, marked, level).values())
+
+
+def table_sections(
+    cells: Sequence[Measured], marked: bool = False, level: int = 2, padded: bool = True
+) -> dict[str, str]:
+    """Return group → its section, see `main_tables`.
+
+    Args:
+        padded: whether columns are aligned in the text too.
+    """
+    sections = {}
     for group, of_group in by_group(cells).items():
-        parts = [f"{'#' * level} {group}", _group_table(of_group, marked), terms(of_group)]
-        tables.append("\n\n".join(part for part in parts if part))
-    return "\n\n".join(tables)
+        parts = [f"{'#' * level} {group}", _group_table(of_group, marked, padded), terms(of_group)]
+        sections[group] = "\n\n".join(part for part in parts if part)
+    return sections
 
 
 def terms(cells: Sequence[Measured]) -> str:
@@ -107,9 +77,13 @@ def terms(cells: Sequence[Measured]) -> str:
     return f"Attacks have {'; '.join(parts)}." if parts else ""
 
 
-def _group_table(cells: Sequence[Measured], marked: bool) -> str:
+def _group_table(cells: Sequence[Measured], marked: bool, padded: bool) -> str:
+    """Return a group's table, and below it what its marks mean and which rows lack data."""
     table = table_of(cells)
-    leading = [row.leading for row in table.rows]
+    rows = [row for row in table.rows if row.has_data]
+    if not rows:
+        return rows_without_data(table)
+    leading = [row.leading for row in rows]
     lines = [
         [
             *_without_repeats(row.leading, leading, i),
@@ -117,11 +91,13 @@ def _group_table(cells: Sequence[Measured], marked: bool) -> str:
             *map(str, row.costs),
             *("; ".join(row.remarks) for _ in table.remark_headings),
         ]
-        for i, row in enumerate(table.rows)
+        for i, row in enumerate(rows)
     ]
     attacks = [table.headings[column] for column in table.columns]
     headings = [*table.leading, *attacks, *table.cost_headings, *table.remark_headings]
-    return "\n\n".join(filter(None, (markdown_table(lines, headings), table.note)))
+    best = BEST if marked and any(row.best for row in rows) else ""
+    parts = (markdown_table(lines, headings, padded), best, table.note, rows_without_data(table))
+    return "\n\n".join(filter(None, parts))
 
 
 def _shown(row: TableRow, column: str, marked: bool) -> str:
@@ -153,25 +129,23 @@ def _notes(cells: Sequence[Measured]) -> list[str]:
     return [f"**{', '.join(named)}**: {note}." for note, named in columns.items()]
 
 
-def _needs(cells: Iterable[Measured]) -> list[str]:
-    """Return how to get each data set without which optional cells are not measured."""
-    absent = dict.fromkeys(
-        m.entry.cell.dataset for m in cells if m.entry.optional and m.record is None
-    )
-    return [
-        f"{name} ({MISSING}) needs {DATASETS.get(name).source}; put it into "
-        f"DIR/{DATASETS.get(name).folder} and pass --data-root DIR."
-        for name in absent
-    ]
+def reading_aid(cells: Sequence[Measured], brief: bool = False) -> str:
+    """Return what a reader must know to read the tables, and what is missing from them.
 
-
-def reading_aid(cells: Sequence[Measured]) -> str:
-    """Return what a reader must know to read the tables, and what is missing from them."""
-    return "\n\n".join(map(one_line, reading_lines(cells)))
+    Args:
+        brief: whether to cut long errors, and many of them.
+    """
+    lines = (*explanations(cells), *missing_lines(cells, brief))
+    return "\n\n".join(map(one_line, lines))
 
 
 def reading_lines(cells: Sequence[Measured]) -> list[str]:
     """Return the paragraphs of `reading_aid`."""
+    return [*explanations(cells), *missing_lines(cells)]
+
+
+def explanations(cells: Sequence[Measured]) -> list[str]:
+    """Return paragraphs on what a reader must know to read the tables."""
     lines = [
         "Balanced accuracy in % [95 % bootstrap interval by victim batch, and by identity where "
         "one is shown several times]; chance is 50. Where there are fewer than "
@@ -187,11 +161,6 @@ def reading_lines(cells: Sequence[Measured]) -> list[str]:
         "knows of the labels. "
         "**Oracle**: f_p on the true features, an upper bound for attacks that infer through them.",
     ]
-    if any(m.again is not None and m.again.outcome == "differs" for m in cells):
-        lines.append(
-            f"**{DIFFERS}**: `leakbench verify` measured the cell again, and its numbers are not "
-            f"those of the record."
-        )
     if any(m.entry.layout == "exact" for m in cells):
         lines.append(
             "**Exactness**: % of individuals whose feature was reconstructed with a cosine ≥ 0.99 "
@@ -214,15 +183,4 @@ def reading_lines(cells: Sequence[Measured]) -> list[str]:
             "settings), attacks and controls that sample D_aux by label sample all of it, and "
             "**Blind** and **Labels** do not account for what known labels alone reveal."
         )
-    if any(is_implied(m, name) for m in cells for name in m.entry.cell.properties):
-        lines.append("† The main task's label implies this property.")
-    unique = {m.entry.key: m for m in cells}.values()
-    missing = sum(m.record is None and not m.entry.optional for m in unique)
-    failed = [m for m in unique if m.record is not None and m.record.status == "failed"]
-    if missing:
-        lines.append(f"{missing} of {len(unique)} cells are not measured yet ({MISSING}).")
-    lines += _needs(unique)
-    for measured in failed:
-        assert measured.record is not None
-        lines.append(f"Failed: {describe(measured.entry)}: {measured.record.error}")
     return lines

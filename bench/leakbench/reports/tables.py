@@ -29,6 +29,7 @@ from leakbench.reports.baselines import (
     tells_labels,
 )
 from leakbench.reports.columns import seconds_per_batch
+from leakbench.reports.marks import DIFFERS, FAILURE, IMPLIED, explained_marks
 from leakbench.reports.remarks import batches_text, explained, row_remarks
 from leakbench.reports.rows import LAYOUTS, Row, leading_values, varying_settings
 from leakbench.reports.utility_costs import cost_columns
@@ -39,9 +40,6 @@ of deployed models, which stands apart."""
 
 REMARKS = "remarks"
 """The heading of the column of remarks."""
-
-DIFFERS = "differs when measured again"
-"""The remark at a cell of which `leakbench verify` measured other numbers."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ class TableValue:
 
 
 UNMEASURED = TableValue(FormattedNumber(MISSING))
-FAILED = TableValue(FormattedNumber("failed"))
+FAILED = TableValue(FormattedNumber(FAILURE))
 
 
 @dataclass(frozen=True)
@@ -98,6 +96,11 @@ class TableRow:
     costs: tuple[FormattedNumber, ...]
     best: str | None
     remarks: tuple[str, ...]
+
+    @cached_property
+    def has_data(self) -> bool:
+        """Whether an attack or control has been measured, or has failed."""
+        return any(value.text != MISSING for value in self.values.values())
 
 
 @dataclass(frozen=True)
@@ -135,9 +138,22 @@ class Table:
         return (REMARKS,) if any(row.remarks for row in self.rows) else ()
 
     @property
-    def note(self) -> str:
+    def remark_note(self) -> str:
         """The explanation of the remarks; empty where there are none."""
         return explained(remark for row in self.rows for remark in row.remarks)
+
+    @property
+    def mark_note(self) -> str:
+        """The explanation of the marks at values; empty where there are none."""
+        rows = [row for row in self.rows if row.has_data]
+        implied = [text for row in rows for text in row.leading if text.endswith(IMPLIED)]
+        values = (row.values.get(column, UNMEASURED) for row in rows for column in self.columns)
+        return explained_marks([*implied, *(value.text for value in values)])
+
+    @property
+    def note(self) -> str:
+        """Both explanations."""
+        return " ".join(filter(None, (self.remark_note, self.mark_note)))
 
 
 def by_group(cells: Sequence[Measured]) -> dict[str, list[Measured]]:

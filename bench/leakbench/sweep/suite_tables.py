@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from leakbench.base.errors import UsageError
-from leakbench.base.files import replacing
 from leakbench.experiments.expansion import SuiteEntry, expand
 from leakbench.experiments.overrides import override, value_of
 from leakbench.experiments.suite import load_suite
 from leakbench.federation.backbones.weight_sources import named
 from leakbench.records.folder import read_cells
 from leakbench.records.store import Store, no_record, warn_of
-from leakbench.reports.suite_report import Printed, markdown
+from leakbench.reports.suite_page import Heading, figures_of, write_report
+from leakbench.reports.suite_report import printed
+from leakbench.reports.terminal import print_report
 
 
 def report_suite(
@@ -57,27 +61,31 @@ def print_tables(
     command: str,
     trust_verified: bool = False,
 ) -> None:
-    """Print the tables of the chosen cells; write those of the whole suite to a file.
+    """Print the tables of the chosen cells; write the report of the whole suite to files.
+
+    On a terminal a conclusion comes first, tables fit the width, and settings are in the file only;
+    elsewhere, Markdown is printed.
 
     Records that cannot be shown are left out, with a `BadRecordWarning` each.
 
     Args:
-        command: that measures these cells; it is part of the file.
+        command: that measures these cells; it is part of the page.
         trust_verified: whether to show entries of `verified.json` that another machine wrote.
     """
-    path, beside = out / f"{name}.md", out / f"{name}.reading.md"
+    beside = out / f"{name}.reading.md"
     reading = _text_of(beside) if beside.is_file() else ""
     measured, left_out = read_cells(out, every, trust_verified)
     warn_of(left_out)
-    printed = Printed.of(measured)
-    with replacing(path) as temporary:
-        text = markdown(title, measured, command, reading, printed)
-        temporary.write_text(text, encoding="utf-8")
-    if len(chosen) < len(every):
-        by_key = {m.entry.key: m for m in measured}
-        printed = Printed.of([replace(by_key[entry.key], entry=entry) for entry in chosen])
-    print(printed.text)
-    print(f"\nAll metrics are in {path}.")
+    heading = Heading(name, title, command, reading, figures_of(out, name))
+    files = write_report(out, heading, measured)
+    by_key = {m.entry.key: m for m in measured}
+    shown = [replace(by_key[entry.key], entry=entry) for entry in chosen]
+    # Not rich's own answer, which environment variables change: what is piped stays Markdown.
+    if sys.stdout.isatty():
+        print_report(Console(), shown)
+    else:
+        print(printed(shown))
+    print(f"\nThe report is in {files.page}, all metrics are in {files.metrics}.")
 
 
 def _text_of(path: Path) -> str:

@@ -200,11 +200,9 @@ def _metrics(cells: Sequence[Measured]) -> list[MetricSpec]:
     """Return the metrics of a table: those of properties, and of cells those that a cell shows."""
     records = [m.record for m in cells if m.record is not None]
     of_cells = [
-        spec
-        for spec in cell_metrics("cells", records)
-        if any(_shown(spec, m) is not None for m in cells)
+        spec for spec in cell_metrics(records) if any(_shown(spec, m) is not None for m in cells)
     ]
-    return [*property_metrics("cells", records), *of_cells]
+    return [*property_metrics(records), *of_cells]
 
 
 def _shown(spec: MetricSpec, measured: Measured, name: str = "") -> Value:
