@@ -110,7 +110,7 @@ def details(cells: Sequence[Measured]) -> pd.DataFrame:
     for m, record in measured:
         texts = (None if text == MISSING else text for text in settings.values(m))
         setting: dict[str, Value] = dict(zip(leading, texts, strict=True))
-        of_cell = {
+        of_cell: dict[str, Value] = {
             "group": "; ".join(groups[m.entry.key]),
             "knows": ", ".join(record.knowledge),
             "status": record.status,
@@ -192,7 +192,7 @@ def _number(spec: MetricSpec, value: Any) -> Value:
     if value is None or isinstance(value, bool):
         return None if value is None else str(value).lower()
     if spec.form == ".0f" and not spec.unit:
-        return round(value)
+        return int(round(value))
     # Records have six digits after the point, which multiplying must not blur.
     return float(f"{100 * value:.4f}" if spec.unit == "%" else f"{value:.6g}")
 

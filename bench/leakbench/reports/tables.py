@@ -318,7 +318,8 @@ def _accuracy(measured: Measured, name: str) -> TableValue:
     accuracy = metrics.properties[name].balanced_accuracy
     number = BALANCED_ACCURACY.format(accuracy)
     if metrics.diverged:
-        diverged = f"({DIVERGED.text(metrics)} % diverged)"
+        share = str(DIVERGED.text(metrics))
+        diverged = f"({'under 1' if share == '0' else share} % diverged)"
         number = FormattedNumber(number.value, " ".join(filter(None, (number.detail, diverged))))
     return TableValue(number, compared=accuracy)
 
