@@ -12,6 +12,9 @@ from leakbench.metrics.formatting import MISSING
 from leakbench.metrics.of_attacks import FEATURE_COSINE, SWAPPED_COSINE
 from leakbench.records.record import Metrics
 
+LISTED = 20
+"""Exposed individuals that are shown at once; the others are folded."""
+
 
 def html_page(report: ReportContents) -> str:
     """Return the report as HTML."""
@@ -32,6 +35,7 @@ def html_page(report: ReportContents) -> str:
         properties=list(report.auxiliary.properties),
         titles={attack.name: attack.title for attack in report.attacks},
         attackers=[a for a in report.attacks if not a.control and not a.refused],
+        listed=LISTED,
         min_groups=MIN_GROUPS,
         relevant_points=round(100 * RELEVANT_ADVANTAGE),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from leakbench.auditing.exposure import ExposedIndividual
 from leakbench.auditing.findings import Finding
 from leakbench.auditing.report_parts import (
     AttackReport,
@@ -12,6 +13,7 @@ from leakbench.auditing.report_parts import (
     DefenseReport,
     ModelReport,
     ReportPart,
+    Verdict,
 )
 
 
@@ -22,6 +24,11 @@ class ReportContents(ReportPart):
         leakbench: the version that made it.
         finished: when, in UTC.
         threat: what the server knows and how clients compute; see `ThreatModel`.
+        verdict: whether the attacks learn something from the updates as they were sent.
+        verdict_sentence: the same in one sentence, with what defenses change.
+        exposed: individuals of whom something is read, most exposed first; see
+            `leakbench.auditing.exposure.exposed_individuals`.
+        not_tested: in sentences.
         findings: in sentences.
         findings_as_data: the same as values, in the same order.
         limitations: what limits the findings, in sentences.
@@ -35,6 +42,10 @@ class ReportContents(ReportPart):
     model: ModelReport
     threat: dict[str, Any]
     auxiliary: AuxiliaryReport
+    verdict: Verdict
+    verdict_sentence: str
+    exposed: list[ExposedIndividual]
+    not_tested: list[str]
     findings: list[str]
     findings_as_data: list[Finding]
     limitations: list[str]
@@ -44,9 +55,19 @@ class ReportContents(ReportPart):
     interrupted: bool = False
 
     @property
+    def individuals(self) -> int:
+        """The individuals in all updates."""
+        return sum(update.size for update in self.updates)
+
+    @property
     def summary(self) -> str:
-        """The findings and what limits them, as text: never the ones without the others."""
-        parts = (("Findings", self.findings), ("Limitations", self.limitations))
+        """The verdict, the findings and what limits them, as text; it names no individual."""
+        parts = (
+            ("Verdict", [self.verdict_sentence]),
+            ("Findings", self.findings),
+            ("Not tested", self.not_tested),
+            ("Limitations", self.limitations),
+        )
         return "\n".join(
             line for title, texts in parts for line in (f"{title}:", *(f"- {t}" for t in texts))
         )

@@ -131,12 +131,14 @@ Reason = Literal[
     "accurate baseline",
     "wide interval",
     "defense refused",
+    "updates differ",
+    "truth unknown",
 ]
 """Why the outcome is what it is; see `Verdict`."""
 
 
 class Verdict(ReportPart):
-    """Whether the attacks learn something from updates under a defense.
+    """Whether the attacks learn something from updates, under a defense or without one.
 
     Attributes:
         reason: `leaks` because of certified features, or of an advantage over the best baseline
@@ -144,8 +146,11 @@ class Verdict(ReportPart):
             `undecided` because an attack was not run, no baseline with an attack's knowledge was, a
             property is the same for everybody, there are too few batches for an interval, the best
             baseline is so accurate that no relevant advantage is possible, or the interval is too
-            wide.
-        certified: exact features that attacks certify, less those that the truth shows false.
+            wide; of the whole audit also because captured updates are not what the model computes,
+            or no truth is known.
+        certified: exact features that one attack certifies, less those that the truth shows false,
+            of the attack that certifies most; of the whole audit, individuals whose feature some
+            attack certifies.
         advantage: the one with the highest lower bound, if that is above 0.
         bound: the highest upper bound of any advantage, at least 0; None where it is not known.
         properties: without a baseline, the same for everybody, or known to the best baseline.

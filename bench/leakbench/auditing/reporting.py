@@ -10,9 +10,12 @@ from itertools import islice
 from leakbench.auditing.attacking import Attacked, runs_of_known
 from leakbench.auditing.case import Case
 from leakbench.auditing.client_batches import Batch, KnownBatch
+from leakbench.auditing.coverage import not_tested
 from leakbench.auditing.defending import Defended
+from leakbench.auditing.exposure import exposed_individuals
 from leakbench.auditing.findings import findings_of
 from leakbench.auditing.limitations import limitations_of
+from leakbench.auditing.overall_verdict import overall_verdict, verdict_sentence
 from leakbench.auditing.report import Report
 from leakbench.auditing.report_parts import (
     Answer,
@@ -58,6 +61,9 @@ def report_of(
         d.interrupted for d in defended
     )
     findings = findings_of(updates, attacks, defenses)
+    exposed = exposed_individuals(updates, attacks)
+    verdict = overall_verdict(updates, attacks, exposed)
+    individuals = sum(update.size for update in updates)
     auxiliary = case.server.auxiliary
     assert auxiliary is not None
     return Report(
@@ -70,6 +76,10 @@ def report_of(
             labelled=int((auxiliary.labels >= 0).sum()),
             properties={n: float(p.float().mean()) for n, p in auxiliary.properties.items()},
         ),
+        verdict=verdict,
+        verdict_sentence=verdict_sentence(verdict, individuals, attacks, findings),
+        exposed=exposed,
+        not_tested=not_tested(list(auxiliary.properties), updates, attacks, defenses),
         findings=[sentence(finding) for finding in findings],
         findings_as_data=findings,
         limitations=limitations_of(case, updates, attacks, defenses, interrupted),

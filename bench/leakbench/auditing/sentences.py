@@ -143,13 +143,14 @@ def verdict_text(verdict: Verdict) -> str:
     """
     if verdict.outcome == "not applied":
         return "not applied"
-    text = f"{verdict.outcome}: {_reason(verdict)}"
+    text = f"{verdict.outcome}: {reason_text(verdict)}"
     if verdict.not_run:
         text += f"; {' and '.join(verdict.not_run)} could not be run"
     return text
 
 
-def _reason(verdict: Verdict) -> str:
+def reason_text(verdict: Verdict) -> str:
+    """Return why a verdict is what it is, as part of a sentence."""
     properties = ", ".join(verdict.properties) or "every property"
     texts: dict[Reason, str] = {
         "certified features": f"{verdict.certified} exact features certified",
@@ -170,6 +171,14 @@ def _reason(verdict: Verdict) -> str:
             f"no advantage shown, but up to {_points(verdict.bound)} are not excluded"
         ),
         "defense refused": "the defense cannot be applied",
+        "updates differ": (
+            "captured updates are not what the model computes, so that the attacks assumed "
+            "something wrong"
+        ),
+        "truth unknown": (
+            "no feature is certified, and without the truth it cannot be said how often the "
+            "attacks are right"
+        ),
     }
     return texts[verdict.reason]
 

@@ -1,0 +1,98 @@
+"""The verdict on the whole audit, and the sentence that says it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from leakbench.auditing.exposure import ExposedIndividual
+from leakbench.auditing.findings import DefenseEffect, Finding
+from leakbench.auditing.report_parts import AttackReport, AuditedUpdate, Verdict
+from leakbench.auditing.sentences import percent, reason_text
+from leakbench.auditing.verdicts import verdict_on
+
+
+def overall_verdict(
+    updates: Sequence[AuditedUpdate],
+    attacks: Sequence[AttackReport],
+    exposed: Sequence[ExposedIndividual],
+) -> Verdict:
+    """Return whether the attacks learn something from the updates as they were sent.
+
+    Certified features and shown advantages are facts even where captured updates are not what the
+    model computes, since the truth confirms them; that nothing leaks is then not known.
+
+    Args:
+        attacks: with the controls, on these updates.
+        exposed: see `leakbench.auditing.exposure.exposed_individuals`.
+    """
+    found = verdict_on(attacks)
+    certified = sum(bool(each.certified_by) for each in exposed)
+    if certified:
+        return Verdict(
+            outcome="leaks",
+            reason="certified features",
+            certified=certified,
+            not_run=found.not_run,
+        )
+    if found.reason == "advantage":
+        return found
+    if any(update.check == "differs" for update in updates):
+        return Verdict(outcome="undecided", reason="updates differ", not_run=found.not_run)
+    if not any(update.truth_known for update in updates):
+        return Verdict(outcome="undecided", reason="truth unknown", not_run=found.not_run)
+    return found
+
+
+def verdict_sentence(
+    verdict: Verdict,
+    individuals: int,
+    attacks: Sequence[AttackReport],
+    findings: Sequence[Finding],
+) -> str:
+    """Return the verdict as one sentence.
+
+    Args:
+        individuals: in all updates.
+    """
+    match verdict.outcome:
+        case "leaks":
+            text = f"The updates leak: {_leak(verdict, individuals, attacks)}"
+        case "no leak":
+            text = f"No leak was found: {reason_text(verdict)} for every attack and property"
+        case _:
+            text = f"Undecided whether the updates leak: {reason_text(verdict)}"
+    return f"{text}{_on_defenses(findings) if verdict.outcome == 'leaks' else ''}."
+
+
+def _leak(verdict: Verdict, individuals: int, attacks: Sequence[AttackReport]) -> str:
+    parts = []
+    if verdict.certified:
+        parts.append(
+            f"a server can compute the exact deep features of {verdict.certified} of {individuals} "
+            f"individuals"
+        )
+    shown = [
+        (advantage.low, name, attack.title, advantage)
+        for attack in attacks
+        if not attack.control and not attack.refused
+        for name, advantage in attack.advantage.items()
+        if advantage.low is not None and advantage.low > 0
+    ]
+    if shown:
+        _, name, title, advantage = max(shown, key=lambda each: each[0])
+        parts.append(
+            f"{title} infers {name} with a balanced accuracy {percent(advantage, sign=True)} "
+            f"points above the best baseline"
+        )
+    return ", and ".join(parts)
+
+
+def _on_defenses(findings: Sequence[Finding]) -> str:
+    effects = [each for each in findings if isinstance(each, DefenseEffect)]
+    if not effects:
+        return ""
+    stopping = [label for each in effects if each.effect == "stopped" for label in each.defenses]
+    tried = sum(len(each.defenses) for each in effects)
+    where = " in simulated clients" if any(each.simulated_otherwise for each in effects) else ""
+    by = ", ".join(stopping) or "none"
+    return f"; stopped by {by} of the {tried} defenses that were tried{where}"
