@@ -114,6 +114,20 @@ def update(
     )
 
 
+def answered(
+    update: AuditedUpdate, attacks: Sequence[AttackReport], subjects: Sequence[str]
+) -> AuditedUpdate:
+    """An update with a wrong answer of each attack that has none for an individual."""
+    wrong = dict.fromkeys(subjects, False) if update.truth_known else None
+    missing = Answer(probabilities=dict.fromkeys(subjects, 0.5), right=wrong)
+    by_default = {a.name: missing for a in attacks if not a.refused}
+    individuals = [
+        each.model_copy(update={"answers": by_default | each.answers})
+        for each in update.individuals
+    ]
+    return update.model_copy(update={"individuals": individuals})
+
+
 def defense(name: str, outcome: str, reason: str, **changed: Any) -> DefenseReport:
     """A defense with a verdict."""
     arguments: dict[str, Any] = {
@@ -143,7 +157,8 @@ def report(
     """The report of these parts; the control `prior` is added."""
     subjects = list(next((a.advantage for a in attacks if a.advantage), {"bright": None}))
     prior = attack("prior", metrics=metrics(**dict.fromkeys(subjects, 0.5)))
-    every, updates, defenses = [prior, *attacks], list(updates), list(defenses)
+    every, defenses = [prior, *attacks], list(defenses)
+    updates = [answered(each, attacks, subjects) for each in updates]
     findings = findings_of(updates, every, defenses)
     exposed = exposed_individuals(updates, every)
     verdict = overall_verdict(updates, every, exposed)

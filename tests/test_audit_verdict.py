@@ -82,14 +82,22 @@ def test_updates_that_differ_are_never_a_verdict_of_no_leak() -> None:
     assert "not what the model computes" in found.verdict_sentence
 
 
-def test_the_verdict_says_what_stops_the_attacks() -> None:
-    leaks = defense("none", "leaks", "advantage")
-    attacks, updates = [attack("ours", {"bright": SHOWN})], [update("a", [{}])]
-    stopping = [leaks, defense("noise", "no leak", "advantage excluded")]
-    said = report(attacks, updates, stopping).verdict_sentence
-    assert said.endswith("; stopped by noise of the 1 defenses that were tried.")
-    said = report(attacks, updates, [leaks, defense("noise", "leaks", "advantage")])
-    assert said.verdict_sentence.endswith("; stopped by none of the 1 defenses that were tried.")
+@pytest.mark.parametrize(
+    ("outcomes", "said"),
+    [
+        (["no leak"], "; the only defense that was tried, d0, stops the attacks."),
+        (["leaks"], "; the only defense that was tried, d0, is not shown to stop the attacks."),
+        (["no leak", "leaks"], "; of 2 defenses that were tried, d0 stops the attacks."),
+        (["no leak"] * 2, "; of 2 defenses that were tried, d0 and d1 stop the attacks."),
+        (["leaks", "undecided"], "; of 2 defenses that were tried, none is shown to stop the att"),
+    ],
+)
+def test_the_verdict_says_what_stops_the_attacks(outcomes: list[str], said: str) -> None:
+    reasons = {"no leak": "advantage excluded", "leaks": "advantage", "undecided": "no interval"}
+    tried = [defense(f"d{n}", each, reasons[each]) for n, each in enumerate(outcomes)]
+    defenses = [defense("none", "leaks", "advantage"), *tried]
+    made = report([attack("ours", {"bright": SHOWN})], [update("a", [{}])], defenses)
+    assert said in made.verdict_sentence
 
 
 def test_individuals_are_ranked_by_what_is_read_of_them() -> None:

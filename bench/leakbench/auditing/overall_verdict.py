@@ -94,5 +94,9 @@ def _on_defenses(findings: Sequence[Finding]) -> str:
     stopping = [label for each in effects if each.effect == "stopped" for label in each.defenses]
     tried = sum(len(each.defenses) for each in effects)
     where = " in simulated clients" if any(each.simulated_otherwise for each in effects) else ""
-    by = ", ".join(stopping) or "none"
-    return f"; stopped by {by} of the {tried} defenses that were tried{where}"
+    if tried == 1:
+        label, stops = effects[0].defenses[0], "stops" if stopping else "is not shown to stop"
+        return f"; the only defense that was tried{where}, {label}, {stops} the attacks"
+    by = " and ".join(stopping) or "none"
+    stops = ("stop" if len(stopping) > 1 else "stops") if stopping else "is shown to stop"
+    return f"; of {tried} defenses that were tried{where}, {by} {stops} the attacks"
