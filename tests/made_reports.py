@@ -9,6 +9,7 @@ from leakbench import Report
 from leakbench.auditing.coverage import not_tested
 from leakbench.auditing.exposure import exposed_individuals
 from leakbench.auditing.findings import findings_of
+from leakbench.auditing.more_batches import batches_to_verdict, undecided_properties
 from leakbench.auditing.overall_verdict import overall_verdict, verdict_sentence
 from leakbench.auditing.report_parts import (
     Answer,
@@ -21,6 +22,7 @@ from leakbench.auditing.report_parts import (
     Verdict,
 )
 from leakbench.auditing.sentences import sentence
+from leakbench.auditing.worst_case import WorstCase
 from leakbench.metrics.estimates import Estimate
 from leakbench.records.record import Metrics, PropertyMetrics
 
@@ -188,8 +190,16 @@ def report(
                 individuals=10, labelled=10, properties=dict.fromkeys(subjects, 0.5)
             ),
             "verdict": verdict,
-            "verdict_sentence": verdict_sentence(verdict, size, every, findings),
+            "verdict_sentence": verdict_sentence(
+                verdict,
+                size,
+                every,
+                findings,
+                batches_to_verdict(updates, every) if verdict.reason == "wide interval" else None,
+            ),
             "exposed": exposed,
+            "worst_cases": [WorstCase(subject="bright", present=0, absent=0, not_measured="few")],
+            "undecided": undecided_properties(updates, every),
             "not_tested": not_tested(subjects, updates, every, defenses),
             "findings": [sentence(each) for each in findings],
             "findings_as_data": findings,

@@ -48,11 +48,13 @@ def verdict_sentence(
     individuals: int,
     attacks: Sequence[AttackReport],
     findings: Sequence[Finding],
+    more_batches: int | None = None,
 ) -> str:
     """Return the verdict as one sentence.
 
     Args:
         individuals: in all updates.
+        more_batches: about so many would decide it; None where that is not known.
     """
     match verdict.outcome:
         case "leaks":
@@ -61,6 +63,8 @@ def verdict_sentence(
             text = f"No leak was found: {reason_text(verdict)} for every attack and property"
         case _:
             text = f"Undecided whether the updates leak: {reason_text(verdict)}"
+            if more_batches is not None:
+                text += f"; about {more_batches} more batches of the same kind would decide it"
     return f"{text}{_on_defenses(findings) if verdict.outcome == 'leaks' else ''}."
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from leakbench.auditing.exposure import ExposedIndividual
 from leakbench.auditing.findings import Finding
+from leakbench.auditing.more_batches import UndecidedProperty, undecided_text
 from leakbench.auditing.report_parts import (
     AttackReport,
     AuditedUpdate,
@@ -15,6 +16,7 @@ from leakbench.auditing.report_parts import (
     ReportPart,
     Verdict,
 )
+from leakbench.auditing.worst_case import WorstCase, worst_case_text
 
 
 class ReportContents(ReportPart):
@@ -28,6 +30,8 @@ class ReportContents(ReportPart):
         verdict_sentence: the same in one sentence, with what defenses change.
         exposed: individuals of whom something is read, most exposed first; see
             `leakbench.auditing.exposure.exposed_individuals`.
+        worst_cases: the true positive rate at 1 % false positives in each property.
+        undecided: properties that are undecided, and how many more batches would decide them.
         not_tested: in sentences.
         findings: in sentences.
         findings_as_data: the same as values, in the same order.
@@ -45,6 +49,8 @@ class ReportContents(ReportPart):
     verdict: Verdict
     verdict_sentence: str
     exposed: list[ExposedIndividual]
+    worst_cases: list[WorstCase]
+    undecided: list[UndecidedProperty]
     not_tested: list[str]
     findings: list[str]
     findings_as_data: list[Finding]
@@ -61,13 +67,18 @@ class ReportContents(ReportPart):
 
     @property
     def summary(self) -> str:
-        """The verdict, the findings and what limits them, as text; it names no individual."""
+        """The verdict, the findings and what limits them, as text; it lists no individual."""
         parts = (
             ("Verdict", [self.verdict_sentence]),
             ("Findings", self.findings),
+            ("Worst case", [worst_case_text(each) for each in self.worst_cases]),
+            ("Undecided", [undecided_text(each) for each in self.undecided]),
             ("Not tested", self.not_tested),
             ("Limitations", self.limitations),
         )
         return "\n".join(
-            line for title, texts in parts for line in (f"{title}:", *(f"- {t}" for t in texts))
+            line
+            for title, texts in parts
+            if texts
+            for line in (f"{title}:", *(f"- {t}" for t in texts))
         )

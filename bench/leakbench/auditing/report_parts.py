@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -179,6 +179,8 @@ class DefenseReport(ReportPart):
         epsilon, delta: of that training.
         simulated_otherwise: whether the clients are simulated here although their captured updates
             are not what the model computes: then these are not the clients that were captured.
+        failed_before: titles of attacks that were not tried under it, since without a defense they
+            certify nothing and a relevant advantage of theirs is excluded.
     """
 
     name: str
@@ -195,14 +197,24 @@ class DefenseReport(ReportPart):
     delta: float | None
     verdict: Verdict
     simulated_otherwise: bool = False
+    failed_before: list[str] = []
 
     @property
     def label(self) -> str:
         """The defense with its parameters: `gaussian (sigma = 0.01)`."""
         if self.name == "none" and self.simulated_otherwise:
             return "none, simulated: not the captured updates"
-        parameters = ", ".join(f"{key} = {value}" for key, value in self.parameters.items())
-        return f"{self.name} ({parameters})" if parameters else self.name
+        return defense_label(self.name, self.parameters)
+
+
+def defense_label(name: str, parameters: Mapping[str, Any]) -> str:
+    """Return a defense with its parameters.
+
+    >>> defense_label("gaussian", {"sigma": 0.01})
+    'gaussian (sigma = 0.01)'
+    """
+    listed = ", ".join(f"{key} = {value}" for key, value in parameters.items())
+    return f"{name} ({listed})" if listed else name
 
 
 class AuxiliaryReport(ReportPart):

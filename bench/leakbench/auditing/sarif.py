@@ -1,4 +1,4 @@
-"""The report as SARIF 2.1.0, which code-scanning services read; it names no individual.
+"""The report as SARIF 2.1.0, which code-scanning services read; it lists no individual.
 
 Static Analysis Results Interchange Format, OASIS 2020:
 https://docs.oasis-open.org/sarif/sarif/v2.1.0/sarif-v2.1.0.html

@@ -90,7 +90,7 @@ def _on_differing(finding: UpdatesDiffer) -> str:
 
 
 def _on_property(finding: InferredProperty) -> str:
-    doubt = "" if finding.shown else ", which could be chance"
+    doubt = _doubt(finding)
     if finding.compared > 1:
         doubt += f" (the best of {finding.compared} attacks, chosen afterwards: biased upwards)"
     return (
@@ -99,6 +99,16 @@ def _on_property(finding: InferredProperty) -> str:
         f"{percent(finding.baseline)} %; its advantage is "
         f"{percent(finding.advantage, sign=True)} points{doubt}."
     )
+
+
+def _doubt(finding: InferredProperty) -> str:
+    """Return what an advantage that is not shown means; nothing where it is shown."""
+    if finding.shown:
+        return ""
+    high = finding.advantage.high
+    if high is not None and high < 0:
+        return ", so that it does worse than the baseline, and shows no leak"
+    return ", which could be chance"
 
 
 def _on_defenses(finding: DefenseEffect) -> str:
