@@ -164,7 +164,6 @@ def report(
     findings = findings_of(updates, every, defenses)
     exposed = exposed_individuals(updates, every)
     verdict = overall_verdict(updates, every, exposed)
-    size = sum(each.size for each in updates)
     return Report(
         **{
             "leakbench": "0",
@@ -192,7 +191,7 @@ def report(
             "verdict": verdict,
             "verdict_sentence": verdict_sentence(
                 verdict,
-                size,
+                updates,
                 every,
                 findings,
                 batches_to_verdict(updates, every) if verdict.reason == "wide interval" else None,

@@ -74,6 +74,10 @@ def test_only_certificates_that_nothing_refutes_make_a_verdict(
     )
     assert made.verdict.outcome == outcome
     assert made.verdict.reason == (reason or made.verdict.reason)
+    unchecked = outcome == "leaks" and not known
+    assert (
+        "by certificates that no truth was there to check" in made.verdict_sentence
+    ) is unchecked
 
 
 def test_updates_that_differ_are_never_a_verdict_of_no_leak() -> None:

@@ -51,8 +51,8 @@ def _threat_model(report: ReportContents) -> list[str]:
         sent = f"under {defense_label(defense['name'], parameters)}, which it knows"
     return [
         f"Adversary: the server, honest but curious. It follows the protocol, and sees each "
-        f"client's update, the model {report.model.name} and D_aux, images of "
-        f"{auxiliary.individuals} people who are in no client's data. It {labels} the main-task "
+        f"client's update, the model {report.model.name} and D_aux, {auxiliary.individuals} "
+        f"labelled images of people who are in no client's data. It {labels} the main-task "
         f"labels of a batch.",
         f"Clients run the model in {threat['mode']} mode and send updates {sent}.",
         ATLAS,

@@ -45,7 +45,7 @@ def overall_verdict(
 
 def verdict_sentence(
     verdict: Verdict,
-    individuals: int,
+    updates: Sequence[AuditedUpdate],
     attacks: Sequence[AttackReport],
     findings: Sequence[Finding],
     more_batches: int | None = None,
@@ -53,12 +53,11 @@ def verdict_sentence(
     """Return the verdict as one sentence.
 
     Args:
-        individuals: in all updates.
         more_batches: about so many would decide it; None where that is not known.
     """
     match verdict.outcome:
         case "leaks":
-            text = f"The updates leak: {_leak(verdict, individuals, attacks)}"
+            text = f"The updates leak: {_leak(verdict, updates, attacks)}"
         case "no leak":
             text = f"No leak was found: {reason_text(verdict)} for every attack and property"
         case _:
@@ -68,12 +67,16 @@ def verdict_sentence(
     return f"{text}{_on_defenses(findings) if verdict.outcome == 'leaks' else ''}."
 
 
-def _leak(verdict: Verdict, individuals: int, attacks: Sequence[AttackReport]) -> str:
+def _leak(
+    verdict: Verdict, updates: Sequence[AuditedUpdate], attacks: Sequence[AttackReport]
+) -> str:
     parts = []
     if verdict.certified:
+        individuals = sum(update.size for update in updates)
+        checked = any(update.truth_known for update in updates)
         parts.append(
             f"a server can compute the exact deep features of {verdict.certified} of {individuals} "
-            f"individuals"
+            f"individuals{'' if checked else ', by certificates that no truth was there to check'}"
         )
     shown = [
         (advantage.low, name, attack.title, advantage)

@@ -70,7 +70,6 @@ def report_of(
     findings = findings_of(updates, attacks, defenses)
     exposed = exposed_individuals(updates, attacks)
     verdict = overall_verdict(updates, attacks, exposed)
-    individuals = sum(update.size for update in updates)
     auxiliary = case.server.auxiliary
     assert auxiliary is not None
     return Report(
@@ -86,7 +85,7 @@ def report_of(
         verdict=verdict,
         verdict_sentence=verdict_sentence(
             verdict,
-            individuals,
+            updates,
             attacks,
             findings,
             batches_to_verdict(updates, attacks) if verdict.reason == "wide interval" else None,

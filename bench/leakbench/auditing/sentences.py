@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from leakbench.auditing.findings import (
     CertifiedFeatures,
     ConstantProperty,
@@ -194,4 +196,5 @@ def reason_text(verdict: Verdict) -> str:
 
 
 def _points(share: float | None) -> str:
-    return f"{100 * (share or 0.0):.0f} points"
+    # Rounded up: a bound that is rounded down would exclude more than is excluded.
+    return f"{math.ceil(round(100 * (share or 0.0), 6))} points"

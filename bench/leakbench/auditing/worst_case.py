@@ -79,8 +79,8 @@ def worst_case(
 def _too_few(counts: WorstCase) -> str:
     if counts.absent < LEAST_ABSENT:
         return (
-            f"a false positive rate of {FALSE_POSITIVE_RATE:.0%} takes at least {LEAST_ABSENT} "
-            f"individuals without the property whose truth is known, and there are {counts.absent}"
+            f"that takes at least {LEAST_ABSENT} individuals without the property whose truth is "
+            f"known, and there are {counts.absent}"
         )
     return "" if counts.present else "no individual whose truth is known has the property"
 
