@@ -74,6 +74,8 @@ def test_only_certificates_that_nothing_refutes_make_a_verdict(
     )
     assert made.verdict.outcome == outcome
     assert made.verdict.reason == (reason or made.verdict.reason)
+    says = "captured updates are not what the model computes"
+    assert (says in made.verdict_sentence) is (check == "differs")
     unchecked = outcome == "leaks" and not known
     assert (
         "by certificates that no truth was there to check" in made.verdict_sentence

@@ -57,7 +57,7 @@ def verdict_sentence(
     """
     match verdict.outcome:
         case "leaks":
-            text = f"The updates leak: {_leak(verdict, updates, attacks)}"
+            text = f"{_subject(updates)} leak: {_leak(verdict, updates, attacks)}"
         case "no leak":
             text = f"No leak was found: {reason_text(verdict)} for every attack and property"
         case _:
@@ -65,6 +65,18 @@ def verdict_sentence(
             if more_batches is not None:
                 text += f"; about {more_batches} more batches of the same kind would decide it"
     return f"{text}{_on_defenses(findings) if verdict.outcome == 'leaks' else ''}."
+
+
+def _subject(updates: Sequence[AuditedUpdate]) -> str:
+    """Return whose leak a sentence begins with; first that captured updates differ, if they do."""
+    differing = sum(update.check == "differs" for update in updates)
+    if not differing:
+        return "The updates"
+    captured = sum(update.captured for update in updates)
+    return (
+        f"{differing} of {captured} captured updates are not what the model computes; even so the "
+        f"updates"
+    )
 
 
 def _leak(
