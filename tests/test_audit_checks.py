@@ -142,7 +142,8 @@ def test_a_mismatch_stands_first_and_defended_clients_are_said_to_be_simulated()
     assert isinstance(first, UpdatesDiffer)
     assert (first.differing, first.captured, first.first) == (6, 6, "client 0")
     assert first.mismatch == pytest.approx(2.0, rel=1e-3)
-    assert report.summary.startswith("Findings:\n- 6 of 6 captured updates (such as 'client 0', r")
+    assert "Findings:\n- 6 of 6 captured updates (such as 'client 0', r" in report.summary
+    assert "captured updates are not what the model computes" in report.verdict_sentence
     assert [each.label for each in report.defenses] == [
         "none, simulated: not the captured updates",
         "gaussian (sigma = 100.0)",
@@ -158,8 +159,9 @@ def test_the_summary_has_findings_and_limitations() -> None:
     report = audited(net(), None, split="head.2", truth=people(8), batch_size=4, attacks=quick)
     lines = report.summary.splitlines()
     place = lines.index("Limitations:")
-    assert lines[0] == "Findings:"
-    assert lines[1:place] == [f"- {each}" for each in report.findings]
+    findings = [f"- {each}" for each in report.findings]
+    assert lines[:3] == ["Verdict:", f"- {report.verdict_sentence}", "Findings:"]
+    assert lines[3 : 3 + len(findings)] == findings
     assert lines[place + 1 :] == [f"- {each}" for each in report.limitations]
     assert not any(update.check == "differs" for update in report.updates)
     assert not any(

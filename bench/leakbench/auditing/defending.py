@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
+from leakbench.auditing.attack_reports import attack_report
 from leakbench.auditing.attacking import Attacked, attack_all
 from leakbench.auditing.case import Case
 from leakbench.auditing.client_batches import KnownBatch
@@ -15,6 +16,7 @@ from leakbench.auditing.client_defense import NO_DEFENSE, build_defense, combine
 from leakbench.auditing.part_errors import INTERRUPTED, error_text
 from leakbench.auditing.training import FederatedTraining, Training
 from leakbench.auditing.utility import Utility, utility_measure
+from leakbench.auditing.verdicts import verdict_on
 from leakbench.base.choices import Compiling
 from leakbench.base.errors import UsageError
 from leakbench.base.plugins import PluginSpec
@@ -23,6 +25,9 @@ from leakbench.federation.defense import Defense
 from leakbench.metrics import estimates as metrics
 from leakbench.metrics.estimates import Estimate
 from leakbench.threat.observation import GroundTruth
+
+NOTHING_LEFT = "every attack already fails without it"
+"""Why a defense was not tried."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ class Defended:
         individuals, left_out: how many are in those updates, and how many are in none.
         distortion: ‖what is sent − gradient‖ / ‖gradient‖.
         utility: the accuracy of a model trained under it.
+        failed_before: titles of attacks that were not tried under it; see `failing`.
     """
 
     spec: PluginSpec
@@ -45,6 +51,7 @@ class Defended:
     left_out: int = 0
     distortion: Estimate | None = None
     utility: Utility = field(default_factory=Utility)
+    failed_before: tuple[str, ...] = ()
 
     @property
     def interrupted(self) -> bool:
@@ -63,8 +70,9 @@ def defend_all(
     """Let clients send the batches whose truth is known under each defense; attack what is sent.
 
     Each defense is applied on top of the clients' own, such as local steps. The first result is
-    without a further defense. One that cannot be applied is refused, the others continue; after
-    Ctrl-C the rest is refused as interrupted.
+    without a further defense; attacks that fail there are not tried under defenses. A defense that
+    cannot be applied is refused, the others continue; after Ctrl-C the rest is refused as
+    interrupted.
     """
     specs = [NO_DEFENSE, *(spec for spec in defenses if spec != NO_DEFENSE)]
     done: list[Defended] = []
@@ -73,8 +81,11 @@ def defend_all(
         for spec in specs:
             parameters = ", ".join(f"{key} {value}" for key, value in spec.parameters.items())
             on_status(f"defending with {spec.name}{f' ({parameters})' if parameters else ''}")
+            failed = failing(done[0].attacked) if done else {}
+            tried = [each for each in attacks if each.name not in failed]
             try:
-                done.append(_defended(case, spec, attacks, on_status, compiling))
+                found = _defended(case, spec, tried, on_status, compiling)
+                done.append(replace(found, failed_before=tuple(failed.values())))
             except Exception as error:  # Whatever ends one defense must not end the others.
                 done.append(Defended(spec, refused=error_text(error)))
             else:
@@ -83,6 +94,23 @@ def defend_all(
     except KeyboardInterrupt:
         on_status("interrupted: what is finished is kept")
     return done + [Defended(spec, refused=INTERRUPTED) for spec in specs[len(done) :]]
+
+
+def failing(attacked: Mapping[str, Attacked]) -> dict[str, str]:
+    """Return the attacks that fail without a defense, as name → title.
+
+    They certify nothing, and an advantage that is relevant is excluded in each property. An attack
+    of which that is undecided is tried under defenses: left out, it would seem to be stopped.
+    """
+    reports = [attack_report(each) for each in attacked.values()]
+    controls = [each for each in reports if each.control]
+    return {
+        each.name: each.title
+        for each in reports
+        if not each.control
+        and not each.refused
+        and verdict_on([*controls, each]).outcome == "no leak"
+    }
 
 
 def _defended(
@@ -109,6 +137,8 @@ def _defended(
     if any(each.interrupted for each in attacked.values()):
         raise KeyboardInterrupt
     ran = [each for each in attacked.values() if not each.attack.control]
+    if not ran:
+        raise UsageError(NOTHING_LEFT)
     if all(each.refused for each in ran):
         raise UsageError(f"no attack could be run: {'; '.join(each.refused for each in ran)}")
     distortions = next((each.distortions for each in attacked.values() if each.distortions), ())

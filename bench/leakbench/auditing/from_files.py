@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import typer
 
 from leakbench.auditing.audit import audit
 from leakbench.auditing.client_defense import build_defense
+from leakbench.auditing.conditions import Condition
 from leakbench.auditing.image_files import read_labelled_images
 from leakbench.auditing.labelled_images import (
     LabelledImages,
@@ -17,12 +18,16 @@ from leakbench.auditing.labelled_images import (
     check_images,
 )
 from leakbench.auditing.model_loading import load_model
+from leakbench.auditing.report import Report
 from leakbench.auditing.training import FederatedTraining
 from leakbench.base.devices import chosen_device
 from leakbench.base.errors import UsageError
 from leakbench.base.plugins import PluginSpec
 from leakbench.base.registry import ATTACKS
 from leakbench.base.toml import parsed_toml
+
+FAILED_CODE = 1
+"""Exit code where a condition of --fail-on holds."""
 
 INTERRUPTED_CODE = 130
 """Exit code after Ctrl-C, as shells have it."""
@@ -43,17 +48,22 @@ def audit_from_files(
     rounds: int,
     device: str,
     out: Path,
+    sarif: Path | None,
+    fail_on: Sequence[str],
     **settings: Any,
 ) -> None:
     """Audit a model, updates and images in files; print the findings and the report's path.
 
     Args:
         captured_under, defenses: as `parsed_defense` takes them.
+        sarif: file for the leaks as SARIF; None for none.
+        fail_on: conditions, of which any that holds gives exit code 1.
         settings: further arguments of `audit`.
 
     Raises:
         UsageError: as `audit`; or a file is missing or malformed.
     """
+    conditions = {text: _checked_condition(text, truth) for text in fail_on}
     for name in attacks or ():
         ATTACKS.get(name)
     if weights is None and not model.endswith(".pt2"):
@@ -77,10 +87,43 @@ def audit_from_files(
         **settings,
     )
     page, data = report.write(out)
+    if sarif is not None:
+        report.write_sarif(sarif, _source_file(model))
     typer.echo(report.summary)
     typer.echo(f"The report is in {page}, its numbers in {data}.")
     if report.interrupted:
         raise typer.Exit(INTERRUPTED_CODE)
+    if _any_holds(conditions, report):
+        raise typer.Exit(FAILED_CODE)
+
+
+def _source_file(model: str) -> str | None:
+    """Return the file of `FILE.py:NAME` or `FILE.pt2`; None for `package.module:NAME`."""
+    source, _, _ = model.partition(":")
+    return source if source.endswith((".py", ".pt2")) else None
+
+
+def _checked_condition(text: str, truth: Path | None) -> Condition:
+    """Return a condition that can hold.
+
+    Raises:
+        UsageError: it is not understood, or needs the truth.
+    """
+    condition = Condition.parse(text)
+    if condition.needs_truth and truth is None:
+        raise UsageError(
+            f"--fail-on {text} can never hold without the truth, which accuracy is measured by; "
+            f"give --truth, or --fail-on certified"
+        )
+    return condition
+
+
+def _any_holds(conditions: Mapping[str, Condition], report: Report) -> bool:
+    """Return whether any condition holds; print what is known of each."""
+    judged = {text: condition.judge(report) for text, condition in conditions.items()}
+    for text, each in judged.items():
+        typer.echo(f"--fail-on {text}: {each.outcome}: {each.reason}", err=True)
+    return any(each.outcome == "holds" for each in judged.values())
 
 
 def parsed_defense(text: str) -> PluginSpec:

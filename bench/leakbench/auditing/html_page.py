@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from leakbench.auditing.impact_assessment import impact_assessment
+from leakbench.auditing.more_batches import undecided_text
 from leakbench.auditing.report_contents import ReportContents
 from leakbench.auditing.sentences import percent, verdict_text
 from leakbench.auditing.verdicts import RELEVANT_ADVANTAGE
+from leakbench.auditing.worst_case import worst_case_text
 from leakbench.metrics.estimates import MIN_GROUPS
 from leakbench.metrics.formatting import MISSING
-from leakbench.metrics.of_attacks import FEATURE_COSINE, SWAPPED_COSINE
+from leakbench.metrics.of_attacks import FALSE_POSITIVE_RATE, FEATURE_COSINE, SWAPPED_COSINE
 from leakbench.records.record import Metrics
+
+LISTED = 20
+"""Exposed individuals that are shown at once; the others are folded."""
 
 
 def html_page(report: ReportContents) -> str:
@@ -25,14 +31,19 @@ def html_page(report: ReportContents) -> str:
     environment.filters |= {
         "cosines": _cosines,
         "percent": percent,
+        "undecided_text": undecided_text,
         "verdict_text": verdict_text,
+        "worst_case_text": worst_case_text,
     }
     return environment.get_template("audit.html").render(
         report=report,
+        assessment=impact_assessment(report),
         properties=list(report.auxiliary.properties),
         titles={attack.name: attack.title for attack in report.attacks},
         attackers=[a for a in report.attacks if not a.control and not a.refused],
+        listed=LISTED,
         min_groups=MIN_GROUPS,
+        worst_case_percent=f"{100 * FALSE_POSITIVE_RATE:g}",
         relevant_points=round(100 * RELEVANT_ADVANTAGE),
     )
 

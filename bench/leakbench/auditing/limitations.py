@@ -10,6 +10,7 @@ from leakbench.auditing.case import Case
 from leakbench.auditing.intervals import enough_for_intervals
 from leakbench.auditing.report_parts import AttackReport, AuditedUpdate, DefenseReport
 from leakbench.auditing.update_check import ROUNDING
+from leakbench.auditing.verdicts import RELEVANT_ADVANTAGE
 from leakbench.metrics.estimates import MIN_GROUPS
 
 FEW_BATCHES = 20
@@ -127,6 +128,13 @@ def _on_defenses(case: Case, defenses: Sequence[DefenseReport]) -> list[str]:
         rates = sorted({batch.learning_rate for batch in case.known_batches})
         listed = ", ".join(f"{rate:g}" for rate in rates)
         found.append(f"Further local steps are tried with learning rate {listed}.")
+    failed = dict.fromkeys(title for d in defenses for title in d.failed_before)
+    found += [
+        f"{title} was not tried under defenses: without one it certifies nothing, and an advantage "
+        f"of more than {100 * RELEVANT_ADVANTAGE:.0f} points is excluded. What is said of defenses "
+        f"is about the other attacks."
+        for title in failed
+    ]
     found += [
         f"Under {d.label} {d.left_out} individuals are left out, because their batches do not make "
         f"a whole group of clients."

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from leakbench.auditing.exposure import ExposedIndividual
 from leakbench.auditing.findings import Finding
+from leakbench.auditing.more_batches import UndecidedProperty, undecided_text
 from leakbench.auditing.report_parts import (
     AttackReport,
     AuditedUpdate,
@@ -12,7 +14,9 @@ from leakbench.auditing.report_parts import (
     DefenseReport,
     ModelReport,
     ReportPart,
+    Verdict,
 )
+from leakbench.auditing.worst_case import WorstCase, worst_case_text
 
 
 class ReportContents(ReportPart):
@@ -22,6 +26,13 @@ class ReportContents(ReportPart):
         leakbench: the version that made it.
         finished: when, in UTC.
         threat: what the server knows and how clients compute; see `ThreatModel`.
+        verdict: whether the attacks learn something from the updates as they were sent.
+        verdict_sentence: the same in one sentence, with what defenses change.
+        exposed: individuals of whom something is read, most exposed first; see
+            `leakbench.auditing.exposure.exposed_individuals`.
+        worst_cases: the true positive rate at 1 % false positives in each property.
+        undecided: properties that are undecided, and how many more batches would decide them.
+        not_tested: in sentences.
         findings: in sentences.
         findings_as_data: the same as values, in the same order.
         limitations: what limits the findings, in sentences.
@@ -35,6 +46,12 @@ class ReportContents(ReportPart):
     model: ModelReport
     threat: dict[str, Any]
     auxiliary: AuxiliaryReport
+    verdict: Verdict
+    verdict_sentence: str
+    exposed: list[ExposedIndividual]
+    worst_cases: list[WorstCase]
+    undecided: list[UndecidedProperty]
+    not_tested: list[str]
     findings: list[str]
     findings_as_data: list[Finding]
     limitations: list[str]
@@ -44,9 +61,24 @@ class ReportContents(ReportPart):
     interrupted: bool = False
 
     @property
+    def individuals(self) -> int:
+        """The individuals in all updates."""
+        return sum(update.size for update in self.updates)
+
+    @property
     def summary(self) -> str:
-        """The findings and what limits them, as text: never the ones without the others."""
-        parts = (("Findings", self.findings), ("Limitations", self.limitations))
+        """The verdict, the findings and what limits them, as text; it lists no individual."""
+        parts = (
+            ("Verdict", [self.verdict_sentence]),
+            ("Findings", self.findings),
+            ("Worst case", [worst_case_text(each) for each in self.worst_cases]),
+            ("Undecided", [undecided_text(each) for each in self.undecided]),
+            ("Not tested", self.not_tested),
+            ("Limitations", self.limitations),
+        )
         return "\n".join(
-            line for title, texts in parts for line in (f"{title}:", *(f"- {t}" for t in texts))
+            line
+            for title, texts in parts
+            if texts
+            for line in (f"{title}:", *(f"- {t}" for t in texts))
         )

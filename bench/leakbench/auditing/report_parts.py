@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -131,12 +131,14 @@ Reason = Literal[
     "accurate baseline",
     "wide interval",
     "defense refused",
+    "updates differ",
+    "truth unknown",
 ]
 """Why the outcome is what it is; see `Verdict`."""
 
 
 class Verdict(ReportPart):
-    """Whether the attacks learn something from updates under a defense.
+    """Whether the attacks learn something from updates, under a defense or without one.
 
     Attributes:
         reason: `leaks` because of certified features, or of an advantage over the best baseline
@@ -144,8 +146,11 @@ class Verdict(ReportPart):
             `undecided` because an attack was not run, no baseline with an attack's knowledge was, a
             property is the same for everybody, there are too few batches for an interval, the best
             baseline is so accurate that no relevant advantage is possible, or the interval is too
-            wide.
-        certified: exact features that attacks certify, less those that the truth shows false.
+            wide; of the whole audit also because captured updates are not what the model computes,
+            or no truth is known.
+        certified: exact features that one attack certifies, less those that the truth shows false,
+            of the attack that certifies most; of the whole audit, individuals whose feature some
+            attack certifies.
         advantage: the one with the highest lower bound, if that is above 0.
         bound: the highest upper bound of any advantage, at least 0; None where it is not known.
         properties: without a baseline, the same for everybody, or known to the best baseline.
@@ -174,6 +179,8 @@ class DefenseReport(ReportPart):
         epsilon, delta: of that training.
         simulated_otherwise: whether the clients are simulated here although their captured updates
             are not what the model computes: then these are not the clients that were captured.
+        failed_before: titles of attacks that were not tried under it, since without a defense they
+            certify nothing and a relevant advantage of theirs is excluded.
     """
 
     name: str
@@ -190,14 +197,24 @@ class DefenseReport(ReportPart):
     delta: float | None
     verdict: Verdict
     simulated_otherwise: bool = False
+    failed_before: list[str] = []
 
     @property
     def label(self) -> str:
         """The defense with its parameters: `gaussian (sigma = 0.01)`."""
         if self.name == "none" and self.simulated_otherwise:
             return "none, simulated: not the captured updates"
-        parameters = ", ".join(f"{key} = {value}" for key, value in self.parameters.items())
-        return f"{self.name} ({parameters})" if parameters else self.name
+        return defense_label(self.name, self.parameters)
+
+
+def defense_label(name: str, parameters: Mapping[str, Any]) -> str:
+    """Return a defense with its parameters.
+
+    >>> defense_label("gaussian", {"sigma": 0.01})
+    'gaussian (sigma = 0.01)'
+    """
+    listed = ", ".join(f"{key} = {value}" for key, value in parameters.items())
+    return f"{name} ({listed})" if listed else name
 
 
 class AuxiliaryReport(ReportPart):

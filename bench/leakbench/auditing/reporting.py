@@ -7,16 +7,23 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import islice
 
+import numpy as np
+import torch
+
+from leakbench.auditing.attack_reports import attack_report
 from leakbench.auditing.attacking import Attacked, runs_of_known
 from leakbench.auditing.case import Case
 from leakbench.auditing.client_batches import Batch, KnownBatch
+from leakbench.auditing.coverage import not_tested
 from leakbench.auditing.defending import Defended
+from leakbench.auditing.exposure import exposed_individuals
 from leakbench.auditing.findings import findings_of
 from leakbench.auditing.limitations import limitations_of
+from leakbench.auditing.more_batches import batches_to_verdict, undecided_properties
+from leakbench.auditing.overall_verdict import overall_verdict, verdict_sentence
 from leakbench.auditing.report import Report
 from leakbench.auditing.report_parts import (
     Answer,
-    AttackReport,
     AuditedUpdate,
     AuxiliaryReport,
     DefenseReport,
@@ -27,8 +34,11 @@ from leakbench.auditing.report_parts import (
 from leakbench.auditing.sentences import sentence
 from leakbench.auditing.update_check import differing
 from leakbench.auditing.verdicts import verdict_on
-from leakbench.base.plugins import PluginSpec
+from leakbench.auditing.worst_case import Scores, WorstCase, worst_case
+from leakbench.base.seeds import seed_for
+from leakbench.evaluation.scoring import groupings_of
 from leakbench.evaluation.swapped import swapped_answers
+from leakbench.metrics.estimates import Bootstrap
 from leakbench.metrics.matching import match_individuals
 from leakbench.metrics.standardisation import Standardisation
 from leakbench.threat.attack import AttackResult
@@ -51,13 +61,15 @@ def report_of(
     updates = [
         _update(case, batch, number, attacked, swapped) for number, batch in enumerate(case.batches)
     ]
-    attacks = [_attack(each) for each in attacked.values()]
+    attacks = [attack_report(each) for each in attacked.values()]
     otherwise = differing(case.checks)
     defenses = [_defense(each, otherwise) for each in defended]
     interrupted = any(a.interrupted for a in attacked.values()) or any(
         d.interrupted for d in defended
     )
     findings = findings_of(updates, attacks, defenses)
+    exposed = exposed_individuals(updates, attacks)
+    verdict = overall_verdict(updates, attacks, exposed)
     auxiliary = case.server.auxiliary
     assert auxiliary is not None
     return Report(
@@ -70,6 +82,18 @@ def report_of(
             labelled=int((auxiliary.labels >= 0).sum()),
             properties={n: float(p.float().mean()) for n, p in auxiliary.properties.items()},
         ),
+        verdict=verdict,
+        verdict_sentence=verdict_sentence(
+            verdict,
+            updates,
+            attacks,
+            findings,
+            batches_to_verdict(updates, attacks) if verdict.reason == "wide interval" else None,
+        ),
+        exposed=exposed,
+        worst_cases=_worst_cases(case, attacked),
+        undecided=undecided_properties(updates, attacks),
+        not_tested=not_tested(list(auxiliary.properties), updates, attacks, defenses),
         findings=[sentence(finding) for finding in findings],
         findings_as_data=findings,
         limitations=limitations_of(case, updates, attacks, defenses, interrupted),
@@ -78,6 +102,37 @@ def report_of(
         defenses=defenses,
         interrupted=interrupted,
     )
+
+
+def _worst_cases(case: Case, attacked: Mapping[str, Attacked]) -> list[WorstCase]:
+    """Return the worst case in each property; none where no truth is known."""
+    truths = [batch.truth for batch in case.known_batches]
+    if not truths:
+        return []
+    runs = [
+        (each.attack, of)
+        for each in attacked.values()
+        if (of := runs_of_known(each, case.batches, case))
+    ]
+    bootstrap = Bootstrap(groupings_of(truths), seed_for("bootstrap", case.threat.seed) % 2**32)
+
+    def scores(name: str, control: str | None) -> dict[str, Scores]:
+        return {
+            attack.title: np.stack([run.matched.scores[name] for run in of])
+            for attack, of in runs
+            if attack.control == control
+        }
+
+    return [
+        worst_case(
+            name,
+            torch.cat([truth.properties[name] for truth in truths]).numpy(),
+            scores(name, None),
+            scores(name, "baseline"),
+            bootstrap,
+        )
+        for name in truths[0].properties
+    ]
 
 
 def _model(case: Case, name: str, split: str) -> ModelReport:
@@ -95,29 +150,8 @@ def _model(case: Case, name: str, split: str) -> ModelReport:
     )
 
 
-def _attack(attacked: Attacked) -> AttackReport:
-    attack = attacked.attack
-    spec = PluginSpec.of(attack)
-    return AttackReport(
-        name=spec.name,
-        title=attack.title,
-        reference=attack.reference,
-        note=attack.note,
-        control=attack.control is not None,
-        knows=attacked.knowledge.names(),
-        parameters=dict(spec.parameters),
-        refused=attacked.refused,
-        seconds=attacked.seconds,
-        certified=attacked.certified,
-        false_certificates=attacked.false_certificates,
-        metrics=attacked.metrics,
-        advantage=dict(attacked.advantage),
-        baselines=dict(attacked.baselines),
-    )
-
-
 def _defense(defended: Defended, simulated_otherwise: bool) -> DefenseReport:
-    attacks = [_attack(each) for each in defended.attacked.values()]
+    attacks = [attack_report(each) for each in defended.attacked.values()]
     utility = defended.utility
     not_applied = Verdict(outcome="not applied", reason="defense refused")
     return DefenseReport(
@@ -135,6 +169,7 @@ def _defense(defended: Defended, simulated_otherwise: bool) -> DefenseReport:
         delta=utility.delta,
         verdict=not_applied if defended.refused else verdict_on(attacks),
         simulated_otherwise=simulated_otherwise,
+        failed_before=list(defended.failed_before),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from leakbench.auditing.findings import (
     CertifiedFeatures,
     ConstantProperty,
@@ -90,7 +92,7 @@ def _on_differing(finding: UpdatesDiffer) -> str:
 
 
 def _on_property(finding: InferredProperty) -> str:
-    doubt = "" if finding.shown else ", which could be chance"
+    doubt = _doubt(finding)
     if finding.compared > 1:
         doubt += f" (the best of {finding.compared} attacks, chosen afterwards: biased upwards)"
     return (
@@ -99,6 +101,16 @@ def _on_property(finding: InferredProperty) -> str:
         f"{percent(finding.baseline)} %; its advantage is "
         f"{percent(finding.advantage, sign=True)} points{doubt}."
     )
+
+
+def _doubt(finding: InferredProperty) -> str:
+    """Return what an advantage that is not shown means; nothing where it is shown."""
+    if finding.shown:
+        return ""
+    high = finding.advantage.high
+    if high is not None and high < 0:
+        return ", so that it does worse than the baseline, and shows no leak"
+    return ", which could be chance"
 
 
 def _on_defenses(finding: DefenseEffect) -> str:
@@ -143,13 +155,14 @@ def verdict_text(verdict: Verdict) -> str:
     """
     if verdict.outcome == "not applied":
         return "not applied"
-    text = f"{verdict.outcome}: {_reason(verdict)}"
+    text = f"{verdict.outcome}: {reason_text(verdict)}"
     if verdict.not_run:
         text += f"; {' and '.join(verdict.not_run)} could not be run"
     return text
 
 
-def _reason(verdict: Verdict) -> str:
+def reason_text(verdict: Verdict) -> str:
+    """Return why a verdict is what it is, as part of a sentence."""
     properties = ", ".join(verdict.properties) or "every property"
     texts: dict[Reason, str] = {
         "certified features": f"{verdict.certified} exact features certified",
@@ -170,9 +183,18 @@ def _reason(verdict: Verdict) -> str:
             f"no advantage shown, but up to {_points(verdict.bound)} are not excluded"
         ),
         "defense refused": "the defense cannot be applied",
+        "updates differ": (
+            "captured updates are not what the model computes, so that the attacks assumed "
+            "something wrong"
+        ),
+        "truth unknown": (
+            "no feature is certified, and without the truth it cannot be said how often the "
+            "attacks are right"
+        ),
     }
     return texts[verdict.reason]
 
 
 def _points(share: float | None) -> str:
-    return f"{100 * (share or 0.0):.0f} points"
+    # Rounded up: a bound that is rounded down would exclude more than is excluded.
+    return f"{math.ceil(round(100 * (share or 0.0), 6))} points"

@@ -22,7 +22,8 @@ def verdict_on(attacks: Sequence[AttackReport]) -> Verdict:
 
 def _verdict(attacks: Sequence[AttackReport]) -> Verdict:
     ran = [a for a in attacks if not a.control and not a.refused]
-    certified = sum(_truly_certified(a) for a in ran)
+    # Attacks certify the features of the same individuals: a sum would count these twice.
+    certified = max(map(_truly_certified, ran), default=0)
     if certified:
         return Verdict(outcome="leaks", reason="certified features", certified=certified)
     advantages = [each for a in ran for each in a.advantage.values()]

@@ -14,6 +14,16 @@ UpdateKind = Literal["gradient", "difference", "weights"]
 """What the tensors of a captured update are."""
 
 
+def _print_schema(wanted: bool) -> None:
+    if wanted:
+        import json
+
+        from leakbench.auditing.json_schema import report_schema
+
+        typer.echo(json.dumps(report_schema(), indent=1, ensure_ascii=False))
+        raise typer.Exit
+
+
 def audit(
     model: Annotated[
         str,
@@ -135,6 +145,28 @@ def audit(
     out: Annotated[Path, typer.Option("--out", help="Folder of audit.html and audit.json.")] = Path(
         "audit"
     ),
+    sarif: Annotated[
+        Path | None,
+        typer.Option("--sarif", metavar="FILE", help="Write the leaks as SARIF 2.1.0, for CI."),
+    ] = None,
+    fail_on: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fail-on",
+            metavar="CONDITION",
+            help="Exit with code 1 if it holds: certified, advantage>0.1 (the interval's lower "
+            "end) or undecided; repeatable.",
+        ),
+    ] = None,
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--schema",
+            callback=_print_schema,
+            is_eager=True,
+            help="Print the JSON schema of audit.json and exit.",
+        ),
+    ] = False,
 ) -> None:
     """Attack the updates of your own model, and report what a server infers from them."""
     from leakbench.auditing.from_files import audit_from_files
@@ -154,6 +186,8 @@ def audit(
         rounds,
         device,
         out,
+        sarif,
+        fail_on or (),
         kind=kind,
         batch_size=batch_size,
         learning_rate=learning_rate,
