@@ -192,7 +192,7 @@ def _number(spec: MetricSpec, value: Any) -> Value:
     if value is None or isinstance(value, bool):
         return None if value is None else str(value).lower()
     if spec.form == ".0f" and not spec.unit:
-        return int(round(value))
+        return round(value)
     # Records have six digits after the point, which multiplying must not blur.
     return float(f"{100 * value:.4f}" if spec.unit == "%" else f"{value:.6g}")
 

@@ -24,7 +24,10 @@ MEANINGS: Mapping[str, tuple[str, str]] = {
         f"fewer than {FEW_BATCHES} victim batches, whose interval is less certain than 95 %; a "
         "value without an interval has too few for one",
     ),
-    r"\((under )?\d+ % diverged\)": ("diverged", "the attack itself reports failure on these batches"),
+    r"\((under )?\d+ % diverged\)": (
+        "diverged",
+        "the attack itself reports failure on these batches",
+    ),
     DIFFERS: (
         DIFFERS,
         "`leakbench verify` measured the cell again, and its numbers are not those of the record",
