@@ -34,6 +34,7 @@ from leakbench.auditing.labelled_images import (
     check_varies,
 )
 from leakbench.auditing.mode_detection import in_clients_mode
+from leakbench.auditing.model_outputs import returning_logits
 from leakbench.auditing.model_splitting import PixelScale, check_in_mode, split_model
 from leakbench.auditing.report import Report
 from leakbench.auditing.reporting import report_of
@@ -76,6 +77,7 @@ def audit(
     property_model: PropertyModelKind = "validated",
     device: str = "cpu",
     seed: int = 0,
+    logits: str | int | None = None,
     name: str = "",
     on_status: Callable[[str], None] = lambda _: None,
 ) -> Report:
@@ -111,6 +113,8 @@ def audit(
             all.
         image_size: to which images of files are resized.
         device: for computations, such as `cuda`.
+        logits: which part of the model's output they are, where it returns a dict, tuple or
+            dataclass: a key, field or place. None for `logits`, or the only tensor (n, classes).
         name: of the model in the report; its class by default.
         on_status: called with a short description of each step.
 
@@ -156,10 +160,15 @@ def audit(
     known = None if truth is None else _images(truth, image_size, "the truth")
     on_status("tracing the model")
     model = unwrapped(model) if isinstance(model, nn.Module) else model
-    aux, known, training = in_models_channels(
+    aux, known, training, grey_note = in_models_channels(
         model, aux, known, training, (len(pixel_mean), len(pixel_deviation))
     )
     scale, examples = _scale(pixel_mean, pixel_deviation, aux), aux.images[:EXAMPLES]
+    model = returning_logits(
+        model,
+        examples if scale is None else scale(examples),
+        None if logits is None else str(logits),
+    )
     own = split_model(model, split, examples, scale)
     if split is None:
         on_status(f"the head begins at {own.split}")
@@ -173,7 +182,8 @@ def audit(
     on_status("computing the deep features of D_aux")
     clients = replace(clients, model=own.to(device), device=device)
     case = case_of(clients, read, aux, known, update_format)
-    case = replace(case, left_out=(*left_out, *case.left_out), mode_note=mode_note)
+    notes = tuple(filter(None, (grey_note, mode_note)))
+    case = replace(case, left_out=(*left_out, *case.left_out), notes=notes)
     for why in case.left_out:
         on_status(f"left out: {why}")
     chosen = with_controls(_attacks(attacks, case, budget), case)

@@ -50,7 +50,7 @@ class Case:
         left_out: what is not audited and why, a sentence each.
         checks: whether each captured update is what the model computes; None for those that were
             not captured.
-        mode_note: what is known of the clients' mode, as a sentence; empty where it needs none.
+        notes: what else is known of the model and the clients, such as their mode, a sentence each.
     """
 
     server: Server
@@ -61,7 +61,7 @@ class Case:
     unassigned: int
     left_out: tuple[str, ...]
     checks: tuple[UpdateCheck | None, ...]
-    mode_note: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def known_batches(self) -> list[KnownBatch]:

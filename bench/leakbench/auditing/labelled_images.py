@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from typing import Literal
 
 from torch import Tensor
 
@@ -35,6 +36,22 @@ class LabelledImages:
 
     def __len__(self) -> int:
         return len(self.images)
+
+
+Kind = Literal["images", "rows", "token ids"]
+"""What a model takes: images, rows of a table, or texts."""
+
+
+def kind_of(inputs: Tensor) -> Kind:
+    """Return what inputs are, by their shape and type.
+
+    >>> import torch
+    >>> kind_of(torch.rand(2, 3, 8, 8)), kind_of(torch.rand(2, 5)), kind_of(torch.arange(4)[None])
+    ('images', 'rows', 'token ids')
+    """
+    if inputs.ndim != 2:
+        return "images"
+    return "rows" if inputs.is_floating_point() else "token ids"
 
 
 def check_labels_and_properties(

@@ -31,7 +31,7 @@ def limitations_of(
             else []
         ),
         *(f"Left out: {why}." for why in case.left_out),
-        *([case.mode_note] if case.mode_note else []),
+        *case.notes,
         *_on_checks(case),
         *_on_batches(case, updates),
         *_on_model(case),

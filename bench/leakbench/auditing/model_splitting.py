@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
-from leakbench.auditing.copied_model import unwrapped, working_copy
+from leakbench.auditing.copied_model import unwrapped
 from leakbench.auditing.graph_splitting import deep_feature_node, split_graph
+from leakbench.auditing.labelled_images import kind_of
+from leakbench.auditing.model_outputs import output_of
 from leakbench.auditing.same_model import AnotherModelError, check_same_model
 from leakbench.auditing.tracing import TracedModel, traces
 from leakbench.base.choices import Mode
 from leakbench.base.errors import UsageError
-from leakbench.base.markdown import one_line
 from leakbench.federation.shared_model import SharedModel
 
 
@@ -217,27 +218,17 @@ def _logits(model: nn.Module | ExportedProgram, images: Tensor) -> Tensor:
     Raises:
         UsageError: it does not take the images, or returns something else.
     """
-    whole = working_copy(model) if isinstance(model, nn.Module) else model.module()
-    try:
-        with torch.no_grad():
-            logits = whole(images)
-    except Exception as error:
-        message = one_line(str(error))[:200]
-        raise UsageError(
-            f"the model does not take images of shape {tuple(images.shape)}: {message}; check "
-            f"image_size and channels, and let a saved program take any number of individuals "
-            f"(dynamic_shapes)"
-        ) from error
+    logits = output_of(model, images)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise UsageError(
             f"the model must return logits of shape (individuals, classes), but of "
-            f"{len(images)} images it returns {shape}; wrap it so that it does"
+            f"{len(images)} {kind_of(images)} it returns {shape}; wrap it so that it does"
         )
     if not bool(logits.isfinite().all()):
         raise UsageError(
-            "the model returns NaN or infinity for images of D_aux; check its weights and the "
-            "scaling of pixels"
+            f"the model returns NaN or infinity for {kind_of(images)} of D_aux; check its weights "
+            f"and the scaling of its inputs"
         )
     return logits
 
