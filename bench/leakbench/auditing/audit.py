@@ -16,7 +16,13 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from leakbench.auditing.attacking import Attacked, attack_all, default_attacks, with_controls
+from leakbench.auditing.attacking import (
+    Attacked,
+    attack_all,
+    default_attacks,
+    with_controls,
+    with_fallback,
+)
 from leakbench.auditing.case import Case, case_of
 from leakbench.auditing.channels import in_models_channels
 from leakbench.auditing.client_batches import Clients
@@ -32,6 +38,7 @@ from leakbench.auditing.labelled_images import (
     check_labels_and_properties,
     check_property,
     check_varies,
+    kind_of,
 )
 from leakbench.auditing.mode_detection import in_clients_mode
 from leakbench.auditing.model_outputs import returning_logits
@@ -89,14 +96,15 @@ def audit(
 
     Args:
         model: in the weights that clients had when they computed the updates; images in [0, 1],
-            shape (n, channels, height, width), to logits (n, classes).
+            shape (n, channels, height, width), rows (n, d) or token ids (n, t) to logits
+            (n, classes).
         split: the submodule after which the head begins; its output is the deep feature. None
             splits before the last chain of linear layers, which the report names.
         updates: of clients, by name: tensors or NumPy arrays by parameter name, or a list in the
             model's order; or a folder of safetensors files, or the files. None computes them from
             the truth.
-        auxiliary: D_aux, images of people who are in no client's data; or the folder or file to
-            read them from, see `leakbench.auditing.image_files.read_labelled_images`.
+        auxiliary: D_aux, images, rows or texts of people who are in no client's data; or the folder
+            or file to read them from, see `leakbench.auditing.image_files.read_labelled_images`.
         properties: to infer of each individual.
         truth: the individuals of each batch.
         kind: what the updates' tensors are, see `leakbench.auditing.updates.UpdateKind`.
@@ -253,10 +261,11 @@ def _checked_images(
         return aux, None
     truth = check_labels_and_properties(truth, "the truth", properties, classes)
     check_disjoint_identities(aux, truth, "D_aux")
-    if truth.images.shape[1:] != aux.images.shape[1:]:
+    kinds = kind_of(truth.images), kind_of(aux.images)
+    if kinds[0] != kinds[1] or truth.images.shape[1:] != aux.images.shape[1:]:
         raise UsageError(
-            f"images of the truth have shape {tuple(truth.images.shape[1:])}, those of D_aux "
-            f"{tuple(aux.images.shape[1:])}; give both the same shape"
+            f"{kinds[0]} of the truth have shape {tuple(truth.images.shape[1:])}, {kinds[1]} of "
+            f"D_aux {tuple(aux.images.shape[1:])}; give both the same shape"
         )
     return aux, truth
 
@@ -289,12 +298,13 @@ def _attacks(
 ) -> list[PluginSpec]:
     """Return attacks with their parameters."""
     if isinstance(attacks, Mapping):
-        return [PluginSpec(name, parameters) for name, parameters in attacks.items()]
+        given = [PluginSpec(name, parameters) for name, parameters in attacks.items()]
+        return [with_fallback(spec, case) for spec in given]
     usual = default_attacks(case, budget)
     if attacks is None:
         return usual
     by_name = {spec.name: spec for spec in usual}
-    return [by_name.get(name, PluginSpec(name)) for name in attacks]
+    return [by_name.get(name, with_fallback(PluginSpec(name), case)) for name in attacks]
 
 
 def _images(given: LabelledImages | Path | str, size: int | None, role: str) -> LabelledImages:
@@ -315,6 +325,11 @@ def _scale(
 ) -> PixelScale | None:
     if not mean and not deviation:
         return None
+    if kind_of(example.images) != "images":
+        raise UsageError(
+            f"pixel_mean and pixel_deviation scale images, not {kind_of(example.images)}; give "
+            f"them as the model takes them"
+        )
     channels = example.images.shape[1]
     means, deviations = tuple(mean) or (0.0,), tuple(deviation) or (1.0,)
     for argument, given in (("pixel_mean", means), ("pixel_deviation", deviations)):

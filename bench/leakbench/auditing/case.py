@@ -18,7 +18,7 @@ from leakbench.auditing.client_batches import (
     computed_batch,
     rows_by_update,
 )
-from leakbench.auditing.labelled_images import LabelledImages
+from leakbench.auditing.labelled_images import Kind, LabelledImages, kind_of
 from leakbench.auditing.model_splitting import SplitModel
 from leakbench.auditing.part_errors import error_text
 from leakbench.auditing.threat_model import ThreatModel
@@ -73,6 +73,12 @@ class Case:
         """The standardisation of deep features by D_aux's."""
         assert self.server.feature_space is not None
         return Standardisation.of(self.server.feature_space.features)
+
+    @property
+    def kind(self) -> Kind:
+        """What the model takes."""
+        assert self.server.auxiliary is not None
+        return kind_of(self.server.auxiliary.images)
 
     @property
     def scoring(self) -> ScoringSetup:
@@ -156,11 +162,10 @@ def _server(clients: Clients, people: LabelledImages, together: int) -> Server:
     )
     if len(set(auxiliary.identities.tolist())) < MIN_IDENTITIES:
         raise UsageError(f"D_aux shows fewer than {MIN_IDENTITIES} people; add individuals")
-    _, channels, height, width = auxiliary.images.shape
     mode = clients.threat.mode
     return Server(
         classes=clients.model.classes,
-        image_shape=(channels, height, width),
+        image_shape=tuple(auxiliary.images.shape[1:]),
         properties=tuple(people.properties),
         model=clients.model,
         auxiliary=auxiliary,
