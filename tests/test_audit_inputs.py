@@ -8,67 +8,23 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from auditing import audited, by_name
 from leakbench import LabelledImages
 from leakbench.auditing.model_splitting import split_model
 from leakbench.auditing.training import FederatedTraining
 from leakbench.base.errors import UsageError
-
-COLUMNS, VOCABULARY, TOKENS = 20, 50, 12
-
-
-def tabular() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(COLUMNS, 64), nn.ReLU(), nn.Linear(64, 4))
-
-
-class Texts(nn.Module):
-    """The mean of token embeddings, and a hidden layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(VOCABULARY, 32, padding_idx=0)
-        self.hidden = nn.Linear(32, 96)
-        self.output = nn.Linear(96, 4)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        kept = (tokens != 0).unsqueeze(-1)
-        seen = (self.embedding(tokens) * kept).sum(1) / kept.sum(1).clamp(min=1)
-        return self.output(functional.relu(self.hidden(seen)))
-
-
-def texts() -> nn.Module:
-    torch.manual_seed(0)
-    return Texts()
-
-
-def individuals(kind: str, count: int, seed: int) -> LabelledImages:
-    """Rows whose first column, or texts whose tokens, tell the property `old`."""
-    draw = torch.Generator().manual_seed(seed)
-    old = torch.arange(count) % 2 == 0
-    rows = 3 * torch.randn(count, COLUMNS, generator=draw) - 1
-    rows[:, 0] = 10 * torch.where(old, 1, -1)
-    words = torch.randint(1, VOCABULARY - 10, (count, TOKENS), generator=draw)
-    words[:, :4] += 10 * old[:, None]
-    words[:, -2:] = 0
-    return LabelledImages(
-        images=rows if kind == "rows" else words,
-        labels=torch.randint(4, (count,), generator=draw),
-        properties={"old": old},
-    )
+from tables import COLUMNS, individuals, losing, tabular, texts
 
 
 def sent(model: nn.Module, of: LabelledImages, size: int) -> dict[str, dict[str, Tensor]]:
     assert of.labels is not None
-    names, parameters = zip(*model.named_parameters(), strict=True)
-    updates = {}
-    for rows in torch.arange(len(of)).split(size):
-        loss = functional.cross_entropy(model(of.images[rows]), of.labels[rows])
-        gradients = torch.autograd.grad(loss, parameters)
-        updates[f"client {int(rows[0]) // size}"] = dict(zip(names, gradients, strict=True))
-    return updates
+    return {
+        f"client {int(rows[0]) // size}": losing(
+            model, nn.CrossEntropyLoss(), of.images[rows], of.labels[rows]
+        )
+        for rows in torch.arange(len(of)).split(size)
+    }
 
 
 def audited_on(kind: str, model: nn.Module, size: int = 8, **changed: Any) -> Any:

@@ -106,13 +106,19 @@ class GradientMatching(Attack):
         For a batch whose update is not finite the result is individuals of D_aux.
 
         Raises:
-            UsageError: the model takes no images.
+            UsageError: the model takes no images, or clients compute another loss than the mean
+                cross-entropy.
         """
         assert server.model is not None
         if len(server.image_shape) != IMAGE_AXES:
             raise UsageError(
                 f"attack {self.name!r} reconstructs images, but this model takes inputs of shape "
                 f"{server.image_shape}; take feature_direct, which reconstructs features alone"
+            )
+        if not server.model.loss.is_plain:
+            raise UsageError(
+                f"attack {self.name!r} matches the gradient of the mean cross-entropy, and clients "
+                f"compute {server.model.loss.in_words}; take feature_direct"
             )
         readable = [has_finite_update(observation) for observation in observations]
         expected = expected_predictions(server) if self.labels == "counts" else None

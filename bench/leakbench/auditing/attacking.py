@@ -100,7 +100,7 @@ def with_fallback(spec: PluginSpec, case: Case) -> PluginSpec:
 
 
 def _reconstructs_images(case: Case) -> bool:
-    return case.kind == "images"
+    return case.kind == "images" and case.model.loss.is_plain
 
 
 def _labels_of_attacks(case: Case) -> str:

@@ -27,6 +27,7 @@ from leakbench.auditing.case import Case, case_of
 from leakbench.auditing.channels import in_models_channels
 from leakbench.auditing.client_batches import Clients
 from leakbench.auditing.client_defense import checked_defense
+from leakbench.auditing.client_loss import Criterion
 from leakbench.auditing.copied_model import unwrapped
 from leakbench.auditing.default_defenses import default_defenses
 from leakbench.auditing.defending import Defended, defend_all
@@ -67,12 +68,13 @@ def audit(
     *,
     truth: LabelledImages | Path | str | None = None,
     kind: UpdateKind = "gradient",
-    batch_size: int | None = None,
+    batch_size: int | Sequence[int] | None = None,
     learning_rate: float | None = None,
     local_steps: int = 1,
     local_batch: int | None = None,
     mode: Mode | None = None,
     labels_known: bool = False,
+    loss: Criterion = None,
     defense: Mapping[str, Any] | None = None,
     attacks: Sequence[str] | Mapping[str, Mapping[str, Any]] | None = None,
     budget: int = 400,
@@ -101,16 +103,20 @@ def audit(
         split: the submodule after which the head begins; its output is the deep feature. None
             splits before the last chain of linear layers, which the report names.
         updates: of clients, by name: tensors or NumPy arrays by parameter name, or a list in the
-            model's order; or a folder of safetensors files, or the files. None computes them from
-            the truth.
+            model's order, such as those of Flower's NumPyClient; or a folder of safetensors files,
+            or the files. None computes them from the truth.
         auxiliary: D_aux, images, rows or texts of people who are in no client's data; or the folder
             or file to read them from, see `leakbench.auditing.image_files.read_labelled_images`.
         properties: to infer of each individual.
         truth: the individuals of each batch.
         kind: what the updates' tensors are, see `leakbench.auditing.updates.UpdateKind`.
-        batch_size, learning_rate, local_steps, local_batch: see `auditing.updates.UpdateFormat`.
+        batch_size: individuals in each client's batch, or a list of one number for each update in
+            their order; None where the truth says it.
+        learning_rate, local_steps, local_batch: see `auditing.updates.UpdateFormat`.
         mode: in which clients run BatchNorm; None reads it off the updates, and assumes `eval`
             where they do not show it.
+        loss: of clients: `nn.CrossEntropyLoss` or `nn.BCEWithLogitsLoss` with its weights, label
+            smoothing and reduction; None for the mean cross-entropy.
         labels_known, defense, property_model, seed: see `auditing.threat_model.ThreatModel`.
         attacks: names, or names with parameters; None for those that fit the head.
         budget: gradient evaluations per batch, for attacks without given parameters.
@@ -134,10 +140,13 @@ def audit(
             can be run; its message says what to correct.
         KeyboardInterrupt: on Ctrl-C before any attack was finished.
     """
+    sizes = [] if batch_size is None or isinstance(batch_size, int) else list(batch_size)
+    for size in sizes:
+        _checked(UpdateFormat, batch_size=size)
     update_format = _checked(
         UpdateFormat,
         kind=kind,
-        batch_size=batch_size,
+        batch_size=batch_size if isinstance(batch_size, int) else None,
         learning_rate=learning_rate,
         local_steps=local_steps,
         local_batch=local_batch,
@@ -161,7 +170,7 @@ def audit(
         checked_defense(defense)
     chosen_defenses = None if defenses is None else [checked_defense(table) for table in defenses]
     given = Path(updates) if isinstance(updates, str) else updates
-    read = ReadUpdates() if given is None else read_updates(given, update_format)
+    read = ReadUpdates() if given is None else read_updates(given, update_format, sizes)
     if updates is not None and not read.captured:
         raise UsageError("there is no update to audit; give some, or None and the truth")
     aux = _images(auxiliary, image_size, "D_aux")
@@ -177,7 +186,7 @@ def audit(
         examples if scale is None else scale(examples),
         None if logits is None else str(logits),
     )
-    own = split_model(model, split, examples, scale)
+    own = split_model(model, split, examples, scale, loss)
     if split is None:
         on_status(f"the head begins at {own.split}")
     properties, left_out = _inferable(properties, aux, known)
@@ -186,11 +195,12 @@ def audit(
     clients, mode_note = in_clients_mode(
         clients, mode, read.captured, known, update_format, examples
     )
-    check_in_mode(own, model, examples, scale, clients.threat.mode)
+    check_in_mode(own, model, examples, scale, clients.threat.mode, loss)
     on_status("computing the deep features of D_aux")
     clients = replace(clients, model=own.to(device), device=device)
-    case = case_of(clients, read, aux, known, update_format)
-    notes = tuple(filter(None, (grey_note, mode_note)))
+    case = case_of(clients, read, aux, known, update_format, sizes)
+    loss_note = "" if own.loss.is_plain else f"Clients compute {own.loss.in_words}."
+    notes = tuple(filter(None, (grey_note, loss_note, mode_note)))
     case = replace(case, left_out=(*left_out, *case.left_out), notes=notes)
     for why in case.left_out:
         on_status(f"left out: {why}")

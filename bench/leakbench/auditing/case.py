@@ -98,6 +98,7 @@ def case_of(
     auxiliary: LabelledImages,
     truth: LabelledImages | None,
     update_format: UpdateFormat,
+    batch_sizes: Sequence[int] = (),
 ) -> Case:
     """Return the case of an audit.
 
@@ -105,6 +106,7 @@ def case_of(
         updates: captured ones; if there are none, those of the truth are computed.
         auxiliary, truth: checked, with the properties to infer.
         update_format: of updates that were not captured.
+        batch_sizes: of these, one after the other; empty for that of `update_format`.
 
     Raises:
         UsageError: no update fits; a batch size is not known; nothing can be learned from this
@@ -116,7 +118,7 @@ def case_of(
             "computed; give it a column `label`"
         )
     names = [*(each.name for each in updates.captured), *updates.unread]
-    rows = rows_by_update(names, truth, update_format)
+    rows = rows_by_update(names, truth, update_format, batch_sizes)
     batches: list[Batch] = []
     left_out: list[str] = []
     for name in [each.name for each in updates.captured] or rows:

@@ -79,7 +79,8 @@ def returning_logits(
     if isinstance(output, Tensor):
         if name is not None:
             raise UsageError(f"the model returns a single tensor; leave logits={name!r} out")
-        return model
+        flat = tuple(output.shape) == (len(inputs),) and isinstance(model, nn.Module)
+        return _selecting(model, Part("", (), output)) if flat else model
     found = list(_parts(output))
     if not found:
         return model  # What it returns is refused for its kind, where logits are checked.
@@ -93,11 +94,15 @@ def returning_logits(
 
 
 def _selecting(model: nn.Module, part: Part) -> nn.Module:
-    """Return the model with a forward pass that returns a part; parameters keep their names."""
-    kind = type(model)
+    """Return the model with a forward pass that returns a part; parameters keep their names.
+
+    A single logit of each individual, shape (n,), becomes a column.
+    """
+    kind, flat = type(model), part.value.ndim == 1
 
     def forward(self: nn.Module, inputs: Tensor) -> Any:
-        return part.of(kind.forward(self, inputs))
+        found = part.of(kind.forward(self, inputs))
+        return found.unsqueeze(1) if flat else found
 
     chosen = copy.copy(model)
     namespace = {"forward": forward, "__module__": kind.__module__}
