@@ -162,7 +162,10 @@ class Residual:
     def _targets(self, label_logits: Tensor) -> Tensor:
         """Return the targets of soft labels, shape (…, K)."""
         labels = label_logits.softmax(-1)
-        return labels if self.head.loss.is_plain else labels @ self.head.targets
+        if self.head.loss.is_plain:
+            return labels
+        targets: Tensor = labels @ self.head.targets
+        return targets
 
     @property
     def _columns(self) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -94,13 +95,15 @@ def _weights(weight: Tensor | None) -> tuple[float, ...]:
     return () if all(each == 1 for each in found) else found
 
 
-def _reduction(criterion: nn.CrossEntropyLoss | nn.BCEWithLogitsLoss) -> str:
-    if criterion.reduction not in ("mean", "sum"):
-        raise UsageError(
-            f"the loss has reduction={criterion.reduction!r}, which is no scalar that clients "
-            f"differentiate; give it with `mean` or `sum`"
-        )
-    return str(criterion.reduction)
+def _reduction(criterion: nn.CrossEntropyLoss | nn.BCEWithLogitsLoss) -> Literal["mean", "sum"]:
+    if criterion.reduction == "mean":
+        return "mean"
+    if criterion.reduction == "sum":
+        return "sum"
+    raise UsageError(
+        f"the loss has reduction={criterion.reduction!r}, which is no scalar that clients "
+        f"differentiate; give it with `mean` or `sum`"
+    )
 
 
 def value_of(criterion: Criterion, logits: Tensor, labels: Tensor) -> Tensor:

@@ -79,8 +79,9 @@ def returning_logits(
     if isinstance(output, Tensor):
         if name is not None:
             raise UsageError(f"the model returns a single tensor; leave logits={name!r} out")
-        flat = tuple(output.shape) == (len(inputs),) and isinstance(model, nn.Module)
-        return _selecting(model, Part("", (), output)) if flat else model
+        if tuple(output.shape) == (len(inputs),) and isinstance(model, nn.Module):
+            return _selecting(model, Part("", (), output))
+        return model
     found = list(_parts(output))
     if not found:
         return model  # What it returns is refused for its kind, where logits are checked.
@@ -106,7 +107,8 @@ def _selecting(model: nn.Module, part: Part) -> nn.Module:
 
     chosen = copy.copy(model)
     namespace = {"forward": forward, "__module__": kind.__module__}
-    chosen.__class__ = type(kind.__name__, (kind,), namespace)
+    derived: Any = type(kind.__name__, (kind,), namespace)
+    chosen.__class__ = derived
     return chosen
 
 

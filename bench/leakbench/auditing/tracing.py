@@ -131,7 +131,7 @@ def _operation(node: fx.Node) -> str:
     if node.op not in ("call_function", "call_method"):
         return ""
     packet = getattr(node.target, "overloadpacket", node.target)
-    return packet if isinstance(packet, str) else getattr(packet, "__name__", "")
+    return packet if isinstance(packet, str) else str(getattr(packet, "__name__", ""))
 
 
 class _DeepTracer(fx.Tracer):
