@@ -48,7 +48,7 @@ class ClassMeans(Attack):
         return base | Knowledge.LABELS if self.labels == "known" else base
 
     def check_head(self, head: Head) -> None:
-        """Refuse a classifier with hidden layers.
+        """Refuse a classifier with hidden layers, or of a single logit.
 
         Raises:
             UsageError: names what to use.
@@ -57,6 +57,12 @@ class ClassMeans(Attack):
             raise UsageError(
                 f"attack {self.name!r} needs a classifier that is an output layer alone; take "
                 f"split=hidden"
+            )
+
+        if head.loss.one_logit:
+            raise UsageError(
+                f"attack {self.name!r} needs a logit for each class, and this model has one; take "
+                f"mask_demixing, before a hidden layer"
             )
 
     def infer(

@@ -84,6 +84,12 @@ class ConvolutionDemixing(CertifyingAttack):
                 f"attack {self.name!r} needs clients that compute in evaluation mode where the "
                 f"model has BatchNorm; take mode=eval"
             )
+        if not server.model.loss.is_plain:
+            raise UsageError(
+                f"attack {self.name!r} demixes the gradient of the mean cross-entropy, and clients "
+                f"compute {server.model.loss.in_words}; take mask_demixing, split before hidden "
+                f"linear layers"
+            )
         end = self.end(server.model, server.image_shape)
         images = server.auxiliary.images[:AUXILIARY_IMAGES]
         starts = end.z(kernel_inputs(server.model, end.convolution, images).flatten(0, 1))

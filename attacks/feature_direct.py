@@ -14,6 +14,7 @@ from leakbench.attacks.feature_matching.search import search
 from leakbench.attacks.linear_layers.auxiliary_fallback import auxiliary_result, has_finite_update
 from leakbench.attacks.linear_layers.certifying_attack import refuse_batch_statistics
 from leakbench.attacks.linear_layers.head import head_of
+from leakbench.base.errors import UsageError
 from leakbench.base.registry import register_attack
 from leakbench.threat.attack import Attack, AttackResult, Progress, part_of
 from leakbench.threat.batch_labels import expected_predictions
@@ -104,6 +105,11 @@ class DirectFeatureReconstruction(Attack):
         assert server.auxiliary is not None
         refuse_batch_statistics(server, self.name)
         head = head_of(server.model, self.name)
+        if self.labels == "joint" and not head.loss.is_plain:
+            raise UsageError(
+                f"attack {self.name!r} optimises labels for the mean cross-entropy only, and "
+                f"clients compute {head.loss.in_words}; take labels=counts"
+            )
         population = Population.of(head, server.feature_space.features, server.auxiliary)
         expected = expected_predictions(server) if self.labels in {"counts", "joint"} else None
         results = []

@@ -124,3 +124,14 @@ def test_a_client_alone_in_a_batch_that_it_cannot_normalise_is_left_out() -> Non
     report = audited(model, updates, truth=truth, mode="train")
     assert [update.name for update in report.updates] == ["two"]
     assert "update 'one' cannot be audited: ValueError" in report.summary
+
+
+def test_what_a_model_raises_while_its_mode_is_sought_is_named() -> None:
+    torch.manual_seed(0)
+    model = Net()
+    model.features = nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.BatchNorm1d(16), nn.ReLU())
+    model.head = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
+    sent = {"client 0": gradient(model.eval(), people(1), [0])}
+    report = audited(model, sent, truth=in_batches(people(1), 1))
+    (note,) = [each for each in report.limitations if "cannot be read from the truth" in each]
+    assert "in mode train update 'client 0' fails with ValueError: Expected more than 1" in note

@@ -21,6 +21,7 @@ from leakbench.auditing.labelled_images import check_labels_and_properties
 from leakbench.auditing.model_splitting import split_model
 from leakbench.auditing.threat_model import ThreatModel
 from leakbench.auditing.updates import ReadUpdates, UpdateFormat
+from leakbench.base.errors import UsageError
 from leakbench.federation.defenses.sparsify import Sparsification
 from leakbench.federation.shared_model import SharedModel
 
@@ -143,6 +144,12 @@ def test_grey_images_are_for_a_model_of_one_channel_and_repeated_for_one_of_thre
         model, None, auxiliary=aux, truth=truth, batch_size=4, attacks=QUICK, split="head.2"
     )
     assert shown.updates[0].individuals
+    (note,) = [each for each in shown.limitations if each.startswith("Grey images are given to")]
+    assert "of one channel it does not take them (RuntimeError: Given groups=1" in note
     model.features[0] = nn.Conv2d(1, 8, 3, padding=1)
     one = audited(model, None, auxiliary=aux, truth=truth, batch_size=4)
     assert one.attacks[-1].certified == 8
+    assert not any(each.startswith("Grey images") for each in one.limitations)
+    model.features[0] = nn.Conv2d(2, 8, 3, padding=1)
+    with pytest.raises(UsageError, match=r"does not take images of shape \(3, 1, 8, 8\)"):
+        audited(model, None, auxiliary=aux, truth=truth, batch_size=4)

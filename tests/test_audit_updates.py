@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from auditing import Net, audited, gradient, gradients, in_batches, net, people, stepped
+from leakbench.auditing.client_batches import rows_by_update
 from leakbench.auditing.model_splitting import split_model
 from leakbench.auditing.updates import CapturedUpdate, UpdateFormat, as_gradient, read_updates
 from leakbench.base.errors import UsageError
@@ -158,6 +159,30 @@ def test_the_batch_size_must_be_known() -> None:
             truth=in_batches(people(4), 4),
             batch_size=3,
         )
+
+
+def test_updates_may_have_batch_sizes_of_their_own(tmp_path: Path) -> None:
+    model, of = net(), people(8)
+    sent = {"a": gradient(model, of, range(3)), "b": gradient(model, of, range(3, 8))}
+    for name, tensors in sent.items():
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+    for updates in (sent, tmp_path):
+        read = read_updates(updates, UpdateFormat(), [3, 5]).captured
+        assert [each.update_format.batch_size for each in read] == [3, 5]
+    report = audited(model, sent, batch_size=[3, 5])
+    assert [update.size for update in report.updates] == [3, 5]
+    assert report.attacks[-1].certified == 8
+    truth = replace(of, updates=["a"] * 4 + ["b"] * 4)
+    with pytest.raises(UsageError, match="'a' has batch_size 3, but the truth assigns 4"):
+        audited(model, sent, batch_size=[3, 5], truth=truth)
+    with pytest.raises(UsageError, match="batch_size has 3 numbers, but there are 2 updates; giv"):
+        audited(model, sent, batch_size=[3, 5, 1])
+    with pytest.raises(UsageError, match="batch_size: "):
+        audited(model, sent, batch_size=[3, 0])
+    with pytest.raises(UsageError, match="sizes add up to 7, but the truth has 8 individuals"):
+        audited(model, None, batch_size=[3, 4], truth=of)
+    rows = rows_by_update([], of, UpdateFormat(), [3, 5])
+    assert {name: len(each) for name, each in rows.items()} == {"batch 1": 3, "batch 2": 5}
 
 
 def test_local_steps_must_be_whole_passes() -> None:

@@ -31,7 +31,7 @@ NOT_SENT = Lacking(
 
 @register_end(CONVOLUTION)
 def convolutional_end(
-    model: SharedModel, image_shape: tuple[int, int, int]
+    model: SharedModel, image_shape: tuple[int, ...]
 ) -> ConvolutionalEnd | Lacking:
     """Return the model's convolutional end, or why it has none."""
     head = [each for each in _layers(model.classifier) if not _does_nothing(each)]
@@ -62,7 +62,7 @@ def convolutional_end(
 
 def _assembled(
     model: SharedModel,
-    image_shape: tuple[int, int, int],
+    image_shape: tuple[int, ...],
     convolution: nn.Conv2d,
     norm: nn.BatchNorm2d | None,
     activation: nn.Module,

@@ -34,8 +34,8 @@ class Lacking:
     way_out: str
 
 
-ImageShape = tuple[int, int, int]
-"""(channels, height, width) of a model's images."""
+ImageShape = tuple[int, ...]
+"""(channels, height, width) of a model's images, or the shape of another input."""
 
 Rule = Callable[[SharedModel, ImageShape], DemixableEnd | Lacking]
 """A shared model → its end of a kind, or why it has none."""

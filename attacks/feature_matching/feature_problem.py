@@ -52,7 +52,7 @@ class FeatureProblem:
 
     Attributes:
         residual: g̃_c − g_c.
-        gradients: g_c, of the mean loss: each layer's gradient of [W, b].
+        gradients: g_c, of the batch's loss: each layer's gradient of [W, b].
         population: D_aux.
         labels: with which the dummies start, shape (B,).
         generator: of the starts.
@@ -87,7 +87,7 @@ class FeatureProblem:
         space = coordinates_of(
             gradients[0], size, precision, population.features, population.standard
         )
-        summed = [size * gradient for gradient in gradients]
+        summed = [head.loss.denominator(labels) * gradient for gradient in gradients]
         targets = [summed[0] @ space.basis * space.scale, *summed[1:]]
         return cls(
             residual=Residual(head, space, targets, joint),
@@ -117,7 +117,9 @@ class FeatureProblem:
     def loss(self, dummies: Dummies) -> float:
         """Return d(g_c, g̃_c) of Eq. 3 for dummies, R = 1, its kernel's σ² being ‖g_c‖²."""
         target = {str(n): gradient[None] for n, gradient in enumerate(self.gradients)}
-        own = {str(n): gradient for n, gradient in enumerate(self.residual.gradients(dummies))}
+        divided_by = self.population.head.loss.denominator(self.labels)
+        made = self.residual.gradients(dummies, divided_by)
+        own = {str(n): gradient for n, gradient in enumerate(made)}
         return float(cosine_gaussian_distance(own, target, 1.0))
 
 

@@ -122,12 +122,16 @@ class Residual:
         cost, normal, downhill = (torch.stack(parts).sum(0) for parts in zip(*found, strict=True))
         return cost, normal, downhill
 
-    def gradients(self, dummies: Dummies) -> list[Tensor]:
-        """Return g̃_c: each layer's gradient of [W, b] and the mean loss, shape (R, m, n)."""
+    def gradients(self, dummies: Dummies, divided_by: float) -> list[Tensor]:
+        """Return g̃_c: each layer's gradient of [W, b] and the loss, shape (R, m, n).
+
+        Args:
+            divided_by: by what the sum over individuals is divided: B for a mean.
+        """
         z, inputs = self._forward(dummies, None)
         inputs[0] = functional.pad(self.space.features(dummies.unknowns), (0, 1), value=1.0)
         errors = self._backward(dummies, z, None)
-        return [x.mT @ c / x.shape[1] for x, c in zip(errors, inputs, strict=True)]
+        return [x.mT @ c / divided_by for x, c in zip(errors, inputs, strict=True)]
 
     def _forward(
         self, dummies: Dummies, sharpness: Tensor | None
@@ -147,13 +151,21 @@ class Residual:
         self, dummies: Dummies, z: Sequence[Tensor], sharpness: Tensor | None
     ) -> list[Tensor]:
         """Return x of each layer."""
-        errors = [z[-1].softmax(-1) - dummies.logits.softmax(-1)]
+        errors = [self.head.loss.errors(z[-1], self._targets(dummies.logits))]
         for number in reversed(range(len(z) - 1)):
             layer, following = self.head.layers[number : number + 2]
             assert layer.activation is not None
             back = errors[0] @ following.weight
             errors.insert(0, back * layer.activation.derivative(z[number], sharpness))
         return errors
+
+    def _targets(self, label_logits: Tensor) -> Tensor:
+        """Return the targets of soft labels, shape (…, K)."""
+        labels = label_logits.softmax(-1)
+        if self.head.loss.is_plain:
+            return labels
+        targets: Tensor = labels @ self.head.targets
+        return targets
 
     @property
     def _columns(self) -> Tensor:
@@ -197,7 +209,7 @@ class Residual:
         sharpness: Tensor | None,
     ) -> list[Tensor]:
         """Return derivatives of x of each layer by the unknowns, label logits being `labels`."""
-        dx = [_softmax_derivative(z[-1], dz[-1])]
+        dx = [self.head.loss.errors_derivative(z[-1], dz[-1], self._targets(labels))]
         if self.joint:
             # x of the output layer is p − softmax(logits), and the logits are the last unknowns.
             classes = torch.eye(self.head.classes).to(labels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from leakbench.attacks.demixable_ends.registry import (
     register_end,
 )
 from leakbench.attacks.linear_layers.activations import Activation, Rectifier, activation_of
+from leakbench.federation.loss import PLAIN, Loss
 from leakbench.federation.shared_model import SharedModel
 
 
@@ -58,9 +60,11 @@ class Head(DemixableEnd):
 
     Attributes:
         layers: in the order of the forward pass; the last is the output layer.
+        loss: of the logits.
     """
 
     layers: tuple[Layer, ...]
+    loss: Loss = PLAIN
 
     @property
     def first(self) -> Layer:
@@ -75,11 +79,21 @@ class Head(DemixableEnd):
     @property
     def classes(self) -> int:
         """K."""
-        return len(self.output.bias)
+        return self.loss.classes(len(self.output.bias))
+
+    @cached_property
+    def targets(self) -> Tensor:
+        """The target of each label, one-hot for a plain cross-entropy, shape (K, K)."""
+        return self.loss.targets(self.classes).to(self.first.weight)
+
+    @property
+    def error_dimensions(self) -> int:
+        """How many dimensions the errors at the logits have."""
+        return len(self.output.bias) - self.loss.error_dimensions_lost
 
     def after(self, layers: int) -> Head:
         """Return what follows the first so many layers."""
-        return Head(self.layers[layers:])
+        return Head(self.layers[layers:], self.loss)
 
     @property
     def has_kinks(self) -> bool:
@@ -101,18 +115,22 @@ class Head(DemixableEnd):
             z of the first layer, shape (n, m), and class probabilities, shape (n, K).
         """
         z = self.first.forward(features)
-        return z, self._forward(z, None)[-1].softmax(1)
+        return z, self.loss.probabilities(self._forward(z, None)[-1])
+
+    def residuals(self, z: Tensor, targets: Tensor) -> Tensor:
+        """Return the errors at the logits where the first layer gives z (n, m)."""
+        return self.loss.errors(self._forward(z, None)[-1], targets)
 
     def errors(self, z: Tensor, targets: Tensor, sharpness: Tensor | None = None) -> Tensor:
         """Return x where the first layer gives z, shape (…, m).
 
         Args:
             z: shape (…, m).
-            targets: one-hot labels, shape (…, K).
+            targets: of the labels, rows of `targets`, shape (…, K).
             sharpness: of softened kinks, see `Activation`; shape (…, 1).
         """
         every = self._forward(z, sharpness)
-        x = every[-1].softmax(-1) - targets
+        x = self.loss.errors(every[-1], targets)
         for layer, following, at in reversed(self._hidden(every)):
             x = (x @ following.weight) * layer.derivative(at, sharpness)
         return x
@@ -135,8 +153,8 @@ class Head(DemixableEnd):
         for activation, following, at in hidden:
             slope = activation.value_derivative(at, sharpness)
             moving.append(following.weight @ (slope[..., None] * moving[-1]))
-        p = every[-1].softmax(-1)
-        x, dx = p - targets, p[..., None] * (moving[-1] - p[:, None] @ moving[-1])
+        x = self.loss.errors(every[-1], targets)
+        dx = self.loss.errors_derivative(every[-1], moving[-1], targets)
         for (activation, following, at), dz in zip(hidden[::-1], moving[-2::-1], strict=True):
             back, derivative = x @ following.weight, activation.derivative(at, sharpness)
             second = activation.second_derivative(at, sharpness)
@@ -198,7 +216,7 @@ def linear_layers(
         weight, bias = (p.detach().to(device).double() for p in (module.weight, module.bias))
         names = of_names[id(module.weight)], of_names[id(module.bias)]
         layers.append(Layer(names, weight, bias, activation))
-    head = Head(tuple(layers))
+    head = Head(tuple(layers), model.loss)
     if not _computes_nothing_else(head, model):
         return Lacking(
             "a classifier of nothing but linear layers and activations, one after the other",
@@ -226,4 +244,5 @@ def _computes_nothing_else(head: Head, model: SharedModel) -> bool:
     with torch.no_grad():
         logits = model.classifier(features.to(layer.weight.dtype)).double()
     expected = head.forward(features.to(head.first.weight))[1]
-    return torch.allclose(logits.to(expected.device).softmax(1), expected, rtol=1e-3, atol=1e-4)
+    found = head.loss.probabilities(logits.to(expected.device))
+    return torch.allclose(found, expected, rtol=1e-3, atol=1e-4)

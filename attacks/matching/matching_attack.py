@@ -21,6 +21,7 @@ from leakbench.attacks.matching.posterior import (
     weighed,
 )
 from leakbench.attacks.matching.simulation import simulation_of
+from leakbench.base.errors import UsageError
 from leakbench.federation.batch_norm import in_mode
 from leakbench.federation.shared_model import SharedModel, deep_features
 from leakbench.threat.attack import Attack, AttackResult, Progress
@@ -33,6 +34,9 @@ from leakbench.threat.server import Server
 
 Labels = Literal["known", "joint", Scheme]
 Reader = Literal["features", "images"]
+
+IMAGE_AXES = 3
+"""Of an image: channels, height and width."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +104,22 @@ class GradientMatching(Attack):
         """Reconstruct each batch's images and read the properties off them.
 
         For a batch whose update is not finite the result is individuals of D_aux.
+
+        Raises:
+            UsageError: the model takes no images, or clients compute another loss than the mean
+                cross-entropy.
         """
         assert server.model is not None
+        if len(server.image_shape) != IMAGE_AXES:
+            raise UsageError(
+                f"attack {self.name!r} reconstructs images, but this model takes inputs of shape "
+                f"{server.image_shape}; take feature_direct, which reconstructs features alone"
+            )
+        if not server.model.loss.is_plain:
+            raise UsageError(
+                f"attack {self.name!r} matches the gradient of the mean cross-entropy, and clients "
+                f"compute {server.model.loss.in_words}; take feature_direct"
+            )
         readable = [has_finite_update(observation) for observation in observations]
         expected = expected_predictions(server) if self.labels == "counts" else None
         victims = [

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from leakbench.attacks.linear_layers.head import Head
 
@@ -19,7 +18,7 @@ class AuxiliaryPopulation:
         features: h, shape (n, d).
         labels: shape (n,); random where they are unknown.
         z: of the layer, shape (n, m).
-        residuals: p − e_y, shape (n, K).
+        residuals: errors at the logits, p − e_y, shape (n, K).
         scale: of the rows of the layer's gradient, with which all count alike, shape (m,).
     """
 
@@ -46,16 +45,16 @@ def population_of(head: Head, features: Tensor, labels: Tensor) -> AuxiliaryPopu
     """
     device = head.first.weight.device
     features, labels = features.to(device).double(), labels.to(device)
-    z, probabilities = head.forward(features)
+    z, _ = head.forward(features)
     draw = torch.Generator().manual_seed(0)
     drawn = torch.randint(head.classes, labels.shape, generator=draw).to(device)
     known = torch.where(labels < 0, drawn, labels)
-    own = functional.one_hot(known, head.classes)
+    own = head.targets[known]
     return AuxiliaryPopulation(
         features=features.float(),
         labels=known,
         z=z.float(),
-        residuals=(probabilities - own).float(),
+        residuals=head.residuals(z, own).float(),
         scale=_row_scale(head, z.float().double(), own),
     )
 

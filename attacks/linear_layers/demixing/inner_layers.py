@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from torch.nn import functional
-
 from leakbench.attacks.linear_layers.demixing.gradient_space import space_of
 from leakbench.attacks.linear_layers.demixing.masked_space import LEAST_UNIT
 from leakbench.attacks.linear_layers.demixing.recovered import (
@@ -32,7 +30,7 @@ def recovered_at_first_layer(
         activation = here.first.activation
         assert activation is not None
         features = individuals.features
-        targets = functional.one_hot(individuals.labels, head.classes).to(features)
+        targets = head.targets[individuals.labels]
         following_x = following.errors(following.first.forward(features), targets)
         # A unit is active where its output is positive, by more than rounding.
         output = features - INACTIVE * features.abs().mean(1, keepdim=True)

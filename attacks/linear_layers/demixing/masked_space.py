@@ -74,11 +74,14 @@ def _residual_space(head: Head, batch: VictimBatch) -> Tensor:
     Where a part of the output layer's gradient was withheld: of all vectors that add up to 0.
     """
     if withheld_of(head.output, batch.update, batch.reliability).any():
-        centred = torch.eye(head.classes).to(head.output.weight) - 1 / head.classes
-        every: Tensor = torch.linalg.svd(centred)[0][:, : head.classes - 1]
+        outputs = len(head.output.bias)
+        centred = torch.eye(outputs).to(head.output.weight)
+        if head.loss.error_dimensions_lost:
+            centred = centred - 1 / outputs
+        every: Tensor = torch.linalg.svd(centred)[0][:, : head.error_dimensions]
         return every
     outer, values, _ = torch.linalg.svd(head.output.gradient(batch.update), full_matrices=False)
-    rank = min(rank_of(values, batch.precision(head)), batch.individuals, head.classes - 1)
+    rank = min(rank_of(values, batch.precision(head)), batch.individuals, head.error_dimensions)
     some: Tensor = outer[:, :rank]
     return some
 

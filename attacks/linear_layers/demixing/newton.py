@@ -79,7 +79,7 @@ class Newton:
             nearest = self._nearest_labels(z, sharpness)
             if stage == 0:
                 nearest[::2] = labels[::2]
-            targets = functional.one_hot(nearest, head.classes).to(z)
+            targets = head.targets[nearest]
             if t.shape[1]:
                 equations = self._equations(z0, tangents, targets, sharpness)
                 t = least_squares(equations, t, iterations)
@@ -106,7 +106,7 @@ class Newton:
     def _nearest_labels(self, z: Tensor, sharpness: Tensor | None) -> Tensor:
         """Return the labels with which x is nearest to the space, shape (runs,)."""
         head, space = self.problem.head, self.problem.space
-        classes = torch.eye(head.classes, dtype=z.dtype, device=z.device)
+        classes = head.targets
         every = None if sharpness is None else sharpness[:, None]
         x = head.errors(z[:, None], classes, every) * space.scale
         return space.distance(x).argmin(1)
@@ -148,9 +148,11 @@ def label_counts(problem: Problem) -> Tensor:
     """Return about how many individuals have each label, above 0, shape (K,).
 
     The gradient of the output layer's bias is mean(p) − counts / B, where D_aux's p approximate
-    those of the batch.
+    those of the batch. Of another loss than the mean cross-entropy they are assumed equal.
     """
     population, head = problem.population, problem.head
+    if not head.loss.is_plain:
+        return torch.full((head.classes,), problem.space.individuals / head.classes)
     own = functional.one_hot(population.labels, head.classes)
     predicted = (population.residuals + own).mean(0).double()
     bias = head.output.gradient(problem.batch.update)[:, -1]

@@ -81,7 +81,7 @@ def recovered_from_columns(
     # The x that each h makes with each label, shape (n, K, m), against the x that was found.
     z = head.first.forward(features)
     sure = _off_kinks(head, z)
-    classes = torch.eye(head.classes, dtype=z.dtype, device=z.device)
+    classes = head.targets
     x = (columns * factor.mT).mT * sure
     length = x.norm(dim=1).clamp_min(TINY)
     ratios, mismatches = [], []
@@ -116,7 +116,7 @@ def recovered_from_columns(
 def spare_equations(head: Head, space: GradientSpace) -> int:
     """Return how many more equations there are than unknowns for one individual's h."""
     # The K errors of an output layer add up to 0.
-    units = space.units - (len(head.layers) == 1)
+    units = space.units - head.loss.error_dimensions_lost * (len(head.layers) == 1)
     return units - space.rank - (space.rank - 1)
 
 
@@ -132,7 +132,7 @@ def recovered_from_features(
         features: h, with [h, 1] in the row space, shape (n, d).
     """
     z, _ = head.forward(features)
-    classes = torch.eye(head.classes, dtype=z.dtype, device=z.device)
+    classes = head.targets
     made = head.errors(z[:, None], classes) * space.scale
     mismatch, labels = space.distance(made).min(1)
     x = made[torch.arange(len(labels)), labels]

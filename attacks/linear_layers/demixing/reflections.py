@@ -210,7 +210,7 @@ def batches_side_by_side(head: Head, runs: int, individuals: int) -> int:
         individuals: of the largest batch.
     """
     units = len(head.first.bias)
-    width = min(individuals, head.classes - 1, WIDEST)
+    width = min(individuals, head.error_dimensions, WIDEST)
     numbers = max(runs * units, (runs + units) * width**2)
     return max(1, SIDE_BY_SIDE[head.first.weight.device.type != "cpu"] // numbers)
 

@@ -41,7 +41,7 @@ class Predictor:
         first = head.first
         weight = first.weight @ self.weights.mT
         bias = first.bias + first.weight @ self.offset
-        return Head((replace(first, weight=weight, bias=bias), *head.layers[1:]))
+        return replace(head, layers=(replace(first, weight=weight, bias=bias), *head.layers[1:]))
 
     def complete(self, individuals: RecoveredIndividuals) -> RecoveredIndividuals:
         """Return individuals with all of h, where only known entries were recovered."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from leakbench.attacks.feature_direct import DirectFeatureReconstruction
+from leakbench.attacks.linear_layers.with_fallback import WithFallback
 from leakbench.auditing.advantage import advantages
 from leakbench.auditing.case import Case
 from leakbench.auditing.client_batches import Batch, KnownBatch
@@ -75,13 +77,37 @@ class Attacked:
 
 def default_attacks(case: Case, budget: int) -> list[PluginSpec]:
     """Return attacks of which at least one fits any head; those that do not fit are refused."""
-    labels = "counts"
+    names = ["mask_demixing", "newton_demixing", "feature_lbfgs"]
+    if not _reconstructs_images(case):
+        names.insert(2, FEATURES_ALONE)
+        budget = max(budget, DirectFeatureReconstruction.runs)
+    given = {"budget": budget, "labels": _labels_of_attacks(case)}
+    return [with_fallback(PluginSpec(name, given), case) for name in names]
+
+
+FEATURES_ALONE = "feature_direct"
+"""The attack that reconstructs features where no images can be."""
+
+
+def with_fallback(spec: PluginSpec, case: Case) -> PluginSpec:
+    """Return an exact attack with a fallback that fits, where images cannot be reconstructed."""
+    if _reconstructs_images(case) or "fallback" in spec.parameters:
+        return spec
+    if not issubclass(ATTACKS.get(spec.name), WithFallback):
+        return spec
+    usual = {"fallback": FEATURES_ALONE, "labels": _labels_of_attacks(case)}
+    return PluginSpec(spec.name, {**usual, **spec.parameters})
+
+
+def _reconstructs_images(case: Case) -> bool:
+    return case.kind == "images" and case.model.loss.is_plain
+
+
+def _labels_of_attacks(case: Case) -> str:
+    """Return where attacks have labels from: the server, the output layer, or the matching."""
     if case.threat.labels_known:
-        labels = "known"
-    elif not case.model.has_output_bias:
-        labels = "joint"
-    names = ("mask_demixing", "newton_demixing", "feature_lbfgs")
-    return [PluginSpec(name, {"budget": budget, "labels": labels}) for name in names]
+        return "known"
+    return "counts" if case.model.has_output_bias else "joint"
 
 
 def with_controls(attacks: Iterable[PluginSpec], case: Case) -> list[PluginSpec]:

@@ -16,11 +16,18 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from leakbench.auditing.attacking import Attacked, attack_all, default_attacks, with_controls
+from leakbench.auditing.attacking import (
+    Attacked,
+    attack_all,
+    default_attacks,
+    with_controls,
+    with_fallback,
+)
 from leakbench.auditing.case import Case, case_of
 from leakbench.auditing.channels import in_models_channels
 from leakbench.auditing.client_batches import Clients
 from leakbench.auditing.client_defense import checked_defense
+from leakbench.auditing.client_loss import Criterion
 from leakbench.auditing.copied_model import unwrapped
 from leakbench.auditing.default_defenses import default_defenses
 from leakbench.auditing.defending import Defended, defend_all
@@ -32,8 +39,10 @@ from leakbench.auditing.labelled_images import (
     check_labels_and_properties,
     check_property,
     check_varies,
+    kind_of,
 )
 from leakbench.auditing.mode_detection import in_clients_mode
+from leakbench.auditing.model_outputs import returning_logits
 from leakbench.auditing.model_splitting import PixelScale, check_in_mode, split_model
 from leakbench.auditing.report import Report
 from leakbench.auditing.reporting import report_of
@@ -59,12 +68,13 @@ def audit(
     *,
     truth: LabelledImages | Path | str | None = None,
     kind: UpdateKind = "gradient",
-    batch_size: int | None = None,
+    batch_size: int | Sequence[int] | None = None,
     learning_rate: float | None = None,
     local_steps: int = 1,
     local_batch: int | None = None,
     mode: Mode | None = None,
     labels_known: bool = False,
+    loss: Criterion = None,
     defense: Mapping[str, Any] | None = None,
     attacks: Sequence[str] | Mapping[str, Mapping[str, Any]] | None = None,
     budget: int = 400,
@@ -76,6 +86,7 @@ def audit(
     property_model: PropertyModelKind = "validated",
     device: str = "cpu",
     seed: int = 0,
+    logits: str | int | None = None,
     name: str = "",
     on_status: Callable[[str], None] = lambda _: None,
 ) -> Report:
@@ -87,20 +98,25 @@ def audit(
 
     Args:
         model: in the weights that clients had when they computed the updates; images in [0, 1],
-            shape (n, channels, height, width), to logits (n, classes).
+            shape (n, channels, height, width), rows (n, d) or token ids (n, t) to logits
+            (n, classes).
         split: the submodule after which the head begins; its output is the deep feature. None
             splits before the last chain of linear layers, which the report names.
         updates: of clients, by name: tensors or NumPy arrays by parameter name, or a list in the
-            model's order; or a folder of safetensors files, or the files. None computes them from
-            the truth.
-        auxiliary: D_aux, images of people who are in no client's data; or the folder or file to
-            read them from, see `leakbench.auditing.image_files.read_labelled_images`.
+            model's order, such as those of Flower's NumPyClient; or a folder of safetensors files,
+            or the files. None computes them from the truth.
+        auxiliary: D_aux, images, rows or texts of people who are in no client's data; or the folder
+            or file to read them from, see `leakbench.auditing.image_files.read_labelled_images`.
         properties: to infer of each individual.
         truth: the individuals of each batch.
         kind: what the updates' tensors are, see `leakbench.auditing.updates.UpdateKind`.
-        batch_size, learning_rate, local_steps, local_batch: see `auditing.updates.UpdateFormat`.
+        batch_size: individuals in each client's batch, or a list of one number for each update in
+            their order; None where the truth says it.
+        learning_rate, local_steps, local_batch: see `auditing.updates.UpdateFormat`.
         mode: in which clients run BatchNorm; None reads it off the updates, and assumes `eval`
             where they do not show it.
+        loss: of clients: `nn.CrossEntropyLoss` or `nn.BCEWithLogitsLoss` with its weights, label
+            smoothing and reduction; None for the mean cross-entropy.
         labels_known, defense, property_model, seed: see `auditing.threat_model.ThreatModel`.
         attacks: names, or names with parameters; None for those that fit the head.
         budget: gradient evaluations per batch, for attacks without given parameters.
@@ -111,6 +127,8 @@ def audit(
             all.
         image_size: to which images of files are resized.
         device: for computations, such as `cuda`.
+        logits: which part of the model's output they are, where it returns a dict, tuple or
+            dataclass: a key, field or place. None for `logits`, or the only tensor (n, classes).
         name: of the model in the report; its class by default.
         on_status: called with a short description of each step.
 
@@ -122,10 +140,13 @@ def audit(
             can be run; its message says what to correct.
         KeyboardInterrupt: on Ctrl-C before any attack was finished.
     """
+    sizes = [] if batch_size is None or isinstance(batch_size, int) else list(batch_size)
+    for size in sizes:
+        _checked(UpdateFormat, batch_size=size)
     update_format = _checked(
         UpdateFormat,
         kind=kind,
-        batch_size=batch_size,
+        batch_size=batch_size if isinstance(batch_size, int) else None,
         learning_rate=learning_rate,
         local_steps=local_steps,
         local_batch=local_batch,
@@ -149,18 +170,23 @@ def audit(
         checked_defense(defense)
     chosen_defenses = None if defenses is None else [checked_defense(table) for table in defenses]
     given = Path(updates) if isinstance(updates, str) else updates
-    read = ReadUpdates() if given is None else read_updates(given, update_format)
+    read = ReadUpdates() if given is None else read_updates(given, update_format, sizes)
     if updates is not None and not read.captured:
         raise UsageError("there is no update to audit; give some, or None and the truth")
     aux = _images(auxiliary, image_size, "D_aux")
     known = None if truth is None else _images(truth, image_size, "the truth")
     on_status("tracing the model")
     model = unwrapped(model) if isinstance(model, nn.Module) else model
-    aux, known, training = in_models_channels(
+    aux, known, training, grey_note = in_models_channels(
         model, aux, known, training, (len(pixel_mean), len(pixel_deviation))
     )
     scale, examples = _scale(pixel_mean, pixel_deviation, aux), aux.images[:EXAMPLES]
-    own = split_model(model, split, examples, scale)
+    model = returning_logits(
+        model,
+        examples if scale is None else scale(examples),
+        None if logits is None else str(logits),
+    )
+    own = split_model(model, split, examples, scale, loss)
     if split is None:
         on_status(f"the head begins at {own.split}")
     properties, left_out = _inferable(properties, aux, known)
@@ -169,11 +195,13 @@ def audit(
     clients, mode_note = in_clients_mode(
         clients, mode, read.captured, known, update_format, examples
     )
-    check_in_mode(own, model, examples, scale, clients.threat.mode)
+    check_in_mode(own, model, examples, scale, clients.threat.mode, loss)
     on_status("computing the deep features of D_aux")
     clients = replace(clients, model=own.to(device), device=device)
-    case = case_of(clients, read, aux, known, update_format)
-    case = replace(case, left_out=(*left_out, *case.left_out), mode_note=mode_note)
+    case = case_of(clients, read, aux, known, update_format, sizes)
+    loss_note = "" if own.loss.is_plain else f"Clients compute {own.loss.in_words}."
+    notes = tuple(filter(None, (grey_note, loss_note, mode_note)))
+    case = replace(case, left_out=(*left_out, *case.left_out), notes=notes)
     for why in case.left_out:
         on_status(f"left out: {why}")
     chosen = with_controls(_attacks(attacks, case, budget), case)
@@ -243,10 +271,11 @@ def _checked_images(
         return aux, None
     truth = check_labels_and_properties(truth, "the truth", properties, classes)
     check_disjoint_identities(aux, truth, "D_aux")
-    if truth.images.shape[1:] != aux.images.shape[1:]:
+    kinds = kind_of(truth.images), kind_of(aux.images)
+    if kinds[0] != kinds[1] or truth.images.shape[1:] != aux.images.shape[1:]:
         raise UsageError(
-            f"images of the truth have shape {tuple(truth.images.shape[1:])}, those of D_aux "
-            f"{tuple(aux.images.shape[1:])}; give both the same shape"
+            f"{kinds[0]} of the truth have shape {tuple(truth.images.shape[1:])}, {kinds[1]} of "
+            f"D_aux {tuple(aux.images.shape[1:])}; give both the same shape"
         )
     return aux, truth
 
@@ -279,12 +308,13 @@ def _attacks(
 ) -> list[PluginSpec]:
     """Return attacks with their parameters."""
     if isinstance(attacks, Mapping):
-        return [PluginSpec(name, parameters) for name, parameters in attacks.items()]
+        given = [PluginSpec(name, parameters) for name, parameters in attacks.items()]
+        return [with_fallback(spec, case) for spec in given]
     usual = default_attacks(case, budget)
     if attacks is None:
         return usual
     by_name = {spec.name: spec for spec in usual}
-    return [by_name.get(name, PluginSpec(name)) for name in attacks]
+    return [by_name.get(name, with_fallback(PluginSpec(name), case)) for name in attacks]
 
 
 def _images(given: LabelledImages | Path | str, size: int | None, role: str) -> LabelledImages:
@@ -305,6 +335,11 @@ def _scale(
 ) -> PixelScale | None:
     if not mean and not deviation:
         return None
+    if kind_of(example.images) != "images":
+        raise UsageError(
+            f"pixel_mean and pixel_deviation scale images, not {kind_of(example.images)}; give "
+            f"them as the model takes them"
+        )
     channels = example.images.shape[1]
     means, deviations = tuple(mean) or (0.0,), tuple(deviation) or (1.0,)
     for argument, given in (("pixel_mean", means), ("pixel_deviation", deviations)):

@@ -18,7 +18,7 @@ from leakbench.auditing.client_batches import (
     computed_batch,
     rows_by_update,
 )
-from leakbench.auditing.labelled_images import LabelledImages
+from leakbench.auditing.labelled_images import Kind, LabelledImages, kind_of
 from leakbench.auditing.model_splitting import SplitModel
 from leakbench.auditing.part_errors import error_text
 from leakbench.auditing.threat_model import ThreatModel
@@ -50,7 +50,7 @@ class Case:
         left_out: what is not audited and why, a sentence each.
         checks: whether each captured update is what the model computes; None for those that were
             not captured.
-        mode_note: what is known of the clients' mode, as a sentence; empty where it needs none.
+        notes: what else is known of the model and the clients, such as their mode, a sentence each.
     """
 
     server: Server
@@ -61,7 +61,7 @@ class Case:
     unassigned: int
     left_out: tuple[str, ...]
     checks: tuple[UpdateCheck | None, ...]
-    mode_note: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def known_batches(self) -> list[KnownBatch]:
@@ -73,6 +73,12 @@ class Case:
         """The standardisation of deep features by D_aux's."""
         assert self.server.feature_space is not None
         return Standardisation.of(self.server.feature_space.features)
+
+    @property
+    def kind(self) -> Kind:
+        """What the model takes."""
+        assert self.server.auxiliary is not None
+        return kind_of(self.server.auxiliary.images)
 
     @property
     def scoring(self) -> ScoringSetup:
@@ -92,6 +98,7 @@ def case_of(
     auxiliary: LabelledImages,
     truth: LabelledImages | None,
     update_format: UpdateFormat,
+    batch_sizes: Sequence[int] = (),
 ) -> Case:
     """Return the case of an audit.
 
@@ -99,6 +106,7 @@ def case_of(
         updates: captured ones; if there are none, those of the truth are computed.
         auxiliary, truth: checked, with the properties to infer.
         update_format: of updates that were not captured.
+        batch_sizes: of these, one after the other; empty for that of `update_format`.
 
     Raises:
         UsageError: no update fits; a batch size is not known; nothing can be learned from this
@@ -110,7 +118,7 @@ def case_of(
             "computed; give it a column `label`"
         )
     names = [*(each.name for each in updates.captured), *updates.unread]
-    rows = rows_by_update(names, truth, update_format)
+    rows = rows_by_update(names, truth, update_format, batch_sizes)
     batches: list[Batch] = []
     left_out: list[str] = []
     for name in [each.name for each in updates.captured] or rows:
@@ -156,11 +164,10 @@ def _server(clients: Clients, people: LabelledImages, together: int) -> Server:
     )
     if len(set(auxiliary.identities.tolist())) < MIN_IDENTITIES:
         raise UsageError(f"D_aux shows fewer than {MIN_IDENTITIES} people; add individuals")
-    _, channels, height, width = auxiliary.images.shape
     mode = clients.threat.mode
     return Server(
         classes=clients.model.classes,
-        image_shape=(channels, height, width),
+        image_shape=tuple(auxiliary.images.shape[1:]),
         properties=tuple(people.properties),
         model=clients.model,
         auxiliary=auxiliary,

@@ -79,12 +79,17 @@ class Clients:
 
 
 def rows_by_update(
-    names: Sequence[str], truth: LabelledImages | None, update_format: UpdateFormat
+    names: Sequence[str],
+    truth: LabelledImages | None,
+    update_format: UpdateFormat,
+    batch_sizes: Sequence[int] = (),
 ) -> dict[str, list[int]]:
     """Return the truth's rows of each batch, by the update's name.
 
     Args:
         names: of the captured updates, those that could not be read included.
+        batch_sizes: of consecutive batches, if no update was captured; empty for that of
+            `update_format`.
 
     Raises:
         UsageError: the truth names an update that does not exist, or does not say in which batch
@@ -100,7 +105,7 @@ def rows_by_update(
             )
         return {names[0]: list(range(len(truth)))}
     if truth.updates is None:
-        return _consecutive_rows(len(truth), update_format)
+        return _consecutive_rows(len(truth), update_format, batch_sizes)
     rows: dict[str, list[int]] = {}
     for row, given in enumerate(truth.updates):
         name = "" if given is None else str(given)
@@ -114,7 +119,17 @@ def rows_by_update(
     return rows
 
 
-def _consecutive_rows(individuals: int, update_format: UpdateFormat) -> dict[str, list[int]]:
+def _consecutive_rows(
+    individuals: int, update_format: UpdateFormat, batch_sizes: Sequence[int]
+) -> dict[str, list[int]]:
+    if batch_sizes:
+        if sum(batch_sizes) != individuals:
+            raise UsageError(
+                f"the batch sizes add up to {sum(batch_sizes)}, but the truth has {individuals} "
+                f"individuals; correct batch_size, or give the truth a column `update`"
+            )
+        parts = torch.arange(individuals).split(list(batch_sizes))
+        return {f"batch {number}": rows.tolist() for number, rows in enumerate(parts, 1)}
     size = update_format.batch_size
     if size is None:
         raise UsageError(

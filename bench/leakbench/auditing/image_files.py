@@ -31,9 +31,9 @@ def read_labelled_images(source: Path, size: int | None, role: str) -> LabelledI
 
     The CSV file has a line for each image: a column `file`, those of `label`, `identity` and
     `update` that are known, and a column for each property, 1 where it is present and 0 where it
-    is absent. The safetensors file has the tensors `images`, those of `labels` and `identities`
-    that are known, and one for each property. Images have one channel if all of a folder are grey,
-    else three.
+    is absent. The safetensors file has the tensors `images` (`inputs` for rows or token ids), those
+    of `labels` and `identities` that are known, and one for each property. Images have one channel
+    if all of a folder are grey, else three.
 
     Args:
         size: height and width to which images are resized; None to leave them as they are.
@@ -45,10 +45,11 @@ def read_labelled_images(source: Path, size: int | None, role: str) -> LabelledI
     if source.is_dir():
         return _read_folder(source, size, role)
     tensors, _ = load_tensors(source, role)
-    if "images" not in tensors:
-        raise UsageError(f"{role} {source} has no tensor 'images'")
+    name = next((each for each in ("images", "inputs") if each in tensors), None)
+    if name is None:
+        raise UsageError(f"{role} {source} has no tensor 'images' or 'inputs'")
     return LabelledImages(
-        images=tensors.pop("images"),
+        images=tensors.pop(name),
         labels=tensors.pop("labels", None),
         identities=tensors.pop("identities", None),
         properties=tensors,

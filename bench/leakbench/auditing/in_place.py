@@ -13,7 +13,7 @@ from torch._ops import OpOverload
 
 
 def without_in_place(module: fx.GraphModule) -> None:
-    """Make a graph compute nothing in place; its outputs stay the same.
+    """Make a graph compute nothing in place, and no sparse gradient; its outputs stay the same.
 
     A node that changes its input becomes one that returns the changed value, and all later readers
     of that input read the node instead. Differentiating twice needs the values from before a
@@ -29,6 +29,8 @@ def without_in_place(module: fx.GraphModule) -> None:
                 later.replace_input_with(changed, node)
     for part in module.modules():
         compute_apart(part)
+        if isinstance(part, nn.Embedding | nn.EmbeddingBag):
+            part.sparse = False  # Attacks compute with dense gradients, which are the same.
     module.recompile()
 
 

@@ -1,11 +1,13 @@
-"""Labelled images of individuals, D_aux and the truth, and whether they can be audited."""
+"""Labelled images, rows or texts of individuals, D_aux and the truth, and whether they fit."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from typing import Literal
 
+import torch
 from torch import Tensor
 
 from leakbench.base.errors import UsageError
@@ -13,10 +15,12 @@ from leakbench.base.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledImages:
-    """Images of individuals, and what is known of them.
+    """Images of individuals, or other data of theirs, and what is known of them.
 
     Attributes:
-        images: in [0, 1], shape (n, channels, height, width).
+        images: in [0, 1], shape (n, channels, height, width). For a model of other data: rows of a
+            table as the model takes them, floating-point numbers of shape (n, d), or token ids,
+            integers of shape (n, t).
         properties: property → presence, shape (n,) each.
         labels: main-task classes, shape (n,); None where they are not known.
         identities: of the people shown, shape (n,); equal numbers mean the same person, across
@@ -35,6 +39,22 @@ class LabelledImages:
 
     def __len__(self) -> int:
         return len(self.images)
+
+
+Kind = Literal["images", "rows", "token ids"]
+"""What a model takes: images, rows of a table, or texts."""
+
+
+def kind_of(inputs: Tensor) -> Kind:
+    """Return what inputs are, by their shape and type.
+
+    >>> import torch
+    >>> kind_of(torch.rand(2, 3, 8, 8)), kind_of(torch.rand(2, 5)), kind_of(torch.arange(4)[None])
+    ('images', 'rows', 'token ids')
+    """
+    if inputs.ndim != 2:
+        return "images"
+    return "rows" if inputs.is_floating_point() else "token ids"
 
 
 def check_labels_and_properties(
@@ -116,25 +136,54 @@ def _check_shape(labelled: LabelledImages, role: str, name: str, column: Tensor)
 
 
 def check_images(labelled: LabelledImages, role: str) -> LabelledImages:
-    """Return the images in single precision, so that equal ones compare equal.
+    """Return the images in single precision, so that equal ones compare equal; token ids as int64.
 
     Raises:
-        UsageError: there are none, they have another shape, or pixels are outside [0, 1].
+        UsageError: there are none, they have another shape or type, pixels are outside [0, 1], rows
+            are not finite, or token ids negative.
     """
-    images = labelled.images
-    if images.ndim != 4 or not images.is_floating_point():
+    images, kind = labelled.images, kind_of(labelled.images)
+    floating, integers = images.is_floating_point(), images.dtype in INTEGERS
+    if (kind == "token ids" and not integers) or (
+        kind == "images" and not (floating and images.ndim == IMAGES_NDIM)
+    ):
         raise UsageError(
             f"images of {role} must be floating-point numbers of shape (individuals, channels, "
-            f"height, width), not {images.dtype} of shape {tuple(images.shape)}"
+            f"height, width), or rows of shape (individuals, columns), or token ids, integers of "
+            f"shape (individuals, tokens), not {images.dtype} of shape {tuple(images.shape)}"
         )
-    if not len(images):
-        raise UsageError(f"{role} has no images; give at least one")
+    if not images.numel():
+        raise UsageError(f"{role} has no {kind}; give at least one")
+    if kind == "token ids":
+        if bool((images < 0).any()):
+            raise UsageError(f"token ids of {role} must be 0 or more; pad with a token of its own")
+        return replace(labelled, images=images.long())
+    if kind == "rows":
+        if not bool(images.isfinite().all()):
+            raise UsageError(
+                f"rows of {role} hold NaN or infinity; fill gaps as clients do before training"
+            )
+        return replace(labelled, images=images.float())
     if not bool(images.isfinite().all()) or bool(((images < 0) | (images > 1)).any()):
         raise UsageError(
             f"pixels of {role} must be in [0, 1]; give images as they are before scaling, and the "
             f"scaling as pixel_mean and pixel_deviation"
         )
     return replace(labelled, images=images.float())
+
+
+IMAGES_NDIM = 4
+"""Axes of images."""
+
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+"""Types of token ids."""
+
+KINDS_IN_WORDS: Mapping[Kind, tuple[str, str]] = {
+    "images": ("image", ""),
+    "rows": ("row", ", or give both identities, if they are different people"),
+    "token ids": ("tokens", ", or give both identities, if they are different people"),
+}
+"""One of a kind, and what else to do where two are equal."""
 
 
 def _check_labels(labelled: LabelledImages, role: str, classes: int) -> None:
@@ -153,7 +202,8 @@ def _check_labels(labelled: LabelledImages, role: str, classes: int) -> None:
 def check_disjoint_identities(labelled: LabelledImages, truth: LabelledImages, role: str) -> None:
     """Refuse D_aux or training data that share an individual with the truth.
 
-    No server has the victims' own images.
+    No server has the victims' own images. Rows and texts of different people may be equal, which
+    identities tell.
 
     Args:
         role: `D_aux` or `the training data`, for messages.
@@ -161,12 +211,16 @@ def check_disjoint_identities(labelled: LabelledImages, truth: LabelledImages, r
     Raises:
         UsageError: an image or identity is in both; the message names the first.
     """
-    seen = {image.numpy().tobytes() for image in labelled.images.cpu()}
+    identified = labelled.identities is not None and truth.identities is not None
+    kind = kind_of(labelled.images)
+    compared = kind == "images" or not identified
+    seen = {image.numpy().tobytes() for image in labelled.images.cpu() if compared}
+    what, instead = KINDS_IN_WORDS[kind]
     for row, image in enumerate(truth.images.cpu()):
         if image.numpy().tobytes() in seen:
             raise UsageError(
-                f"{name_of(truth, row)} of the truth is in {role} too, with the same image; leave "
-                f"the individuals of the truth out of {role}"
+                f"{name_of(truth, row)} of the truth is in {role} too, with the same {what}; leave "
+                f"the individuals of the truth out of {role}{instead}"
             )
     if labelled.identities is not None and truth.identities is not None:
         both = set(labelled.identities.tolist()) & set(truth.identities.tolist())

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+import torch
+from torch import nn
+
 from leakbench.auditing.active_units import on_active_units
 from leakbench.auditing.case import Case
 from leakbench.auditing.intervals import enough_for_intervals
@@ -32,7 +35,7 @@ def limitations_of(
             else []
         ),
         *(f"Left out: {why}." for why in case.left_out),
-        *([case.mode_note] if case.mode_note else []),
+        *case.notes,
         *_on_checks(case),
         *_on_batches(case, updates),
         *_on_model(case),
@@ -108,8 +111,28 @@ def _on_model(case: Case) -> list[str]:
         f"never present."
         for name in _implied_properties(case)
     ]
+    found += _on_inputs(case)
     if case.model.has_dropout:
         found.append("The model has dropout, which is inactive here.")
+    return found
+
+
+def _on_inputs(case: Case) -> list[str]:
+    """Return what else the update shows of inputs that are no images."""
+    found = []
+    space, auxiliary = case.server.feature_space, case.server.auxiliary
+    assert space is not None and auxiliary is not None
+    if case.kind == "rows" and torch.equal(space.features, auxiliary.images):
+        found.append(
+            "The head begins at the model's input: the deep features are the rows themselves, and "
+            "a certified feature is an individual's whole row."
+        )
+    embeddings = [m for m in case.model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)]
+    if case.kind == "token ids" and any(isinstance(m.weight, nn.Parameter) for m in embeddings):
+        found.append(
+            "The gradient of the embedding shows which tokens are in a batch: other rows are 0. No "
+            "attack here uses or counts that; freeze the embedding to hide it."
+        )
     return found
 
 

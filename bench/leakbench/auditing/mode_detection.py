@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from leakbench.auditing.client_batches import Clients, KnownBatch, captured_batch, rows_by_update
 from leakbench.auditing.labelled_images import LabelledImages
+from leakbench.auditing.part_errors import error_text
 from leakbench.auditing.tensor_names import named_tensors
 from leakbench.auditing.update_check import simulations
 from leakbench.auditing.updates import CapturedUpdate, UpdateFormat, as_gradient
@@ -35,10 +36,12 @@ class DetectedMode:
     Attributes:
         mode: None where it cannot be told.
         how: what shows it, as part of a sentence.
+        failed: why the truth does not show it, if an update could not be simulated; likewise.
     """
 
     mode: Mode | None
     how: str = ""
+    failed: str = ""
 
 
 def in_clients_mode(
@@ -58,21 +61,22 @@ def in_clients_mode(
     if not batch_norm_layers(clients.model):
         return clients, ""
     detected = detect_mode(clients, captured, truth, update_format, images)
+    failed = f" It cannot be read from the truth: {detected.failed}." if detected.failed else ""
     mode = given or detected.mode or "eval"
     clients = replace(clients, threat=clients.threat.model_copy(update={"mode": mode}))
     if detected.mode is None and mode == "eval":
         return clients, (
             "Clients are assumed to run BatchNorm with its running statistics (mode eval), and the "
-            "updates do not show it; if theirs normalise by the batch, set mode train."
+            f"updates do not show it; if theirs normalise by the batch, set mode train.{failed}"
         )
     if detected.mode is None:
-        return clients, ""
+        return clients, failed.strip()
     if mode != detected.mode:
         return clients, (
             f"The audit was run in mode {mode}, but {detected.how}: clients seem to be in mode "
-            f"{detected.mode}, in which these findings do not hold."
+            f"{detected.mode}, in which these findings do not hold.{failed}"
         )
-    return clients, f"Clients run BatchNorm in mode {mode}: {detected.how}."
+    return clients, f"Clients run BatchNorm in mode {mode}: {detected.how}.{failed}"
 
 
 def detect_mode(
@@ -96,18 +100,21 @@ def detect_mode(
     if mode := _agreed(found):
         moved = "move" if mode == "train" else "do not move"
         return DetectedMode(mode, f"running statistics in the updates {moved}")
+    failed = ""
     if truth is not None and truth.labels is not None and captured:
-        found = _by_truth(clients, captured, truth, update_format)
+        found, failed = _by_truth(clients, captured, truth, update_format)
         if mode := _agreed(found):
-            return DetectedMode(mode, "the truth gives the updates in this mode")
+            return DetectedMode(mode, "the truth gives the updates in this mode", failed)
     if clients.threat.defense is None:
         found = [_by_orthogonality(each, clients, images) for each in captured[:LOOKED_AT]]
         if mode := _agreed(found):
             right = "" if mode == "train" else "not "
             return DetectedMode(
-                mode, f"gradients of weights before BatchNorm are {right}orthogonal to the weights"
+                mode,
+                f"gradients of weights before BatchNorm are {right}orthogonal to the weights",
+                failed,
             )
-    return DetectedMode(None)
+    return DetectedMode(None, failed=failed)
 
 
 def _agreed(found: Sequence[Mode | None]) -> Mode | None:
@@ -141,12 +148,14 @@ def _by_truth(
     captured: Sequence[CapturedUpdate],
     truth: LabelledImages,
     update_format: UpdateFormat,
-) -> list[Mode | None]:
+) -> tuple[list[Mode | None], str]:
+    """Return the mode of each update, and why one could not be simulated, if so."""
     found: list[Mode | None] = []
+    failed = ""
     try:
         rows = rows_by_update([each.name for each in captured], truth, update_format)
     except UsageError:
-        return []
+        return [], ""  # It ends the audit with its own sentence.
     for each in [each for each in captured if rows.get(each.name)][:LOOKED_AT]:
         distances = []
         for mode in MODES:
@@ -156,14 +165,17 @@ def _by_truth(
                 batch = captured_batch(each, there, truth, rows[each.name])
                 assert isinstance(batch, KnownBatch) and batch.update is not None
                 (simulated,) = simulations(batch, there, 1)
-            except Exception:
+            except UsageError:
+                break  # The update is left out, with this reason.
+            except Exception as error:  # The user's code may raise anything.
+                failed = f"in mode {mode} update {each.name!r} fails with {error_text(error)}"
                 break
             distances.append(distortion(batch.update, simulated))
         if len(distances) == len(MODES):
             near, far = sorted(range(len(MODES)), key=lambda row: distances[row])
             clear = distances[near] < distances[far] / 2
             found.append(MODES[near] if clear else None)
-    return found
+    return found, failed
 
 
 def _by_orthogonality(captured: CapturedUpdate, clients: Clients, images: Tensor) -> Mode | None:

@@ -8,13 +8,16 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
-from leakbench.auditing.copied_model import unwrapped, working_copy
+from leakbench.auditing.client_loss import Criterion, loss_of
+from leakbench.auditing.copied_model import unwrapped
 from leakbench.auditing.graph_splitting import deep_feature_node, split_graph
+from leakbench.auditing.labelled_images import kind_of
+from leakbench.auditing.model_outputs import output_of
 from leakbench.auditing.same_model import AnotherModelError, check_same_model
 from leakbench.auditing.tracing import TracedModel, traces
 from leakbench.base.choices import Mode
 from leakbench.base.errors import UsageError
-from leakbench.base.markdown import one_line
+from leakbench.federation.loss import PLAIN, Loss
 from leakbench.federation.shared_model import SharedModel
 
 
@@ -43,6 +46,7 @@ class SplitModel(SharedModel):
         classes: number K of main-task classes.
         has_dropout: whether the user's model has dropout, which is left out here.
         split: where it is split, for the report.
+        loss: of clients.
     """
 
     def __init__(
@@ -53,8 +57,10 @@ class SplitModel(SharedModel):
         classes: int,
         has_dropout: bool,
         split: str,
+        loss: Loss = PLAIN,
     ) -> None:
         super().__init__(extractor, classifier)
+        self.loss = loss
         self.names = dict(names)
         self.classes = classes
         self.has_dropout = has_dropout
@@ -102,6 +108,7 @@ def split_model(
     split: str | None,
     images: Tensor,
     scale: PixelScale | None = None,
+    criterion: Criterion = None,
 ) -> SplitModel:
     """Return a copy of a user's model, split after its submodule `split`.
 
@@ -114,21 +121,23 @@ def split_model(
     Args:
         images: an example batch in [0, 1], shape (n, channels, height, width), n ≥ 2.
         scale: of pixels; None if the model takes them in [0, 1].
+        criterion: the clients' loss.
 
     Raises:
-        UsageError: there is no such submodule; the head depends on anything but its output; the
-            model does not take the images, or does not return logits; or the split model does not
-            compute the user's logits and gradients.
+        UsageError: attacks cannot state the loss; there is no such submodule; the head depends on
+            anything but its output; the model does not take the images, or does not return logits;
+            or the split model does not compute the user's logits and gradients.
     """
     if isinstance(model, nn.Module):
         model = unwrapped(model)
     scaled = images if scale is None else scale(images)
     logits = _logits(model, scaled)
+    loss = loss_of(criterion, logits.shape[1])
     different = None
     for traced in traces(model, split, scaled):
-        own = _split(traced, scaled, scale, split, logits.shape[1])
+        own = _split(traced, scaled, scale, split, logits.shape[1], loss)
         try:
-            check_same_model(own, own.names, model, images, scaled)
+            check_same_model(own, own.names, model, images, scaled, criterion)
         except AnotherModelError as error:
             different = different or error
             continue
@@ -147,6 +156,7 @@ def check_in_mode(
     images: Tensor,
     scale: PixelScale | None,
     mode: Mode,
+    criterion: Criterion = None,
 ) -> None:
     """Refuse a model that does not compute what the user's computes in the clients' mode.
 
@@ -159,7 +169,13 @@ def check_in_mode(
         return
     try:
         check_same_model(
-            own, own.names, model, images, images if scale is None else scale(images), mode
+            own,
+            own.names,
+            model,
+            images,
+            images if scale is None else scale(images),
+            criterion,
+            mode,
         )
     except AnotherModelError as error:
         raise UsageError(
@@ -169,7 +185,12 @@ def check_in_mode(
 
 
 def _split(
-    traced: TracedModel, scaled: Tensor, scale: PixelScale | None, given: str | None, classes: int
+    traced: TracedModel,
+    scaled: Tensor,
+    scale: PixelScale | None,
+    given: str | None,
+    logits: int,
+    loss: Loss,
 ) -> SplitModel:
     """Return the split model of a graph.
 
@@ -201,7 +222,8 @@ def _split(
     names = {name: known[id(p)] for name, p in (trained or dict(shared.named_parameters())).items()}
     _freeze(shared, set(names))
     split = given or f"the input of {_owner(names, shared)}"
-    own = SplitModel(extractor, classifier, names, classes, traced.has_dropout, split)
+    classes = loss.classes(logits)
+    own = SplitModel(extractor, classifier, names, classes, traced.has_dropout, split, loss)
     return own.requires_grad_(False).eval()
 
 
@@ -217,27 +239,17 @@ def _logits(model: nn.Module | ExportedProgram, images: Tensor) -> Tensor:
     Raises:
         UsageError: it does not take the images, or returns something else.
     """
-    whole = working_copy(model) if isinstance(model, nn.Module) else model.module()
-    try:
-        with torch.no_grad():
-            logits = whole(images)
-    except Exception as error:
-        message = one_line(str(error))[:200]
-        raise UsageError(
-            f"the model does not take images of shape {tuple(images.shape)}: {message}; check "
-            f"image_size and channels, and let a saved program take any number of individuals "
-            f"(dynamic_shapes)"
-        ) from error
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
+    logits = output_of(model, images)
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or not logits.shape[1]:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise UsageError(
             f"the model must return logits of shape (individuals, classes), but of "
-            f"{len(images)} images it returns {shape}; wrap it so that it does"
+            f"{len(images)} {kind_of(images)} it returns {shape}; wrap it so that it does"
         )
     if not bool(logits.isfinite().all()):
         raise UsageError(
-            "the model returns NaN or infinity for images of D_aux; check its weights and the "
-            "scaling of pixels"
+            f"the model returns NaN or infinity for {kind_of(images)} of D_aux; check its weights "
+            f"and the scaling of its inputs"
         )
     return logits
 

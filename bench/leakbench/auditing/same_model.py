@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.func import functional_call
-from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from leakbench.auditing.client_loss import Criterion, value_of
 from leakbench.auditing.copied_model import working_copy
 from leakbench.base.choices import Mode
 from leakbench.base.errors import UsageError
@@ -34,6 +34,7 @@ def check_same_model(
     model: nn.Module | ExportedProgram,
     images: Tensor,
     scaled: Tensor,
+    criterion: Criterion = None,
     mode: Mode = "eval",
 ) -> None:
     """Refuse a split model whose logits or gradients are not those of the user's own model.
@@ -44,6 +45,7 @@ def check_same_model(
         model: as the user gave it; a copy computes, without any of the audit's changes.
         images: an example batch for `own`, shape (n, channels, height, width).
         scaled: the same batch as the user's model takes it.
+        criterion: the user's own loss.
         mode: in which both are compared.
 
     Raises:
@@ -56,14 +58,15 @@ def check_same_model(
     labels = torch.arange(len(images))
     with torch.no_grad():
         expected, found = theirs(scaled), ours(images)
-    labels = labels % expected.shape[-1]
+    labels = labels % own.loss.classes(expected.shape[-1])
     apart = _distance(found, expected, 0.0) if found.shape == expected.shape else float("inf")
     if not apart <= ROUNDING:
         raise AnotherModelError(
             f"in mode {mode} it computes other logits than your own model (relative difference "
             f"{apart:.2g})"
         )
-    right = _gradients(theirs, {name: parameters[name] for name in names.values()}, scaled, labels)
+    sent = {name: parameters[name] for name in names.values()}
+    right = _gradients(theirs, sent, scaled, labels, criterion)
     try:
         update = client_update(ours, images, labels)
     except RuntimeError as error:
@@ -93,9 +96,13 @@ def _reference(model: nn.Module | ExportedProgram, mode: Mode) -> nn.Module:
 
 
 def _gradients(
-    model: nn.Module, parameters: Mapping[str, Tensor], images: Tensor, labels: Tensor
+    model: nn.Module,
+    parameters: Mapping[str, Tensor],
+    images: Tensor,
+    labels: Tensor,
+    criterion: Criterion,
 ) -> dict[str, Tensor]:
-    """Return the gradient of the mean cross-entropy; 0 for what the loss does not depend on.
+    """Return the gradient of the user's own loss; 0 for what the loss does not depend on.
 
     Raises:
         UsageError: it cannot be computed.
@@ -105,7 +112,7 @@ def _gradients(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            loss = functional.cross_entropy(compute(model, leaves, (images,)), labels)
+            loss = value_of(criterion, compute(model, leaves, (images,)), labels)
             found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
     except Exception as error:
         first = one_line(str(error))[:200]
@@ -114,7 +121,7 @@ def _gradients(
             f"train it either"
         ) from error
     return {
-        name: torch.zeros_like(leaf) if value is None else value.detach()
+        name: torch.zeros_like(leaf) if value is None else value.detach().to_dense()
         for (name, leaf), value in zip(leaves.items(), found, strict=True)
     }
 

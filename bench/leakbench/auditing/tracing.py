@@ -95,6 +95,7 @@ def _as_layers(module: fx.GraphModule, feature: fx.Node | None, own: nn.Module) 
         own: the copy of the model that the graph was made of.
     """
     without_in_place(module)
+    _without_flattening(module)
     dropout = any(isinstance(m, _DropoutNd) and m.p > 0 for m in own.modules())
     layers = functions_to_layers(module, feature)
     return TracedModel(
@@ -103,6 +104,35 @@ def _as_layers(module: fx.GraphModule, feature: fx.Node | None, own: nn.Module) 
         names=dict(own.named_parameters()),
         has_dropout=dropout or bool(layers.meta.get(DROPOUT_REMOVED)),
     )
+
+
+def _without_flattening(module: fx.GraphModule) -> None:
+    """Let a graph return its column of single logits before it is flattened, and made one again.
+
+    Only where the last operation makes a column of what the one before flattened. The caller has to
+    compare the outputs.
+    """
+    output = next(node for node in module.graph.nodes if node.op == "output")
+    column = output.args[0]
+    if not isinstance(column, fx.Node) or _operation(column) != "unsqueeze":
+        return
+    flat = column.args[0]
+    if isinstance(flat, fx.Node) and _operation(flat) in FLATTENING:
+        output.args = (flat.args[0],)
+        module.graph.eliminate_dead_code()
+        module.recompile()
+
+
+FLATTENING = ("squeeze", "flatten", "view", "reshape", "ravel")
+"""Operations that leave a column's numbers as they are."""
+
+
+def _operation(node: fx.Node) -> str:
+    """Return the name of a function or method that a node calls."""
+    if node.op not in ("call_function", "call_method"):
+        return ""
+    packet = getattr(node.target, "overloadpacket", node.target)
+    return packet if isinstance(packet, str) else str(getattr(packet, "__name__", ""))
 
 
 class _DeepTracer(fx.Tracer):

@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from leakbench.auditing.labelled_images import kind_of
 from leakbench.auditing.model_splitting import SplitModel
 from leakbench.base.errors import UsageError
 from leakbench.base.seeds import generator_for, seed_for
@@ -57,12 +58,17 @@ class FederatedTraining:
         """Return the training of a model of this architecture.
 
         Raises:
-            UsageError: a layer cannot be initialised, a label is no class of the model, or there
-                are fewer images than clients.
+            UsageError: the data are no images, a layer cannot be initialised, a label is no class
+                of the model, or there are fewer images than clients.
         """
         if len(self.images) < self.clients:
             raise UsageError(
                 f"{len(self.images)} training images are too few for {self.clients} clients"
+            )
+        if kind_of(self.images) != "images":
+            raise UsageError(
+                f"FederatedTraining trains on images, not on {kind_of(self.images)}; give "
+                f"`training` a function that trains your model"
             )
         if bool(((self.labels < 0) | (self.labels >= model.classes)).any()):
             raise UsageError(

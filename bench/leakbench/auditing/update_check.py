@@ -102,7 +102,7 @@ def _without_truth(batch: Batch, update: Update, clients: Clients) -> UpdateChec
     """
     unknown = UpdateCheck("not checked", reason="the truth is not known")
     local = _is_deterministic(batch.defense, batch.size) or batch.defense.name == "local_steps"
-    if not local or not clients.model.has_output_bias:
+    if not (local and clients.model.has_output_bias and clients.model.loss.is_plain):
         return unknown
     bias = update[clients.model.output_bias].double()
     total, magnitude = float(bias.sum()), float(bias.abs().sum())

@@ -79,29 +79,38 @@ class ReadUpdates:
 
 
 def read_updates(
-    given: Mapping[Any, Tensors] | Path | Sequence[Path], update_format: UpdateFormat
+    given: Mapping[Any, Tensors] | Path | Sequence[Path],
+    update_format: UpdateFormat,
+    batch_sizes: Sequence[int] = (),
 ) -> ReadUpdates:
     """Return the updates of a folder or of files, or those given as tensors.
 
     A file's header may override fields of `update_format` for this update.
 
+    Args:
+        batch_sizes: of the updates in their order; empty for that of `update_format`.
+
     Raises:
-        UsageError: there is none, or none can be read; or two have the same name.
+        UsageError: there is none, or none can be read; two have the same name; or there is another
+            number of batch sizes.
     """
     captured: list[CapturedUpdate] = []
     unread: dict[str, str] = {}
     if isinstance(given, Mapping):
         names = [str(name) for name in given]
+        formats = _formats(names, update_format, batch_sizes)
         captured = [
-            CapturedUpdate(str(name), tensors, update_format) for name, tensors in given.items()
+            CapturedUpdate(name, tensors, formats[name])
+            for name, tensors in zip(names, given.values(), strict=True)
         ]
     else:
         files = _files(given) if isinstance(given, Path) else list(given)
         names = [file.stem for file in files]
+        formats = _formats(names, update_format, batch_sizes)
         for file in files:
             try:
                 tensors, header = load_tensors(file, "update")
-                own = _overridden(update_format, header, file)
+                own = _overridden(formats[file.stem], header, file)
             except UsageError as error:
                 unread[file.stem] = str(error)
             else:
@@ -112,6 +121,22 @@ def read_updates(
     if unread and not captured:
         raise UsageError(next(iter(unread.values())))
     return ReadUpdates(captured, unread)
+
+
+def _formats(
+    names: Sequence[str], update_format: UpdateFormat, batch_sizes: Sequence[int]
+) -> dict[str, UpdateFormat]:
+    """Return the format of each update, by name, with its batch size."""
+    if batch_sizes and len(batch_sizes) != len(names):
+        raise UsageError(
+            f"batch_size has {len(batch_sizes)} numbers, but there are {len(names)} updates; give "
+            f"one for each, in their order, or one for all"
+        )
+    sizes = batch_sizes or [update_format.batch_size] * len(names)
+    return {
+        name: update_format.model_copy(update={"batch_size": size})
+        for name, size in zip(names, sizes, strict=True)
+    }
 
 
 def _files(folder: Path) -> list[Path]:

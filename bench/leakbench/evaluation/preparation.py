@@ -274,7 +274,9 @@ def feature_space(
         properties, fit_seed = auxiliary.properties, seed_for("f_p", seed)
         if kind == "logistic":
             return fit_logistic(features, properties, identities, fit_seed).tensors()
-        mirrored = deep_features(model, auxiliary.images.flip(3))
+        # Rows of a table and texts, of an audit, have no mirror image.
+        seen = auxiliary.images
+        mirrored = deep_features(model, seen.flip(3)) if seen.ndim == 4 else features
         return fit_validated(features, mirrored, properties, identities, fit_seed).tensors()
 
     fitted, device = cached_tensors(f"property-models/{key[:24]}", fit), features.device

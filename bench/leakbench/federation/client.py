@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.func import functional_call
-from torch.nn import functional
 
 from leakbench.federation.shared_model import SharedModel
 
@@ -40,12 +39,12 @@ Compute = Callable[[Client], Update]
 
 
 def gradient(client: Client) -> Update:
-    """Return the undefended update: the gradient of the mean cross-entropy over the batch."""
+    """Return the undefended update: the gradient of the model's loss over the batch."""
     return client_update(client.model, client.images, client.labels)
 
 
 def client_update(model: SharedModel, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
-    """Return the gradient of the mean cross-entropy over a batch, by parameter name.
+    """Return the gradient of the model's loss over a batch, by parameter name.
 
     Args:
         model: as the client runs it, see `in_mode`.
@@ -53,6 +52,6 @@ def client_update(model: SharedModel, images: Tensor, targets: Tensor) -> dict[s
         targets: classes, shape (B,), or class probabilities, shape (B, K).
     """
     parameters = {name: p.detach().requires_grad_() for name, p in model.named_parameters()}
-    loss = functional.cross_entropy(functional_call(model, parameters, (images,)), targets)
+    loss = model.loss.value(functional_call(model, parameters, (images,)), targets)
     gradients = torch.autograd.grad(loss, list(parameters.values()))
     return dict(zip(parameters, gradients, strict=True))

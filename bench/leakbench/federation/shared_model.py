@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from leakbench.base.errors import UsageError
+from leakbench.federation.loss import PLAIN, Loss
 
 
 class Normalise(nn.Module):
@@ -28,7 +29,12 @@ class SharedModel(nn.Module):
         extractor: f_n, maps images (n, 3, size, size) in [0, 1] to deep features (n, d).
         classifier: f_c, maps deep features (n, d) to logits (n, classes); its last module is the
             output layer, a linear one with bias.
+
+    Attributes:
+        loss: of the main task, which clients differentiate.
     """
+
+    loss: Loss = PLAIN
 
     def __init__(self, extractor: nn.Module, classifier: nn.Module) -> None:
         super().__init__()
@@ -128,5 +134,5 @@ def main_task_hits(model: SharedModel, images: Tensor, labels: Tensor) -> Tensor
     """Return whether the model classifies each image correctly, shape (n,)."""
     parts = [images[i : i + 256] for i in range(0, len(images), 256)]
     with torch.no_grad():
-        predicted = torch.cat([model(part).argmax(1) for part in parts])
+        predicted = torch.cat([model.loss.predicted(model(part)) for part in parts])
     return predicted == labels

@@ -54,7 +54,7 @@ def expected_predictions(server: Server) -> Tensor:
     assert server.model is not None and server.feature_space is not None
     with torch.no_grad():
         logits: Tensor = server.model.classifier(server.feature_space.features)
-    return logits.softmax(1).mean(0)
+    return server.model.loss.probabilities(logits).mean(0)
 
 
 def _recovered(server: Server, observation: Observation, expected: Tensor) -> Tensor | None:

@@ -26,6 +26,7 @@ from scipy.optimize import nnls
 from torch import Tensor
 
 from leakbench.base.errors import UsageError
+from leakbench.federation.loss import Loss
 from leakbench.federation.shared_model import SharedModel
 
 Scheme = Literal["idlg", "analytic", "row_minimum", "counts", "ilrg"]
@@ -45,7 +46,7 @@ def recover_labels(
 
     Args:
         model: whose output layer, linear with bias, the update belongs to.
-        update: parameter name → gradient of the mean cross-entropy.
+        update: parameter name → gradient of the model's loss.
         batch_size: B.
         expected: for `counts`, a guess of the mean predicted probabilities, shape (K,); 1 / K
             each if None.
@@ -64,6 +65,16 @@ def recover_labels(
             f"label scheme {scheme!r} cannot read an output layer's gradient that is not finite; "
             f"grant the labels or attack an earlier round"
         )
+    if not model.loss.is_plain:
+        if scheme != "counts":
+            raise UsageError(
+                f"label scheme {scheme!r} is for the mean cross-entropy, and clients compute "
+                f"{model.loss.in_words}; use 'counts'"
+            )
+        classes = model.loss.classes(len(bias_gradient))
+        if expected is None:
+            expected = torch.full((classes,), 1 / classes)
+        return label_counts_for_loss(model.loss, bias_gradient, expected, batch_size)
     if scheme == "idlg":
         if batch_size != 1:
             raise UsageError(
@@ -191,6 +202,43 @@ def label_counts_from_bias(bias_gradient: Tensor, expected: Tensor, batch_size: 
         labels.append(likeliest)
         left[likeliest] -= 1
     return torch.stack(labels).sort().values
+
+
+def label_counts_for_loss(
+    loss: Loss, bias_gradient: Tensor, expected: Tensor, batch_size: int
+) -> Tensor:
+    """Return labels whose counts n explain the bias gradient g of any loss, as `counts` does.
+
+    With all predictions as expected, n solves Σ_c n_c x_c = N g and Σ_c n_c = B, where x_c is the
+    error of an individual of class c, and N is 1 for a sum, or Σ_c n_c w_c; by non-negative least
+    squares, rounded to integers by largest remainders.
+
+    Args:
+        bias_gradient: shape (K,), or (1,) of a single logit.
+        expected: a guess of the mean predicted probabilities, shape (K,).
+        batch_size: B.
+
+    Returns:
+        Classes in ascending order, shape (B,).
+
+    >>> label_counts_for_loss(Loss(one_logit=True), torch.tensor([-0.5]), torch.ones(2) / 2, 4)
+    tensor([1, 1, 1, 1])
+    """
+    g, p = (tensor.detach().to("cpu", torch.float64) for tensor in (bias_gradient, expected))
+    logits = (p[1:] / p[:1]).log() if loss.one_logit else p.clamp_min(TINY).log()
+    errors = loss.errors(logits, loss.targets(len(p)))
+    equations, right = errors.T, g
+    if loss.reduction == "mean":
+        each = [loss.denominator(torch.tensor([label])) for label in range(len(p))]
+        equations, right = errors.T - g[:, None] * torch.tensor(each), torch.zeros_like(g)
+    sized = torch.cat([equations, torch.ones(1, len(p))])
+    shares, _ = nnls(sized.numpy(), torch.cat([right, torch.tensor([float(batch_size)])]).numpy())
+    counts = _integers(torch.from_numpy(shares), batch_size)
+    return torch.arange(len(p)).repeat_interleave(counts).to(bias_gradient.device)
+
+
+TINY = 1e-12
+"""Least probability whose logarithm is taken."""
 
 
 def ilrg_labels(

@@ -95,7 +95,8 @@ class Server:
 
     Attributes:
         classes: number K of main-task classes.
-        image_shape: (channels, height, width) of the model's input.
+        image_shape: (channels, height, width) of the model's input; in an audit of a model that
+            takes rows of a table or token ids, their number.
         properties: the properties to infer.
         mode: in which clients run the model for their update; `train` normalises by the batch.
         model: the shared model in the attacked round, if granted.
@@ -111,7 +112,7 @@ class Server:
     """
 
     classes: int
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]
     properties: tuple[str, ...]
     mode: Mode = "eval"
     model: SharedModel | None = None

@@ -13,7 +13,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
-from torch.nn import functional
 
 from leakbench.base.errors import UsageError
 from leakbench.base.registry import register_defense
@@ -59,6 +58,12 @@ class DPSGD(Defense):
                     f"defense 'dp_sgd' needs a model without BatchNorm, which mixes the "
                     f"individuals of a batch, but it has {next(iter(layers))!r}; choose another "
                     f"model or model.batch_norm=false"
+                )
+            loss = client.model.loss
+            if loss.class_weights or loss.reduction == "sum":
+                raise UsageError(
+                    "defense 'dp_sgd' divides the sum of clipped gradients by the batch size, as "
+                    "for a mean loss without class weights; choose another defense"
                 )
             individuals = len(client.labels)
             summed = clipped_sum(client.model, client.images, client.labels, self.clip)
@@ -110,7 +115,7 @@ def clipped_sum(model: SharedModel, images: Tensor, labels: Tensor, norm: float)
 
     def loss(parameters: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
         logits = functional_call(model, parameters, (image[None],))
-        return functional.cross_entropy(logits, label[None])
+        return model.loss.value(logits, label[None])
 
     each = vmap(grad(loss), in_dims=(None, 0, 0))(parameters, images, labels)
     return {name: value.sum(0) for name, value in each_clipped(each, norm).items()}

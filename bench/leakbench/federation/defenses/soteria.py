@@ -102,7 +102,15 @@ def sensitivity(
 
     Returns:
         Shape (d,).
+
+    Raises:
+        UsageError: the inputs are integers.
     """
+    if not images.is_floating_point():
+        raise UsageError(
+            "defense 'soteria' needs the derivative of features by the inputs, which token ids "
+            "do not have; choose another defense"
+        )
     features = extractor(images)
     norms = (
         estimated_norms(extractor, images, probes, generator)
