@@ -81,7 +81,7 @@ Start = Callable[[Victim, torch.Generator], Tensor]
 """A victim and a CPU generator to the first images of a run, shape (B, 3, size, size)."""
 
 
-def standard_normal(image_shape: tuple[int, int, int]) -> Start:
+def standard_normal(image_shape: tuple[int, ...]) -> Start:
     """Return the start x̃ ~ N(0, 1) in the method's coordinates."""
 
     def start(victim: Victim, generator: torch.Generator) -> Tensor:

@@ -128,7 +128,7 @@ def _consecutive_rows(
                 f"the batch sizes add up to {sum(batch_sizes)}, but the truth has {individuals} "
                 f"individuals; correct batch_size, or give the truth a column `update`"
             )
-        parts = torch.arange(individuals).split(list(batch_sizes))
+        parts = torch.split(torch.arange(individuals), list(batch_sizes))
         return {f"batch {number}": rows.tolist() for number, rows in enumerate(parts, 1)}
     size = update_format.batch_size
     if size is None:

@@ -132,7 +132,7 @@ def _formats(
             f"batch_size has {len(batch_sizes)} numbers, but there are {len(names)} updates; give "
             f"one for each, in their order, or one for all"
         )
-    sizes = batch_sizes or [update_format.batch_size] * len(names)
+    sizes: Sequence[int | None] = batch_sizes or [update_format.batch_size] * len(names)
     return {
         name: update_format.model_copy(update={"batch_size": size})
         for name, size in zip(names, sizes, strict=True)

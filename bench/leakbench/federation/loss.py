@@ -117,7 +117,8 @@ class Loss:
             return 1.0
         if self.one_logit or not self.class_weights:
             return float(len(labels))
-        return sum(self.class_weights[label] for label in labels.tolist())
+        weights: list[float] = [self.class_weights[label] for label in labels.tolist()]
+        return sum(weights)
 
     @property
     def error_dimensions_lost(self) -> int:

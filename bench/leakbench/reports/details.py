@@ -192,7 +192,8 @@ def _number(spec: MetricSpec, value: Any) -> Value:
     if value is None or isinstance(value, bool):
         return None if value is None else str(value).lower()
     if spec.form == ".0f" and not spec.unit:
-        return round(value)
+        whole: int = round(value)
+        return whole
     # Records have six digits after the point, which multiplying must not blur.
     return float(f"{100 * value:.4f}" if spec.unit == "%" else f"{value:.6g}")
 
