@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 
 import torch
 
 from leakbench.base.plugins import PluginSpec
 from leakbench.base.registry import MODELS
 from leakbench.experiments.cell import Setup
-from leakbench.federation.backbones.backbone import Backbone
 from leakbench.federation.client import client_update
 from leakbench.federation.shared_model import Architecture
 
@@ -38,10 +36,10 @@ _timed: dict[tuple[str, str, int, str], float] = {}
 
 
 def _seconds(model: PluginSpec, size: int, split: str) -> float:
-    architecture: Architecture = model.build(MODELS)
+    # Random weights take as long as pretrained ones, which may not be here.
+    parameters = {name: value for name, value in model.parameters.items() if name != "weights"}
+    architecture: Architecture = PluginSpec(model.name, parameters).build(MODELS)
     architecture.check(size, split)
-    if isinstance(architecture, Backbone):
-        architecture = replace(architecture, weights="none")
     with torch.random.fork_rng(devices=[]):
         shared = architecture.build(2, size, split).eval()
         images, labels = torch.rand(IMAGES, 3, size, size), torch.zeros(IMAGES, dtype=torch.long)
