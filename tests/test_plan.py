@@ -112,7 +112,7 @@ def test_a_model_that_was_never_trained_is_timed(quick: list[SuiteEntry]) -> Non
     """What a small network's steps took says nothing of a deep one's."""
     only = ["attack=feature", "batch_size=8"]
     (entry,) = suite_entries("quick", "model=mobilefacenet", only=only)
-    rates = Rates([measured(quick[0])], "cpu")
+    rates = Rates([measured(quick[0])], "cpu", timing=True)
     prepare = next(step for step in steps_of([entry]) if isinstance(step.task, Prepare))
     assert rates.seconds(prepare) == pytest.approx(
         seconds_of_gradient(entry.cell.setup) * entry.cell.rounds * entry.cell.setup.images_of_round

@@ -32,19 +32,28 @@ class Rates:
         records: of earlier cells.
         device: that steps will run on; records of other devices are ignored.
         log: of earlier runs, which holds the durations of trainings.
+        timing: whether a gradient is timed of models that no earlier run has trained. Not in a
+            process that answers signals: threads that PyTorch starts would take them.
 
     Attributes:
         learnt_from: number of records that were used.
     """
 
-    def __init__(self, records: Iterable[Record], device: str, log: Path | None = None) -> None:
+    def __init__(
+        self,
+        records: Iterable[Record],
+        device: str,
+        log: Path | None = None,
+        *,
+        timing: bool = False,
+    ) -> None:
         self.learnt_from = 0
         self._seconds: dict[tuple[object, ...], float] = defaultdict(float)
         self._work: dict[tuple[object, ...], float] = defaultdict(float)
         for record in records:
             if record.cost is not None and record.device == device:
                 self._learn(record.cell, record.cost.seconds)
-        self._device = device
+        self._timing = timing and device == "cpu"
         self._trainings = _training_rates(log) if log is not None else {}
 
     def seconds(self, step: Step) -> float:
@@ -58,8 +67,8 @@ class Rates:
         return known or self._timed(setup) or self._rate([ANY])
 
     def _timed(self, setup: Setup) -> float:
-        """Return the rate that timing a gradient tells; 0 for a device other than the CPU."""
-        if self._device != "cpu":
+        """Return the rate that timing a gradient tells; 0 where none is timed."""
+        if not self._timing:
             return 0.0
         try:
             return seconds_of_gradient(setup) / TRAINING_COST

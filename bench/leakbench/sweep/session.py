@@ -109,7 +109,7 @@ def plan_suite(
     # All records of the folder are of use, also those of other suites.
     known = selection.records()
     records = chain(known.values(), store.all(known=known))
-    rates = Rates(records, device, options.log)
+    rates = Rates(records, device, options.log, timing=True)
     found = plan(len(cells), selection.pending, rates, options.data_root, device)
     return plan_text(found, options.workers or default_workers(device), device)
 
