@@ -59,29 +59,22 @@ def test_its_results_are_those_of_published_tables() -> None:
         }
         assert len(claimed) >= 12
         assert all(NUMBER.fullmatch(cell) for cell in claimed.values())
-        found = of_celeba if number == "1" else of_gender
-        assert any(claimed.items() <= found(rows).items() for _, rows in table_rows(published))
+        where = ("data set", "celeba", "property") if number == "1" else ("property", "gender", "B")
+        tables = [numbers(rows, *where) for _, rows in table_rows(published)]
+        assert any(claimed.items() <= table.items() for table in tables)
 
 
-def of_celeba(rows: list[dict[str, str]]) -> dict[tuple[str, str], str]:
-    """The numbers for CelebA: attack, without its threat model, and property → cell."""
+def numbers(
+    rows: list[dict[str, str]], column: str, wanted: str, by: str
+) -> dict[tuple[str, str], str]:
+    """The numbers of rows with a value in a column: attack, without its threat model, and `by`.
+
+    A value stands in the first of the rows that have it.
+    """
     found: dict[tuple[str, str], str] = {}
     shown = ""
     for row in rows:
-        shown = row.get("data set") or shown
-        if shown == "celeba" and "property" in row:
-            found |= {
-                (column.split(" ‖")[0], row["property"]): cell for column, cell in row.items()
-            }
-    return found
-
-
-def of_gender(rows: list[dict[str, str]]) -> dict[tuple[str, str], str]:
-    """The numbers for gender: attack and batch size → cell."""
-    found: dict[tuple[str, str], str] = {}
-    shown = ""
-    for row in rows:
-        shown = row.get("property") or shown
-        if shown == "gender" and "B" in row:
-            found |= {(column, row["B"]): cell for column, cell in row.items()}
+        shown = row.get(column) or shown
+        if shown == wanted and by in row:
+            found |= {(heading.split(" ‖")[0], row[by]): cell for heading, cell in row.items()}
     return found

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, Self
 
 from leakbench.auditing.report_contents import ReportContents
+from leakbench.auditing.report_parts import attacks_run, is_shown
 from leakbench.auditing.sentences import percent
 from leakbench.base.errors import UsageError
 
@@ -104,12 +105,11 @@ def _on_certificates(report: ReportContents) -> Judged:
 def _on_advantage(report: ReportContents, threshold: float) -> Judged:
     advantages = [
         (name, attack.title, advantage)
-        for attack in report.attacks
-        if not attack.control and not attack.refused
+        for attack in attacks_run(report.attacks)
         for name, advantage in attack.advantage.items()
     ]
     for name, title, advantage in advantages:
-        if advantage.low is not None and advantage.low > threshold:
+        if is_shown(advantage, threshold):
             text = f"{title}'s advantage in {name} is {percent(advantage, sign=True)} points"
             return Judged("holds", text)
     if report.verdict.reason == "updates differ":

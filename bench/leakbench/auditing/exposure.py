@@ -11,6 +11,8 @@ from leakbench.auditing.report_parts import (
     AuditedUpdate,
     Individual,
     ReportPart,
+    attacks_run,
+    is_shown,
 )
 from leakbench.metrics.of_attacks import CERTIFIED
 
@@ -67,7 +69,7 @@ def exposed_individuals(
     Args:
         attacks: with the controls, on these updates.
     """
-    ran = [a for a in attacks if not a.control and not a.refused]
+    ran = attacks_run(attacks)
     found = chain.from_iterable(_of_update(update, ran) for update in updates)
     return sorted(found, key=_rank)
 
@@ -116,7 +118,7 @@ def _shown(attack: AttackReport) -> list[tuple[str, float]]:
     return [
         (name, advantage.value or 0.0)
         for name, advantage in attack.advantage.items()
-        if advantage.low is not None and advantage.low > 0
+        if is_shown(advantage)
     ]
 
 

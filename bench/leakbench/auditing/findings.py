@@ -12,7 +12,9 @@ from leakbench.auditing.report_parts import (
     AuditedUpdate,
     DefenseReport,
     ReportPart,
+    attacks_run,
     baseline_of,
+    is_shown,
 )
 from leakbench.metrics.estimates import Estimate
 from leakbench.reports.baselines import is_above
@@ -82,7 +84,7 @@ class InferredProperty(ReportPart):
     @property
     def shown(self) -> bool:
         """Whether the advantage is more than chance."""
-        return self.advantage.low is not None and self.advantage.low > 0
+        return is_shown(self.advantage)
 
 
 class ConstantProperty(ReportPart):
@@ -155,7 +157,7 @@ def findings_of(
     """Return what was found; first that captured updates are not what attacks assume."""
     differ = _on_updates(updates)
     individuals = sum(update.size for update in updates)
-    ran = [a for a in attacks if not a.control and not a.refused]
+    ran = attacks_run(attacks)
     certified: list[Finding] = [
         CertifiedFeatures(
             attack=attack.title,

@@ -7,6 +7,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from leakbench.auditing.impact_assessment import impact_assessment
 from leakbench.auditing.more_batches import undecided_text
 from leakbench.auditing.report_contents import ReportContents
+from leakbench.auditing.report_parts import attacks_run
 from leakbench.auditing.sentences import percent, verdict_text
 from leakbench.auditing.verdicts import RELEVANT_ADVANTAGE
 from leakbench.auditing.worst_case import worst_case_text
@@ -40,7 +41,7 @@ def html_page(report: ReportContents) -> str:
         assessment=impact_assessment(report),
         properties=list(report.auxiliary.properties),
         titles={attack.name: attack.title for attack in report.attacks},
-        attackers=[a for a in report.attacks if not a.control and not a.refused],
+        attackers=attacks_run(report.attacks),
         listed=LISTED,
         min_groups=MIN_GROUPS,
         worst_case_percent=f"{100 * FALSE_POSITIVE_RATE:g}",

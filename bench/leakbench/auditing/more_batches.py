@@ -5,7 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from leakbench.auditing.report_parts import AttackReport, AuditedUpdate, ReportPart, baseline_of
+from leakbench.auditing.report_parts import (
+    AttackReport,
+    AuditedUpdate,
+    ReportPart,
+    attacks_run,
+    baseline_of,
+)
 from leakbench.auditing.sentences import percent
 from leakbench.auditing.verdicts import RELEVANT_ADVANTAGE
 from leakbench.metrics.estimates import MIN_GROUPS, Estimate
@@ -39,7 +45,7 @@ def undecided_properties(
         attacks: with the controls.
     """
     batches = sum(update.truth_known for update in updates)
-    ran = [a for a in attacks if not a.control and not a.refused]
+    ran = attacks_run(attacks)
     subjects = list(dict.fromkeys(name for a in ran for name in a.advantage))
     found = (_undecided(name, batches, ran, attacks) for name in subjects)
     return [each for each in found if each is not None]
@@ -115,7 +121,7 @@ def batches_to_verdict(
     updates: Sequence[AuditedUpdate], attacks: Sequence[AttackReport]
 ) -> int | None:
     """Return about how many more batches decide a verdict that wide intervals leave open."""
-    ran = [a for a in attacks if not a.control and not a.refused]
+    ran = attacks_run(attacks)
     advantages = [each for a in ran for each in a.advantage.values()]
     return more_batches(advantages, sum(u.truth_known for u in updates), excludable=True)
 

@@ -6,7 +6,13 @@ from collections.abc import Sequence
 
 from leakbench.auditing.exposure import ExposedIndividual
 from leakbench.auditing.findings import DefenseEffect, Finding
-from leakbench.auditing.report_parts import AttackReport, AuditedUpdate, Verdict
+from leakbench.auditing.report_parts import (
+    AttackReport,
+    AuditedUpdate,
+    Verdict,
+    attacks_run,
+    is_shown,
+)
 from leakbench.auditing.sentences import percent, reason_text
 from leakbench.auditing.verdicts import verdict_on
 
@@ -92,13 +98,12 @@ def _leak(
         )
     shown = [
         (advantage.low, name, attack.title, advantage)
-        for attack in attacks
-        if not attack.control and not attack.refused
+        for attack in attacks_run(attacks)
         for name, advantage in attack.advantage.items()
-        if advantage.low is not None and advantage.low > 0
+        if is_shown(advantage)
     ]
     if shown:
-        _, name, title, advantage = max(shown, key=lambda each: each[0])
+        _, name, title, advantage = max(shown, key=lambda each: each[0] or 0.0)
         parts.append(
             f"{title} infers {name} with a balanced accuracy {percent(advantage, sign=True)} "
             f"points above the best baseline"

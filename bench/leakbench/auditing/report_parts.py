@@ -109,6 +109,16 @@ class AttackReport(ReportPart):
     baselines: dict[str, str] = {}
 
 
+def attacks_run(attacks: Sequence[AttackReport]) -> list[AttackReport]:
+    """Return the attacks that ran, without controls."""
+    return [a for a in attacks if not a.control and not a.refused]
+
+
+def is_shown(advantage: Estimate, threshold: float = 0.0) -> bool:
+    """Whether the whole interval of an advantage is above a threshold."""
+    return advantage.low is not None and advantage.low > threshold
+
+
 def baseline_of(
     attack: AttackReport, name: str, attacks: Sequence[AttackReport]
 ) -> AttackReport | None:

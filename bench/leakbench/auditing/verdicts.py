@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from leakbench.auditing.report_parts import AttackReport, Verdict, baseline_of
+from leakbench.auditing.report_parts import (
+    AttackReport,
+    Verdict,
+    attacks_run,
+    baseline_of,
+    is_shown,
+)
 
 RELEVANT_ADVANTAGE = 0.1
 """Balanced accuracy above the best baseline's that must be excluded before nothing leaks."""
@@ -21,13 +27,13 @@ def verdict_on(attacks: Sequence[AttackReport]) -> Verdict:
 
 
 def _verdict(attacks: Sequence[AttackReport]) -> Verdict:
-    ran = [a for a in attacks if not a.control and not a.refused]
+    ran = attacks_run(attacks)
     # Attacks certify the features of the same individuals: a sum would count these twice.
     certified = max(map(_truly_certified, ran), default=0)
     if certified:
         return Verdict(outcome="leaks", reason="certified features", certified=certified)
     advantages = [each for a in ran for each in a.advantage.values()]
-    shown = [each for each in advantages if each.low is not None and each.low > 0]
+    shown = [each for each in advantages if is_shown(each)]
     if shown:
         best = max(shown, key=lambda each: each.low or 0.0)
         return Verdict(outcome="leaks", reason="advantage", advantage=best)

@@ -174,6 +174,7 @@ def load_suite(name: str) -> tuple[str, Suite]:
     for group in suite.group:
         _check_group(path, suite, group)
         _fill_in_preset(path, suite, group)
+        _refuse_ignored_parameters(path, suite, group)
     return path.stem, suite
 
 
@@ -183,7 +184,6 @@ def _fill_in_preset(path: Path, suite: Suite, group: Group) -> None:
     Its own parameters of a plugin are laid over those of the preset's.
     """
     if group.preset is None:
-        _refuse_ignored_parameters(f"suite file {path}: group {group.title!r}", suite, group)
         return
     if group.preset not in suite.preset:
         raise UsageError(
@@ -197,10 +197,9 @@ def _fill_in_preset(path: Path, suite: Suite, group: Group) -> None:
             # The group changes parameters of the preset's plugin.
             preset[field] |= group.cell.pop(f"{field}_parameters")
     group.cell = preset | group.cell
-    _refuse_ignored_parameters(f"suite file {path}: group {group.title!r}", suite, group)
 
 
-def _refuse_ignored_parameters(where: str, suite: Suite, group: Group) -> None:
+def _refuse_ignored_parameters(path: Path, suite: Suite, group: Group) -> None:
     """Refuse a plugin's parameters beside a table of its name and parameters, which would count."""
     for field in PLUGIN_FIELDS:
         given = f"{field}_parameters"
@@ -208,8 +207,8 @@ def _refuse_ignored_parameters(where: str, suite: Suite, group: Group) -> None:
         plugins = group.sweep.get(field) or [group.cell.get(field, suite.cell.get(field))]
         if beside and any(isinstance(plugin, dict) for plugin in plugins):
             raise UsageError(
-                f"{where} has {given} beside {field} = {{ name = …, … }}, whose parameters count; "
-                f"write them into that table"
+                f"suite file {path}: group {group.title!r} has {given} beside {field} = {{ name = "
+                f"…, … }}, whose parameters count; write them into that table"
             )
 
 
