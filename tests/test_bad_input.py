@@ -194,6 +194,7 @@ def test_a_cache_of_nobody_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> N
         (OSError(24, "Too many open files", "x"), "x: Too many open files"),
         (MemoryError(), "memory ran out"),
         (RecursionError(), "nested too deeply"),
+        (ImportError("x.so: failed to map segment from shared object"), "raise the limit"),
     ],
 )
 def test_what_the_machine_cannot_do_is_one_sentence(
@@ -205,6 +206,19 @@ def test_what_the_machine_cannot_do_is_one_sentence(
     monkeypatch.setattr("leakbench.sweep.suite_tables.report_suite", fail)
     code, _, printed = run("report", "quick")
     assert said in one_sentence(code, printed)
+
+
+def test_a_worker_that_cannot_be_started_ends_the_run_in_one_sentence(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(process: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("multiprocessing.context.SpawnProcess.start", fail)
+    code, _, said = run("run", "quick", "--out", str(tmp_path / "out"))
+    assert "Too many open files" in said.splitlines()[-1]
+    assert code == 2
+    assert "Traceback" not in said
 
 
 def test_a_link_to_itself_is_one_sentence(tmp_path: Path, run: Run) -> None:

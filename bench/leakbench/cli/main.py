@@ -91,7 +91,7 @@ def main() -> None:
             traceback.print_exc()
         typer.echo(f"leakbench: {error}", err=True)
         sys.exit(2)
-    except (OSError, MemoryError, RuntimeError) as error:
+    except (OSError, MemoryError, RuntimeError, ImportError) as error:
         # Of the machine or of an input, not of the program: no file descriptor is left, a name is
         # too long, a link leads to itself, memory is limited.
         sentence = _of_the_machine(error)
@@ -101,8 +101,12 @@ def main() -> None:
         sys.exit(2)
 
 
-def _of_the_machine(error: OSError | MemoryError | RuntimeError) -> str | None:
+def _of_the_machine(error: OSError | MemoryError | RuntimeError | ImportError) -> str | None:
     """Return a sentence for an error that no command has expected; None for an error of its own."""
+    if isinstance(error, ImportError):
+        # Of the dynamic linker's, where a library does not fit into the address space.
+        too_little = "failed to map segment" in str(error)
+        return "memory is too little to load PyTorch; raise the limit" if too_little else None
     from leakbench.base.memory import is_out_of_memory
 
     where = "run again with --debug to see where"

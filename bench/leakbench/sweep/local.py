@@ -115,8 +115,11 @@ class LocalExecutor:
     def _start(self, worker: _Worker) -> None:
         if worker.pipe is not None:
             worker.pipe.close()
-        worker.pipe, theirs = self._context.Pipe()
-        worker.process = self._context.Process(
+            worker.pipe = None
+        # Of a process that could not be started nothing may be left: it cannot be ended.
+        worker.process = None
+        pipe, theirs = self._context.Pipe()
+        process = self._context.Process(
             target=_serve, args=(theirs, self._site, worker.gpu), name=f"leakbench-{worker.name}"
         )
         # Started with the first worker, and after its death, it would lift the mask below.
@@ -126,11 +129,11 @@ class LocalExecutor:
         # worker has measured.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, DEFERRED)
         try:
-            worker.process.start()
+            process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
-        worker.held_setup = ""
+        worker.pipe, worker.process, worker.held_setup = pipe, process, ""
 
 
 @dataclass
