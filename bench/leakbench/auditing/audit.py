@@ -28,6 +28,7 @@ from leakbench.auditing.channels import in_models_channels
 from leakbench.auditing.client_batches import Clients
 from leakbench.auditing.client_defense import checked_defense
 from leakbench.auditing.client_loss import Criterion
+from leakbench.auditing.client_targets import with_targets
 from leakbench.auditing.copied_model import unwrapped
 from leakbench.auditing.default_defenses import default_defenses
 from leakbench.auditing.defending import Defended, defend_all
@@ -43,7 +44,12 @@ from leakbench.auditing.labelled_images import (
 )
 from leakbench.auditing.mode_detection import in_clients_mode
 from leakbench.auditing.model_outputs import returning_logits
-from leakbench.auditing.model_splitting import PixelScale, check_in_mode, split_model
+from leakbench.auditing.model_splitting import (
+    PixelScale,
+    check_in_mode,
+    logits_of,
+    split_model,
+)
 from leakbench.auditing.report import Report
 from leakbench.auditing.reporting import report_of
 from leakbench.auditing.threat_model import ThreatModel
@@ -115,8 +121,10 @@ def audit(
         learning_rate, local_steps, local_batch: see `auditing.updates.UpdateFormat`.
         mode: in which clients run BatchNorm; None reads it off the updates, and assumes `eval`
             where they do not show it.
-        loss: of clients: `nn.CrossEntropyLoss` or `nn.BCEWithLogitsLoss` with its weights, label
-            smoothing and reduction; None for the mean cross-entropy.
+        loss: of clients: `nn.CrossEntropyLoss`, `nn.BCEWithLogitsLoss` or `nn.MSELoss` with its
+            weights, label smoothing and reduction, or a function of outputs and targets that
+            computes the same; None for the mean cross-entropy. It gets classes, or the rows of
+            `labels` where these are vectors, see `auditing.client_targets`.
         labels_known, defense, property_model, seed: see `auditing.threat_model.ThreatModel`.
         attacks: names, or names with parameters; None for those that fit the head.
         budget: gradient evaluations per batch, for attacks without given parameters.
@@ -181,12 +189,11 @@ def audit(
         model, aux, known, training, (len(pixel_mean), len(pixel_deviation))
     )
     scale, examples = _scale(pixel_mean, pixel_deviation, aux), aux.images[:EXAMPLES]
-    model = returning_logits(
-        model,
-        examples if scale is None else scale(examples),
-        None if logits is None else str(logits),
-    )
-    own = split_model(model, split, examples, scale, loss)
+    scaled = examples if scale is None else scale(examples)
+    model = returning_logits(model, scaled, None if logits is None else str(logits))
+    width = logits_of(model, scaled).shape[1]
+    targets, aux, known = with_targets(loss, width, aux, known)
+    own = split_model(model, split, examples, scale, targets)
     if split is None:
         on_status(f"the head begins at {own.split}")
     properties, left_out = _inferable(properties, aux, known)
@@ -195,12 +202,12 @@ def audit(
     clients, mode_note = in_clients_mode(
         clients, mode, read.captured, known, update_format, examples
     )
-    check_in_mode(own, model, examples, scale, clients.threat.mode, loss)
+    check_in_mode(own, model, examples, scale, clients.threat.mode, targets)
     on_status("computing the deep features of D_aux")
     clients = replace(clients, model=own.to(device), device=device)
     case = case_of(clients, read, aux, known, update_format, sizes)
     loss_note = "" if own.loss.is_plain else f"Clients compute {own.loss.in_words}."
-    notes = tuple(filter(None, (grey_note, loss_note, mode_note)))
+    notes = tuple(filter(None, (grey_note, loss_note, targets.note, mode_note)))
     case = replace(case, left_out=(*left_out, *case.left_out), notes=notes)
     for why in case.left_out:
         on_status(f"left out: {why}")

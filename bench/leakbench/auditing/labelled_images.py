@@ -22,7 +22,9 @@ class LabelledImages:
             table as the model takes them, floating-point numbers of shape (n, d), or token ids,
             integers of shape (n, t).
         properties: property → presence, shape (n,) each.
-        labels: main-task classes, shape (n,); None where they are not known.
+        labels: main-task classes, shape (n,); or what the loss compares each of K logits with,
+            such as class probabilities or a set of labels, shape (n, K); None where they are not
+            known.
         identities: of the people shown, shape (n,); equal numbers mean the same person, across
             D_aux and the truth; None if each image shows a different person.
         updates: of the truth, the name of the update that each individual is in, empty or None for

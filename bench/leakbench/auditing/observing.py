@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from leakbench.auditing.affine_errors import with_certificates_that_hold
 from leakbench.auditing.case import Case
 from leakbench.auditing.client_batches import Batch, KnownBatch
 from leakbench.auditing.client_defense import NO_DEFENSE, build_defense
@@ -119,7 +120,10 @@ def answer(
     runs = attack.least_runs if attack.is_random else 1
     started = time.perf_counter()
     results = [
-        attack.infer(server, _in_run(observations, number), _ignore_progress)
+        [
+            with_certificates_that_hold(result, model, first.size)
+            for result in attack.infer(server, _in_run(observations, number), _ignore_progress)
+        ]
         for number in range(runs)
     ]
     seconds = (time.perf_counter() - started) / runs
