@@ -52,6 +52,7 @@ from leakbench.auditing.model_splitting import (
 )
 from leakbench.auditing.report import Report
 from leakbench.auditing.reporting import report_of
+from leakbench.auditing.several_inputs import as_one_input
 from leakbench.auditing.threat_model import ThreatModel
 from leakbench.auditing.training import FederatedTraining, Training
 from leakbench.auditing.updates import ReadUpdates, Tensors, UpdateFormat, UpdateKind, read_updates
@@ -183,6 +184,9 @@ def audit(
         raise UsageError("there is no update to audit; give some, or None and the truth")
     aux = _images(auxiliary, image_size, "D_aux")
     known = None if truth is None else _images(truth, image_size, "the truth")
+    model, aux, known = as_one_input(model, aux, known)
+    aux = check_images(aux, "D_aux")
+    known = None if known is None else check_images(known, "the truth")
     on_status("tracing the model")
     model = unwrapped(model) if isinstance(model, nn.Module) else model
     aux, known, training, grey_note = in_models_channels(
@@ -191,8 +195,7 @@ def audit(
     scale, examples = _scale(pixel_mean, pixel_deviation, aux), aux.images[:EXAMPLES]
     scaled = examples if scale is None else scale(examples)
     model = returning_logits(model, scaled, None if logits is None else str(logits))
-    width = logits_of(model, scaled).shape[1]
-    targets, aux, known = with_targets(loss, width, aux, known)
+    targets, aux, known = with_targets(loss, logits_of(model, scaled), aux, known)
     own = split_model(model, split, examples, scale, targets)
     if split is None:
         on_status(f"the head begins at {own.split}")
@@ -325,9 +328,9 @@ def _attacks(
 
 
 def _images(given: LabelledImages | Path | str, size: int | None, role: str) -> LabelledImages:
-    if not isinstance(given, LabelledImages):
-        given = read_labelled_images(Path(given), size, role)
-    return check_images(given, role)
+    if isinstance(given, LabelledImages):
+        return given
+    return read_labelled_images(Path(given), size, role)
 
 
 def _check_device(name: str) -> None:

@@ -19,11 +19,13 @@ Rows = tuple[tuple[float, ...], ...]
 """The target of each label."""
 
 
-def loss_of(criterion: Criterion, logits: int) -> Loss:
+def loss_of(criterion: Criterion, logits: int, normalised: bool = False) -> Loss:
     """Return the loss that a module or function computes, of class numbers for labels.
 
     Args:
         logits: how many the model returns.
+        normalised: whether these are log-probabilities, as after a log-softmax: of these the
+            negative log-likelihood is the cross-entropy.
 
     Raises:
         UsageError: attacks cannot state it; says what would be needed.
@@ -41,7 +43,14 @@ def loss_of(criterion: Criterion, logits: int) -> Loss:
         return _binary(criterion, logits)
     if type(criterion) is nn.MSELoss:
         return Loss(reduction=_reduction(criterion), link="identity", table=one_hot(logits))
-    found = _same_as(criterion, logits)
+    if type(criterion) is nn.NLLLoss:
+        if not normalised:
+            raise UsageError(
+                "nn.NLLLoss takes log-probabilities, and the model returns something else; let it "
+                "end in a log_softmax, or give nn.CrossEntropyLoss"
+            )
+        return _cross_entropy(criterion, logits)
+    found = _same_as(criterion, logits, normalised)
     if found is not None:
         return found
     name = getattr(criterion, "__name__", type(criterion).__name__)
@@ -52,11 +61,11 @@ def loss_of(criterion: Criterion, logits: int) -> Loss:
     )
 
 
-def _cross_entropy(criterion: nn.CrossEntropyLoss, logits: int) -> Loss:
+def _cross_entropy(criterion: nn.CrossEntropyLoss | nn.NLLLoss, logits: int) -> Loss:
     if logits == 1:
         raise UsageError(
-            "nn.CrossEntropyLoss needs a logit for each class, but the model returns a single one; "
-            "give loss=nn.BCEWithLogitsLoss()"
+            f"nn.{type(criterion).__name__} needs a logit for each class, but the model returns a "
+            f"single one; give loss=nn.BCEWithLogitsLoss()"
         )
     if criterion.ignore_index >= 0:
         raise UsageError(
@@ -69,7 +78,8 @@ def _cross_entropy(criterion: nn.CrossEntropyLoss, logits: int) -> Loss:
         raise UsageError(
             f"the loss has weights of {len(weights)} classes, but the model returns {logits} logits"
         )
-    return Loss(weights, criterion.label_smoothing, _reduction(criterion))
+    smoothing = criterion.label_smoothing if isinstance(criterion, nn.CrossEntropyLoss) else 0.0
+    return Loss(weights, smoothing, _reduction(criterion))
 
 
 def _binary(criterion: nn.BCEWithLogitsLoss, logits: int) -> Loss:
@@ -114,7 +124,7 @@ def _weights(weight: Tensor | None) -> tuple[float, ...]:
 
 
 def _reduction(
-    criterion: nn.CrossEntropyLoss | nn.BCEWithLogitsLoss | nn.MSELoss,
+    criterion: nn.CrossEntropyLoss | nn.NLLLoss | nn.BCEWithLogitsLoss | nn.MSELoss,
 ) -> Literal["mean", "sum"]:
     if criterion.reduction == "mean":
         return "mean"
@@ -126,7 +136,7 @@ def _reduction(
     )
 
 
-def _same_as(criterion: Criterion, logits: int) -> Loss | None:
+def _same_as(criterion: Criterion, logits: int, normalised: bool) -> Loss | None:
     """Return the loss, of those without weights, that a function has the values and derivatives of.
 
     It is compared on random batches of two sizes, so that a mean and a sum differ.
@@ -147,15 +157,24 @@ def _same_as(criterion: Criterion, logits: int) -> Loss | None:
         )
         for size in COMPARED
     ]
-    return next((each for each in known if all(_agree(criterion, each, *b) for b in batches)), None)
+    return next(
+        (each for each in known if all(_agree(criterion, each, *b, normalised) for b in batches)),
+        None,
+    )
 
 
-def _agree(criterion: Callable[[Any, Any], Any], loss: Loss, logits: Tensor, labels: Tensor) -> bool:
+def _agree(
+    criterion: Callable[[Any, Any], Any],
+    loss: Loss,
+    logits: Tensor,
+    labels: Tensor,
+    normalised: bool,
+) -> bool:
     """Whether a function and a loss have the same value and derivative."""
     targets = logits.new_tensor(loss.table)[labels] if loss.table else labels
     leaf = logits.clone().requires_grad_()
     try:
-        found = criterion(leaf, targets)
+        found = criterion(leaf.log_softmax(1) if normalised else leaf, targets)
         (gradient,) = torch.autograd.grad(found, leaf)
     except Exception:  # The user's code may raise anything on targets that it is not for.
         return False

@@ -25,6 +25,10 @@ ALL_SETS = 8
 """Labels of which every set is tried, at most."""
 
 
+ROUNDING = 1e-4
+"""How far the logarithm of the sum of probabilities may be from 0."""
+
+
 @dataclass(frozen=True)
 class Targets:
     """How labels enter the clients' loss.
@@ -53,19 +57,21 @@ class Targets:
 
 
 def with_targets(
-    criterion: Criterion, logits: int, auxiliary: LabelledImages, truth: LabelledImages | None
+    criterion: Criterion, outputs: Tensor, auxiliary: LabelledImages, truth: LabelledImages | None
 ) -> tuple[Targets, LabelledImages, LabelledImages | None]:
     """Return how labels enter the loss, and D_aux and the truth with numbers for labels.
 
     Args:
         criterion: the clients' loss.
-        logits: how many the model returns.
+        outputs: of the model for some individuals, shape (n, K).
 
     Raises:
         UsageError: attacks cannot state the loss, labels do not fit it, there are too many
             different ones, or the truth has one that D_aux has not.
     """
-    loss = loss_of(criterion, logits)
+    logits = outputs.shape[1]
+    normalised = logits > 1 and bool((outputs.logsumexp(1).abs() < ROUNDING).all())
+    loss = loss_of(criterion, logits, normalised)
     held = [("D_aux", auxiliary), *([] if truth is None else [("the truth", truth)])]
     vectors = [
         (role, each) for role, each in held if each.labels is not None and _is_vector(each, loss)
