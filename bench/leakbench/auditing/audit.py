@@ -24,35 +24,33 @@ from leakbench.auditing.attacking import (
     with_fallback,
 )
 from leakbench.auditing.case import Case, case_of
-from leakbench.auditing.channels import in_models_channels
 from leakbench.auditing.client_batches import Clients
 from leakbench.auditing.client_defense import checked_defense
 from leakbench.auditing.client_loss import Criterion
-from leakbench.auditing.client_targets import with_targets
-from leakbench.auditing.copied_model import unwrapped
-from leakbench.auditing.default_defenses import default_defenses
+from leakbench.auditing.clock import Clock, expected_seconds
+from leakbench.auditing.default_defenses import USUAL_DEFENSES, default_defenses
 from leakbench.auditing.defending import Defended, defend_all
+from leakbench.auditing.fitted_model import EXAMPLES, PixelNumbers, fit_together
 from leakbench.auditing.image_files import read_labelled_images
 from leakbench.auditing.labelled_images import (
     LabelledImages,
     check_disjoint_identities,
-    check_images,
     check_labels_and_properties,
     check_property,
     check_varies,
     kind_of,
 )
 from leakbench.auditing.mode_detection import in_clients_mode
-from leakbench.auditing.model_outputs import returning_logits
-from leakbench.auditing.model_splitting import (
-    PixelScale,
-    check_in_mode,
-    logits_of,
-    split_model,
+from leakbench.auditing.model_splitting import check_in_mode, split_model
+from leakbench.auditing.quick import (
+    PROPERTY_MODEL,
+    SECONDS,
+    UPDATES,
+    fewer_individuals,
+    quick_attacks,
 )
 from leakbench.auditing.report import Report
 from leakbench.auditing.reporting import report_of
-from leakbench.auditing.several_inputs import as_one_input
 from leakbench.auditing.threat_model import ThreatModel
 from leakbench.auditing.training import FederatedTraining, Training
 from leakbench.auditing.updates import ReadUpdates, Tensors, UpdateFormat, UpdateKind, read_updates
@@ -61,9 +59,6 @@ from leakbench.base.errors import UsageError
 from leakbench.base.plugins import PluginSpec, sentence
 
 Settings = TypeVar("Settings", bound=BaseModel)
-
-EXAMPLES = 3
-"""Images of D_aux that the model is traced with."""
 
 
 def audit(
@@ -94,6 +89,9 @@ def audit(
     device: str = "cpu",
     seed: int = 0,
     logits: str | int | None = None,
+    weight_decay: float = 0.0,
+    quick: bool = False,
+    time_limit: float | None = None,
     name: str = "",
     on_status: Callable[[str], None] = lambda _: None,
 ) -> Report:
@@ -138,8 +136,12 @@ def audit(
         device: for computations, such as `cuda`.
         logits: which part of the model's output they are, where it returns a dict, tuple or
             dataclass: a key, field or place. None for `logits`, or the only tensor (n, classes).
+        weight_decay: λ of clients' SGD, whose updates hold λ times the weights as well.
+        quick: whether to answer within about two minutes; see `leakbench.auditing.quick` for what
+            is left out.
+        time_limit: minutes after which attacks end; the report says what was not run.
         name: of the model in the report; its class by default.
-        on_status: called with a short description of each step.
+        on_status: called with a short description of each step, and the time that is left.
 
     An update, attack, defense or property that cannot be audited is left out; the report and
     `on_status` say why. After Ctrl-C the report has what was finished.
@@ -159,13 +161,15 @@ def audit(
         learning_rate=learning_rate,
         local_steps=local_steps,
         local_batch=local_batch,
+        weight_decay=weight_decay,
     )
+    clock = Clock(on_status, _seconds(quick, time_limit))
     threat = _checked(
         ThreatModel,
         mode=mode or "eval",
         labels_known=labels_known,
         defense=None if defense is None else dict(defense),
-        property_model=property_model,
+        property_model=PROPERTY_MODEL if quick else property_model,
         seed=seed,
     )
     if updates is None and truth is None:
@@ -184,23 +188,25 @@ def audit(
         raise UsageError("there is no update to audit; give some, or None and the truth")
     aux = _images(auxiliary, image_size, "D_aux")
     known = None if truth is None else _images(truth, image_size, "the truth")
-    model, aux, known = as_one_input(model, aux, known)
-    aux = check_images(aux, "D_aux")
-    known = None if known is None else check_images(known, "the truth")
-    on_status("tracing the model")
-    model = unwrapped(model) if isinstance(model, nn.Module) else model
-    aux, known, training, grey_note = in_models_channels(
-        model, aux, known, training, (len(pixel_mean), len(pixel_deviation))
+    fitted = fit_together(
+        model,
+        aux,
+        known,
+        training,
+        PixelNumbers(pixel_mean, pixel_deviation),
+        None if logits is None else str(logits),
+        loss,
+        read.captured,
     )
-    scale, examples = _scale(pixel_mean, pixel_deviation, aux), aux.images[:EXAMPLES]
-    scaled = examples if scale is None else scale(examples)
-    model = returning_logits(model, scaled, None if logits is None else str(logits))
-    targets, aux, known = with_targets(loss, logits_of(model, scaled), aux, known)
+    model, targets, scale = fitted.model, fitted.targets, fitted.scale
+    examples = fitted.auxiliary.images[:EXAMPLES]
+    on_status("tracing the model")
     own = split_model(model, split, examples, scale, targets)
     if split is None:
         on_status(f"the head begins at {own.split}")
-    properties, left_out = _inferable(properties, aux, known)
-    aux, known = _checked_images(aux, known, properties, own.classes)
+    aux = fewer_individuals(fitted.auxiliary, seed) if quick else fitted.auxiliary
+    properties, left_out = _inferable(properties, aux, fitted.truth)
+    aux, known = _checked_images(aux, fitted.truth, properties, own.classes)
     clients = Clients(own, model, threat, "cpu")
     clients, mode_note = in_clients_mode(
         clients, mode, read.captured, known, update_format, examples
@@ -208,19 +214,37 @@ def audit(
     check_in_mode(own, model, examples, scale, clients.threat.mode, targets)
     on_status("computing the deep features of D_aux")
     clients = replace(clients, model=own.to(device), device=device)
-    case = case_of(clients, read, aux, known, update_format, sizes)
-    loss_note = "" if own.loss.is_plain else f"Clients compute {own.loss.in_words}."
-    notes = tuple(filter(None, (grey_note, loss_note, targets.note, mode_note)))
-    case = replace(case, left_out=(*left_out, *case.left_out), notes=notes)
+    case = case_of(clients, read, aux, known, update_format, sizes, UPDATES if quick else None)
+    notes = tuple(filter(None, (*fitted.notes, mode_note)))
+    case = replace(case, left_out=(*left_out, *case.left_out), notes=notes, quick=quick)
     for why in case.left_out:
         on_status(f"left out: {why}")
     chosen = with_controls(_attacks(attacks, case, budget), case)
+    if quick and chosen_defenses is None:
+        chosen_defenses = []
+    clock.expect(expected_seconds(case, chosen), _times(case, chosen_defenses))
     # The other kernels of attention cannot be differentiated twice.
     with sdpa_kernel(SDPBackend.MATH):
-        attacked = attack_all(case, chosen, case.batches, on_status)
+        attacked = attack_all(case, chosen, case.batches, clock)
         _check_any_ran(attacked)
-        defended = _defended(case, chosen, attacked, chosen_defenses, training, on_status)
+        defended = _defended(case, chosen, attacked, chosen_defenses, fitted.training, clock)
     return report_of(case, attacked, defended, name or type(model).__name__, own.split)
+
+
+def _seconds(quick: bool, time_limit: float | None) -> float | None:
+    """Return the seconds after which attacks end; None for no limit."""
+    if time_limit is None:
+        return SECONDS if quick else None
+    if not 0 < time_limit < float("inf"):
+        raise UsageError(f"time_limit must be minutes above 0, not {time_limit:g}")
+    return 60 * time_limit
+
+
+def _times(case: Case, defenses: Sequence[PluginSpec] | None) -> int:
+    """Return how often attacks run: on the updates, without a further defense, and under each."""
+    if not case.known_batches or (defenses is not None and not defenses):
+        return 1
+    return 2 + (USUAL_DEFENSES if defenses is None else len(defenses))
 
 
 def _check_any_ran(attacked: Mapping[str, Attacked]) -> None:
@@ -252,7 +276,7 @@ def _defended(
     attacked: Mapping[str, Attacked],
     defenses: Sequence[PluginSpec] | None,
     training: Training | FederatedTraining | None,
-    on_status: Callable[[str], None],
+    clock: Clock,
 ) -> list[Defended]:
     """Return the attacks that can be run, under defenses; none after an interruption."""
     none_chosen = defenses is not None and not defenses
@@ -265,7 +289,7 @@ def _defended(
         for spec in chosen
         if attacked[spec.name].attack.control or not attacked[spec.name].refused
     ]
-    return defend_all(case, tried, kept, training, on_status)
+    return defend_all(case, tried, kept, training, clock)
 
 
 def _checked_images(
@@ -320,7 +344,7 @@ def _attacks(
     if isinstance(attacks, Mapping):
         given = [PluginSpec(name, parameters) for name, parameters in attacks.items()]
         return [with_fallback(spec, case) for spec in given]
-    usual = default_attacks(case, budget)
+    usual = quick_attacks(case) if case.quick else default_attacks(case, budget)
     if attacks is None:
         return usual
     by_name = {spec.name: spec for spec in usual}
@@ -338,29 +362,6 @@ def _check_device(name: str) -> None:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"device {name!r} is not available here; give cpu, cuda or mps") from error
-
-
-def _scale(
-    mean: Sequence[float], deviation: Sequence[float], example: LabelledImages
-) -> PixelScale | None:
-    if not mean and not deviation:
-        return None
-    if kind_of(example.images) != "images":
-        raise UsageError(
-            f"pixel_mean and pixel_deviation scale images, not {kind_of(example.images)}; give "
-            f"them as the model takes them"
-        )
-    channels = example.images.shape[1]
-    means, deviations = tuple(mean) or (0.0,), tuple(deviation) or (1.0,)
-    for argument, given in (("pixel_mean", means), ("pixel_deviation", deviations)):
-        if len(given) not in (1, channels):
-            raise UsageError(
-                f"{argument} has {len(given)} numbers, but images have {channels} channels; give "
-                f"one for all, or one for each"
-            )
-    if any(number <= 0 for number in deviations):
-        raise UsageError("pixel_deviation must be above 0")
-    return PixelScale(means, deviations)
 
 
 def _checked(settings: type[Settings], **values: Any) -> Settings:

@@ -50,8 +50,8 @@ class Targets:
         if self.criterion is None:
             return functional.cross_entropy(logits, targets)
         own = self.criterion
-        found: Tensor = own.to(logits)(logits, targets) if isinstance(own, nn.Module) else own(
-            logits, targets
+        found: Tensor = (
+            own.to(logits)(logits, targets) if isinstance(own, nn.Module) else own(logits, targets)
         )
         return found
 

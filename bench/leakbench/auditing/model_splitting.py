@@ -45,6 +45,7 @@ class SplitModel(SharedModel):
     Attributes:
         names: parameter of an update, `extractor.…` or `classifier.…` → the user's name for it.
         classes: number K of main-task classes.
+        parameter_tensors: of the user's model, how many tensors there are, frozen ones included.
         has_dropout: whether the user's model has dropout, which is left out here.
         split: where it is split, for the report.
         loss: of clients.
@@ -58,9 +59,11 @@ class SplitModel(SharedModel):
         classes: int,
         has_dropout: bool,
         split: str,
+        parameters: int,
         loss: Loss = PLAIN,
     ) -> None:
         super().__init__(extractor, classifier)
+        self.parameter_tensors = parameters
         self.loss = loss
         self.names = dict(names)
         self.classes = classes
@@ -125,9 +128,10 @@ def split_model(
         targets: how labels enter the clients' loss; None for the mean cross-entropy.
 
     Raises:
-        UsageError: the model returns a single logit, and no loss is given; there is no such submodule; the head depends on
-            anything but its output; the model does not take the images, or does not return logits;
-            or the split model does not compute the user's logits and gradients.
+        UsageError: the model returns a single logit, and no loss is given; there is no such
+            submodule; the head depends on anything but its output; the model does not take the
+            images, or does not return logits; or the split model does not compute the user's logits
+            and gradients.
     """
     if isinstance(model, nn.Module):
         model = unwrapped(model)
@@ -224,7 +228,8 @@ def _split(
     _freeze(shared, set(names))
     split = given or f"the input of {_owner(names, shared)}"
     classes = loss.classes(logits)
-    own = SplitModel(extractor, classifier, names, classes, traced.has_dropout, split, loss)
+    every = len(traced.names)
+    own = SplitModel(extractor, classifier, names, classes, traced.has_dropout, split, every, loss)
     return own.requires_grad_(False).eval()
 
 

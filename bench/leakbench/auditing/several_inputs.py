@@ -1,4 +1,4 @@
-"""Models of several inputs: what they take is packed into one row of numbers for each individual."""
+"""Models of several inputs: what they take of an individual is packed into one row of numbers."""
 
 from __future__ import annotations
 

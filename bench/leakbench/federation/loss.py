@@ -57,7 +57,7 @@ class Loss:
 
     @property
     def is_affine(self) -> bool:
-        """Whether its derivative by the logits is affine in them: mixtures look like individuals."""
+        """Whether its derivative by the logits is affine: mixtures may look like individuals."""
         return self.link == "identity"
 
     def classes(self, logits: int) -> int:
