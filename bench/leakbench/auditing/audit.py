@@ -80,7 +80,7 @@ def audit(
     defense: Mapping[str, Any] | None = None,
     attacks: Sequence[str] | Mapping[str, Mapping[str, Any]] | None = None,
     budget: int = 400,
-    defenses: Sequence[Mapping[str, Any]] | None = None,
+    defenses: Sequence[Mapping[str, Any] | str] | None = None,
     training: Training | FederatedTraining | None = None,
     pixel_mean: Sequence[float] = (),
     pixel_deviation: Sequence[float] = (),
@@ -127,8 +127,8 @@ def audit(
         labels_known, defense, property_model, seed: see `auditing.threat_model.ThreatModel`.
         attacks: names, or names with parameters; None for those that fit the head.
         budget: gradient evaluations per batch, for attacks without given parameters.
-        defenses: under which clients send the batches of the truth again, as `{"name": …,
-            parameter: …}`; None for a list at levels that suit the gradients, () for none.
+        defenses: under which clients send the batches of the truth again, by name or as `{"name":
+            …, parameter: …}`; None for a list at levels that suit the gradients, () for none.
         training: of a model under a defense, to measure its utility cost; see `Training`.
         pixel_mean, pixel_deviation: with which clients scale pixels; for each channel, or one for
             all.
@@ -151,9 +151,7 @@ def audit(
             can be run; its message says what to correct.
         KeyboardInterrupt: on Ctrl-C before any attack was finished.
     """
-    sizes = [] if batch_size is None or isinstance(batch_size, int) else list(batch_size)
-    for size in sizes:
-        _checked(UpdateFormat, batch_size=size)
+    sizes = _sizes(batch_size)
     update_format = _checked(
         UpdateFormat,
         kind=kind,
@@ -176,6 +174,7 @@ def audit(
         raise UsageError("there is nothing to audit: give updates, or the truth to compute some of")
     if auxiliary is None:
         raise UsageError("give auxiliary: D_aux, labelled images of people in no client's data")
+    _check_lists(properties=properties, attacks=attacks, defenses=defenses)
     if not properties:
         raise UsageError("give at least one property to infer")
     _check_device(device)
@@ -229,6 +228,21 @@ def audit(
         _check_any_ran(attacked)
         defended = _defended(case, chosen, attacked, chosen_defenses, fitted.training, clock)
     return report_of(case, attacked, defended, name or type(model).__name__, own.split)
+
+
+def _sizes(batch_size: int | Sequence[int] | None) -> list[int]:
+    """Return the batch size of each update; empty where they do not differ."""
+    sizes = [] if batch_size is None or isinstance(batch_size, int) else list(batch_size)
+    for size in sizes:
+        _checked(UpdateFormat, batch_size=size)
+    return sizes
+
+
+def _check_lists(**arguments: object) -> None:
+    """Refuse one text in place of a list of texts, whose letters would be taken one by one."""
+    for name, given in arguments.items():
+        if isinstance(given, str):
+            raise UsageError(f'{name}="{given}" is one text; give a list, {name}=["{given}"]')
 
 
 def _seconds(quick: bool, time_limit: float | None) -> float | None:

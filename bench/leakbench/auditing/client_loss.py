@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -33,8 +34,8 @@ def loss_of(criterion: Criterion, logits: int, normalised: bool = False) -> Loss
     if criterion is None:
         if logits == 1:
             raise UsageError(
-                "the model returns a single logit; give loss=nn.BCEWithLogitsLoss() for two "
-                "classes, or let it return a logit for each class"
+                "the model returns a single logit; give loss=nn.BCEWithLogitsLoss() (--loss "
+                "binary) for two classes, or let it return a logit for each class"
             )
         return PLAIN
     if type(criterion) is nn.CrossEntropyLoss:
@@ -174,7 +175,9 @@ def _agree(
     targets = logits.new_tensor(loss.table)[labels] if loss.table else labels
     leaf = logits.clone().requires_grad_()
     try:
-        found = criterion(leaf.log_softmax(1) if normalised else leaf, targets)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Of shapes that the function is not for.
+            found = criterion(leaf.log_softmax(1) if normalised else leaf, targets)
         (gradient,) = torch.autograd.grad(found, leaf)
     except Exception:  # The user's code may raise anything on targets that it is not for.
         return False
