@@ -125,9 +125,10 @@ def case_of(
     rows = rows_by_update(names, truth, update_format, batch_sizes)
     batches: list[Batch] = []
     left_out: list[str] = []
+    skipped: list[str] = []
     every = [each.name for each in updates.captured] or list(rows)
     if most is not None and len(every) > most:
-        left_out.append(f"{len(every) - most} of {len(every)} updates, for a quick audit")
+        skipped = [f"{len(every) - most} of {len(every)} updates, for a quick audit"]
         every = every[:most]
     for name in every:
         captured = next((each for each in updates.captured if each.name == name), None)
@@ -142,7 +143,7 @@ def case_of(
         except Exception as error:  # One update that cannot be audited must not end the audit.
             left_out.append(f"update {name!r} cannot be audited: {error_text(error)}")
     if left_out and not batches:
-        raise UsageError(left_out[-1])
+        raise UsageError(left_out[0])
     return Case(
         server=_server(clients, auxiliary, _usual_size(batches)),
         model=clients.model,
@@ -150,7 +151,7 @@ def case_of(
         batches=tuple(batches),
         accuracy=_accuracy(clients.model, batches),
         unassigned=0 if truth is None else len(truth) - sum(map(len, rows.values())),
-        left_out=(*updates.unread.values(), *left_out),
+        left_out=(*updates.unread.values(), *skipped, *left_out),
         checks=tuple(check_update(batch, clients) for batch in batches),
     )
 

@@ -14,6 +14,7 @@ from leakbench.base.plugins import PluginSpec
 from leakbench.base.registry import ATTACKS
 from leakbench.federation.batch_norm import in_mode
 from leakbench.federation.client import client_update
+from leakbench.metrics.formatting import counted
 from leakbench.threat.attack import Attack
 
 
@@ -54,11 +55,11 @@ class Clock:
         """
         self._expected = dict(seconds)
         self._left = sum(seconds.values()) * times
+        runs = f", run {times} times, without and under defenses" if times > 1 else ""
         most = "" if self.limit is None else f", and at most {duration(self.limit)} are given"
         self.on_status(
-            f"{len(seconds)} attacks{f', {times - 1} times under defenses' if times > 1 else ''}: "
-            f"about {duration(self._left)}, and several times that where a search does not find "
-            f"everybody{most}"
+            f"{counted(len(seconds), 'attack')}{runs}: about {duration(self._left)}, and several "
+            f"times that where a search does not find everybody{most}"
         )
 
     def begin(self, name: str) -> None:
