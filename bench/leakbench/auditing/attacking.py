@@ -164,6 +164,7 @@ def attack_all(
             refused = why = INTERRUPTED
         else:
             why = refused
+        clock.end(finished=False)
         done[name] = Attacked(attack, attack.required_knowledge, refused=why)
     clock.end()
     return {

@@ -105,7 +105,10 @@ def with_targets(
         )
     numbers = {role: _numbers(each, table, dict(vectors)[role]) for role, each in rows.items()}
     listed = "all sets of labels" if every else f"the {len(table)} different labels of D_aux"
-    note = f"Attacks and baselines take each individual's label to be one of {listed}."
+    note = (
+        f"Attacks and baselines take each individual's label to be one of {listed}; the report "
+        f"numbers these from 0, in ascending order."
+    )
     return (
         Targets(criterion, replace(loss, table=table), note),
         *_numbered(auxiliary, truth, numbers),

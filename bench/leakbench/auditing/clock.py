@@ -77,15 +77,20 @@ class Clock:
             f"{duration(left)} left)"
         )
 
-    def end(self) -> None:
-        """Say that the attack that was begun has ended."""
+    def end(self, finished: bool = True) -> None:
+        """Say that the attack that was begun has ended.
+
+        Args:
+            finished: whether it ran to its end, so that its time tells of others'.
+        """
         if self._current is None:
             return
         name, since = self._current
         self._current = None
         expected = self._expected.get(name, 0.0)
         self._left = max(0.0, self._left - expected)
-        self._spent, self._done = self._spent + self.now() - since, self._done + expected
+        if finished:
+            self._spent, self._done = self._spent + self.now() - since, self._done + expected
 
     def check(self, _share: float) -> None:
         """End an attack whose time is over; its callback for progress.
