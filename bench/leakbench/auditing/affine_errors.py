@@ -41,5 +41,5 @@ def with_certificates_that_hold(
         assert layer.activation is not None
         shown.append((z > 0).to(z))
         inputs = layer.activation.value(z)
-    apart = len(torch.cat(shown, dim=1).unique(dim=0)) == batch_size
+    apart = len(set(map(tuple, torch.cat(shown, dim=1).tolist()))) == batch_size
     return result if apart else replace(result, certified=kept)

@@ -91,7 +91,7 @@ def with_targets(
     if every:
         table: Rows = tuple(product((0.0, 1.0), repeat=logits))
     elif "D_aux" in rows:
-        table = tuple(map(tuple, first.unique(dim=0).tolist()))
+        table = tuple(sorted(set(map(tuple, first.tolist()))))
     else:
         raise UsageError(
             "the truth has labels that are vectors, and D_aux has none; give them, since attacks "

@@ -173,7 +173,8 @@ def findings_of(
     model: ModelReport | None = None,
 ) -> list[Finding]:
     """Return what was found; first that captured updates are not what attacks assume."""
-    differ = [*_on_updates(updates), *([] if model is None else _on_training(model))]
+    differ: list[Finding] = [*_on_updates(updates)]
+    differ += [] if model is None else _on_training(model)
     individuals = sum(update.size for update in updates)
     ran = attacks_run(attacks)
     certified: list[Finding] = [

@@ -112,7 +112,7 @@ class _Tap:
             if reply.has_error():
                 continue
             content = reply.content
-            metrics = next(iter(content.metric_records.values()), {})
+            metrics: Mapping[str, Any] = next(iter(content.metric_records.values()), {})
             number = metrics.get(self.client_metric, reply.metadata.src_node_id)
             arrays = next(iter(content.array_records.values()), None)
             self._client(server_round, number, arrays, metrics.get("num-examples"))

@@ -133,13 +133,13 @@ def _without_log_softmax(module: fx.GraphModule) -> None:
     last = output.args[0]
     if not isinstance(last, fx.Node):
         return
+    dim: Any = None
     if last.op == "call_module":
         layer = module.get_submodule(str(last.target))
-        dim = layer.dim if isinstance(layer, nn.LogSoftmax) else None
+        if isinstance(layer, nn.LogSoftmax):
+            dim = layer.dim
     elif _operation(last) == "log_softmax":
         dim = last.kwargs.get("dim", last.args[1] if len(last.args) > 1 else None)
-    else:
-        return
     if dim in (1, -1):
         output.args = (last.args[0],)
         module.graph.eliminate_dead_code()
