@@ -113,7 +113,7 @@ class _Tap:
                 continue
             content = reply.content
             metrics: Mapping[str, Any] = next(iter(content.metric_records.values()), {})
-            number = metrics.get(self.client_metric, reply.metadata.src_node_id)
+            number = metrics.get(self.client_metric or "", reply.metadata.src_node_id)
             arrays = next(iter(content.array_records.values()), None)
             self._client(server_round, number, arrays, metrics.get("num-examples"))
         return kept
