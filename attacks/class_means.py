@@ -48,7 +48,7 @@ class ClassMeans(Attack):
         return base | Knowledge.LABELS if self.labels == "known" else base
 
     def check_head(self, head: Head) -> None:
-        """Refuse a classifier with hidden layers, or of a single logit.
+        """Refuse a classifier with hidden layers, or whose labels are no classes.
 
         Raises:
             UsageError: names what to use.
@@ -59,10 +59,10 @@ class ClassMeans(Attack):
                 f"split=hidden"
             )
 
-        if head.loss.one_logit:
+        if head.loss.table:
             raise UsageError(
-                f"attack {self.name!r} needs a logit for each class, and this model has one; take "
-                f"mask_demixing, before a hidden layer"
+                f"attack {self.name!r} needs a cross-entropy with a logit for each class, and "
+                f"clients compute {head.loss.in_words}; take mask_demixing, before a hidden layer"
             )
 
     def infer(

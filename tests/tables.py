@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -53,11 +56,12 @@ def individuals(kind: str, count: int, seed: int, classes: int = 4) -> LabelledI
 
 
 def losing(
-    model: nn.Module, criterion: nn.Module, inputs: Tensor, labels: Tensor
+    model: nn.Module, criterion: Callable[[Any, Any], Any], inputs: Any, labels: Tensor
 ) -> dict[str, Tensor]:
     """The gradient of a loss by parameter name."""
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     names, parameters = zip(*trained, strict=True)
-    binary = isinstance(criterion, nn.BCEWithLogitsLoss)
-    loss = criterion(model(inputs), labels[:, None].float() if binary else labels)
+    binary = isinstance(criterion, nn.BCEWithLogitsLoss) and labels.ndim == 1
+    given = inputs if isinstance(inputs, tuple) else (inputs,)
+    loss = criterion(model(*given), labels[:, None].float() if binary else labels)
     return dict(zip(names, torch.autograd.grad(loss, parameters), strict=True))

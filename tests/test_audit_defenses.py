@@ -198,10 +198,10 @@ def test_a_defense_under_which_no_attack_can_be_run_says_so(
 ) -> None:
     run = attacking._attacked
 
-    def refusing(case: Any, attack: Any, batches: Any, compiling: Any) -> Any:
+    def refusing(case: Any, attack: Any, batches: Any, *others: Any) -> Any:
         if batches[0].defense.name == "gaussian" and not attack.control:
             raise UsageError("it does not fit")
-        return run(case, attack, batches, compiling)
+        return run(case, attack, batches, *others)
 
     monkeypatch.setattr(attacking, "_attacked", refusing)
     tables = [{"name": "gaussian", "sigma": 1.0}]

@@ -10,6 +10,7 @@ from leakbench.attacks.mask_demixing import MaskDemixing
 from leakbench.attacks.newton_demixing import NewtonDemixing
 from leakbench.auditing import defending, limitations
 from leakbench.auditing.attacking import Attacked
+from leakbench.auditing.clock import Clock
 from leakbench.auditing.defending import NOTHING_LEFT, Defended, defend_all, failing
 from leakbench.auditing.html_page import html_page
 from leakbench.base.errors import UsageError
@@ -63,7 +64,7 @@ def defended(
     monkeypatch.setattr(defending, "utility_measure", lambda *_: lambda _: defending.Utility())
     case: Any = None
     attacks = [PluginSpec(name) for name in ("prior", *advantages)]
-    return defend_all(case, [PluginSpec("gaussian")], attacks, None, lambda _: None), tried
+    return defend_all(case, [PluginSpec("gaussian")], attacks, None, Clock(lambda _: None)), tried
 
 
 def test_only_attacks_that_do_not_fail_are_tried_under_defenses(

@@ -51,14 +51,29 @@ class Changed(nn.Module):
 
 
 class Two(nn.Module):
-    """A model of two inputs."""
+    """A model of two inputs, of which the second are token ids."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.mlp = tabular()
+        self.embedding = nn.Embedding(VOCABULARY, 16)
+        self.hidden, self.output = nn.Linear(COLUMNS + 16, 64), nn.Linear(64, 4)
 
     def forward(self, rows: Tensor, more: Tensor) -> Tensor:
-        return self.mlp(rows) + more
+        both = torch.cat([rows, self.embedding(more).mean(1)], dim=1)
+        return self.output(functional.relu(self.hidden(both)))
+
+
+class Adapted(nn.Module):
+    """A frozen layer with a low-rank adapter, before layers that are trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base = nn.Linear(COLUMNS, 32)
+        self.lora_A, self.lora_B = nn.Linear(COLUMNS, 4, bias=False), nn.Linear(4, 32, bias=False)
+        self.head = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 4))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.head(functional.relu(self.base(rows) + self.lora_B(self.lora_A(rows))))
 
 
 class Recurrent(Texts):
@@ -147,6 +162,7 @@ class Kind:
         model: makes the user's model.
         data: what it takes.
         loss: of clients.
+        labels: makes of classes what the loss compares logits with.
         sent: makes what is captured from the gradient and the model.
         given: makes of the model what the audit gets.
         arguments: of the audit.
@@ -156,7 +172,8 @@ class Kind:
 
     model: Callable[[], nn.Module] = tabular
     data: str = "rows"
-    loss: nn.Module = MEAN
+    loss: Callable[[Any, Any], Any] = MEAN
+    labels: Callable[[Tensor], Tensor] = lambda labels: labels
     sent: Callable[[Update, nn.Module], Any] = lambda update, _: update
     given: Callable[[nn.Module], Any] = lambda model: model
     arguments: Mapping[str, Any] | None = None
@@ -171,6 +188,19 @@ def weights(update: Update, model: nn.Module) -> Update:
 
 def prefixed(prefix: str) -> Callable[[Update, nn.Module], Update]:
     return lambda update, _: {f"{prefix}{name}": value for name, value in update.items()}
+
+
+def only(*parts: str) -> Callable[[Update, nn.Module], Update]:
+    return lambda update, _: {n: v for n, v in update.items() if any(p in n for p in parts)}
+
+
+def one_hot(labels: Tensor) -> Tensor:
+    return functional.one_hot(labels, 4).float()
+
+
+def several(labels: Tensor) -> Tensor:
+    """Sets of labels, of which 16 are possible."""
+    return torch.stack([labels > 1, labels % 2 == 0, labels < 3, labels == 1], dim=1).float()
 
 
 TRAINED = {"kind": "weights", "learning_rate": RATE}
@@ -195,11 +225,20 @@ KINDS: dict[str, Kind] = {
         lambda: Returning(lambda logits, rows: (logits, rows)),
         refused="the model returns several tensors that may be its logits",
     ),
-    "takes two inputs": Kind(Two, refused="missing 1 required positional argument: 'more'"),
+    "takes two inputs, a tuple": Kind(made(Two), "both"),
+    "takes two inputs, one is given": Kind(
+        made(Two), refused="missing 1 required positional argument: 'more'"
+    ),
+    "ends in a log-softmax, `NLLLoss`": Kind(
+        lambda: nn.Sequential(*tabular(), nn.LogSoftmax(1)),
+        loss=nn.NLLLoss(),  # type: ignore
+    ),
     "output layer without bias": Kind(
         without_bias, refused="the model's logits are not the output of a linear layer with a bias"
     ),
     "frozen first layer": Kind(frozen),
+    "updates of the head alone": Kind(made(Net), "images", sent=only("head.")),
+    "updates of low-rank adapters and head": Kind(made(Adapted), sent=only("lora_", "head.")),
     # Losses
     "sum instead of mean": Kind(loss=nn.CrossEntropyLoss(reduction="sum")),
     "label smoothing": Kind(loss=nn.CrossEntropyLoss(label_smoothing=0.1)),
@@ -229,12 +268,18 @@ KINDS: dict[str, Kind] = {
         arguments={"loss": None},
         refused="the model returns a single logit; give loss=nn.BCEWithLogitsLoss()",
     ),
-    "several labels, `BCEWithLogitsLoss`": Kind(
-        arguments={"loss": nn.BCEWithLogitsLoss()},
-        refused="attacks would have to search over all 2^4 sets",
+    "sets of labels, `BCEWithLogitsLoss`": Kind(loss=nn.BCEWithLogitsLoss(), labels=several),
+    "soft labels": Kind(loss=MEAN, labels=lambda labels: 0.6 * one_hot(labels) + 0.1),
+    "squared error of one-hot labels": Kind(loss=nn.MSELoss(), labels=one_hot),
+    "squared error of real numbers": Kind(
+        lambda: tabular(1),
+        loss=nn.MSELoss(),
+        labels=lambda labels: torch.randn(len(labels), 1, generator=torch.Generator()),
+        refused="is nobody's in D_aux",
     ),
-    "mean squared error": Kind(
-        arguments={"loss": nn.MSELoss()},
+    "function that computes a cross-entropy": Kind(loss=functional.cross_entropy),
+    "function of another kind": Kind(
+        arguments={"loss": lambda outputs, labels: outputs.sum()},
         refused="attacks need the derivative of the loss by the logits for each label",
     ),
     "`ignore_index`": Kind(
@@ -284,8 +329,15 @@ KINDS: dict[str, Kind] = {
 def people_of(kind: Kind, count: int, seed: int) -> LabelledImages:
     if kind.data == "images":
         return people(count, seed)
-    binary = isinstance(kind.loss, nn.BCEWithLogitsLoss)
-    return individuals(kind.data, count, seed, classes=2 if binary else 4)
+    binary = isinstance(kind.loss, nn.BCEWithLogitsLoss) and kind.labels is not several
+    found = individuals(
+        "rows" if kind.data == "both" else kind.data, count, seed, 2 if binary else 4
+    )
+    assert found.labels is not None
+    if kind.data == "both":
+        more = individuals("token ids", count, seed).images
+        found = replace(found, images=(found.images, more))  # type: ignore[arg-type]
+    return replace(found, labels=kind.labels(found.labels))
 
 
 def audit_of(kind: Kind) -> Any:
@@ -306,10 +358,12 @@ def audit_of(kind: Kind) -> Any:
     return audited(given, {"client": sent}, **(arguments | dict(kind.arguments or {})))
 
 
-def captured(model: nn.Module, criterion: nn.Module, victims: LabelledImages) -> Update:
+def captured(
+    model: nn.Module, criterion: Callable[[Any, Any], Any], victims: LabelledImages
+) -> Update:
     assert victims.labels is not None
-    if isinstance(model, Two):
-        return losing(model.mlp, criterion, victims.images, victims.labels)
+    if isinstance(model, Two) and not isinstance(victims.images, tuple):
+        return {}
     prefix = "mlp." if isinstance(model, Returning | Changed) else ""
     trained = model.mlp if prefix else model
     found = losing(trained, criterion, victims.images, victims.labels)

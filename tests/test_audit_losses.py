@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from auditing import audited, by_name, net, people
-from leakbench.auditing.client_loss import loss_of, value_of
+from leakbench.auditing.client_loss import loss_of
+from leakbench.auditing.client_targets import Targets
 from leakbench.auditing.model_splitting import split_model
 from leakbench.base.errors import UsageError
 from leakbench.federation.client import client_update
@@ -44,7 +45,7 @@ def test_values_and_derivatives_are_those_of_pytorchs_loss(criterion: nn.Module)
     logits = torch.randn(6, width, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     labels = torch.tensor([0, 1, 1, 0, 1, 0]) if width == 1 else torch.tensor([0, 3, 1, 1, 2, 0])
     leaf = logits.clone().requires_grad_()
-    expected = value_of(criterion, leaf, labels)
+    expected = Targets(criterion, loss).value(leaf, labels)
     torch.testing.assert_close(loss.value(logits, labels), expected.detach())
     (gradient,) = torch.autograd.grad(expected, leaf)
     targets = loss.targets(loss.classes(width))[labels]
@@ -70,7 +71,7 @@ def test_label_counts_are_recovered_where_predictions_are_as_expected(criterion:
     labels = torch.tensor([0, 1, 1, 0, 1, 1]) if width == 1 else torch.tensor([0, 3, 1, 1, 3, 0])
     logits = torch.randn(1, width, generator=torch.Generator().manual_seed(1)).expand(6, -1)
     leaf = logits.clone().requires_grad_()
-    (each,) = torch.autograd.grad(value_of(criterion, leaf, labels), leaf)
+    (each,) = torch.autograd.grad(Targets(criterion, loss).value(leaf, labels), leaf)
     found = label_counts_for_loss(loss, each.sum(0), loss.probabilities(logits)[0], 6)
     assert torch.equal(found, labels.sort().values)
 
@@ -80,7 +81,8 @@ def test_the_split_models_update_is_that_of_the_users_loss(criterion: nn.Module)
     model = tabular(logits_of(criterion))
     people = individuals("rows", 6, 0, classes=2)
     assert people.labels is not None
-    shared = split_model(model, None, people.images, criterion=criterion)
+    targets = Targets(criterion, loss_of(criterion, logits_of(criterion)))
+    shared = split_model(model, None, people.images, targets=targets)
     assert shared.classes == (2 if logits_of(criterion) == 1 else 4)
     expected = losing(model, criterion, people.images, people.labels)
     for name, value in client_update(shared, people.images, people.labels).items():
@@ -102,15 +104,11 @@ class Squared(nn.CrossEntropyLoss):
     [
         (None, 1, r"returns a single logit; give loss=nn.BCEWithLogitsLoss\(\)"),
         (nn.CrossEntropyLoss(), 1, "needs a logit for each class"),
-        (
-            nn.MSELoss(),
-            4,
-            "loss MSELoss cannot be audited: attacks need the derivative",
-        ),
-        (nn.NLLLoss(), 4, "loss NLLLoss cannot be audited"),
+        (nn.L1Loss(), 4, "loss L1Loss cannot be audited: attacks need the derivative"),
+        (nn.NLLLoss(), 4, "NLLLoss takes log-probabilities, and the model returns something else"),
         (Squared(), 4, "loss Squared cannot be audited"),
-        (torch.nn.functional.cross_entropy, 4, "loss <function cross_entropy"),
-        (nn.BCEWithLogitsLoss(), 4, r"would have to search over all 2\^4 sets"),
+        (torch.nn.functional.l1_loss, 4, "loss l1_loss cannot be audited"),
+        (nn.BCEWithLogitsLoss(pos_weight=torch.ones(3) / 2), 4, "pos_weight of 3 labels"),
         (nn.BCEWithLogitsLoss(torch.ones(8)), 1, "weight of each individual"),
         (nn.CrossEntropyLoss(ignore_index=2), 4, "class ignore_index=2 add nothing to an update"),
         (nn.CrossEntropyLoss(reduction="none"), 4, "reduction='none', which is no scalar"),

@@ -59,11 +59,13 @@ def test_gradients_of_plain_pytorch(tmp_path: Path) -> None:
 @pytest.mark.skipif(find_spec("flwr") is None, reason="needs the extra flwr")
 def test_weights_that_a_flower_strategy_captures(tmp_path: Path) -> None:
     report = reported("flower", tmp_path / "audit")
-    assert [update.defense for update in report.updates] == [
-        {"name": "local_steps", "epochs": 2}
-    ] * 6
     assert all(update.mismatch is not None and update.mismatch < 1e-3 for update in report.updates)
-    assert "defense" in report.attacks[-1].knows
+    attack = report.attacks[-1]
+    assert (attack.certified, attack.false_certificates) == (24, 0)
+    none, noise = report.defenses
+    assert [each.attacks[-1].certified for each in (none, noise)] == [24, 0]
+    assert (tmp_path / "audit" / "captured" / "round-1" / "weights.safetensors").exists()
+    assert not (tmp_path / "audit" / "captured" / "round-2").exists()
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from leakbench.attacks.feature_direct import DirectFeatureReconstruction
@@ -11,6 +11,7 @@ from leakbench.auditing.advantage import advantages
 from leakbench.auditing.case import Case
 from leakbench.auditing.client_batches import Batch, KnownBatch
 from leakbench.auditing.client_defense import NO_DEFENSE
+from leakbench.auditing.clock import Clock
 from leakbench.auditing.observing import answer, granted_knowledge
 from leakbench.auditing.part_errors import INTERRUPTED, error_text
 from leakbench.base.choices import Compiling
@@ -22,7 +23,7 @@ from leakbench.metrics.estimates import Estimate
 from leakbench.metrics.of_attacks import CERTIFIED
 from leakbench.records.record import Metrics
 from leakbench.reports.baselines import Baseline, best_baseline, tells_labels
-from leakbench.threat.attack import Attack, AttackResult, check_batch_size
+from leakbench.threat.attack import Attack, AttackResult, Progress, check_batch_size
 from leakbench.threat.batch_labels import LabelSource
 from leakbench.threat.knowledge import Knowledge
 
@@ -78,10 +79,10 @@ class Attacked:
 def default_attacks(case: Case, budget: int) -> list[PluginSpec]:
     """Return attacks of which at least one fits any head; those that do not fit are refused."""
     names = ["mask_demixing", "newton_demixing", "feature_lbfgs"]
-    if not _reconstructs_images(case):
+    if not reconstructs_images(case):
         names.insert(2, FEATURES_ALONE)
         budget = max(budget, DirectFeatureReconstruction.runs)
-    given = {"budget": budget, "labels": _labels_of_attacks(case)}
+    given = {"budget": budget, "labels": labels_of_attacks(case)}
     return [with_fallback(PluginSpec(name, given), case) for name in names]
 
 
@@ -91,19 +92,20 @@ FEATURES_ALONE = "feature_direct"
 
 def with_fallback(spec: PluginSpec, case: Case) -> PluginSpec:
     """Return an exact attack with a fallback that fits, where images cannot be reconstructed."""
-    if _reconstructs_images(case) or "fallback" in spec.parameters:
+    if reconstructs_images(case) or "fallback" in spec.parameters:
         return spec
     if not issubclass(ATTACKS.get(spec.name), WithFallback):
         return spec
-    usual = {"fallback": FEATURES_ALONE, "labels": _labels_of_attacks(case)}
+    usual = {"fallback": FEATURES_ALONE, "labels": labels_of_attacks(case)}
     return PluginSpec(spec.name, {**usual, **spec.parameters})
 
 
-def _reconstructs_images(case: Case) -> bool:
+def reconstructs_images(case: Case) -> bool:
+    """Whether attacks that reconstruct images can be run."""
     return case.kind == "images" and case.model.loss.is_plain
 
 
-def _labels_of_attacks(case: Case) -> str:
+def labels_of_attacks(case: Case) -> str:
     """Return where attacks have labels from: the server, the output layer, or the matching."""
     if case.threat.labels_known:
         return "known"
@@ -136,22 +138,25 @@ def attack_all(
     case: Case,
     attacks: Sequence[PluginSpec],
     batches: Sequence[Batch],
-    on_status: Callable[[str], None],
+    clock: Clock,
     compiling: Compiling = "auto",
 ) -> dict[str, Attacked]:
     """Run attacks and controls on batches; one that cannot run is refused, the others continue.
 
-    After Ctrl-C the rest is refused as interrupted, and what is finished is kept.
+    After Ctrl-C the rest is refused as interrupted, and what is finished is kept; so are attacks
+    for which the clock has no time left.
     """
     done: dict[str, Attacked] = {}
     built: dict[str, Attack] = {spec.name: spec.build(ATTACKS) for spec in attacks}
     refused = ""
     for name, attack in built.items():
-        if not refused and not attack.control:
-            on_status(f"attacking with {name}")
         try:
             if not refused:
-                done[name] = _attacked(case, attack, batches, compiling)
+                check = _ignore_progress
+                if not attack.control:
+                    clock.begin(name)
+                    check = clock.check
+                done[name] = _attacked(case, attack, batches, check, compiling)
                 continue
         except Exception as error:  # Whatever ends an attack must not end the others.
             why = error_text(error)
@@ -159,7 +164,9 @@ def attack_all(
             refused = why = INTERRUPTED
         else:
             why = refused
+        clock.end(finished=False)
         done[name] = Attacked(attack, attack.required_knowledge, refused=why)
+    clock.end()
     return {
         name: each if each.refused or each.attack.control else _beside(each, done, batches, case)
         for name, each in done.items()
@@ -219,8 +226,16 @@ def _accuracy(attacked: Attacked, name: str) -> Estimate | None:
     return found.balanced_accuracy if found else None
 
 
+def _ignore_progress(_share: float) -> None:
+    """Let a control take its time."""
+
+
 def _attacked(
-    case: Case, attack: Attack, batches: Sequence[Batch], compiling: Compiling
+    case: Case,
+    attack: Attack,
+    batches: Sequence[Batch],
+    on_progress: Progress,
+    compiling: Compiling,
 ) -> Attacked:
     """Run one attack on batches of all sizes and kinds, and score those whose truth is known.
 
@@ -235,7 +250,7 @@ def _attacked(
             continue  # Controls exist to be scored.
         knowledge = granted_knowledge(attack, case.threat, some[0])
         check_batch_size(attack, some[0].size)
-        answers = answer(attack, some, knowledge, case, compiling)
+        answers = answer(attack, some, knowledge, case, on_progress, compiling)
         for number, of_run in enumerate(answers.runs):
             results = runs.setdefault(number, [None] * len(batches))
             for row, result in zip(rows, of_run, strict=True):

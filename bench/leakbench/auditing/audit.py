@@ -24,26 +24,31 @@ from leakbench.auditing.attacking import (
     with_fallback,
 )
 from leakbench.auditing.case import Case, case_of
-from leakbench.auditing.channels import in_models_channels
 from leakbench.auditing.client_batches import Clients
 from leakbench.auditing.client_defense import checked_defense
 from leakbench.auditing.client_loss import Criterion
-from leakbench.auditing.copied_model import unwrapped
-from leakbench.auditing.default_defenses import default_defenses
+from leakbench.auditing.clock import Clock, expected_seconds
+from leakbench.auditing.default_defenses import USUAL_DEFENSES, default_defenses
 from leakbench.auditing.defending import Defended, defend_all
+from leakbench.auditing.fitted_model import EXAMPLES, PixelNumbers, fit_together
 from leakbench.auditing.image_files import read_labelled_images
 from leakbench.auditing.labelled_images import (
     LabelledImages,
     check_disjoint_identities,
-    check_images,
     check_labels_and_properties,
     check_property,
     check_varies,
     kind_of,
 )
 from leakbench.auditing.mode_detection import in_clients_mode
-from leakbench.auditing.model_outputs import returning_logits
-from leakbench.auditing.model_splitting import PixelScale, check_in_mode, split_model
+from leakbench.auditing.model_splitting import check_in_mode, split_model
+from leakbench.auditing.quick import (
+    PROPERTY_MODEL,
+    SECONDS,
+    UPDATES,
+    fewer_individuals,
+    quick_attacks,
+)
 from leakbench.auditing.report import Report
 from leakbench.auditing.reporting import report_of
 from leakbench.auditing.threat_model import ThreatModel
@@ -54,9 +59,6 @@ from leakbench.base.errors import UsageError
 from leakbench.base.plugins import PluginSpec, sentence
 
 Settings = TypeVar("Settings", bound=BaseModel)
-
-EXAMPLES = 3
-"""Images of D_aux that the model is traced with."""
 
 
 def audit(
@@ -78,7 +80,7 @@ def audit(
     defense: Mapping[str, Any] | None = None,
     attacks: Sequence[str] | Mapping[str, Mapping[str, Any]] | None = None,
     budget: int = 400,
-    defenses: Sequence[Mapping[str, Any]] | None = None,
+    defenses: Sequence[Mapping[str, Any] | str] | None = None,
     training: Training | FederatedTraining | None = None,
     pixel_mean: Sequence[float] = (),
     pixel_deviation: Sequence[float] = (),
@@ -87,6 +89,9 @@ def audit(
     device: str = "cpu",
     seed: int = 0,
     logits: str | int | None = None,
+    weight_decay: float = 0.0,
+    quick: bool = False,
+    time_limit: float | None = None,
     name: str = "",
     on_status: Callable[[str], None] = lambda _: None,
 ) -> Report:
@@ -115,13 +120,15 @@ def audit(
         learning_rate, local_steps, local_batch: see `auditing.updates.UpdateFormat`.
         mode: in which clients run BatchNorm; None reads it off the updates, and assumes `eval`
             where they do not show it.
-        loss: of clients: `nn.CrossEntropyLoss` or `nn.BCEWithLogitsLoss` with its weights, label
-            smoothing and reduction; None for the mean cross-entropy.
+        loss: of clients: `nn.CrossEntropyLoss`, `nn.BCEWithLogitsLoss` or `nn.MSELoss` with its
+            weights, label smoothing and reduction, or a function of outputs and targets that
+            computes the same; None for the mean cross-entropy. It gets classes, or the rows of
+            `labels` where these are vectors, see `auditing.client_targets`.
         labels_known, defense, property_model, seed: see `auditing.threat_model.ThreatModel`.
         attacks: names, or names with parameters; None for those that fit the head.
         budget: gradient evaluations per batch, for attacks without given parameters.
-        defenses: under which clients send the batches of the truth again, as `{"name": …,
-            parameter: …}`; None for a list at levels that suit the gradients, () for none.
+        defenses: under which clients send the batches of the truth again, by name or as `{"name":
+            …, parameter: …}`; None for a list at levels that suit the gradients, () for none.
         training: of a model under a defense, to measure its utility cost; see `Training`.
         pixel_mean, pixel_deviation: with which clients scale pixels; for each channel, or one for
             all.
@@ -129,8 +136,12 @@ def audit(
         device: for computations, such as `cuda`.
         logits: which part of the model's output they are, where it returns a dict, tuple or
             dataclass: a key, field or place. None for `logits`, or the only tensor (n, classes).
+        weight_decay: λ of clients' SGD, whose updates hold λ times the weights as well.
+        quick: whether to answer within about two minutes; see `leakbench.auditing.quick` for what
+            is left out.
+        time_limit: minutes after which attacks end; the report says what was not run.
         name: of the model in the report; its class by default.
-        on_status: called with a short description of each step.
+        on_status: called with a short description of each step, and the time that is left.
 
     An update, attack, defense or property that cannot be audited is left out; the report and
     `on_status` say why. After Ctrl-C the report has what was finished.
@@ -140,9 +151,7 @@ def audit(
             can be run; its message says what to correct.
         KeyboardInterrupt: on Ctrl-C before any attack was finished.
     """
-    sizes = [] if batch_size is None or isinstance(batch_size, int) else list(batch_size)
-    for size in sizes:
-        _checked(UpdateFormat, batch_size=size)
+    sizes = _sizes(batch_size)
     update_format = _checked(
         UpdateFormat,
         kind=kind,
@@ -150,19 +159,22 @@ def audit(
         learning_rate=learning_rate,
         local_steps=local_steps,
         local_batch=local_batch,
+        weight_decay=weight_decay,
     )
+    clock = Clock(on_status, _seconds(quick, time_limit))
     threat = _checked(
         ThreatModel,
         mode=mode or "eval",
         labels_known=labels_known,
         defense=None if defense is None else dict(defense),
-        property_model=property_model,
+        property_model=PROPERTY_MODEL if quick else property_model,
         seed=seed,
     )
     if updates is None and truth is None:
         raise UsageError("there is nothing to audit: give updates, or the truth to compute some of")
     if auxiliary is None:
         raise UsageError("give auxiliary: D_aux, labelled images of people in no client's data")
+    _check_lists(properties=properties, attacks=attacks, defenses=defenses)
     if not properties:
         raise UsageError("give at least one property to infer")
     _check_device(device)
@@ -175,42 +187,78 @@ def audit(
         raise UsageError("there is no update to audit; give some, or None and the truth")
     aux = _images(auxiliary, image_size, "D_aux")
     known = None if truth is None else _images(truth, image_size, "the truth")
-    on_status("tracing the model")
-    model = unwrapped(model) if isinstance(model, nn.Module) else model
-    aux, known, training, grey_note = in_models_channels(
-        model, aux, known, training, (len(pixel_mean), len(pixel_deviation))
-    )
-    scale, examples = _scale(pixel_mean, pixel_deviation, aux), aux.images[:EXAMPLES]
-    model = returning_logits(
+    fitted = fit_together(
         model,
-        examples if scale is None else scale(examples),
+        aux,
+        known,
+        training,
+        PixelNumbers(pixel_mean, pixel_deviation),
         None if logits is None else str(logits),
+        loss,
+        read.captured,
     )
-    own = split_model(model, split, examples, scale, loss)
+    model, targets, scale = fitted.model, fitted.targets, fitted.scale
+    examples = fitted.auxiliary.images[:EXAMPLES]
+    on_status("tracing the model")
+    own = split_model(model, split, examples, scale, targets)
     if split is None:
         on_status(f"the head begins at {own.split}")
-    properties, left_out = _inferable(properties, aux, known)
-    aux, known = _checked_images(aux, known, properties, own.classes)
+    aux = fewer_individuals(fitted.auxiliary, seed) if quick else fitted.auxiliary
+    properties, left_out = _inferable(properties, aux, fitted.truth)
+    aux, known = _checked_images(aux, fitted.truth, properties, own.classes)
     clients = Clients(own, model, threat, "cpu")
     clients, mode_note = in_clients_mode(
         clients, mode, read.captured, known, update_format, examples
     )
-    check_in_mode(own, model, examples, scale, clients.threat.mode, loss)
+    check_in_mode(own, model, examples, scale, clients.threat.mode, targets)
     on_status("computing the deep features of D_aux")
     clients = replace(clients, model=own.to(device), device=device)
-    case = case_of(clients, read, aux, known, update_format, sizes)
-    loss_note = "" if own.loss.is_plain else f"Clients compute {own.loss.in_words}."
-    notes = tuple(filter(None, (grey_note, loss_note, mode_note)))
-    case = replace(case, left_out=(*left_out, *case.left_out), notes=notes)
+    case = case_of(clients, read, aux, known, update_format, sizes, UPDATES if quick else None)
+    notes = tuple(filter(None, (*fitted.notes, mode_note)))
+    case = replace(case, left_out=(*left_out, *case.left_out), notes=notes, quick=quick)
     for why in case.left_out:
         on_status(f"left out: {why}")
     chosen = with_controls(_attacks(attacks, case, budget), case)
+    if quick and chosen_defenses is None:
+        chosen_defenses = []
+    clock.expect(expected_seconds(case, chosen), _times(case, chosen_defenses))
     # The other kernels of attention cannot be differentiated twice.
     with sdpa_kernel(SDPBackend.MATH):
-        attacked = attack_all(case, chosen, case.batches, on_status)
+        attacked = attack_all(case, chosen, case.batches, clock)
         _check_any_ran(attacked)
-        defended = _defended(case, chosen, attacked, chosen_defenses, training, on_status)
+        defended = _defended(case, chosen, attacked, chosen_defenses, fitted.training, clock)
     return report_of(case, attacked, defended, name or type(model).__name__, own.split)
+
+
+def _sizes(batch_size: int | Sequence[int] | None) -> list[int]:
+    """Return the batch size of each update; empty where they do not differ."""
+    sizes = [] if batch_size is None or isinstance(batch_size, int) else list(batch_size)
+    for size in sizes:
+        _checked(UpdateFormat, batch_size=size)
+    return sizes
+
+
+def _check_lists(**arguments: object) -> None:
+    """Refuse one text in place of a list of texts, whose letters would be taken one by one."""
+    for name, given in arguments.items():
+        if isinstance(given, str):
+            raise UsageError(f'{name}="{given}" is one text; give a list, {name}=["{given}"]')
+
+
+def _seconds(quick: bool, time_limit: float | None) -> float | None:
+    """Return the seconds after which attacks end; None for no limit."""
+    if time_limit is None:
+        return SECONDS if quick else None
+    if not 0 < time_limit < float("inf"):
+        raise UsageError(f"time_limit must be minutes above 0, not {time_limit:g}")
+    return 60 * time_limit
+
+
+def _times(case: Case, defenses: Sequence[PluginSpec] | None) -> int:
+    """Return how often attacks run: on the updates, without a further defense, and under each."""
+    if not case.known_batches or (defenses is not None and not defenses):
+        return 1
+    return 2 + (USUAL_DEFENSES if defenses is None else len(defenses))
 
 
 def _check_any_ran(attacked: Mapping[str, Attacked]) -> None:
@@ -242,7 +290,7 @@ def _defended(
     attacked: Mapping[str, Attacked],
     defenses: Sequence[PluginSpec] | None,
     training: Training | FederatedTraining | None,
-    on_status: Callable[[str], None],
+    clock: Clock,
 ) -> list[Defended]:
     """Return the attacks that can be run, under defenses; none after an interruption."""
     none_chosen = defenses is not None and not defenses
@@ -255,7 +303,7 @@ def _defended(
         for spec in chosen
         if attacked[spec.name].attack.control or not attacked[spec.name].refused
     ]
-    return defend_all(case, tried, kept, training, on_status)
+    return defend_all(case, tried, kept, training, clock)
 
 
 def _checked_images(
@@ -310,7 +358,7 @@ def _attacks(
     if isinstance(attacks, Mapping):
         given = [PluginSpec(name, parameters) for name, parameters in attacks.items()]
         return [with_fallback(spec, case) for spec in given]
-    usual = default_attacks(case, budget)
+    usual = quick_attacks(case) if case.quick else default_attacks(case, budget)
     if attacks is None:
         return usual
     by_name = {spec.name: spec for spec in usual}
@@ -318,9 +366,9 @@ def _attacks(
 
 
 def _images(given: LabelledImages | Path | str, size: int | None, role: str) -> LabelledImages:
-    if not isinstance(given, LabelledImages):
-        given = read_labelled_images(Path(given), size, role)
-    return check_images(given, role)
+    if isinstance(given, LabelledImages):
+        return given
+    return read_labelled_images(Path(given), size, role)
 
 
 def _check_device(name: str) -> None:
@@ -328,29 +376,6 @@ def _check_device(name: str) -> None:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"device {name!r} is not available here; give cpu, cuda or mps") from error
-
-
-def _scale(
-    mean: Sequence[float], deviation: Sequence[float], example: LabelledImages
-) -> PixelScale | None:
-    if not mean and not deviation:
-        return None
-    if kind_of(example.images) != "images":
-        raise UsageError(
-            f"pixel_mean and pixel_deviation scale images, not {kind_of(example.images)}; give "
-            f"them as the model takes them"
-        )
-    channels = example.images.shape[1]
-    means, deviations = tuple(mean) or (0.0,), tuple(deviation) or (1.0,)
-    for argument, given in (("pixel_mean", means), ("pixel_deviation", deviations)):
-        if len(given) not in (1, channels):
-            raise UsageError(
-                f"{argument} has {len(given)} numbers, but images have {channels} channels; give "
-                f"one for all, or one for each"
-            )
-    if any(number <= 0 for number in deviations):
-        raise UsageError("pixel_deviation must be above 0")
-    return PixelScale(means, deviations)
 
 
 def _checked(settings: type[Settings], **values: Any) -> Settings:

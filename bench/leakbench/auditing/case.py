@@ -51,6 +51,7 @@ class Case:
         checks: whether each captured update is what the model computes; None for those that were
             not captured.
         notes: what else is known of the model and the clients, such as their mode, a sentence each.
+        quick: whether the audit leaves out what takes long; see `leakbench.auditing.quick`.
     """
 
     server: Server
@@ -62,6 +63,7 @@ class Case:
     left_out: tuple[str, ...]
     checks: tuple[UpdateCheck | None, ...]
     notes: tuple[str, ...] = ()
+    quick: bool = False
 
     @property
     def known_batches(self) -> list[KnownBatch]:
@@ -99,6 +101,7 @@ def case_of(
     truth: LabelledImages | None,
     update_format: UpdateFormat,
     batch_sizes: Sequence[int] = (),
+    most: int | None = None,
 ) -> Case:
     """Return the case of an audit.
 
@@ -107,6 +110,7 @@ def case_of(
         auxiliary, truth: checked, with the properties to infer.
         update_format: of updates that were not captured.
         batch_sizes: of these, one after the other; empty for that of `update_format`.
+        most: updates that are audited; None for all.
 
     Raises:
         UsageError: no update fits; a batch size is not known; nothing can be learned from this
@@ -121,7 +125,12 @@ def case_of(
     rows = rows_by_update(names, truth, update_format, batch_sizes)
     batches: list[Batch] = []
     left_out: list[str] = []
-    for name in [each.name for each in updates.captured] or rows:
+    skipped: list[str] = []
+    every = [each.name for each in updates.captured] or list(rows)
+    if most is not None and len(every) > most:
+        skipped = [f"{len(every) - most} of {len(every)} updates, for a quick audit"]
+        every = every[:most]
+    for name in every:
         captured = next((each for each in updates.captured if each.name == name), None)
         try:
             if captured is not None:
@@ -142,7 +151,7 @@ def case_of(
         batches=tuple(batches),
         accuracy=_accuracy(clients.model, batches),
         unassigned=0 if truth is None else len(truth) - sum(map(len, rows.values())),
-        left_out=(*updates.unread.values(), *left_out),
+        left_out=(*updates.unread.values(), *skipped, *left_out),
         checks=tuple(check_update(batch, clients) for batch in batches),
     )
 

@@ -12,13 +12,14 @@ from leakbench.federation.defense import Defense
 NO_DEFENSE = PluginSpec("none")
 
 
-def checked_defense(table: Mapping[str, Any]) -> PluginSpec:
-    """Return a defense from its table, `{"name": …, parameter: …}`.
+def checked_defense(table: Mapping[str, Any] | str) -> PluginSpec:
+    """Return a defense from its table, `{"name": …, parameter: …}`, or its name alone.
 
     Raises:
         UsageError: it has no name, is unknown, or a parameter does not fit.
     """
-    spec = PluginSpec.from_table(table, "defense")
+    given = {"name": table} if isinstance(table, str) else table
+    spec = PluginSpec.from_table(given, "defense")
     build_defense(spec)
     return spec
 

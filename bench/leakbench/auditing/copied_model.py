@@ -32,14 +32,14 @@ def working_copy(model: nn.Module) -> nn.Module:
 
     Backward hooks, such as those of Opacus, are removed.
     """
-    copied = copy.deepcopy(model, _computed_tensors(model)).cpu().float().eval()
+    copied = copy.deepcopy(model, computed_tensors(model)).cpu().float().eval()
     for module in copied.modules():
         module._backward_hooks.clear()
         module._backward_pre_hooks.clear()
     return copied
 
 
-def _computed_tensors(model: nn.Module) -> dict[int, Any]:
+def computed_tensors(model: nn.Module) -> dict[int, Any]:
     """Return copies of tensors that are kept with their graph, which deepcopy refuses.
 
     `torch.nn.utils.weight_norm` keeps such a weight, and computes it anew in each forward pass.

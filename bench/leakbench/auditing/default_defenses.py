@@ -12,6 +12,9 @@ from leakbench.federation.batch_norm import in_mode
 from leakbench.federation.client import Client, Update, gradient
 from leakbench.threat.observation import GroundTruth
 
+USUAL_DEFENSES = 10
+"""How many `default_defenses` returns, at most."""
+
 AGGREGATED = 4
 """Clients whose updates secure aggregation sums."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -13,6 +13,7 @@ from leakbench.auditing.attacking import Attacked, attack_all
 from leakbench.auditing.case import Case
 from leakbench.auditing.client_batches import KnownBatch
 from leakbench.auditing.client_defense import NO_DEFENSE, build_defense, combined_defense
+from leakbench.auditing.clock import Clock
 from leakbench.auditing.part_errors import INTERRUPTED, error_text
 from leakbench.auditing.training import FederatedTraining, Training
 from leakbench.auditing.utility import Utility, utility_measure
@@ -64,7 +65,7 @@ def defend_all(
     defenses: Sequence[PluginSpec],
     attacks: Sequence[PluginSpec],
     training: Training | FederatedTraining | None,
-    on_status: Callable[[str], None],
+    clock: Clock,
     compiling: Compiling = "auto",
 ) -> list[Defended]:
     """Let clients send the batches whose truth is known under each defense; attack what is sent.
@@ -77,14 +78,14 @@ def defend_all(
     specs = [NO_DEFENSE, *(spec for spec in defenses if spec != NO_DEFENSE)]
     done: list[Defended] = []
     try:
-        utility = utility_measure(case, training, on_status)
+        utility = utility_measure(case, training, clock.on_status)
         for spec in specs:
             parameters = ", ".join(f"{key} {value}" for key, value in spec.parameters.items())
-            on_status(f"defending with {spec.name}{f' ({parameters})' if parameters else ''}")
+            clock.on_status(f"defending with {spec.name}{f' ({parameters})' if parameters else ''}")
             failed = failing(done[0].attacked) if done else {}
             tried = [each for each in attacks if each.name not in failed]
             try:
-                found = _defended(case, spec, tried, on_status, compiling)
+                found = _defended(case, spec, tried, clock, compiling)
                 done.append(replace(found, failed_before=tuple(failed.values())))
             except Exception as error:  # Whatever ends one defense must not end the others.
                 done.append(Defended(spec, refused=error_text(error)))
@@ -92,7 +93,7 @@ def defend_all(
                 done[-1] = replace(done[-1], utility=Utility(not_measured=INTERRUPTED))
                 done[-1] = replace(done[-1], utility=utility(spec))
     except KeyboardInterrupt:
-        on_status("interrupted: what is finished is kept")
+        clock.on_status("interrupted: what is finished is kept")
     return done + [Defended(spec, refused=INTERRUPTED) for spec in specs[len(done) :]]
 
 
@@ -117,7 +118,7 @@ def _defended(
     case: Case,
     spec: PluginSpec,
     attacks: Sequence[PluginSpec],
-    on_status: Callable[[str], None],
+    clock: Clock,
     compiling: Compiling,
 ) -> Defended:
     """Return the attacks under a defense.
@@ -133,7 +134,7 @@ def _defended(
             f"defense {spec.name!r} needs {clients} batches of one size whose truth is known, and "
             f"there are fewer"
         )
-    attacked = attack_all(case, attacks, batches, on_status, compiling)
+    attacked = attack_all(case, attacks, batches, clock, compiling)
     if any(each.interrupted for each in attacked.values()):
         raise KeyboardInterrupt
     ran = [each for each in attacked.values() if not each.attack.control]

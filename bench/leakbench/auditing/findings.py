@@ -11,11 +11,13 @@ from leakbench.auditing.report_parts import (
     AttackReport,
     AuditedUpdate,
     DefenseReport,
+    ModelReport,
     ReportPart,
     attacks_run,
     baseline_of,
     is_shown,
 )
+from leakbench.auditing.trained_parts import kind_of_training
 from leakbench.metrics.estimates import Estimate
 from leakbench.reports.baselines import is_above
 
@@ -52,6 +54,20 @@ class CertifiedFeatures(ReportPart):
     certified: int
     individuals: int
     false: int | None
+
+
+class PartlyTrained(ReportPart):
+    """Clients train only a part of the model.
+
+    Attributes:
+        what: part of a sentence, such as `the head alone`.
+        trained, tensors: parameters that updates hold, of so many.
+    """
+
+    kind: Literal["partly trained"] = "partly trained"
+    what: str
+    trained: int
+    tensors: int
 
 
 class TruthUnknown(ReportPart):
@@ -139,6 +155,7 @@ class DefenseEffect(ReportPart):
 
 Finding = Annotated[
     UpdatesDiffer
+    | PartlyTrained
     | CertifiedFeatures
     | TruthUnknown
     | InferredProperty
@@ -153,9 +170,11 @@ def findings_of(
     updates: Sequence[AuditedUpdate],
     attacks: Sequence[AttackReport],
     defenses: Sequence[DefenseReport],
+    model: ModelReport | None = None,
 ) -> list[Finding]:
     """Return what was found; first that captured updates are not what attacks assume."""
-    differ = _on_updates(updates)
+    differ: list[Finding] = [*_on_updates(updates)]
+    differ += [] if model is None else _on_training(model)
     individuals = sum(update.size for update in updates)
     ran = attacks_run(attacks)
     certified: list[Finding] = [
@@ -187,6 +206,15 @@ def _on_updates(updates: Sequence[AuditedUpdate]) -> list[UpdatesDiffer]:
             reason=differing[0].check_reason,
         )
     ]
+
+
+def _on_training(model: ModelReport) -> list[PartlyTrained]:
+    """Return what clients train, where it is not the whole model."""
+    trained = [*model.extractor, *model.head]
+    if model.tensors is None or len(trained) == model.tensors:
+        return []
+    what = kind_of_training(trained, model.head)
+    return [PartlyTrained(what=what, trained=len(trained), tensors=model.tensors)]
 
 
 def _properties(attacks: Sequence[AttackReport]) -> list[str]:

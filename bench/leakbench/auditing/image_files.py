@@ -31,9 +31,10 @@ def read_labelled_images(source: Path, size: int | None, role: str) -> LabelledI
 
     The CSV file has a line for each image: a column `file`, those of `label`, `identity` and
     `update` that are known, and a column for each property, 1 where it is present and 0 where it
-    is absent. The safetensors file has the tensors `images` (`inputs` for rows or token ids), those
-    of `labels` and `identities` that are known, and one for each property. Images have one channel
-    if all of a folder are grey, else three.
+    is absent. A label is a class, or numbers with | between them. The safetensors file has the
+    tensors `images` (`inputs` for rows or token ids), those of `labels` and `identities` that are
+    known, and one for each property. Images have one channel if all of a folder are grey, else
+    three.
 
     Args:
         size: height and width to which images are resized; None to leave them as they are.
@@ -76,7 +77,7 @@ def _read_folder(folder: Path, size: int | None, role: str) -> LabelledImages:
     if "file" not in table or not len(table):
         raise UsageError(f"{tables[0]} needs a column `file` and a line for each image")
     files = [inside(folder, name, tables[0]) for name in table.pop("file")]
-    labels = _numbers(table, "label", tables[0])
+    labels = _labels(table, tables[0])
     identities = _identities(table)
     updates = list(table.pop("update")) if "update" in table else None
     images = [_image(file, size) for file in files]
@@ -95,13 +96,24 @@ def _read_folder(folder: Path, size: int | None, role: str) -> LabelledImages:
     )
 
 
-def _numbers(table: pd.DataFrame, column: str, path: Path) -> Tensor | None:
-    if column not in table:
+def _labels(table: pd.DataFrame, path: Path) -> Tensor | None:
+    """Return classes, or of each individual several numbers, such as `1|0|1` for a set of labels.
+
+    Raises:
+        UsageError: an entry is neither, or has more or fewer numbers than another.
+    """
+    if "label" not in table:
         return None
+    written = list(table.pop("label"))
     try:
-        return torch.tensor([int(value) for value in table.pop(column)])
+        if not any("|" in each for each in written):
+            return torch.tensor([int(each) for each in written])
+        return torch.tensor([[float(part) for part in each.split("|")] for each in written])
     except ValueError as error:
-        raise UsageError(f"{path}, column `{column}`: {error}; write classes as 0, 1, …") from error
+        raise UsageError(
+            f"{path}, column `label`: {error}; write classes as 0, 1, …, and sets of labels or "
+            f"soft labels as numbers with | between them, as many in each line"
+        ) from error
 
 
 def _identities(table: pd.DataFrame) -> Tensor | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,9 +20,12 @@ class LabelledImages:
     Attributes:
         images: in [0, 1], shape (n, channels, height, width). For a model of other data: rows of a
             table as the model takes them, floating-point numbers of shape (n, d), or token ids,
-            integers of shape (n, t).
+            integers of shape (n, t). For a model of several inputs: a tuple of tensors, or a dict
+            of them by the arguments' names, with a row for each individual.
         properties: property → presence, shape (n,) each.
-        labels: main-task classes, shape (n,); None where they are not known.
+        labels: main-task classes, shape (n,); or what the loss compares each of K logits with,
+            such as class probabilities or a set of labels, shape (n, K); None where they are not
+            known.
         identities: of the people shown, shape (n,); equal numbers mean the same person, across
             D_aux and the truth; None if each image shows a different person.
         updates: of the truth, the name of the update that each individual is in, empty or None for
@@ -30,7 +33,7 @@ class LabelledImages:
         names: of the individuals; None for their numbers.
     """
 
-    images: Tensor
+    images: Tensor  # Several inputs become one before anything else looks at them.
     properties: Mapping[str, Tensor]
     labels: Tensor | None = None
     identities: Tensor | None = None
@@ -38,7 +41,10 @@ class LabelledImages:
     names: Sequence[str] | None = None
 
     def __len__(self) -> int:
-        return len(self.images)
+        inputs: Any = self.images
+        if isinstance(inputs, Mapping):
+            inputs = tuple(inputs.values())
+        return len(inputs[0] if isinstance(inputs, tuple) and inputs else inputs)
 
 
 Kind = Literal["images", "rows", "token ids"]

@@ -128,7 +128,7 @@ def _on_inputs(case: Case) -> list[str]:
             "a certified feature is an individual's whole row."
         )
     embeddings = [m for m in case.model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)]
-    if case.kind == "token ids" and any(isinstance(m.weight, nn.Parameter) for m in embeddings):
+    if case.kind != "images" and any(isinstance(m.weight, nn.Parameter) for m in embeddings):
         found.append(
             "The gradient of the embedding shows which tokens are in a batch: other rows are 0. No "
             "attack here uses or counts that; freeze the embedding to hide it."

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
-from leakbench.auditing.client_loss import Criterion, loss_of
+from leakbench.auditing.client_loss import loss_of
+from leakbench.auditing.client_targets import Targets
 from leakbench.auditing.copied_model import unwrapped
 from leakbench.auditing.graph_splitting import deep_feature_node, split_graph
 from leakbench.auditing.labelled_images import kind_of
@@ -44,6 +45,7 @@ class SplitModel(SharedModel):
     Attributes:
         names: parameter of an update, `extractor.…` or `classifier.…` → the user's name for it.
         classes: number K of main-task classes.
+        parameter_tensors: of the user's model, how many tensors there are, frozen ones included.
         has_dropout: whether the user's model has dropout, which is left out here.
         split: where it is split, for the report.
         loss: of clients.
@@ -57,9 +59,11 @@ class SplitModel(SharedModel):
         classes: int,
         has_dropout: bool,
         split: str,
+        parameters: int,
         loss: Loss = PLAIN,
     ) -> None:
         super().__init__(extractor, classifier)
+        self.parameter_tensors = parameters
         self.loss = loss
         self.names = dict(names)
         self.classes = classes
@@ -108,7 +112,7 @@ def split_model(
     split: str | None,
     images: Tensor,
     scale: PixelScale | None = None,
-    criterion: Criterion = None,
+    targets: Targets | None = None,
 ) -> SplitModel:
     """Return a copy of a user's model, split after its submodule `split`.
 
@@ -121,23 +125,24 @@ def split_model(
     Args:
         images: an example batch in [0, 1], shape (n, channels, height, width), n ≥ 2.
         scale: of pixels; None if the model takes them in [0, 1].
-        criterion: the clients' loss.
+        targets: how labels enter the clients' loss; None for the mean cross-entropy.
 
     Raises:
-        UsageError: attacks cannot state the loss; there is no such submodule; the head depends on
-            anything but its output; the model does not take the images, or does not return logits;
-            or the split model does not compute the user's logits and gradients.
+        UsageError: the model returns a single logit, and no loss is given; there is no such
+            submodule; the head depends on anything but its output; the model does not take the
+            images, or does not return logits; or the split model does not compute the user's logits
+            and gradients.
     """
     if isinstance(model, nn.Module):
         model = unwrapped(model)
     scaled = images if scale is None else scale(images)
-    logits = _logits(model, scaled)
-    loss = loss_of(criterion, logits.shape[1])
+    logits = logits_of(model, scaled)
+    targets = targets or Targets(None, loss_of(None, logits.shape[1]))
     different = None
     for traced in traces(model, split, scaled):
-        own = _split(traced, scaled, scale, split, logits.shape[1], loss)
+        own = _split(traced, scaled, scale, split, logits.shape[1], targets.loss)
         try:
-            check_same_model(own, own.names, model, images, scaled, criterion)
+            check_same_model(own, own.names, model, images, scaled, targets)
         except AnotherModelError as error:
             different = different or error
             continue
@@ -156,7 +161,7 @@ def check_in_mode(
     images: Tensor,
     scale: PixelScale | None,
     mode: Mode,
-    criterion: Criterion = None,
+    targets: Targets,
 ) -> None:
     """Refuse a model that does not compute what the user's computes in the clients' mode.
 
@@ -174,7 +179,7 @@ def check_in_mode(
             model,
             images,
             images if scale is None else scale(images),
-            criterion,
+            targets,
             mode,
         )
     except AnotherModelError as error:
@@ -223,7 +228,8 @@ def _split(
     _freeze(shared, set(names))
     split = given or f"the input of {_owner(names, shared)}"
     classes = loss.classes(logits)
-    own = SplitModel(extractor, classifier, names, classes, traced.has_dropout, split, loss)
+    every = len(traced.names)
+    own = SplitModel(extractor, classifier, names, classes, traced.has_dropout, split, every, loss)
     return own.requires_grad_(False).eval()
 
 
@@ -233,7 +239,7 @@ def _owner(names: Mapping[str, str], shared: SharedModel) -> str:
     return names[first].rpartition(".")[0]
 
 
-def _logits(model: nn.Module | ExportedProgram, images: Tensor) -> Tensor:
+def logits_of(model: nn.Module | ExportedProgram, images: Tensor) -> Tensor:
     """Return the model's logits, shape (n, K).
 
     Raises:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from leakbench.auditing.affine_errors import with_certificates_that_hold
 from leakbench.auditing.case import Case
 from leakbench.auditing.client_batches import Batch, KnownBatch
 from leakbench.auditing.client_defense import NO_DEFENSE, build_defense
@@ -17,7 +18,7 @@ from leakbench.evaluation.defense_cost import distortion
 from leakbench.evaluation.measuring import Exchange
 from leakbench.federation.batch_norm import in_mode
 from leakbench.federation.client import Client, gradient
-from leakbench.threat.attack import Attack, AttackResult, knowledge_used
+from leakbench.threat.attack import Attack, AttackResult, Progress, knowledge_used
 from leakbench.threat.knowledge import Knowledge
 from leakbench.threat.observation import Observation, observe
 from leakbench.threat.validation import check_results
@@ -74,9 +75,13 @@ def answer(
     batches: Sequence[Batch],
     knowledge: Knowledge,
     case: Case,
+    on_progress: Progress,
     compiling: Compiling,
 ) -> Answers:
     """Show batches of one size and kind to an attack; return its answers.
+
+    Args:
+        on_progress: called with the attack's progress; what it raises ends the attack.
 
     Raises:
         UsageError: an answer is malformed.
@@ -119,7 +124,10 @@ def answer(
     runs = attack.least_runs if attack.is_random else 1
     started = time.perf_counter()
     results = [
-        attack.infer(server, _in_run(observations, number), _ignore_progress)
+        [
+            with_certificates_that_hold(result, model, first.size)
+            for result in attack.infer(server, _in_run(observations, number), on_progress)
+        ]
         for number in range(runs)
     ]
     seconds = (time.perf_counter() - started) / runs
@@ -133,7 +141,3 @@ def _in_run(observations: Sequence[Observation], number: int) -> list[Observatio
     if not number:
         return list(observations)
     return [replace(each, seed=seed_for("run", each.seed, number)) for each in observations]
-
-
-def _ignore_progress(_share: float) -> None:
-    """Show no progress of a single attack."""

@@ -244,6 +244,7 @@ class ModelReport(ReportPart):
         features: width of the deep feature.
         classes: of the main task.
         trained: entries of the update.
+        tensors: parameters of the model, frozen ones included.
         head, extractor: the user's names of the parameters on either side.
         accuracy: main-task accuracy on the individuals of the truth.
     """
@@ -255,4 +256,5 @@ class ModelReport(ReportPart):
     trained: int
     extractor: list[str]
     head: list[str]
+    tensors: int | None = None
     accuracy: float | None

@@ -21,6 +21,7 @@ from leakbench.auditing.findings import findings_of
 from leakbench.auditing.limitations import limitations_of
 from leakbench.auditing.more_batches import batches_to_verdict, undecided_properties
 from leakbench.auditing.overall_verdict import overall_verdict, verdict_sentence
+from leakbench.auditing.quick import LEFT_OUT
 from leakbench.auditing.report import Report
 from leakbench.auditing.report_parts import (
     Answer,
@@ -67,7 +68,8 @@ def report_of(
     interrupted = any(a.interrupted for a in attacked.values()) or any(
         d.interrupted for d in defended
     )
-    findings = findings_of(updates, attacks, defenses)
+    model = _model(case, name, split)
+    findings = findings_of(updates, attacks, defenses, model)
     exposed = exposed_individuals(updates, attacks)
     verdict = overall_verdict(updates, attacks, exposed)
     auxiliary = case.server.auxiliary
@@ -75,7 +77,7 @@ def report_of(
     return Report(
         leakbench=version("leakbench"),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
-        model=_model(case, name, split),
+        model=model,
         threat=case.threat.model_dump(),
         auxiliary=AuxiliaryReport(
             individuals=len(auxiliary.labels),
@@ -93,7 +95,10 @@ def report_of(
         exposed=exposed,
         worst_cases=_worst_cases(case, attacked),
         undecided=undecided_properties(updates, attacks),
-        not_tested=not_tested(list(auxiliary.properties), updates, attacks, defenses),
+        not_tested=[
+            *([LEFT_OUT] if case.quick else []),
+            *not_tested(list(auxiliary.properties), updates, attacks, defenses),
+        ],
         findings=[sentence(finding) for finding in findings],
         findings_as_data=findings,
         limitations=limitations_of(case, updates, attacks, defenses, interrupted),
@@ -146,6 +151,7 @@ def _model(case: Case, name: str, split: str) -> ModelReport:
         trained=sum(model.get_parameter(ours).numel() for ours in model.names),
         extractor=[t for ours, t in model.names.items() if ours.startswith("extractor.")],
         head=[t for ours, t in model.names.items() if ours.startswith("classifier.")],
+        tensors=model.parameter_tensors,
         accuracy=case.accuracy,
     )
 

@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from leakbench.auditing.client_loss import Criterion, value_of
+from leakbench.auditing.client_targets import Targets
 from leakbench.auditing.copied_model import working_copy
 from leakbench.base.choices import Mode
 from leakbench.base.errors import UsageError
@@ -34,7 +34,7 @@ def check_same_model(
     model: nn.Module | ExportedProgram,
     images: Tensor,
     scaled: Tensor,
-    criterion: Criterion = None,
+    targets: Targets,
     mode: Mode = "eval",
 ) -> None:
     """Refuse a split model whose logits or gradients are not those of the user's own model.
@@ -45,7 +45,7 @@ def check_same_model(
         model: as the user gave it; a copy computes, without any of the audit's changes.
         images: an example batch for `own`, shape (n, channels, height, width).
         scaled: the same batch as the user's model takes it.
-        criterion: the user's own loss.
+        targets: how labels enter the user's own loss.
         mode: in which both are compared.
 
     Raises:
@@ -58,6 +58,9 @@ def check_same_model(
     labels = torch.arange(len(images))
     with torch.no_grad():
         expected, found = theirs(scaled), ours(images)
+        if own.loss.link == "softmax":
+            # A cross-entropy does not change with what is added to all logits.
+            expected, found = expected.log_softmax(-1), found.log_softmax(-1)
     labels = labels % own.loss.classes(expected.shape[-1])
     apart = _distance(found, expected, 0.0) if found.shape == expected.shape else float("inf")
     if not apart <= ROUNDING:
@@ -66,7 +69,7 @@ def check_same_model(
             f"{apart:.2g})"
         )
     sent = {name: parameters[name] for name in names.values()}
-    right = _gradients(theirs, sent, scaled, labels, criterion)
+    right = _gradients(theirs, sent, scaled, labels, targets)
     try:
         update = client_update(ours, images, labels)
     except RuntimeError as error:
@@ -100,7 +103,7 @@ def _gradients(
     parameters: Mapping[str, Tensor],
     images: Tensor,
     labels: Tensor,
-    criterion: Criterion,
+    targets: Targets,
 ) -> dict[str, Tensor]:
     """Return the gradient of the user's own loss; 0 for what the loss does not depend on.
 
@@ -112,7 +115,7 @@ def _gradients(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            loss = value_of(criterion, compute(model, leaves, (images,)), labels)
+            loss = targets.value(compute(model, leaves, (images,)), labels)
             found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
     except Exception as error:
         first = one_line(str(error))[:200]

@@ -11,6 +11,7 @@ from leakbench.auditing.findings import (
     Finding,
     InferredProperty,
     NoBaseline,
+    PartlyTrained,
     TruthUnknown,
     UpdatesDiffer,
 )
@@ -45,6 +46,11 @@ def sentence(finding: Finding) -> str:
             text = _on_differing(finding)
         case CertifiedFeatures():
             text = _on_certificates(finding)
+        case PartlyTrained():
+            text = (
+                f"Clients train {finding.what}, {finding.trained} of {finding.tensors} parameters: "
+                f"attacks have the gradient of these only."
+            )
         case TruthUnknown():
             text = (
                 "The truth is not known: the report shows what a server would believe of each "

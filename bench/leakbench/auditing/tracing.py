@@ -96,6 +96,7 @@ def _as_layers(module: fx.GraphModule, feature: fx.Node | None, own: nn.Module) 
     """
     without_in_place(module)
     _without_flattening(module)
+    _without_log_softmax(module)
     dropout = any(isinstance(m, _DropoutNd) and m.p > 0 for m in own.modules())
     layers = functions_to_layers(module, feature)
     return TracedModel(
@@ -119,6 +120,28 @@ def _without_flattening(module: fx.GraphModule) -> None:
     flat = column.args[0]
     if isinstance(flat, fx.Node) and _operation(flat) in FLATTENING:
         output.args = (flat.args[0],)
+        module.graph.eliminate_dead_code()
+        module.recompile()
+
+
+def _without_log_softmax(module: fx.GraphModule) -> None:
+    """Let a graph return the logits before a last log-softmax, whose cross-entropy is the same.
+
+    The caller has to compare the outputs.
+    """
+    output = next(node for node in module.graph.nodes if node.op == "output")
+    last = output.args[0]
+    if not isinstance(last, fx.Node):
+        return
+    dim: Any = None
+    if last.op == "call_module":
+        layer = module.get_submodule(str(last.target))
+        if isinstance(layer, nn.LogSoftmax):
+            dim = layer.dim
+    elif _operation(last) == "log_softmax":
+        dim = last.kwargs.get("dim", last.args[1] if len(last.args) > 1 else None)
+    if dim in (1, -1):
+        output.args = (last.args[0],)
         module.graph.eliminate_dead_code()
         module.recompile()
 

@@ -35,6 +35,7 @@ class UpdateFormat(BaseModel):
             step.
         local_steps: steps of SGD that the client took.
         local_batch: individuals in a step; None for the whole batch.
+        weight_decay: λ of a single step of SGD, which adds λ times the weights to the gradient.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,6 +45,7 @@ class UpdateFormat(BaseModel):
     learning_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     local_steps: int = Field(default=1, gt=0)
     local_batch: int | None = Field(default=None, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
 
 
 Tensors = Mapping[str, Any] | Sequence[Any]
@@ -183,6 +185,11 @@ def as_gradient(captured: CapturedUpdate, model: SplitModel, original: Model) ->
             f"update {name!r} is of kind {update_format.kind}, which scales with the learning "
             f"rate; give learning_rate"
         )
+    if update_format.weight_decay and update_format.local_steps > 1:
+        raise UsageError(
+            f"update {name!r} is of {update_format.local_steps} local steps with weight decay, "
+            f"which is taken off a single step only; capture one step, or set weight_decay to 0"
+        )
     module = original if isinstance(original, nn.Module) else original.module()
     tensors = named_tensors(captured.tensors, name, module, list(model.names.values()))
     _check_names(name, tensors, model, module)
@@ -226,11 +233,11 @@ def _check_kind(value: object, tensor: str, update: str) -> None:
 
 
 def _summed_gradients(value: Tensor, before: Tensor, update_format: UpdateFormat) -> Tensor:
-    if update_format.kind == "gradient":
-        return value
-    moved = value if update_format.kind == "difference" else value - before
-    assert update_format.learning_rate is not None
-    return -moved / update_format.learning_rate
+    if update_format.kind != "gradient":
+        moved = value if update_format.kind == "difference" else value - before
+        assert update_format.learning_rate is not None
+        value = -moved / update_format.learning_rate
+    return value - update_format.weight_decay * before if update_format.weight_decay else value
 
 
 def _check_names(

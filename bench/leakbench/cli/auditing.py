@@ -13,6 +13,9 @@ from leakbench.cli.options import DeviceOption
 UpdateKind = Literal["gradient", "difference", "weights"]
 """What the tensors of a captured update are."""
 
+LossName = Literal["cross-entropy", "nll", "binary", "squared"]
+"""Losses of clients, see `leakbench.auditing.named_loss`."""
+
 
 def _print_schema(wanted: bool) -> None:
     if wanted:
@@ -75,7 +78,11 @@ def audit(
         UpdateKind, typer.Option("--kind", help="What the tensors of the updates are.")
     ] = "gradient",
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", help="Individuals in an update.")
+        list[int] | None,
+        typer.Option(
+            "--batch-size",
+            help="Individuals in an update; repeatable, once for each update in their order.",
+        ),
     ] = None,
     learning_rate: Annotated[
         float | None,
@@ -86,6 +93,34 @@ def audit(
     ] = 1,
     local_batch: Annotated[
         int | None, typer.Option("--local-batch", help="Individuals in a step, if not all.")
+    ] = None,
+    weight_decay: Annotated[
+        float, typer.Option("--weight-decay", help="λ that clients' SGD adds to the gradient.")
+    ] = 0.0,
+    loss: Annotated[
+        LossName, typer.Option("--loss", help="What clients minimise.")
+    ] = "cross-entropy",
+    class_weight: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--class-weight",
+            help="Weight of each class, or pos_weight of each logit with binary; repeatable.",
+        ),
+    ] = None,
+    label_smoothing: Annotated[
+        float, typer.Option("--label-smoothing", help="Of the cross-entropy.")
+    ] = 0.0,
+    reduction: Annotated[
+        Literal["mean", "sum"], typer.Option("--reduction", help="Of the loss over a batch.")
+    ] = "mean",
+    logits: Annotated[
+        str | None,
+        typer.Option(
+            "--logits",
+            metavar="KEY",
+            help="Where the logits are in the model's output, if it returns a dict, tuple or "
+            "dataclass.",
+        ),
     ] = None,
     mode: Annotated[
         Mode | None,
@@ -140,6 +175,16 @@ def audit(
     image_size: Annotated[
         int | None, typer.Option("--image-size", min=1, help="Size that images are resized to.")
     ] = None,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick", help="Answer within about two minutes; the report says what was left out."
+        ),
+    ] = False,
+    time_limit: Annotated[
+        float | None,
+        typer.Option("--time-limit", metavar="MINUTES", help="After which attacks end."),
+    ] = None,
     device: DeviceOption = "auto",
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
     out: Annotated[Path, typer.Option("--out", help="Folder of audit.html and audit.json.")] = Path(
@@ -170,6 +215,7 @@ def audit(
 ) -> None:
     """Attack the updates of your own model, and report what a server infers from them."""
     from leakbench.auditing.from_files import audit_from_files
+    from leakbench.auditing.named_loss import named_loss
 
     audit_from_files(
         model,
@@ -189,10 +235,15 @@ def audit(
         sarif,
         fail_on or (),
         kind=kind,
-        batch_size=batch_size,
+        batch_size=batch_size[0] if batch_size and len(batch_size) == 1 else batch_size or None,
         learning_rate=learning_rate,
         local_steps=local_steps,
         local_batch=local_batch,
+        weight_decay=weight_decay,
+        loss=named_loss(loss, class_weight or (), label_smoothing, reduction),
+        logits=logits,
+        quick=quick,
+        time_limit=time_limit,
         mode=mode,
         labels_known=labels_known,
         budget=budget,

@@ -11,8 +11,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from leakbench.base.durations import duration
 from leakbench.metrics.formatting import counted
-from leakbench.sweep.durations import duration
 from leakbench.sweep.events import (
     CellDone,
     Closed,

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from leakbench.base.durations import duration
 from leakbench.base.errors import UsageError
 from leakbench.base.markdown import markdown_table
 from leakbench.evaluation.loading import load_individuals
@@ -15,7 +16,6 @@ from leakbench.evaluation.required_weights import WeightsHere
 from leakbench.evaluation.shared_training import is_trained
 from leakbench.federation.backbones.weight_sources import NotDownloadedError
 from leakbench.metrics.formatting import counted
-from leakbench.sweep.durations import duration
 from leakbench.sweep.pending import Pending, Reason
 from leakbench.sweep.rates import Rates
 from leakbench.sweep.steps import Measure, Prepare, Step, Train, steps_of

@@ -71,9 +71,8 @@ def recover_labels(
                 f"label scheme {scheme!r} is for the mean cross-entropy, and clients compute "
                 f"{model.loss.in_words}; use 'counts'"
             )
-        classes = model.loss.classes(len(bias_gradient))
         if expected is None:
-            expected = torch.full((classes,), 1 / classes)
+            expected = model.loss.probabilities(torch.zeros_like(bias_gradient))
         return label_counts_for_loss(model.loss, bias_gradient, expected, batch_size)
     if scheme == "idlg":
         if batch_size != 1:
@@ -211,34 +210,32 @@ def label_counts_for_loss(
 
     With all predictions as expected, n solves Σ_c n_c x_c = N g and Σ_c n_c = B, where x_c is the
     error of an individual of class c, and N is 1 for a sum, or Σ_c n_c w_c; by non-negative least
-    squares, rounded to integers by largest remainders.
+    squares, rounded to integers by largest remainders. With more labels than logits, such as sets
+    of labels, many counts explain it, and one of them is returned.
 
     Args:
         bias_gradient: shape (K,), or (1,) of a single logit.
-        expected: a guess of the mean predicted probabilities, shape (K,).
+        expected: a guess of the mean predictions, as `Loss.probabilities` returns them.
         batch_size: B.
 
     Returns:
         Classes in ascending order, shape (B,).
 
-    >>> label_counts_for_loss(Loss(one_logit=True), torch.tensor([-0.5]), torch.ones(2) / 2, 4)
+    >>> loss = Loss(link="sigmoid", table=((0,), (1,)))
+    >>> label_counts_for_loss(loss, torch.tensor([-0.5]), torch.ones(2) / 2, 4)
     tensor([1, 1, 1, 1])
     """
     g, p = (tensor.detach().to("cpu", torch.float64) for tensor in (bias_gradient, expected))
-    logits = (p[1:] / p[:1]).log() if loss.one_logit else p.clamp_min(TINY).log()
-    errors = loss.errors(logits, loss.targets(len(p)))
+    errors = loss.errors(loss.logits_of(p), loss.targets(len(p)))
+    classes = len(errors)
     equations, right = errors.T, g
     if loss.reduction == "mean":
-        each = [loss.denominator(torch.tensor([label])) for label in range(len(p))]
+        each = [loss.denominator(torch.tensor([label])) for label in range(classes)]
         equations, right = errors.T - g[:, None] * torch.tensor(each), torch.zeros_like(g)
-    sized = torch.cat([equations, torch.ones(1, len(p))])
+    sized = torch.cat([equations, torch.ones(1, classes)])
     shares, _ = nnls(sized.numpy(), torch.cat([right, torch.tensor([float(batch_size)])]).numpy())
     counts = _integers(torch.from_numpy(shares), batch_size)
-    return torch.arange(len(p)).repeat_interleave(counts).to(bias_gradient.device)
-
-
-TINY = 1e-12
-"""Least probability whose logarithm is taken."""
+    return torch.arange(classes).repeat_interleave(counts).to(bias_gradient.device)
 
 
 def ilrg_labels(
