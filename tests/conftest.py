@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,13 +14,16 @@ import pytest
 import torch
 from filelock import FileLock
 
+import forking
 import running
 from leakbench.attacks.feature import FeatureReconstruction
 from leakbench.cli.main import main
 from leakbench.conformance.setting import SETUP
 from leakbench.experiments.cell import Setup
 from leakbench.experiments.suite import Suite, load_suite
+from leakbench.sweep import local
 from ordering import slow_modules_first
+from sampling import with_few_faces
 from suite_files import PRESETS, SMALL
 
 collect_ignore = ["outside_package"]  # A package that other tests install.
@@ -49,13 +53,15 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def data_root() -> Path:
-    """The folder of real data sets; skips where there is none."""
+def data_root(request: pytest.FixtureRequest, cache: Path) -> Path:
+    """The folder of real data sets, nightly with all of CelebA; skips where there is none."""
     beside = Path(__file__).resolve().parents[2] / "shared" / "data"
     root = Path(os.environ.get("LEAKBENCH_DATA_ROOT", beside))
     if not (root / "celeba").is_dir():
         pytest.skip(f"no real data: neither $LEAKBENCH_DATA_ROOT nor {beside} has celeba/")
-    return root
+    if "nightly" in request.config.option.markexpr:
+        return root
+    return with_few_faces(root.absolute(), cache.parent / "data")
 
 
 @pytest.fixture
@@ -81,15 +87,32 @@ def undisturbed(cache: Path) -> tuple[Path, str]:
     with FileLock(f"{folder}.lock"):
         if not printed.exists():
             folder.mkdir(exist_ok=True)
-            result = running.run(folder)
+            # As a user starts it: a process of Python's own, as are its workers.
+            result = subprocess.run(
+                running.command(folder),
+                env=running.environment(folder),
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=300,
+            )
             assert result.returncode == 0, result.stderr
             printed.write_text(result.stdout, encoding="utf-8")
     return folder, printed.read_text(encoding="utf-8")
 
 
 @pytest.fixture
+def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Local workers are copies of this process, which has imported PyTorch already."""
+    monkeypatch.setattr(local, "START_METHOD", forking.START_METHOD)
+
+
+@pytest.fixture
 def run(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    forked_workers: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> Callable[..., tuple[int, str, str]]:
     """Return a function that runs the command line in this process: code, stdout, stderr."""
     monkeypatch.delenv("LEAKBENCH_DATA_ROOT", raising=False)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, Literal
 
 from leakbench.base.cache import cache_folder
 from leakbench.sweep.executor import (
@@ -36,6 +36,9 @@ POLL_SECONDS = 0.2
 GRACE_SECONDS = 5.0
 """Seconds in which a worker may end by itself."""
 
+START_METHOD: Literal["spawn", "fork"] = "spawn"
+"""How processes are started: anew, since a copy of a process that uses a GPU cannot use it."""
+
 
 class LocalExecutor:
     """Worker processes, each started when it is first needed, and again after its death.
@@ -47,7 +50,7 @@ class LocalExecutor:
 
     def __init__(self, site: Site, workers: int, gpus: int = 0) -> None:
         self._site = site
-        self._context = multiprocessing.get_context("spawn")
+        self._context = multiprocessing.get_context(START_METHOD)
         self._workers = [_Worker(str(n + 1), _visible_gpu(n, gpus)) for n in range(workers)]
         # Processes inherit it when they are started, which may be at any time.
         os.environ.update(worker_environment())

@@ -1,0 +1,119 @@
+"""Runs of `leakbench` in copies of the test's own process, which has PyTorch in memory already.
+
+A new Python process imports it for seconds, as every worker of a run does. A copy is a process of
+its own too: it may be killed and interrupted, and dies without this one.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Literal
+
+import torch
+
+from leakbench.cli.main import main
+from leakbench.sweep import local
+
+START_METHOD: Literal["spawn", "fork"] = "spawn" if torch.cuda.is_available() else "fork"
+"""How workers are started; a copy of a process that has used a GPU cannot use it."""
+
+
+class Forked:
+    """A copy of this process that runs the command line.
+
+    Args:
+        command: a command for `subprocess`, of which the words after `-m leakbench` are run.
+        environment: all environment variables.
+        folder: the working folder; None for this process's.
+        own_group: whether signals may be sent to the process and its workers as a group.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        folder: Path | None = None,
+        own_group: bool = False,
+    ) -> None:
+        self._command = command
+        self._streams = [
+            tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
+            for _ in range(2)
+        ]
+        arguments = list(command[command.index("leakbench") + 1 :])
+        self._process = multiprocessing.get_context("fork").Process(
+            target=_run, args=(arguments, dict(environment), folder, own_group, *self._streams)
+        )
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    def poll(self) -> int | None:
+        """Return the exit code, None as long as it runs."""
+        return self._process.exitcode
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def wait(self, timeout: float) -> int:
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            self.kill()
+            raise subprocess.TimeoutExpired(list(self._command), timeout)
+        return self._process.exitcode
+
+    def communicate(self, timeout: float) -> tuple[str, str]:
+        """Wait for its end, and return what it and its workers have printed."""
+        self.wait(timeout)
+        for stream in self._streams:
+            stream.seek(0)
+        printed, said = (stream.read() for stream in self._streams)
+        return printed, said
+
+
+def completed(
+    command: Sequence[str], environment: Mapping[str, str], folder: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command in a copy of this process, as `subprocess.run` would in a new one."""
+    process = Forked(command, environment, folder)
+    printed, said = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(list(command), process.wait(0), printed, said)
+
+
+def _run(
+    arguments: list[str],
+    environment: dict[str, str],
+    folder: Path | None,
+    own_group: bool,
+    out: IO[str],
+    err: IO[str],
+) -> None:
+    if own_group:
+        os.setsid()
+    # As in a new process, whatever pytest has set.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGALRM):
+        signal.signal(number, signal.SIG_DFL)
+    # Of the process, not of Python alone: its workers print to them too.
+    os.dup2(out.fileno(), 1)
+    os.dup2(err.fileno(), 2)
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", encoding="utf-8", closefd=False, buffering=1)  # noqa: SIM115
+    os.environ.clear()
+    os.environ.update(environment)
+    if folder is not None:
+        os.chdir(folder)
+    local.START_METHOD = START_METHOD
+    sys.argv = ["leakbench", *arguments]
+    try:
+        main()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
