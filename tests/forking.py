@@ -18,6 +18,7 @@ from typing import IO, Literal
 
 import torch
 
+from leakbench.base.registry import ATTACKS, DATASETS, DEFENSES, MODELS
 from leakbench.cli.main import main
 from leakbench.sweep import local
 
@@ -111,9 +112,17 @@ def _run(
     if folder is not None:
         os.chdir(folder)
     local.START_METHOD = START_METHOD
+    _look_for_plugins_in(environment.get("PYTHONPATH", "").split(os.pathsep))
     sys.argv = ["leakbench", *arguments]
     try:
         main()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
+
+
+def _look_for_plugins_in(folders: list[str]) -> None:
+    """Find packages there, as a process does that is started with these folders."""
+    sys.path[:0] = [folder for folder in folders if folder and folder not in sys.path]
+    for registry in (ATTACKS, DATASETS, DEFENSES, MODELS):
+        vars(registry).pop("_points", None)

@@ -48,7 +48,9 @@ def _cosines(found: Tensor | None, batch: Planted) -> Tensor:
     return match_individuals(found, batch.features)[1]
 
 
-@pytest.mark.parametrize("individuals", [2, 4, 8, 16])
+@pytest.mark.parametrize(
+    "individuals", [*(pytest.param(size, marks=pytest.mark.nightly) for size in (2, 4, 16)), 8]
+)
 def test_independent_features_come_back(individuals: int) -> None:
     batch = _independent(individuals)
     found = answer(CocktailParty(), batch)

@@ -32,7 +32,15 @@ needs_docs = pytest.mark.skipif(
 TITLE = re.compile(r'title="([^"]+)"')
 LANGUAGES = {"bash", "python", "toml", "text"}
 
-LONG = {"defenses.md", "plugins.md", "publishing.md", "sweeps.md", "training.md", "tutorial.md"}
+LONG = {
+    "audit.md",
+    "defenses.md",
+    "plugins.md",
+    "publishing.md",
+    "sweeps.md",
+    "training.md",
+    "tutorial.md",
+}
 """Pages whose examples run for half a minute or more."""
 
 WITH_EXAMPLES = sorted(

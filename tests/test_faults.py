@@ -70,7 +70,7 @@ class Perilous(Attack):
         if self.peril == "sleeps":
             time.sleep(600)
         half = torch.full((1,), 0.5)
-        return [AttackResult(scores={p: half for p in server.properties}) for _ in observations]
+        return [AttackResult(scores=dict.fromkeys(server.properties, half)) for _ in observations]
 
 
 RunHere = Callable[..., tuple[int, str]]

@@ -44,6 +44,7 @@ def measured(data_root: Path, attack: str, **fields: object) -> Metrics:
     return metrics
 
 
+@pytest.mark.nightly
 def test_a_single_face_s_feature_is_recovered(data_root: Path) -> None:
     found = measured(data_root, "feature", batch_size=1)
     assert found.feature_cosine is not None
@@ -112,7 +113,8 @@ def test_the_oracle_reads_gender_off_true_features_and_blind_does_not(data_root:
     assert blind.balanced_accuracy.high < 0.65
 
 
-OTHERS = {
+EACH: dict[str, tuple[dict[str, object], tuple[str, ...], str]] = {
+    "celeba": ({"selection": "natural"}, ("gender", "glasses"), "Mouth_Slightly_Open"),
     "lfw": ({}, ("gender", "glasses", "smile", "young"), "Mouth_Slightly_Open"),
     "utkface": ({}, ("gender", "young"), "white"),
     "apascal": ({}, ("wheel",), "Window"),
@@ -120,11 +122,14 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize(
+    "name",
+    [name if name == "celeba" else pytest.param(name, marks=pytest.mark.nightly) for name in EACH],
+)
 def test_a_single_individual_s_feature_is_recovered_from_every_data_set(
     data_root: Path, name: str
 ) -> None:
-    parameters, properties, main_task = OTHERS[name]
+    parameters, properties, main_task = EACH[name]
     folder = DATASETS.get(name).folder
     if not (data_root / folder).is_dir():
         pytest.skip(f"no {folder}/ in {data_root}")
@@ -148,9 +153,9 @@ def test_a_single_individual_s_feature_is_recovered_from_every_data_set(
     assert metrics.swapped_cosine.value <= metrics.feature_cosine.value - 0.5
 
 
-@pytest.mark.parametrize("name", ["lfw", "utkface"])
+@pytest.mark.parametrize("name", ["lfw", pytest.param("utkface", marks=pytest.mark.nightly)])
 def test_gender_is_read_off_true_features_of_other_faces(data_root: Path, name: str) -> None:
-    _, _, main_task = OTHERS[name]
+    _, _, main_task = EACH[name]
     if not (data_root / name).is_dir():
         pytest.skip(f"no {name}/ in {data_root}")
     oracle = measured(
