@@ -89,7 +89,7 @@ def undisturbed(cache: Path) -> tuple[Path, str]:
             folder.mkdir(exist_ok=True)
             # As a user starts it: a process of Python's own, as are its workers.
             result = subprocess.run(
-                running.command(folder),
+                running.command(folder, "--workers", "1"),
                 env=running.environment(folder),
                 capture_output=True,
                 text=True,

@@ -1,4 +1,4 @@
-"""Runs of `leakbench` in copies of the test's own process, which has PyTorch in memory already.
+"""Commands in copies of the test's own process, which has PyTorch in memory already.
 
 A new Python process imports it for seconds, as every worker of a run does. A copy is a process of
 its own too: it may be killed and interrupted, and dies without this one.
@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Literal
 
@@ -26,11 +26,15 @@ START_METHOD: Literal["spawn", "fork"] = "spawn" if torch.cuda.is_available() el
 """How workers are started; a copy of a process that has used a GPU cannot use it."""
 
 
+Command = Sequence[str] | Callable[[], object]
+
+
 class Forked:
-    """A copy of this process that runs the command line.
+    """A copy of this process that runs a command.
 
     Args:
-        command: a command for `subprocess`, of which the words after `-m leakbench` are run.
+        command: a function, or words as for `subprocess`, of which `leakbench` gets those after its
+            name.
         environment: all environment variables.
         folder: the working folder; None for this process's.
         own_group: whether signals may be sent to the process and its workers as a group.
@@ -38,7 +42,7 @@ class Forked:
 
     def __init__(
         self,
-        command: Sequence[str],
+        command: Command,
         environment: Mapping[str, str],
         folder: Path | None = None,
         own_group: bool = False,
@@ -48,9 +52,8 @@ class Forked:
             tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
             for _ in range(2)
         ]
-        arguments = list(command[command.index("leakbench") + 1 :])
         self._process = multiprocessing.get_context("fork").Process(
-            target=_run, args=(arguments, dict(environment), folder, own_group, *self._streams)
+            target=_run, args=(command, dict(environment), folder, own_group, *self._streams)
         )
         self._process.start()
         assert self._process.pid is not None
@@ -67,7 +70,7 @@ class Forked:
         self._process.join(timeout)
         if self._process.exitcode is None:
             self.kill()
-            raise subprocess.TimeoutExpired(list(self._command), timeout)
+            raise subprocess.TimeoutExpired(str(self._command), timeout)
         return self._process.exitcode
 
     def communicate(self, timeout: float) -> tuple[str, str]:
@@ -80,16 +83,16 @@ class Forked:
 
 
 def completed(
-    command: Sequence[str], environment: Mapping[str, str], folder: Path | None = None
+    command: Command, environment: Mapping[str, str], folder: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a command in a copy of this process, as `subprocess.run` would in a new one."""
     process = Forked(command, environment, folder)
     printed, said = process.communicate(timeout=300)
-    return subprocess.CompletedProcess(list(command), process.wait(0), printed, said)
+    return subprocess.CompletedProcess(str(command), process.wait(0), printed, said)
 
 
 def _run(
-    arguments: list[str],
+    command: Command,
     environment: dict[str, str],
     folder: Path | None,
     own_group: bool,
@@ -113,9 +116,12 @@ def _run(
         os.chdir(folder)
     local.START_METHOD = START_METHOD
     _look_for_plugins_in(environment.get("PYTHONPATH", "").split(os.pathsep))
-    sys.argv = ["leakbench", *arguments]
     try:
-        main()
+        if callable(command):
+            command()
+        else:
+            sys.argv = list(command[command.index("leakbench") :])
+            main()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -8,7 +8,8 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +18,7 @@ from unittest import SkipTest
 
 import pytest
 
+from forking import completed
 from leakbench.base.registry import ATTACKS, DATASETS, DEFENSES, MODELS, Registry
 from leakbench.experiments.expansion import expand
 from leakbench.experiments.suite import load_suite, suite_names
@@ -95,27 +97,33 @@ class Reader:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(source, encoding="utf-8")
         elif language == "bash":
-            self.run(["bash", "-euo", "pipefail", "-c", source])
+            words = shlex.split(source, comments=True)
+            plain = words[0] == "leakbench" and "\n" not in source.strip()
+            self.run(words if plain else ["bash", "-euo", "pipefail", "-c", source])
         elif language == "python":
-            self.run([sys.executable, "-c", source])
+            self.run(partial(exec, compile(source, "<page>", "exec"), {"__name__": "__main__"}))
         elif language == "text" and self.printed:
             printed = list(lines(self.printed))
             for line in lines(source):
                 assert any(shows(line, each) for each in printed), (line, self.printed)
             self.printed = ""
 
-    def run(self, command: list[str]) -> None:
-        done = subprocess.run(
-            command,
-            cwd=self.folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=400,
-            check=False,
-        )
+    def run(self, command: list[str] | Callable[[], object]) -> None:
+        """Run a script, or in a copy of this process one command of leakbench, or Python code."""
+        if callable(command) or command[0] == "leakbench":
+            done = completed(command, self.environment, self.folder)
+        else:
+            done = subprocess.run(
+                command,
+                cwd=self.folder,
+                env=self.environment,
+                capture_output=True,
+                text=True,
+                timeout=400,
+                check=False,
+            )
         self.printed = done.stdout + done.stderr
-        assert done.returncode == 0, f"{command[-1]}\n{self.printed}"
+        assert done.returncode == 0, f"{command}\n{self.printed}"
         self.blocks += 1
 
 

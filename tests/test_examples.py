@@ -118,7 +118,9 @@ def test_the_readmes_example_runs(
 ) -> None:
     """With a smaller budget: what is defended is searched until it ends."""
     code = readmes_example()
-    small = code.replace('["mask_demixing"]', '{"mask_demixing": {"budget": 20}}')
+    small = code.replace(
+        '["mask_demixing"]', '{"mask_demixing": {"budget": 20, "reflections": 300}}'
+    )
     assert small != code
     (tmp_path / "readme.py").write_text(small, encoding="utf-8")
     monkeypatch.chdir(tmp_path)

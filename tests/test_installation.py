@@ -174,8 +174,12 @@ class Installed:
 
     def origins(self, folder: Path, *modules: str) -> list[Path]:
         """The files from which modules would be imported."""
-        code = f"from importlib.util import find_spec\nfor m in {modules!r}: print(find_spec(m).origin)"
-        return [Path(line) for line in done([self.python, "-c", code], folder).splitlines()]
+        code = (
+            "import sys, importlib.util as u\nfor m in sys.argv[1:]: print(u.find_spec(m).origin)"
+        )
+        return [
+            Path(line) for line in done([self.python, "-c", code, *modules], folder).splitlines()
+        ]
 
     def damaged(self) -> Iterator[str]:
         """Yield the installed files that are missing or other than their package's record says."""

@@ -54,13 +54,13 @@ def test_a_second_run_measures_nothing(
     assert before == after
 
 
-def test_one_worker_gives_the_records_of_two(
+def test_two_workers_give_the_records_of_one(
     undisturbed: tuple[Path, str], run_here: RunHere, tmp_path: Path
 ) -> None:
-    assert run_here("--only", "batch_size=4")[0] == 0
-    alone = records(tmp_path)
-    assert len(alone) == 8
-    assert alone.items() <= records(undisturbed[0]).items()
+    assert run_here("--workers", "2", "--only", "batch_size=4")[0] == 0
+    together = records(tmp_path)
+    assert len(together) == 8
+    assert together.items() <= records(undisturbed[0]).items()
 
 
 def killed_in_the_middle(folder: Path, chance: random.Random, *arguments: str) -> None:
