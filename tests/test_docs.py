@@ -66,7 +66,7 @@ class Reader:
         hook = folder.parent / "hook"
         hook.mkdir()
         # Packages that `pip install -e` puts into `installed` are found as installed ones.
-        installed = folder.parent / "installed"
+        self.installed = installed = folder.parent / "installed"
         (hook / "sitecustomize.py").write_text(f"import site\nsite.addsitedir({str(installed)!r})")
         self.environment = {
             **os.environ,
@@ -98,8 +98,11 @@ class Reader:
             path.write_text(source, encoding="utf-8")
         elif language == "bash":
             words = shlex.split(source, comments=True)
-            plain = words[0] == "leakbench" and "\n" not in source.strip()
+            single = words[0] == "leakbench" and "\n" not in source.strip()
+            plain = single and not self.installed.exists()
             self.run(words if plain else ["bash", "-euo", "pipefail", "-c", source])
+        elif language == "python" and self.installed.exists():
+            self.run([sys.executable, "-c", source])
         elif language == "python":
             self.run(partial(exec, compile(source, "<page>", "exec"), {"__name__": "__main__"}))
         elif language == "text" and self.printed:
