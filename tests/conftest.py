@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import subprocess
@@ -41,6 +42,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if not item.get_closest_marker("nightly")]
     worker = getattr(config, "workerinput", {"workercount": 1})
     items[:] = slow_modules_first(items, worker["workercount"])
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Let copies of this process share its memory, which garbage collection would write to."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -105,6 +113,7 @@ def undisturbed(cache: Path) -> tuple[Path, str]:
 def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Local workers are copies of this process, which has imported PyTorch already."""
     monkeypatch.setattr(local, "START_METHOD", forking.START_METHOD)
+    monkeypatch.setattr(local, "GRACE_SECONDS", forking.GRACE_SECONDS)
 
 
 @pytest.fixture

@@ -25,6 +25,10 @@ from leakbench.sweep import local
 START_METHOD: Literal["spawn", "fork"] = "spawn" if torch.cuda.is_available() else "fork"
 """How workers are started; a copy of a process that has used a GPU cannot use it."""
 
+GRACE_SECONDS = 0.1
+"""Seconds in which a worker may end by itself. A copy holds both ends of its own pipe, and never
+sees the other one closed."""
+
 
 Command = Sequence[str] | Callable[[], object]
 
@@ -114,7 +118,7 @@ def _run(
     os.environ.update(environment)
     if folder is not None:
         os.chdir(folder)
-    local.START_METHOD = START_METHOD
+    local.START_METHOD, local.GRACE_SECONDS = START_METHOD, GRACE_SECONDS
     _look_for_plugins_in(environment.get("PYTHONPATH", "").split(os.pathsep))
     try:
         if callable(command):
@@ -132,3 +136,4 @@ def _look_for_plugins_in(folders: list[str]) -> None:
     sys.path[:0] = [folder for folder in folders if folder and folder not in sys.path]
     for registry in (ATTACKS, DATASETS, DEFENSES, MODELS):
         vars(registry).pop("_points", None)
+        registry._usable.clear()

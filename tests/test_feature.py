@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from conforming import ALIKE, DEEP
 from leakbench.attacks.feature import FeatureReconstruction
 from leakbench.attacks.matching.distance import cosine_gaussian_distance
 from leakbench.attacks.matching.engine import match_gradients
@@ -219,9 +220,16 @@ def test_every_model_is_trained_attacked_and_scored(model: str, split: str) -> N
     assert record.metrics.feature_cosine is not None
 
 
-@pytest.mark.parametrize("name", MODELS.names())
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.nightly if name in ALIKE | DEEP else ())
+        for name in MODELS.names()
+    ],
+)
 @pytest.mark.parametrize("size", [32, 64, 128])
 def test_every_model_takes_every_size(name: str, size: int) -> None:
+    """Deep models of 32 and 64 px every time by the conformance suite."""
     example = getattr(MODELS.get(name), "example_parameters", {})
     architecture: Architecture = build(MODELS, name, example)
     for split in architecture.splits:
