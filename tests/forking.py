@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import IO, Literal
 
@@ -28,6 +29,21 @@ START_METHOD: Literal["spawn", "fork"] = "spawn" if torch.cuda.is_available() el
 GRACE_SECONDS = 0.1
 """Seconds in which a worker may end by itself. A copy holds both ends of its own pipe, and never
 sees the other one closed."""
+
+
+LATE = (
+    "torch._dynamo",
+    "leakbench.evaluation.measuring",
+    "leakbench.evaluation.preparation",
+    "leakbench.reports.suite_page",
+)
+"""Modules that a run imports when it needs them, for seconds."""
+
+
+def import_before_copying() -> None:
+    """Import here what every copy would import for itself."""
+    for module in LATE:
+        import_module(module)
 
 
 Command = Sequence[str] | Callable[[], object]
@@ -51,6 +67,7 @@ class Forked:
         folder: Path | None = None,
         own_group: bool = False,
     ) -> None:
+        import_before_copying()
         self._command = command
         self._streams = [
             tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
