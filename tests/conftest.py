@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -95,15 +94,7 @@ def undisturbed(cache: Path) -> tuple[Path, str]:
     with FileLock(f"{folder}.lock"):
         if not printed.exists():
             folder.mkdir(exist_ok=True)
-            # As a user starts it: a process of Python's own, as are its workers.
-            result = subprocess.run(
-                running.command(folder, "--workers", "1"),
-                env=running.environment(folder),
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=300,
-            )
+            result = running.run(folder)
             assert result.returncode == 0, result.stderr
             printed.write_text(result.stdout, encoding="utf-8")
     return folder, printed.read_text(encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from leakbench.threat.attack import Attack, AttackResult, Progress
 from leakbench.threat.knowledge import Knowledge
 from leakbench.threat.observation import Observation
 from leakbench.threat.server import Server
-from running import HALF, SUITE, command, environment, half_of, records
+from running import HALF, SUITE, command, environment, half_of, records, warm
 
 Run = Callable[..., tuple[int, str, str]]
 RunHere = Callable[..., tuple[int, str]]
@@ -54,13 +55,34 @@ def test_a_second_run_measures_nothing(
     assert before == after
 
 
-def test_two_workers_give_the_records_of_one(
+def test_one_worker_gives_the_records_of_two(
     undisturbed: tuple[Path, str], run_here: RunHere, tmp_path: Path
 ) -> None:
-    assert run_here("--workers", "2", "--only", "batch_size=4")[0] == 0
-    together = records(tmp_path)
-    assert len(together) == 8
-    assert together.items() <= records(undisturbed[0]).items()
+    assert run_here("--only", "batch_size=4")[0] == 0
+    alone = records(tmp_path)
+    assert len(alone) == 8
+    assert alone.items() <= records(undisturbed[0]).items()
+
+
+@pytest.mark.slow
+def test_a_run_that_a_user_starts_gives_the_same_records(
+    undisturbed: tuple[Path, str], tmp_path: Path
+) -> None:
+    """Its processes are new ones of Python, which share nothing with this one."""
+    warm(tmp_path, undisturbed)
+    part = ("--workers", "1", "--only", "attack=feature", "--only", "rounds=3")
+    result = subprocess.run(
+        command(tmp_path, *part),
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    found = records(tmp_path)
+    assert len(found) == 2
+    assert found.items() <= records(undisturbed[0]).items()
 
 
 def killed_in_the_middle(folder: Path, chance: random.Random, *arguments: str) -> None:
