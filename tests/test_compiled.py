@@ -110,13 +110,8 @@ def assert_same(found: list[Reconstruction], expected: list[Reconstruction]) -> 
         assert (a.steps, a.restarts, a.diverged) == (b.steps, b.restarts, b.diverged)
 
 
-@pytest.mark.parametrize(
-    "attack",
-    [ImprovedDeepLeakage(budget=STEPS), FeatureReconstruction(budget=STEPS)],
-    ids=lambda attack: attack.name,
-)
 def test_an_attack_finds_the_same_traced_or_not_alone_or_among_others(
-    attack: GradientMatching, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The graph that is compiled, run as it is: its code takes half a minute to compile."""
     traced: list[Any] = []
@@ -127,7 +122,8 @@ def test_an_attack_finds_the_same_traced_or_not_alone_or_among_others(
         return compile_graph(graph, backend="eager", **options)
 
     monkeypatch.setattr(torch, "compile", run_as_it_is)
-    assert_same_compiled(attack, one_layer())
+    # Of all attacks its step is traced soonest.
+    assert_same_compiled(ImprovedDeepLeakage(budget=STEPS), one_layer())
     assert len(traced) == 2
 
 
