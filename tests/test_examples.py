@@ -116,12 +116,13 @@ def readmes_example() -> str:
 def test_the_readmes_example_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With a smaller budget: what is defended is searched until it ends."""
+    """With smaller budgets: what is defended is searched until they end."""
     code = readmes_example()
     small = code.replace(
         '["mask_demixing"]', '{"mask_demixing": {"budget": 20, "reflections": 300}}'
     )
     assert small != code
+    small = small.replace("    truth=", '    property_model="logistic",\n    truth=')
     (tmp_path / "readme.py").write_text(small, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     with torch.random.fork_rng():
