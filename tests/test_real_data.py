@@ -104,9 +104,10 @@ def test_everybody_in_a_batch_is_found_exactly_without_labels(
 
 
 def test_the_oracle_reads_gender_off_true_features_and_blind_does_not(data_root: Path) -> None:
+    # The blind control is a mean over many draws, so that fewer individuals are enough.
     oracle, blind = (
-        measured(data_root, name, batch_size=1, individuals=200).properties["gender"]
-        for name in ("oracle", "blind")
+        measured(data_root, name, batch_size=1, individuals=individuals).properties["gender"]
+        for name, individuals in (("oracle", 200), ("blind", 64))
     )
     assert oracle.balanced_accuracy.low is not None
     assert blind.balanced_accuracy.high is not None
