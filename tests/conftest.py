@@ -104,7 +104,7 @@ def undisturbed(cache: Path) -> tuple[Path, str]:
 def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Local workers are copies of this process, which has imported PyTorch already."""
     forking.import_before_copying()
-    monkeypatch.setattr(local, "START_METHOD", forking.START_METHOD)
+    monkeypatch.setattr(local, "PROCESSES", forking.PROCESSES)
     monkeypatch.setattr(local, "GRACE_SECONDS", forking.GRACE_SECONDS)
 
 

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO
 
 import torch
 
@@ -23,7 +23,7 @@ from leakbench.base.registry import ATTACKS, DATASETS, DEFENSES, MODELS
 from leakbench.cli.main import main
 from leakbench.sweep import local
 
-START_METHOD: Literal["spawn", "fork"] = "spawn" if torch.cuda.is_available() else "fork"
+PROCESSES = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "fork")
 """How workers are started; a copy of a process that has used a GPU cannot use it."""
 
 GRACE_SECONDS = 0.1
@@ -135,7 +135,7 @@ def _run(
     os.environ.update(environment)
     if folder is not None:
         os.chdir(folder)
-    local.START_METHOD, local.GRACE_SECONDS = START_METHOD, GRACE_SECONDS
+    local.PROCESSES, local.GRACE_SECONDS = PROCESSES, GRACE_SECONDS
     _look_for_plugins_in(environment.get("PYTHONPATH", "").split(os.pathsep))
     try:
         if callable(command):
