@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -60,6 +60,7 @@ class MaskDemixing(DemixingAttack):
         "2022, Individual Property Inference over Collaborative Learning in Deep Feature Space "
         "(ICME)"
     )
+    example_parameters: ClassVar = {"budget": 8, "reflections": 200}
 
     reflections: Annotated[int, Field(ge=0)] = 20_000
     quiet: Annotated[int, Field(gt=0)] = 2_000

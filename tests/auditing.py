@@ -72,13 +72,17 @@ def in_batches(of: LabelledImages, size: int) -> LabelledImages:
     return replace(of, updates=[f"client {row // size}" for row in range(len(of))])
 
 
+DEMIXING: dict[str, Any] = {"budget": 20, "reflections": 300}
+"""Enough to find a few individuals, and soon at its end where nobody can be found."""
+
+
 def audited(model: nn.Module, updates: Any, **changed: Any) -> Report:
     """An audit that takes seconds."""
     arguments: dict[str, Any] = {
         "split": "features",
         "auxiliary": people(120, seed=1),
         "properties": ("bright",),
-        "attacks": {"mask_demixing": {"budget": 20}},
+        "attacks": {"mask_demixing": DEMIXING},
         "defenses": (),
         "property_model": "logistic",
     }
@@ -96,7 +100,7 @@ def audited_with_truth() -> Report:
         model,
         gradients(model, VICTIMS, 4),
         truth=in_batches(VICTIMS, 4),
-        attacks={"mask_demixing": {"budget": 20}, "newton_demixing": {}},
+        attacks={"mask_demixing": DEMIXING, "newton_demixing": {}},
         defenses=[
             {"name": "gaussian", "sigma": 100.0},
             {"name": "secure_aggregation", "of": 4},

@@ -15,9 +15,18 @@ ALIKE = {"mobilenet_v2", "resnet50", "vit_b_16"}
 """Large models of which a smaller one has the same parts: tried in the nightly run."""
 
 
-def model_marks(name: str) -> list[pytest.MarkDecorator]:
-    """The marks of a model's checks."""
-    return [pytest.mark.nightly] if name in ALIKE else []
+DEEP = {"efficientnet_lite0", "mobilefacenet", "mobilenet_v3_small", "resnet18", "vit_small"}
+"""Large models of other parts, which are tried every time by the rules that parts may break."""
+
+
+WHATEVER_THE_PARTS = {"starts from the seed", "can be stored"}
+"""Rules that build a model again and again, and that small models try every time."""
+
+
+def model_marks(name: str, check: Check) -> list[pytest.MarkDecorator]:
+    """The marks of a model's check."""
+    long = name in ALIKE or (name in DEEP and check.name in WHATEVER_THE_PARTS)
+    return [pytest.mark.nightly] if long else []
 
 
 def assert_kept(check: Check, trial: Trial) -> None:

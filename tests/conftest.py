@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import sys
@@ -13,13 +14,16 @@ import pytest
 import torch
 from filelock import FileLock
 
+import forking
 import running
 from leakbench.attacks.feature import FeatureReconstruction
 from leakbench.cli.main import main
 from leakbench.conformance.setting import SETUP
 from leakbench.experiments.cell import Setup
 from leakbench.experiments.suite import Suite, load_suite
+from leakbench.sweep import local
 from ordering import slow_modules_first
+from sampling import with_few_faces
 from suite_files import PRESETS, SMALL
 
 collect_ignore = ["outside_package"]  # A package that other tests install.
@@ -39,6 +43,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = slow_modules_first(items, worker["workercount"])
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Let copies of this process share its memory, which garbage collection would write to."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The cache folder, shared by the session's worker processes."""
@@ -49,13 +60,15 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def data_root() -> Path:
-    """The folder of real data sets; skips where there is none."""
+def data_root(request: pytest.FixtureRequest, cache: Path) -> Path:
+    """The folder of real data sets, nightly with all of CelebA; skips where there is none."""
     beside = Path(__file__).resolve().parents[2] / "shared" / "data"
     root = Path(os.environ.get("LEAKBENCH_DATA_ROOT", beside))
     if not (root / "celeba").is_dir():
         pytest.skip(f"no real data: neither $LEAKBENCH_DATA_ROOT nor {beside} has celeba/")
-    return root
+    if "nightly" in request.config.option.markexpr:
+        return root
+    return with_few_faces(root.absolute(), cache.parent / "data")
 
 
 @pytest.fixture
@@ -88,8 +101,19 @@ def undisturbed(cache: Path) -> tuple[Path, str]:
 
 
 @pytest.fixture
+def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Local workers are copies of this process, which has imported PyTorch already."""
+    forking.import_before_copying()
+    monkeypatch.setattr(local, "PROCESSES", forking.PROCESSES)
+    monkeypatch.setattr(local, "GRACE_SECONDS", forking.GRACE_SECONDS)
+
+
+@pytest.fixture
 def run(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    forked_workers: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> Callable[..., tuple[int, str, str]]:
     """Return a function that runs the command line in this process: code, stdout, stderr."""
     monkeypatch.delenv("LEAKBENCH_DATA_ROOT", raising=False)

@@ -1,14 +1,17 @@
-"""Runs of a small suite in separate processes, as a user starts them."""
+"""Runs of a small suite in processes of their own."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
+
+from forking import completed
 
 SUITE = """
 title = "Small"
@@ -62,14 +65,12 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(folder, *arguments),
-        env=environment(folder),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    return completed(command(folder, *arguments), environment(folder))
+
+
+def warm(folder: Path, whole: tuple[Path, str]) -> None:
+    """Give a run in `folder` what a run of the whole suite has trained and prepared."""
+    shutil.copytree(whole[0] / "cache", folder / "cache")
 
 
 def records(folder: Path) -> dict[str, dict[str, Any]]:
@@ -99,20 +100,3 @@ def events(folder: Path, kind: str = "") -> list[dict[str, Any]]:
 def built(folder: Path) -> Counter[str]:
     """Path in the cache → how often it was built."""
     return Counter(path for event in events(folder, "SharedDone") for path in event["built"])
-
-
-def outside_attack(folder: Path, module: str, code: str) -> dict[str, str]:
-    """Install an attack as an outside package, with an entry point.
-
-    Returns:
-        The environment of a run with that package.
-    """
-    site = folder / "site"
-    (site / f"{module}-1.dist-info").mkdir(parents=True)
-    (site / f"{module}_attack.py").write_text(code)
-    (site / f"{module}-1.dist-info" / "METADATA").write_text(f"Name: {module}\nVersion: 1\n")
-    (site / f"{module}-1.dist-info" / "entry_points.txt").write_text(
-        f"[leakbench.attacks]\n{module} = {module}_attack:{module.title()}\n"
-    )
-    path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
-    return {**environment(folder), "PYTHONPATH": path}

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from auditing import (
+    DEMIXING,
     VICTIMS,
     audited,
     audited_with_truth,
@@ -114,13 +115,13 @@ def test_to_know_the_truth_changes_no_answer(with_truth: Report) -> None:
         model,
         gradients(model, VICTIMS, 4),
         batch_size=4,
-        attacks={"mask_demixing": {"budget": 20}, "feature": {"budget": 5, "labels": "counts"}},
+        attacks={"mask_demixing": DEMIXING, "feature": {"budget": 5, "labels": "counts"}},
     )
     known = audited(
         model,
         gradients(model, VICTIMS, 4),
         truth=in_batches(VICTIMS, 4),
-        attacks={"mask_demixing": {"budget": 20}, "feature": {"budget": 5, "labels": "counts"}},
+        attacks={"mask_demixing": DEMIXING, "feature": {"budget": 5, "labels": "counts"}},
     )
     for without, of in zip(blind.updates, known.updates, strict=True):
         for attack in ("mask_demixing", "feature"):

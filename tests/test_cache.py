@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
+import os
 import sys
+import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from forking import Forked
 from leakbench.base.cache import (
     DamagedFileWarning,
     cached_array,
@@ -25,7 +28,7 @@ from leakbench.base.cache import (
 )
 from leakbench.evaluation.preparation import prepare
 from leakbench.experiments.cell import Setup
-from running import HALF, built, environment, events, half_of, records, run
+from running import built, events, records, run, warm
 
 
 @pytest.fixture
@@ -151,40 +154,29 @@ def test_a_checksum_without_its_file_is_no_damage(folder: Path) -> None:
         assert ask("npy") == sound
 
 
-ASKING = """
-import os, sys, time, warnings
-from pathlib import Path
-import numpy as np
-from leakbench.base.cache import cached_array
-warnings.simplefilter("always")
-log, start = Path(sys.argv[1]), float(sys.argv[2])
-def build():
-    with log.open("a") as stream:
-        stream.write("built\\n")
-    time.sleep(0.5)
-    return np.arange(10_000, dtype=np.uint8)
-time.sleep(max(0.0, start - time.time()))
-assert (cached_array("things/x", build) == np.arange(10_000, dtype=np.uint8)).all()
-"""
+def ask_at(start: float, log: Path) -> None:
+    """Ask for the file as others do at the same time; print warnings, and log what is built."""
+
+    def build() -> NDArray[np.uint8]:
+        with log.open("a") as stream:
+            stream.write("built\n")
+        time.sleep(0.5)
+        return np.arange(10_000, dtype=np.uint8)
+
+    time.sleep(max(0.0, start - time.time()))
+    with warnings.catch_warnings(record=True, action="always") as said:
+        found = cached_array("things/x", build)
+    print(*(each.message for each in said), sep="\n", file=sys.stderr)
+    assert (found == np.arange(10_000, dtype=np.uint8)).all()
 
 
 def test_of_several_processes_one_makes_a_damaged_file_again(tmp_path: Path, folder: Path) -> None:
-    import time
-
     cached_array("things/x", lambda: np.arange(10_000, dtype=np.uint8))
     damage(folder / "things" / "x.npy", DAMAGES["a bit of the data"])
-    start = str(time.time() + 8)
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-c", ASKING, str(tmp_path / "log"), start],
-            env=environment(tmp_path),
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(3)
-    ]
-    said = [process.communicate(timeout=120)[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0, 0], said
+    ask = partial(ask_at, time.time() + 0.5, tmp_path / "log")
+    three = [Forked(ask, os.environ) for _ in range(3)]
+    said = [process.communicate(timeout=120)[1] for process in three]
+    assert [process.poll() for process in three] == [0, 0, 0], said
     assert (tmp_path / "log").read_text() == "built\n"
     assert sum("was damaged and is made again" in each for each in said) == 1
 
@@ -225,17 +217,16 @@ def test_a_cached_model_is_loaded_without_copies_of_the_clients_images(
 
 @pytest.mark.slow
 def test_a_flipped_bit_in_every_cached_file_changes_no_record(
-    undisturbed: tuple[Path, str], run_here: Callable[..., tuple[int, str]], tmp_path: Path
+    undisturbed: tuple[Path, str], tmp_path: Path
 ) -> None:
-    assert run_here(*HALF)[0] == 0
-    sound = half_of(undisturbed)
+    warm(tmp_path, undisturbed)
     files = [*(tmp_path / "cache").rglob("*.safetensors"), *(tmp_path / "cache").rglob("*.npy")]
     assert len(files) > 5
     for file in files:
         damage(file, DAMAGES["a bit of the data"])
-    result = run(tmp_path, "--redo", "all", *HALF)
+    result = run(tmp_path)
     assert result.returncode == 0, result.stderr
-    assert records(tmp_path) == sound
+    assert records(tmp_path) == records(undisturbed[0])
     told = Counter(
         line for line in result.stderr.splitlines() if "was damaged and is made again" in line
     )

@@ -203,30 +203,23 @@ def test_the_command_in_a_report_can_be_pasted_into_a_shell() -> None:
     ]
 
 
-def test_debug_shows_a_traceback(tmp_path: Path) -> None:
-    done = process("-m", "leakbench", "--debug", "run", "quik", folder=tmp_path)
-    assert done.returncode == 2
-    assert "Traceback (most recent call last)" in done.stderr
-    assert "unknown suite 'quik'" in done.stderr
-
-
-def test_without_debug_there_is_no_traceback(tmp_path: Path) -> None:
-    done = process("-m", "leakbench", "run", "quik", folder=tmp_path)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert re.fullmatch(r"leakbench: unknown suite 'quik'; .*\n", done.stderr)
+def test_debug_shows_a_traceback(run: Run) -> None:
+    code, _, err = run("--debug", "run", "quik")
+    assert code == 2
+    assert "Traceback (most recent call last)" in err
+    assert "unknown suite 'quik'" in err
 
 
 def test_a_data_set_that_is_not_there_says_what_to_get_and_what_runs_without(
-    tmp_path: Path,
+    run: Run, tmp_path: Path
 ) -> None:
-    done = process("-m", "leakbench", "run", "table2", "--workers", "1", folder=tmp_path)
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
-    (error,) = (line for line in done.stderr.splitlines() if line.startswith("leakbench: "))
+    code, _, err = run("run", "table2", "--workers", "1")
+    assert code == 2
+    assert "Traceback" not in err
+    (error,) = (line for line in err.splitlines() if line.startswith("leakbench: "))
     for part in ("no --data-root given", "mmlab.ie.cuhk.edu.hk", "--set dataset=synthetic"):
         assert part in error
-    assert error == done.stderr.splitlines()[-1]
+    assert error == err.splitlines()[-1]
     assert not list(tmp_path.rglob("*.json"))
 
 

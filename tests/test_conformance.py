@@ -60,7 +60,7 @@ def test_every_defense_keeps_every_rule(name: str, check: Check, device: str) ->
 @pytest.mark.parametrize(
     ("name", "check"),
     [
-        pytest.param(name, check, marks=model_marks(name))
+        pytest.param(name, check, marks=model_marks(name, check))
         for name in MODELS.names()
         for check in MODEL_CHECKS
     ],

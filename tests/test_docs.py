@@ -8,7 +8,8 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +18,7 @@ from unittest import SkipTest
 
 import pytest
 
+from forking import completed
 from leakbench.base.registry import ATTACKS, DATASETS, DEFENSES, MODELS, Registry
 from leakbench.experiments.expansion import expand
 from leakbench.experiments.suite import load_suite, suite_names
@@ -32,7 +34,15 @@ needs_docs = pytest.mark.skipif(
 TITLE = re.compile(r'title="([^"]+)"')
 LANGUAGES = {"bash", "python", "toml", "text"}
 
-LONG = {"defenses.md", "plugins.md", "publishing.md", "sweeps.md", "training.md", "tutorial.md"}
+LONG = {
+    "audit.md",
+    "defenses.md",
+    "plugins.md",
+    "publishing.md",
+    "sweeps.md",
+    "training.md",
+    "tutorial.md",
+}
 """Pages whose examples run for half a minute or more."""
 
 WITH_EXAMPLES = sorted(
@@ -56,7 +66,7 @@ class Reader:
         hook = folder.parent / "hook"
         hook.mkdir()
         # Packages that `pip install -e` puts into `installed` are found as installed ones.
-        installed = folder.parent / "installed"
+        self.installed = installed = folder.parent / "installed"
         (hook / "sitecustomize.py").write_text(f"import site\nsite.addsitedir({str(installed)!r})")
         self.environment = {
             **os.environ,
@@ -87,27 +97,36 @@ class Reader:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(source, encoding="utf-8")
         elif language == "bash":
-            self.run(["bash", "-euo", "pipefail", "-c", source])
-        elif language == "python":
+            words = shlex.split(source, comments=True)
+            single = words[0] == "leakbench" and "\n" not in source.strip()
+            plain = single and not self.installed.exists()
+            self.run(words if plain else ["bash", "-euo", "pipefail", "-c", source])
+        elif language == "python" and self.installed.exists():
             self.run([sys.executable, "-c", source])
+        elif language == "python":
+            self.run(partial(exec, compile(source, "<page>", "exec"), {"__name__": "__main__"}))
         elif language == "text" and self.printed:
             printed = list(lines(self.printed))
             for line in lines(source):
                 assert any(shows(line, each) for each in printed), (line, self.printed)
             self.printed = ""
 
-    def run(self, command: list[str]) -> None:
-        done = subprocess.run(
-            command,
-            cwd=self.folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=400,
-            check=False,
-        )
+    def run(self, command: list[str] | Callable[[], object]) -> None:
+        """Run a script, or in a copy of this process one command of leakbench, or Python code."""
+        if callable(command) or command[0] == "leakbench":
+            done = completed(command, self.environment, self.folder)
+        else:
+            done = subprocess.run(
+                command,
+                cwd=self.folder,
+                env=self.environment,
+                capture_output=True,
+                text=True,
+                timeout=400,
+                check=False,
+            )
         self.printed = done.stdout + done.stderr
-        assert done.returncode == 0, f"{command[-1]}\n{self.printed}"
+        assert done.returncode == 0, f"{command}\n{self.printed}"
         self.blocks += 1
 
 

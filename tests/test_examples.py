@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 
 from leakbench import Report
 
@@ -68,6 +70,7 @@ def test_weights_that_a_flower_strategy_captures(tmp_path: Path) -> None:
     assert not (tmp_path / "audit" / "captured" / "round-2").exists()
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("opacus") is None, reason="needs the extra opacus")
 def test_updates_of_opacus(tmp_path: Path) -> None:
@@ -84,7 +87,6 @@ def test_opacus_without_noise_sends_what_the_defense_dp_sgd_says(
 ) -> None:
     """An attack that knows the defense then simulates the clients as they are."""
     monkeypatch.syspath_prepend(EXAMPLES)
-    import torch
     from opacus_dp_sgd import BATCH, CLIP, main
     from safetensors.torch import load_file
     from synthetic_faces import Net, synthetic_people
@@ -105,14 +107,41 @@ def test_opacus_without_noise_sends_what_the_defense_dp_sgd_says(
         )
 
 
-def test_the_readmes_example_runs(tmp_path: Path) -> None:
+def readmes_example() -> str:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     section = readme[readme.index("## Audit your own model") :]
     code = re.search(r"```python\n(.*?)```", section, re.DOTALL)
     assert code is not None
-    (tmp_path / "readme.py").write_text(code.group(1), encoding="utf-8")
+    return code.group(1)
+
+
+def test_the_readmes_example_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With smaller budgets: what is defended is searched until they end."""
+    code = readmes_example()
+    small = code.replace(
+        '["mask_demixing"]', '{"mask_demixing": {"budget": 20, "reflections": 300}}'
+    )
+    assert small != code
+    small = small.replace("    truth=", '    property_model="logistic",\n    truth=')
+    (tmp_path / "readme.py").write_text(small, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    with torch.random.fork_rng():
+        runpy.run_path("readme.py", run_name="__main__")
+    assert_audited(capsys.readouterr().out, tmp_path)
+
+
+@pytest.mark.nightly
+@pytest.mark.slow
+def test_the_readmes_example_runs_as_it_stands(tmp_path: Path) -> None:
+    (tmp_path / "readme.py").write_text(readmes_example(), encoding="utf-8")
     ran = python(["readme.py"], tmp_path)
     assert ran.returncode == 0, ran.stderr
-    assert "certifies the exact deep feature of 32 of 32 individuals" in ran.stdout
-    assert "Limitations:\n- " in ran.stdout
-    assert (tmp_path / "audit" / "audit.html").is_file()
+    assert_audited(ran.stdout, tmp_path)
+
+
+def assert_audited(printed: str, folder: Path) -> None:
+    assert "certifies the exact deep feature of 32 of 32 individuals" in printed
+    assert "Limitations:\n- " in printed
+    assert (folder / "audit" / "audit.html").is_file()

@@ -17,11 +17,18 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 
 import pytest
+import torch
 
+from forking import Forked, completed
 from leakbench.base.leftovers import remove_leftovers
+from leakbench.base.registry import ATTACKS
 from leakbench.sweep.executor import Report, Site, StepCompleted, StepStarted, WorkerDied
 from leakbench.sweep.local import LocalExecutor
 from leakbench.sweep.steps import Step, steps_of
+from leakbench.threat.attack import Attack, AttackResult, Progress
+from leakbench.threat.knowledge import Knowledge
+from leakbench.threat.observation import Observation
+from leakbench.threat.server import Server
 from records import suite_entries
 from running import (
     HALF,
@@ -31,29 +38,26 @@ from running import (
     environment,
     events,
     half_of,
-    outside_attack,
     records,
+    warm,
 )
 
 pytestmark = pytest.mark.slow
 
-PERILOUS = """
-import os, signal, time
-from dataclasses import dataclass
-from multiprocessing import resource_tracker
-from pathlib import Path
-import torch
-from leakbench import Attack, AttackResult, Knowledge, register_attack
 
-@register_attack("perilous")
 @dataclass(frozen=True, kw_only=True)
 class Perilous(Attack):
+    """Endangers its worker."""
+
+    name = "perilous"
     title = "Perilous"
     reference = "none"
     peril: str = "dies"
     required_knowledge = Knowledge.AUXILIARY
 
-    def infer(self, server, observations, progress):
+    def infer(
+        self, server: Server, observations: Sequence[Observation], progress: Progress
+    ) -> list[AttackResult]:
         mark = Path(os.environ["LEAKBENCH_CACHE"]) / f"{self.peril}.mark"
         first = not mark.exists()
         mark.touch()
@@ -66,8 +70,7 @@ class Perilous(Attack):
         if self.peril == "sleeps":
             time.sleep(600)
         half = torch.full((1,), 0.5)
-        return [AttackResult(scores={p: half for p in server.properties}) for _ in observations]
-"""
+        return [AttackResult(scores=dict.fromkeys(server.properties, half)) for _ in observations]
 
 
 RunHere = Callable[..., tuple[int, str]]
@@ -89,14 +92,11 @@ class Endangered:
         only = ("attack=prior,perilous", "batch_size=1", "rounds=0")
         cells = ("--workers", "1", *(word for each in only for word in ("--only", each)))
         suite = SUITE.replace("[attack.prior]", "\n".join(columns))
-        result = subprocess.run(
-            command(folder, *cells, *arguments, suite_text=suite),
-            env=outside_attack(folder, "perilous", PERILOUS),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-        )
+        ATTACKS.names()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(ATTACKS._plugins, Perilous.name, Perilous)
+            whole = command(folder, *cells, *arguments, suite_text=suite)
+            result = completed(whole, environment(folder))
         return cls(folder, result)
 
     def statuses(self) -> dict[str, str]:
@@ -153,11 +153,12 @@ def test_without_retries_the_first_death_fails_the_cell(tmp_path: Path) -> None:
     assert events(tmp_path, "Again") == []
 
 
-def test_a_cell_that_takes_too_long_is_ended(tmp_path: Path) -> None:
-    run = Endangered.of(tmp_path, ["sleeps"], "--time-limit", "0.2")
+def test_a_cell_that_takes_too_long_is_ended(undisturbed: tuple[Path, str], tmp_path: Path) -> None:
+    warm(tmp_path, undisturbed)
+    run = Endangered.of(tmp_path, ["sleeps"], "--time-limit", "0.1")
     assert run.result.returncode == 1, run.result.stderr
     said = run.result.stderr
-    assert "it took longer than 0.2 min; give it less to do, or raise --time-limit" in said
+    assert "it took longer than 0.1 min; give it less to do, or raise --time-limit" in said
     assert run.statuses() == {"": "done", "sleeps": "failed"}
     assert events(tmp_path, "Again") == []
 
@@ -202,7 +203,9 @@ def done(executor: LocalExecutor, step: Step) -> list[Report]:
     return found
 
 
-def test_a_worker_that_dies_idle_costs_nothing(executor: LocalExecutor) -> None:
+def test_a_worker_that_dies_idle_costs_nothing(
+    forked_workers: None, executor: LocalExecutor
+) -> None:
     step = shared_step()
     first = done(executor, step)[-1]
     assert isinstance(first, StepCompleted) and first.problem is None
@@ -316,20 +319,13 @@ def interrupted(tmp_path: Path, number: signal.Signals, code: int) -> None:
 
     So a terminal does, and a cluster that ends a job.
     """
-    process = subprocess.Popen(
-        command(tmp_path, *HALF),
-        env=environment(tmp_path),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    process = Forked(command(tmp_path, *HALF), environment(tmp_path), own_group=True)
     folder = tmp_path / "out" / "records"
     while process.poll() is None and not list(folder.glob("*.json")):
         time.sleep(0.05)
     os.killpg(process.pid, number)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == code, said
+    assert process.poll() == code, said
     assert "Traceback" not in said
     assert not events(tmp_path, "Retrying")
     assert "run the same command again to go on" in said.splitlines()[-1]
@@ -347,6 +343,7 @@ def test_a_terminated_run_says_how_to_go_on(tmp_path: Path) -> None:
 def test_an_interrupted_run_says_how_to_go_on_and_does(
     undisturbed: tuple[Path, str], run_here: RunHere, tmp_path: Path
 ) -> None:
+    warm(tmp_path, undisturbed)
     interrupted(tmp_path, signal.SIGINT, 130)
     assert run_here(*HALF)[0] == 0
     assert records(tmp_path) == half_of(undisturbed)
@@ -354,18 +351,10 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(
 
 
 def test_two_runs_at_once_share_the_work(undisturbed: tuple[Path, str], tmp_path: Path) -> None:
-    both = [
-        subprocess.Popen(
-            command(tmp_path, "--workers", "1", *HALF),
-            env=environment(tmp_path),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
+    one = command(tmp_path, "--workers", "1", *HALF)
+    both = [Forked(one, environment(tmp_path)) for _ in range(2)]
     said = [process.communicate(timeout=300) for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
+    assert [process.poll() for process in both] == [0, 0], said
     assert records(tmp_path) == half_of(undisturbed)
     done = events(tmp_path, "CellDone")
     assert Counter(Counter(event["key"] for event in done).values()) == {1: 8}
@@ -404,6 +393,7 @@ def fill(folder: Path, left: int) -> Path:
 def test_a_full_disk_ends_the_run_with_a_folder_that_is_valid(
     undisturbed: tuple[Path, str], run_here: RunHere, tmp_path: Path, small_disk: Path
 ) -> None:
+    warm(tmp_path, undisturbed)
     out = tmp_path / "out"
     out.symlink_to(small_disk)
     ballast = fill(small_disk, left=24 * 1024)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from conforming import ALIKE, DEEP
 from leakbench.attacks.feature import FeatureReconstruction
 from leakbench.attacks.matching.distance import cosine_gaussian_distance
 from leakbench.attacks.matching.engine import match_gradients
@@ -193,7 +194,11 @@ def test_a_single_individual_is_recovered_so_that_f_p_sees_what_the_oracle_sees(
 
 @pytest.mark.parametrize(
     ("model", "split"),
-    [("lenet", "convolutions"), ("small_cnn", "hidden"), ("resnet18", "convolutions")],
+    [
+        ("lenet", "convolutions"),
+        ("small_cnn", "hidden"),
+        pytest.param("resnet18", "convolutions", marks=pytest.mark.nightly),
+    ],
 )
 def test_every_model_is_trained_attacked_and_scored(model: str, split: str) -> None:
     cell = b1_cell(
@@ -215,9 +220,16 @@ def test_every_model_is_trained_attacked_and_scored(model: str, split: str) -> N
     assert record.metrics.feature_cosine is not None
 
 
-@pytest.mark.parametrize("name", MODELS.names())
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.nightly if name in ALIKE | DEEP else ())
+        for name in MODELS.names()
+    ],
+)
 @pytest.mark.parametrize("size", [32, 64, 128])
 def test_every_model_takes_every_size(name: str, size: int) -> None:
+    """Deep models of 32 and 64 px every time by the conformance suite."""
     example = getattr(MODELS.get(name), "example_parameters", {})
     architecture: Architecture = build(MODELS, name, example)
     for split in architecture.splits:
@@ -232,7 +244,9 @@ def test_every_model_takes_every_size(name: str, size: int) -> None:
 
 def test_d_aux_s_model_is_the_one_that_is_attacked() -> None:
     """E(D_aux) is computed with the weights of the attacked round."""
-    setups = [Setup.model_validate(b1_cell(rounds=r).setup.model_dump()) for r in (0, 2)]
+    few = {"individuals": 400}
+    cells = [b1_cell(rounds=rounds, dataset_parameters=few) for rounds in (0, 2)]
+    setups = [Setup.model_validate(cell.setup.model_dump()) for cell in cells]
     for setup in setups:
         server = prepare(setup, None, "cpu", lambda message: None).server
         assert server.model is not None

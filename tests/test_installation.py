@@ -172,10 +172,14 @@ class Installed:
         # Behind what is installed here. A `.pth` file there is not read: no editable installation.
         (self.site / "borrowed.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
 
-    def origin(self, module: str, folder: Path) -> Path:
-        """The file from which a module would be imported."""
-        code = f"from importlib.util import find_spec; print(find_spec({module!r}).origin)"
-        return Path(done([self.python, "-c", code], folder).strip())
+    def origins(self, folder: Path, *modules: str) -> list[Path]:
+        """The files from which modules would be imported."""
+        code = (
+            "import sys, importlib.util as u\nfor m in sys.argv[1:]: print(u.find_spec(m).origin)"
+        )
+        return [
+            Path(line) for line in done([self.python, "-c", code, *modules], folder).splitlines()
+        ]
 
     def damaged(self) -> Iterator[str]:
         """Yield the installed files that are missing or other than their package's record says."""
@@ -200,9 +204,9 @@ def test_it_and_another_package_called_datasets_leave_each_other_whole(
     wheels = [wheel, namesake] if first == "leakbench" else [namesake, wheel]
     both = Installed(tmp_path / "venv", *wheels)
     assert list(both.damaged()) == []
-    assert both.origin("datasets", tmp_path) == both.site / "datasets" / "__init__.py"
+    theirs, ours = both.origins(tmp_path, "datasets", "leakbench.datasets.synthetic")
+    assert theirs == both.site / "datasets" / "__init__.py"
     assert "HuggingFace" in (both.site / "datasets" / "__init__.py").read_text(encoding="utf-8")
-    ours = both.origin("leakbench.datasets.synthetic", tmp_path)
     assert ours == both.site / "leakbench" / "datasets" / "synthetic.py"
     listed = done([str(both.scripts / "leakbench"), "list", "datasets"], tmp_path)
     assert {"celeba", "synthetic"} <= {line.split()[0] for line in listed.splitlines() if line}
@@ -212,7 +216,7 @@ def test_what_is_installed_lists_attacks_and_audits_outside_the_checkout(
     wheel: Path, tmp_path: Path
 ) -> None:
     alone = Installed(tmp_path / "venv", wheel)
-    assert alone.origin("leakbench", tmp_path) == alone.site / "leakbench" / "__init__.py"
+    assert alone.origins(tmp_path, "leakbench") == [alone.site / "leakbench" / "__init__.py"]
     listed = done([alone.python, "-m", "leakbench", "list", "attacks"], tmp_path)
     assert {"feature", "mask_demixing", "ul"} <= {line.split()[0] for line in listed.splitlines()}
     (tmp_path / "audit.py").write_text(AUDIT)

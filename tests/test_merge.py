@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from forking import completed
 from leakbench.base.errors import UsageError
 from leakbench.experiments.expansion import SuiteEntry
 from leakbench.metrics.estimates import Estimate
@@ -178,119 +181,6 @@ def test_results_are_exported(tmp_path: Path, cells: list[SuiteEntry], ending: s
 
 Run = Callable[..., tuple[int, str, str]]
 
-
-def test_shards_of_a_run_unite_to_its_table(run: Run, tmp_path: Path) -> None:
-    suite = tmp_path / "small.toml"
-    suite.write_text(SUITE)
-    whole = run("run", str(suite), "--workers", "1", "--out", "whole")
-    assert whole[0] == 0
-    for number in (1, 2):
-        code, _, _ = run(
-            "run", str(suite), "--workers", "1", "--shard", f"{number}/2", "--out", f"part-{number}"
-        )
-        assert code == 0
-    code, out, _ = run("merge", "part-1", "part-2", "--out", "united")
-    assert code == 0
-    assert "Added 4 records to the 0 in" in out
-    code, table, _ = run("report", str(suite), "--out", "united")
-    assert code == 0
-    assert table.replace("united", "whole") == whole[1]
-    code, out, _ = run("results", "table.csv", "--out", "united")
-    assert code == 0
-    assert "Wrote 4 rows to table.csv" in out
-
-
-def test_a_torn_record_is_told_set_aside_and_measured_again(run: Run, tmp_path: Path) -> None:
-    suite = tmp_path / "small.toml"
-    suite.write_text(SUITE)
-    first = run("run", str(suite), "--workers", "1", "--out", "out")
-    whole = records(tmp_path)
-    record = tmp_path / "out" / "records" / min(whole)
-    record.write_text(record.read_text()[:100])
-    code, table, told = run("run", str(suite), "--workers", "1", "--out", "out")
-    assert code == 0
-    assert f"{record.name}: it holds no record that can be read" in told.replace("\n", "")
-    assert "3 of 4 cells have their record" in told
-    assert table == first[1]
-    assert records(tmp_path) == whole
-    assert record.with_suffix(".unreadable").exists()
-
-
-def edited(path: Path) -> Path:
-    """Change what a record is of, but not its key, as somebody might to fill a row with ease."""
-    content = json.loads(path.read_text())
-    content["cell"]["individuals"] *= 2
-    path.write_text(json.dumps(content))
-    return path
-
-
-def test_run_measures_again_what_is_not_what_its_name_says(run: Run, tmp_path: Path) -> None:
-    suite = tmp_path / "small.toml"
-    suite.write_text(SUITE)
-    first = run("run", str(suite), "--workers", "1", "--out", "out")
-    changed = edited(min((tmp_path / "out" / "records").glob("*.json")))
-    code, table, told = run("run", str(suite), "--workers", "1", "--out", "out")
-    assert code == 0
-    assert f"{changed.name}: its key is not that of its content" in told.replace("\n", "")
-    assert table == first[1]
-    assert changed.with_suffix(".misnamed").exists()
-
-
-@pytest.mark.filterwarnings("default::leakbench.records.store.BadRecordWarning")
-def test_other_commands_leave_such_a_record_out_and_name_it(run: Run, tmp_path: Path) -> None:
-    suite = tmp_path / "small.toml"
-    suite.write_text(SUITE)
-    run("run", str(suite), "--workers", "1", "--out", "out")
-    first, second = sorted((tmp_path / "out" / "records").glob("*.json"))[:2]
-    edited(first)
-    second.unlink()
-    second.mkdir()
-    for command in (("plan", str(suite)), ("report", str(suite)), ("results", "table.csv")):
-        code, printed, told = run(*command, "--out", "out")
-        assert code == 0, told
-        said = [line for line in told.splitlines() if "left out" in line]
-        assert len(said) == 2, told
-        assert any(f"left out {first.name}: its key is not that" in line for line in said)
-        assert any(f"left out {second.name}: it cannot be read" in line for line in said)
-        if command[0] == "plan":
-            assert "4 cells: 2 have their record, 2 have no record" in printed
-    assert set(pd.read_csv(tmp_path / "table.csv").key).isdisjoint({first.stem, second.stem})
-
-
-@pytest.mark.filterwarnings("default::leakbench.records.store.BadRecordWarning")
-def test_report_leaves_out_a_record_that_cannot_be_shown(run: Run, tmp_path: Path) -> None:
-    suite = tmp_path / "small.toml"
-    suite.write_text(SUITE)
-    run("run", str(suite), "--workers", "1", "--out", "out")
-    first = min((tmp_path / "out" / "records").glob("*.json"))
-    content = json.loads(first.read_text())
-    content["metrics"]["properties"] = {}
-    first.write_text(json.dumps(content))
-    code, printed, told = run("report", str(suite), "--out", "out")
-    assert code == 0
-    assert f"left out {first.name}: it has no metrics of gender" in told
-    assert "—" in printed or "–" in printed
-
-
-@pytest.mark.parametrize(
-    ("redo", "measured"), [("never", 0), ("failed", 1), ("stale", 2), ("all", 4)]
-)
-def test_which_cells_are_measured_again(run: Run, tmp_path: Path, redo: str, measured: int) -> None:
-    suite = tmp_path / "small.toml"
-    suite.write_text(SUITE)
-    run("run", str(suite), "--workers", "1", "--out", "out")
-    store = Store(tmp_path / "out" / "records")
-    keys = sorted(path.stem for path in store.folder.glob("*.json"))
-    records = [store.read(key) for key in keys]
-    assert records[0] is not None
-    assert records[1] is not None
-    store.write(records[0].model_copy(update={"status": "failed", "metrics": None}))
-    store.write(records[1].model_copy(update={"fingerprint": "of other data"}))
-    before = {key: store.path(key).stat().st_mtime_ns for key in keys}
-    run("run", str(suite), "--workers", "1", "--out", "out", "--redo", redo)
-    assert sum(store.path(key).stat().st_mtime_ns != before[key] for key in keys) == measured
-
-
 SUITE = """
 title = "Small"
 
@@ -315,6 +205,126 @@ title = "Table 2"
 layout = "table2"
 sweep = { batch_size = [1, 4] }
 """
+
+RUN = ("run", "small.toml", "--workers", "1", "--out", "out")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of a run of the suite, and what it printed."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "small.toml").write_text(SUITE)
+    done = completed(["leakbench", *RUN], os.environ, folder)
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+@pytest.fixture
+def table(whole: tuple[Path, str], tmp_path: Path) -> str:
+    """What the run printed, whose folder is copied into the test's."""
+    shutil.copytree(whole[0], tmp_path, dirs_exist_ok=True)
+    return whole[1]
+
+
+def test_shards_of_a_run_unite_to_its_table(run: Run, table: str) -> None:
+    for number in (1, 2):
+        code, _, _ = run(*RUN[:-1], f"part-{number}", "--shard", f"{number}/2")
+        assert code == 0
+    code, out, _ = run("merge", "part-1", "part-2", "--out", "united")
+    assert code == 0
+    assert "Added 4 records to the 0 in" in out
+    code, united, _ = run("report", "small.toml", "--out", "united")
+    assert code == 0
+    assert united.replace("united", "out") == table
+    code, out, _ = run("results", "table.csv", "--out", "united")
+    assert code == 0
+    assert "Wrote 4 rows to table.csv" in out
+
+
+def test_a_torn_record_is_told_set_aside_and_measured_again(
+    run: Run, table: str, tmp_path: Path
+) -> None:
+    whole = records(tmp_path)
+    record = tmp_path / "out" / "records" / min(whole)
+    record.write_text(record.read_text()[:100])
+    code, again, told = run(*RUN)
+    assert code == 0
+    assert f"{record.name}: it holds no record that can be read" in told.replace("\n", "")
+    assert "3 of 4 cells have their record" in told
+    assert again == table
+    assert records(tmp_path) == whole
+    assert record.with_suffix(".unreadable").exists()
+
+
+def edited(path: Path) -> Path:
+    """Change what a record is of, but not its key, as somebody might to fill a row with ease."""
+    content = json.loads(path.read_text())
+    content["cell"]["individuals"] *= 2
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_run_measures_again_what_is_not_what_its_name_says(
+    run: Run, table: str, tmp_path: Path
+) -> None:
+    changed = edited(min((tmp_path / "out" / "records").glob("*.json")))
+    code, again, told = run(*RUN)
+    assert code == 0
+    assert f"{changed.name}: its key is not that of its content" in told.replace("\n", "")
+    assert again == table
+    assert changed.with_suffix(".misnamed").exists()
+
+
+@pytest.mark.filterwarnings("default::leakbench.records.store.BadRecordWarning")
+def test_other_commands_leave_such_a_record_out_and_name_it(
+    run: Run, table: str, tmp_path: Path
+) -> None:
+    first, second = sorted((tmp_path / "out" / "records").glob("*.json"))[:2]
+    edited(first)
+    second.unlink()
+    second.mkdir()
+    for command in (("plan", "small.toml"), ("report", "small.toml"), ("results", "table.csv")):
+        code, printed, told = run(*command, "--out", "out")
+        assert code == 0, told
+        said = [line for line in told.splitlines() if "left out" in line]
+        assert len(said) == 2, told
+        assert any(f"left out {first.name}: its key is not that" in line for line in said)
+        assert any(f"left out {second.name}: it cannot be read" in line for line in said)
+        if command[0] == "plan":
+            assert "4 cells: 2 have their record, 2 have no record" in printed
+    assert set(pd.read_csv(tmp_path / "table.csv").key).isdisjoint({first.stem, second.stem})
+
+
+@pytest.mark.filterwarnings("default::leakbench.records.store.BadRecordWarning")
+def test_report_leaves_out_a_record_that_cannot_be_shown(
+    run: Run, table: str, tmp_path: Path
+) -> None:
+    first = min((tmp_path / "out" / "records").glob("*.json"))
+    content = json.loads(first.read_text())
+    content["metrics"]["properties"] = {}
+    first.write_text(json.dumps(content))
+    code, printed, told = run("report", "small.toml", "--out", "out")
+    assert code == 0
+    assert f"left out {first.name}: it has no metrics of gender" in told
+    assert "—" in printed or "–" in printed
+
+
+@pytest.mark.parametrize(
+    ("redo", "measured"), [("never", 0), ("failed", 1), ("stale", 2), ("all", 4)]
+)
+def test_which_cells_are_measured_again(
+    run: Run, table: str, tmp_path: Path, redo: str, measured: int
+) -> None:
+    store = Store(tmp_path / "out" / "records")
+    keys = sorted(path.stem for path in store.folder.glob("*.json"))
+    records = [store.read(key) for key in keys]
+    assert records[0] is not None
+    assert records[1] is not None
+    store.write(records[0].model_copy(update={"status": "failed", "metrics": None}))
+    store.write(records[1].model_copy(update={"fingerprint": "of other data"}))
+    before = {key: store.path(key).stat().st_mtime_ns for key in keys}
+    run(*RUN, "--redo", redo)
+    assert sum(store.path(key).stat().st_mtime_ns != before[key] for key in keys) == measured
 
 
 @pytest.mark.slow

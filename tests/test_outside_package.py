@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from forking import completed
 from leakbench.conformance.scaffold.new_plugin import CHECKOUT, new_plugin
 from suites import small_suite
 
@@ -52,46 +53,17 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
-def leakbench(
-    *arguments: str, site: Path, folder: Path, module: str = "leakbench", script: str = ""
-) -> subprocess.CompletedProcess[str]:
-    started = [script] if script else ["-m", module]
-    return subprocess.run(
-        [sys.executable, *started, *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(site), str(CHECKOUT / "bench")])},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=500,
-    )
-
-
-COMMANDS = """
-import sys
-
-from leakbench.cli.main import main
-
-for command in sys.argv[1:]:
-    sys.argv = ["leakbench", *command.split()]
-    try:
-        main()
-    except SystemExit as left:
-        print(f"== {command}: {left.code or 0} ==")
-"""
-"""Runs several commands in one process, most of whose time goes to imports."""
+def environment(site: Path) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), str(CHECKOUT / "bench")])}
 
 
 def outputs(*commands: str, site: Path, folder: Path) -> dict[str, tuple[int, str]]:
     """Run commands one after another, and return the exit code and the output of each."""
-    (folder / "commands.py").write_text(COMMANDS)
-    done = leakbench(*commands, site=site, folder=folder, script="commands.py")
-    assert (done.returncode, done.stderr) == (0, "")
-    found, rest = {}, done.stdout
+    found = {}
     for command in commands:
-        printed, _, rest = rest.partition(f"== {command}: ")
-        code, _, rest = rest.partition(" ==\n")
-        found[command] = (int(code), printed)
+        done = completed(["leakbench", *command.split()], environment(site), folder)
+        assert done.stderr == ""
+        found[command] = (done.returncode, done.stdout)
     return found
 
 
@@ -113,7 +85,15 @@ def test_an_installed_attack_is_listed_shown_and_conforms(site: Path, tmp_path: 
     assert checked[0] == 0, checked
     assert "attack quotient conforms" in checked[1]
     tests = ("-q", "-p", "no:cacheprovider", str(EXAMPLE / "tests"), "-c", os.devnull)
-    tested = leakbench(*tests, site=site, folder=tmp_path, module="pytest")
+    tested = subprocess.run(
+        [sys.executable, "-m", "pytest", *tests],
+        cwd=tmp_path,
+        env=environment(site),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=500,
+    )
     assert tested.returncode == 0, tested.stdout
 
 
@@ -123,7 +103,7 @@ def test_an_installed_attack_is_a_column_of_a_table_and_beats_the_prior(
 ) -> None:
     (tmp_path / "small.toml").write_text(SUITE)
     arguments = ("run", "small.toml", "--out", "out", "--device", "cpu", "--workers", "1")
-    done = leakbench(*arguments, site=site, folder=tmp_path)
+    done = completed(["leakbench", *arguments], environment(site), tmp_path)
     assert done.returncode == 0, done.stderr
     heading = next(line for line in done.stdout.splitlines() if line.startswith("| main task"))
     columns = [column.strip() for column in heading.strip("|").split("|")]

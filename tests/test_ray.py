@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,9 @@ pytestmark = pytest.mark.slow
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 pytest.importorskip("ray", reason="Ray is not installed (extra `ray`)")
+
+
+RunHere = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
@@ -117,25 +120,27 @@ def test_a_cluster_of_its_own_is_closed_to_others(tmp_path: Path) -> None:
         assert found
         assert found <= LOOPBACK
 
-        def joined(**variables: str) -> subprocess.CompletedProcess[str]:
+        def joining(**variables: str) -> subprocess.Popen[str]:
             local = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-            return subprocess.run(
+            return subprocess.Popen(
                 [sys.executable, "-c", JOIN, told["address"]],
                 env=outside | local | variables,
-                capture_output=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
                 text=True,
-                timeout=200,
-                check=False,
             )
 
         # The same process is let in with the token, so that it is the token that keeps it out.
-        with_token = joined(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=told["RAY_AUTH_TOKEN"])
-        assert "RAN 3" in with_token.stdout, with_token.stderr
-        for other in ({}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "x" * 64}):
-            without = joined(**other)
+        token = {"RAY_AUTH_MODE": "token"}
+        right = joining(**token, RAY_AUTH_TOKEN=told["RAY_AUTH_TOKEN"])
+        wrong = [joining(), joining(**token, RAY_AUTH_TOKEN="x" * 64)]
+        printed, said = right.communicate(timeout=200)
+        assert "RAN 3" in printed, said
+        for without in wrong:
+            printed, said = without.communicate(timeout=200)
             assert without.returncode != 0
-            assert "RAN" not in without.stdout
-            assert "uthenticat" in without.stderr
+            assert "RAN" not in printed
+            assert "uthenticat" in said
     finally:
         driver.communicate()
 
@@ -188,18 +193,16 @@ def test_one_machine_is_a_cluster_of_its_own(undisturbed: tuple[Path, str], tmp_
     assert set(built(tmp_path).values()) == {1}
 
 
-def test_a_cluster_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
-    process = started(tmp_path, "--executor", "ray", "--address", "127.0.0.1:1")
-    _, said = process.communicate(timeout=300)
-    assert process.returncode == 2, said
+def test_a_cluster_that_is_not_there_is_one_sentence(run_here: RunHere) -> None:
+    code, said = run_here("--executor", "ray", "--address", "127.0.0.1:1")
+    assert code == 2, said
     assert "no Ray cluster answers at 127.0.0.1:1" in said
     assert "Traceback" not in said
 
 
-def test_an_address_needs_the_executor(tmp_path: Path) -> None:
-    process = started(tmp_path, "--address", "127.0.0.1:1")
-    _, said = process.communicate(timeout=300)
-    assert process.returncode == 2
+def test_an_address_needs_the_executor(run_here: RunHere) -> None:
+    code, said = run_here("--address", "127.0.0.1:1")
+    assert code == 2
     assert "add --executor ray" in said
 
 

@@ -5,13 +5,21 @@ from __future__ import annotations
 import random
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
+from forking import Forked, completed
+from leakbench.base.registry import ATTACKS
 from leakbench.datasets.synthetic import Synthetic
-from running import HALF, SUITE, command, environment, half_of, outside_attack, records
+from leakbench.threat.attack import Attack, AttackResult, Progress
+from leakbench.threat.knowledge import Knowledge
+from leakbench.threat.observation import Observation
+from leakbench.threat.server import Server
+from running import HALF, SUITE, command, environment, half_of, records, warm
 
 Run = Callable[..., tuple[int, str, str]]
 RunHere = Callable[..., tuple[int, str]]
@@ -56,6 +64,27 @@ def test_one_worker_gives_the_records_of_two(
     assert alone.items() <= records(undisturbed[0]).items()
 
 
+@pytest.mark.slow
+def test_a_run_that_a_user_starts_gives_the_same_records(
+    undisturbed: tuple[Path, str], tmp_path: Path
+) -> None:
+    """Its processes are new ones of Python, which share nothing with this one."""
+    warm(tmp_path, undisturbed)
+    part = ("--workers", "1", "--only", "attack=feature", "--only", "rounds=3")
+    result = subprocess.run(
+        command(tmp_path, *part),
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    found = records(tmp_path)
+    assert len(found) == 2
+    assert found.items() <= records(undisturbed[0]).items()
+
+
 def killed_in_the_middle(folder: Path, chance: random.Random, *arguments: str) -> None:
     """Start a run, and kill it some events and some time after its first event."""
     log = folder / "out" / "log.jsonl"
@@ -64,17 +93,12 @@ def killed_in_the_middle(folder: Path, chance: random.Random, *arguments: str) -
         return log.read_text().count("\n") if log.exists() else 0
 
     last = logged() + chance.randint(1, 16)
-    process = subprocess.Popen(
-        command(folder, *arguments),
-        env=environment(folder),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = Forked(command(folder, *arguments), environment(folder))
     while process.poll() is None and logged() < last:
         time.sleep(0.02)
     time.sleep(chance.uniform(0, 0.3))
     process.kill()
-    process.wait()
+    process.wait(60)
 
 
 @pytest.mark.slow
@@ -97,27 +121,24 @@ def test_kills_change_nothing(
     assert [name for name in leftovers if not name.startswith(".")] == []
 
 
-FAULTY = """
-from collections.abc import Sequence
-from dataclasses import dataclass
-import torch
-from leakbench import Attack, AttackResult, Knowledge, register_attack
-
-@register_attack("faulty")
 @dataclass(frozen=True, kw_only=True)
 class Faulty(Attack):
+    """Crashes, or gives a bad answer."""
+
+    name = "faulty"
     title = "Faulty"
     reference = "none"
     fault: str = "nan"
     required_knowledge = Knowledge.AUXILIARY
 
-    def infer(self, server, observations, progress):
+    def infer(
+        self, server: Server, observations: Sequence[Observation], progress: Progress
+    ) -> list[AttackResult]:
         if self.fault == "crash":
             raise RuntimeError("the plugin's own mistake")
         size = 1 if self.fault == "nan" else 7
         value = torch.full((size,), torch.nan if self.fault == "nan" else 0.5)
-        return [AttackResult(scores={p: value for p in server.properties}) for _ in observations]
-"""
+        return [AttackResult(scores=dict.fromkeys(server.properties, value)) for _ in observations]
 
 
 @pytest.mark.parametrize(
@@ -135,24 +156,19 @@ class Faulty(Attack):
     ids=["bad answers", "a crash"],
 )
 def test_a_faulty_attack_costs_its_own_cells_only(
-    tmp_path: Path, sentences: dict[str, str], code: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sentences: dict[str, str], code: int
 ) -> None:
-    """Installed as an outside package, by an entry point; the other columns are kept."""
+    """The other columns are kept."""
+    ATTACKS.names()
+    monkeypatch.setitem(ATTACKS._plugins, Faulty.name, Faulty)
     columns = "[attack.prior]\n" + "".join(
         f'[attack.{fault}]\nattack = "faulty"\nparameters = {{ fault = "{fault}" }}\n'
         for fault in sentences
     )
     only = ("--only", "batch_size=1", "--only", "rounds=0", "--only", "attack=prior,faulty")
-    result = subprocess.run(
-        command(
-            tmp_path, "--workers", "1", *only, suite_text=SUITE.replace("[attack.prior]", columns)
-        ),
-        env=outside_attack(tmp_path, "faulty", FAULTY),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    suite = SUITE.replace("[attack.prior]", columns)
+    whole = command(tmp_path, "--workers", "1", *only, suite_text=suite)
+    result = completed(whole, environment(tmp_path))
     assert result.returncode == code, result.stderr
     assert all(sentence in result.stderr for sentence in sentences.values()), result.stderr
     assert "most recent call last" not in result.stderr

@@ -29,8 +29,8 @@ def copy_of_checkout(folder: Path) -> Path:
         shutil.copytree(CHECKOUT / name, copy / name, symlinks=True, ignore=ignored)
     shutil.copy(CHECKOUT / "pyproject.toml", copy)
     (copy / "tests").mkdir()
-    for module in ("conftest.py", "ordering.py", "running.py", "suite_files.py"):
-        shutil.copy(CHECKOUT / "tests" / module, copy / "tests")
+    for module in ("conftest", "forking", "ordering", "running", "sampling", "suite_files"):
+        shutil.copy(CHECKOUT / "tests" / f"{module}.py", copy / "tests")
     return copy
 
 
@@ -109,35 +109,37 @@ def test_a_written_package_is_clean(kind: str, tmp_path: Path) -> None:
     assert_clean(tmp_path / "package", tmp_path / "package")
 
 
-CHECK_EACH = """
+CHECK_AND_TEST = """
 import sys
+
+import pytest
 
 from leakbench.conformance.suite import check_plugin
 
-for name in sys.argv[1:]:
+names = sys.argv[1 : sys.argv.index("--")]
+for name in names:
     print(check_plugin(name, None, {}, None).text())
+sys.exit(pytest.main(["-q", "-n", "0", *sys.argv[len(names) + 2 :]]))
 """
 
 
 @pytest.mark.slow
 def test_what_is_written_into_a_checkout_conforms_and_its_tests_pass(tmp_path: Path) -> None:
-    """One process checks all kinds: most of its time goes to imports."""
+    """One process checks and tests all kinds: most of its time goes to imports."""
     checkout = copy_of_checkout(tmp_path)
     names = {kind: f"new_{kind}" for kind in KINDS}
     written = [new_plugin(kind, name, None, checkout) for kind, name in names.items()]
     files = [path for each in written for path in each.files if path.suffix == ".py"]
     assert_clean(checkout, *files)
     package = [checkout / "bench"]
-    (tmp_path / "check_each.py").write_text(CHECK_EACH)
-    script = str(tmp_path / "check_each.py")
-    checked = process(script, *names.values(), folder=checkout, paths=package)
-    assert checked.returncode == 0, checked.stdout + checked.stderr
-    for kind, name in names.items():
-        assert re.search(rf"^{KINDS[kind].registry.kind} {name} conforms", checked.stdout, re.M)
     tests = [str(path) for path in files if path.parent.name == "tests"]
     assert len(tests) == len(KINDS)
-    tested = process("-m", "pytest", "-q", "-n", "0", *tests, folder=checkout, paths=package)
-    assert tested.returncode == 0, tested.stdout
+    (tmp_path / "check_and_test.py").write_text(CHECK_AND_TEST)
+    script = str(tmp_path / "check_and_test.py")
+    done = process(script, *names.values(), "--", *tests, folder=checkout, paths=package)
+    for kind, name in names.items():
+        assert re.search(rf"^{KINDS[kind].registry.kind} {name} conforms", done.stdout, re.M)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.nightly

@@ -211,7 +211,11 @@ def probe(x: Tensor, y: NDArray[np.bool_], train: NDArray[np.bool_]) -> float:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("subject", "asked"),
-    [("faces", "glasses"), ("vehicles", "wheel"), ("birds", "beak")],
+    [
+        ("faces", "glasses"),
+        pytest.param("vehicles", "wheel", marks=pytest.mark.nightly),
+        pytest.param("birds", "beak", marks=pytest.mark.nightly),
+    ],
 )
 def test_features_of_a_main_task_know_more_of_a_property_than_pixels(
     subject: SubjectName, asked: str

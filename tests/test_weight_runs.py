@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import small_backbone
+from forking import completed
 from leakbench.base.errors import UsageError
 from leakbench.experiments.cell import Cell, Setup
 from leakbench.federation.backbones.weight_registry import PUBLISHED
@@ -23,6 +21,7 @@ from leakbench.records.checks import buildable
 from leakbench.sweep.suite_tables import run_command
 from small_backbone import NAME, body_of, name_of, saved_weights
 from suites import small_suite
+from weight_fixtures import registered
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -145,44 +144,28 @@ def test_other_weights_are_another_training(model: str, tmp_path: Path, small_se
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[str, str]]:
+def measured(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[Path, Path, dict[str, str]]]:
     """A folder of a run whose weights are a named file, its file, and the run's environment."""
     folder = tmp_path_factory.mktemp("measured")
-    site = folder / "site"
-    (site / "small_backbone-1.dist-info").mkdir(parents=True)
-    module = Path(small_backbone.__file__)
-    register = f'from leakbench import register_model\n\n@register_model("{NAME}")\n@dataclass'
-    code = module.read_text().replace("@dataclass", register, 1)
-    (site / "small_backbone_plugin.py").write_text(code)
-    (site / "small_backbone-1.dist-info" / "METADATA").write_text("Name: small\nVersion: 1\n")
-    (site / "small_backbone-1.dist-info" / "entry_points.txt").write_text(
-        f"[leakbench.models]\n{NAME} = small_backbone_plugin:SmallBackbone\n"
-    )
-    path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
-    variables = {**os.environ, "PYTHONPATH": path, "LEAKBENCH_CACHE": str(folder / "cache")}
+    variables = {**os.environ, "LEAKBENCH_CACHE": str(folder / "cache")}
     file = saved_weights(folder / "secret place" / "mine.safetensors")
     (folder / "small.toml").write_text(suite("none"))
-    done = cli(folder, variables, "run", "small.toml", *OPTIONS, f"model.weights={file}")
-    assert done.returncode == 0, done.stderr
-    assert f"weights = {name_of(file)[:19]}," in done.stdout
-    return folder, file, variables
+    with pytest.MonkeyPatch.context() as patch:
+        registered(patch)
+        done = cli(folder, variables, "run", "small.toml", *OPTIONS, f"model.weights={file}")
+        assert done.returncode == 0, done.stderr
+        assert f"weights = {name_of(file)[:19]}," in done.stdout
+        yield folder, file, variables
 
 
 OPTIONS = ("--device", "cpu", "--workers", "1", "--set")
 
 
 def cli(folder: Path, variables: dict[str, str], *arguments: str) -> Any:
-    return subprocess.run(
-        [sys.executable, "-m", "leakbench", *arguments, "--out", "out"]
-        if arguments[0] != "verify"
-        else [sys.executable, "-m", "leakbench", *arguments],
-        cwd=folder,
-        env=variables,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    out = () if arguments[0] == "verify" else ("--out", "out")
+    return completed(["leakbench", *arguments, *out], variables, folder)
 
 
 @pytest.mark.slow

@@ -25,10 +25,15 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> str:
     """The small backbone, registered during a test."""
-    MODELS.names()
-    monkeypatch.setitem(MODELS._plugins, NAME, SmallBackbone)
-    monkeypatch.setattr(SmallBackbone, "name", NAME, raising=False)
+    registered(monkeypatch)
     return NAME
+
+
+def registered(patch: pytest.MonkeyPatch) -> None:
+    """Register the small backbone until the patch is undone."""
+    MODELS.names()
+    patch.setitem(MODELS._plugins, NAME, SmallBackbone)
+    patch.setattr(SmallBackbone, "name", NAME, raising=False)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from leakbench.base.cache import cache_folder
 from leakbench.sweep.executor import (
@@ -30,11 +30,17 @@ from leakbench.sweep.interrupts import DEFERRED
 from leakbench.sweep.steps import Step
 from leakbench.sweep.worker import run_step, setup_kept
 
+if TYPE_CHECKING:
+    from multiprocessing.context import ForkContext, SpawnContext
+
 POLL_SECONDS = 0.2
 """Seconds to wait for a report."""
 
 GRACE_SECONDS = 5.0
 """Seconds in which a worker may end by itself."""
+
+PROCESSES: SpawnContext | ForkContext = multiprocessing.get_context("spawn")
+"""How processes are started: anew, since a copy of a process that uses a GPU cannot use it."""
 
 
 class LocalExecutor:
@@ -47,7 +53,7 @@ class LocalExecutor:
 
     def __init__(self, site: Site, workers: int, gpus: int = 0) -> None:
         self._site = site
-        self._context = multiprocessing.get_context("spawn")
+        self._context = PROCESSES
         self._workers = [_Worker(str(n + 1), _visible_gpu(n, gpus)) for n in range(workers)]
         # Processes inherit it when they are started, which may be at any time.
         os.environ.update(worker_environment())
