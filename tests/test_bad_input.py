@@ -214,7 +214,7 @@ def test_a_worker_that_cannot_be_started_ends_the_run_in_one_sentence(
     def fail(process: object) -> None:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr("multiprocessing.context.SpawnProcess.start", fail)
+    monkeypatch.setattr("multiprocessing.process.BaseProcess.start", fail)
     code, _, said = run("run", "quick", "--out", str(tmp_path / "out"))
     assert "Too many open files" in said.splitlines()[-1]
     assert code == 2
