@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from leakbench.experiments.defense_labels import defense_level
 from leakbench.metrics.formatting import MISSING, percent
-from leakbench.reports.site.defended import Defended, setting_without_attack
+from leakbench.reports.compared import setting_without_attack
+from leakbench.reports.site.defended import Defended
 
 WIDTH, HEIGHT = 340, 240
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 40

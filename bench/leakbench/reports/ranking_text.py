@@ -1,0 +1,203 @@
+"""A ranking of attacks as words, numbers and marks, which Markdown and the site share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from leakbench.base.markdown import harmless, markdown_table, one_line
+from leakbench.base.registry import ATTACKS
+from leakbench.experiments.descriptions import training_text
+from leakbench.metrics.estimates import Estimate
+from leakbench.metrics.formatting import MISSING, FormattedNumber, counted, formatted
+from leakbench.reports.papers import paper_link
+from leakbench.reports.ranking import Ranked, Ranking
+from leakbench.reports.remarks import explained
+
+MARKS: Mapping[str, tuple[str, str]] = {
+    "update": ("U", "sees the update"),
+    "outputs": ("O", "sees outputs of models that the server deployed"),
+    "labels": ("L", "is given the batch's labels"),
+    "statistics": ("S", "is given the batch's BatchNorm statistics"),
+    "defense": ("D", "knows the defense"),
+    "candidates": ("C", "is shown candidates, half of whom are in the batch"),
+    "features": ("F", "is given the true features"),
+    "model": ("M", "knows the shared model"),
+    "auxiliary": ("A", "has D_aux"),
+}
+"""Kind of knowledge → its mark, and what the mark means."""
+
+READING = (
+    "**Advantage**: balanced accuracy minus that of the best control with the attack's knowledge "
+    "(prior, blind, labels), in percentage points, mean over properties, [95 % interval]. At 0 the "
+    "attack says no more than a control that never sees what the attack sees. Where a setting has "
+    "several cells of an attack, which differ in their individuals, repeats or budget, their mean "
+    "is shown with their number.",
+    "**Rank**: by the mean of the advantages shown, where a batch size without one counts as 0; "
+    "among attacks with the same knowledge only, since more knowledge alone may explain more.",
+    "**Exact**: % of individuals whose deep feature is recovered (cosine ≥ 0.99), by batch size. "
+    "**Seconds**: wall time per individual by batch size, on the machine that measured. **Measured "
+    "again**: what `leakbench verify` found when it measured some of the cells again.",
+    "No defense; D_aux from the victims' data set. Other cells are on their suites' pages.",
+)
+"""Paragraphs on how to read a ranking."""
+
+
+def hidden_kinds(ranking: Ranking) -> frozenset[str]:
+    """Return the kinds of knowledge that need no mark.
+
+    Those are what all attacks have, and the shared model where it comes with the update.
+    """
+    every = [frozenset(group.knowledge) for group in ranking.groups]
+    common = frozenset.intersection(*every)
+    with_update = all(("model" in each) == ("update" in each) for each in every)
+    return common | {"model"} if with_update and len(every) > 1 else common - {"update"}
+
+
+def marks(knowledge: Sequence[str], ranking: Ranking) -> str:
+    """Return the marks of some knowledge, such as `U L`."""
+    hidden = hidden_kinds(ranking)
+    return " ".join(MARKS[kind][0] for kind in MARKS if kind in knowledge and kind not in hidden)
+
+
+def in_words(knowledge: Sequence[str], ranking: Ranking) -> str:
+    """Return what the marks of some knowledge say."""
+    hidden = hidden_kinds(ranking)
+    found = [MARKS[kind][1] for kind in MARKS if kind in knowledge and kind not in hidden]
+    return "; ".join(found) or "sees neither updates nor outputs"
+
+
+def legend(ranking: Ranking) -> str:
+    """Return the marks of a ranking with what they mean, and what all of its attacks have."""
+    hidden = hidden_kinds(ranking)
+    held = {kind for group in ranking.groups for kind in group.knowledge}
+    shown = [
+        f"{mark}: {meaning}" for kind, (mark, meaning) in MARKS.items() if kind in held - hidden
+    ]
+    every = [frozenset(group.knowledge) for group in ranking.groups]
+    common = [MARKS[kind][1] for kind in MARKS if all(kind in of for of in every)]
+    shared = f"Each attack {' and '.join(c for c in common if c != MARKS['update'][1])}" * bool(
+        common
+    )
+    if "model" in hidden and "model" in held and "knows the shared model" not in shared:
+        shared += "; those that see updates know the shared model"
+    return ". ".join(filter(None, ("; ".join(shown), shared))) + "."
+
+
+def advantage_text(attack: Ranked, size: int) -> FormattedNumber:
+    """Return an advantage in points, with its interval and, if there are several, its cells."""
+    above = attack.advantage(size)
+    if above is None:
+        return FormattedNumber(MISSING)
+    number = points(above)
+    cells = len(attack.advantages[size])
+    several = f"({counted(cells, 'cell')})" if cells > 1 else ""
+    return FormattedNumber(number.value, " ".join(filter(None, (number.detail, several))))
+
+
+def points(above: Estimate) -> FormattedNumber:
+    """Return an advantage in percentage points."""
+    return formatted(above, "+.1f", 100)
+
+
+def exact_text(attack: Ranked, sizes: Iterable[int]) -> str:
+    """Return the share of individuals found exactly by batch size, in percent."""
+    return _by_size(attack.exact, sizes, lambda share: f"{100 * share:.3g}")
+
+
+def seconds_text(attack: Ranked, sizes: Iterable[int]) -> str:
+    """Return seconds per individual by batch size."""
+    return _by_size(attack.seconds, sizes, lambda seconds: f"{seconds:.2g}")
+
+
+def _by_size(
+    value: Callable[[int], float | None], sizes: Iterable[int], text: Callable[[float], str]
+) -> str:
+    found = [value(size) for size in sizes]
+    if all(each is None for each in found):
+        return MISSING
+    return " / ".join(MISSING if each is None else text(each) for each in found)
+
+
+def name_of(attack: Ranked) -> str:
+    """Return an attack's column, and who claims its numbers."""
+    return (
+        f"{attack.column} (claimed by {attack.claimed_by})" * bool(attack.claimed_by)
+        or attack.column
+    )
+
+
+def headings(ranking: Ranking) -> list[str]:
+    """Return the headings of a ranking's table."""
+    sizes = [f"B = {size}" for size in ranking.sizes]
+    return ["rank", "attack", "knows", *sizes, "exact, %", "seconds", "measured again", "paper"]
+
+
+def leader_text(ranking: Ranking) -> str:
+    """Return in a sentence which attack learns most from updates."""
+    leader = ranking.leader
+    shown = [size for size in ranking.sizes if leader.advantage(size) is not None]
+    if not shown:
+        return "No attack is measured together with all controls that have its knowledge."
+    above = {size: leader.advantage(size) for size in shown}
+    numbers = ", ".join(f"{points(of)} at B = {size}" for size, of in above.items() if of)
+    if not any(of and of.low is not None and of.low > 0 for of in above.values()):
+        return (
+            f"No attack is certainly above its controls; the first is {name_of(leader)}: {numbers}."
+        )
+    kind = "from updates" if "update" in leader.knowledge else "from outputs"
+    return f"{name_of(leader)} learns most {kind}: {numbers} points above the best control."
+
+
+def setting_text(ranking: Ranking) -> str:
+    """Return the setting that a ranking's cells share."""
+    cell = ranking.cell
+    return (
+        f"{cell.image_size} px; main task {cell.main_task}; properties "
+        f"{', '.join(cell.properties)}; {training_text(cell)}; clients in {cell.mode} mode"
+    )
+
+
+def remarks_text(ranking: Ranking) -> str:
+    """Return the remarks on a ranking, explained, and the notes of its attacks."""
+    noted: dict[str, list[str]] = {}
+    for each in ranking.attacks:
+        if note := ATTACKS.get(each.attack).note:
+            named = noted.setdefault(note, [])
+            named += [each.column] * (each.column not in named)
+    notes = [f"{', '.join(named)}: {note}." for note, named in noted.items()]
+    return " ".join(filter(None, (explained(ranking.remarks), *notes)))
+
+
+def ranking_markdown(ranking: Ranking, level: int = 3) -> str:
+    """Return a ranking as Markdown, in which only links to papers are links."""
+    rows = []
+    for group in ranking.groups:
+        words = f"**{harmless(in_words(group.knowledge, ranking))}**"
+        rows.append(["", words, *[""] * (len(headings(ranking)) - 2)])
+        rows += [_row(number, each, ranking) for number, each in enumerate(group.attacks, start=1)]
+    texts = (one_line(f"{leader_text(ranking)} {setting_text(ranking)}."),)
+    below = (legend(ranking), remarks_text(ranking))
+    return "\n\n".join(
+        part
+        for part in (
+            harmless(f"{'#' * level} {one_line(ranking.title)}"),
+            *map(harmless, texts),
+            markdown_table(rows, headings(ranking), padded=False),
+            *(harmless(one_line(text)) for text in below),
+        )
+        if part
+    )
+
+
+def _row(rank: int, attack: Ranked, ranking: Ranking) -> list[str]:
+    texts = [
+        str(rank),
+        name_of(attack),
+        marks(attack.knowledge, ranking),
+        *(str(advantage_text(attack, size)) for size in ranking.sizes),
+        exact_text(attack, ranking.sizes),
+        seconds_text(attack, ranking.sizes),
+        attack.again(),
+    ]
+    link = paper_link(ATTACKS.get(attack.attack).reference)
+    return [*map(harmless, texts), MISSING if link is None else f"[{link.label}]({link.url})"]
