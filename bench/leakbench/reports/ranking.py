@@ -61,6 +61,11 @@ class Ranked:
         found = self.advantages.get(size)
         return mean_advantage(found) if found else None
 
+    def is_above(self, size: int) -> bool:
+        """Whether the interval of the advantage at a batch size lies above 0."""
+        above = self.advantage(size)
+        return above is not None and above.low is not None and above.low > 0
+
     def exact(self, size: int) -> float | None:
         """Return the share of individuals whose feature was found exactly, mean over cells."""
         metrics = [m.record.metrics for m in self.cells.get(size, ()) if m.record]
@@ -76,6 +81,11 @@ class Ranked:
             if m.record is not None and m.record.cost is not None
         ]
         return fmean(times) if times else None
+
+    @property
+    def agrees(self) -> bool:
+        """Whether all of its cells were measured again and agree."""
+        return all(m.again and m.again.agrees for of_size in self.cells.values() for m in of_size)
 
     def again(self) -> str:
         """Return what came of measuring its cells again."""
@@ -151,7 +161,7 @@ def rankings(
     """
     chosen = {m.entry.key: ("", m) for m in cells if _counts(m)}
     for name, of in (claims or {}).items():
-        chosen = {m.entry.key: (name, m) for m in of if _counts(m)} | chosen
+        chosen |= {m.entry.key: (name, m) for m in of if _counts(m) and m.entry.key not in chosen}
     settings: dict[str, list[tuple[str, Measured]]] = {}
     for name, m in chosen.values():
         setting = m.entry.cell.model_dump_json(exclude=NOT_OF_THE_SETTING)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from leakbench.base.markdown import harmless, markdown_table, one_line
 from leakbench.base.registry import ATTACKS
@@ -96,7 +97,7 @@ def advantage_text(attack: Ranked, size: int) -> FormattedNumber:
 
 def points(above: Estimate) -> FormattedNumber:
     """Return an advantage in percentage points."""
-    return formatted(above, "+.1f", 100)
+    return formatted(above, ".1f", 100)
 
 
 def exact_text(attack: Ranked, sizes: Iterable[int]) -> str:
@@ -120,10 +121,10 @@ def _by_size(
 
 def name_of(attack: Ranked) -> str:
     """Return an attack's column, and who claims its numbers."""
-    return (
-        f"{attack.column} (claimed by {attack.claimed_by})" * bool(attack.claimed_by)
-        or attack.column
-    )
+    if not attack.claimed_by:
+        return attack.column
+    verb = "by" if attack.agrees else "claimed by"
+    return f"{attack.column} ({verb} {attack.claimed_by})"
 
 
 def headings(ranking: Ranking) -> list[str]:
@@ -140,7 +141,7 @@ def leader_text(ranking: Ranking) -> str:
         return "No attack is measured together with all controls that have its knowledge."
     above = {size: leader.advantage(size) for size in shown}
     numbers = ", ".join(f"{points(of)} at B = {size}" for size, of in above.items() if of)
-    if not any(of and of.low is not None and of.low > 0 for of in above.values()):
+    if not any(leader.is_above(size) for size in shown):
         return (
             f"No attack is certainly above its controls; the first is {name_of(leader)}: {numbers}."
         )
@@ -157,15 +158,22 @@ def setting_text(ranking: Ranking) -> str:
     )
 
 
-def remarks_text(ranking: Ranking) -> str:
-    """Return the remarks on a ranking, explained, and the notes of its attacks."""
+def notes(found: Iterable[Ranking]) -> list[str]:
+    """Return the notes of ranked attacks, each once with their columns."""
     noted: dict[str, list[str]] = {}
-    for each in ranking.attacks:
+    for each in (attack for ranking in found for attack in ranking.attacks):
         if note := ATTACKS.get(each.attack).note:
             named = noted.setdefault(note, [])
             named += [each.column] * (each.column not in named)
-    notes = [f"{', '.join(named)}: {note}." for note, named in noted.items()]
-    return " ".join(filter(None, (explained(ranking.remarks), *notes)))
+    return [f"**{', '.join(named)}**: {note}." for note, named in noted.items()]
+
+
+def ranking_section(found: Sequence[Ranking]) -> str:
+    """Return all rankings as Markdown, with how to read them between the first and the others."""
+    first, *others = map(ranking_markdown, found)
+    reading = [harmless(one_line(text)) for text in (*READING, *notes(found))]
+    more = ["## Ranking, other data sets and models", *others] if others else []
+    return "\n\n".join(["## Ranking", first, *reading, *more])
 
 
 def ranking_markdown(ranking: Ranking, level: int = 3) -> str:
@@ -176,7 +184,7 @@ def ranking_markdown(ranking: Ranking, level: int = 3) -> str:
         rows.append(["", words, *[""] * (len(headings(ranking)) - 2)])
         rows += [_row(number, each, ranking) for number, each in enumerate(group.attacks, start=1)]
     texts = (one_line(f"{leader_text(ranking)} {setting_text(ranking)}."),)
-    below = (legend(ranking), remarks_text(ranking))
+    below = (legend(ranking), explained(ranking.remarks))
     return "\n\n".join(
         part
         for part in (
@@ -194,10 +202,15 @@ def _row(rank: int, attack: Ranked, ranking: Ranking) -> list[str]:
         str(rank),
         name_of(attack),
         marks(attack.knowledge, ranking),
-        *(str(advantage_text(attack, size)) for size in ranking.sizes),
+        *(_bold_if_certain(attack, size) for size in ranking.sizes),
         exact_text(attack, ranking.sizes),
         seconds_text(attack, ranking.sizes),
         attack.again(),
     ]
     link = paper_link(ATTACKS.get(attack.attack).reference)
     return [*map(harmless, texts), MISSING if link is None else f"[{link.label}]({link.url})"]
+
+
+def _bold_if_certain(attack: Ranked, size: int) -> str:
+    text = advantage_text(attack, size)
+    return str(replace(text, value=f"**{text.value}**") if attack.is_above(size) else text)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from leakbench.base.errors import UsageError
 from leakbench.base.files import replacing
 from leakbench.base.markdown import harmless
 from leakbench.experiments.suite import suite_names
@@ -60,6 +61,19 @@ def write_report(out: Path, heading: Heading, cells: Sequence[Measured]) -> Repo
             # As bytes, since a text file would have other line ends on Windows.
             temporary.write_bytes(text.encode("utf-8"))
     return files
+
+
+def reading_of(out: Path, suite: str) -> str:
+    """Return the reading that lies in a run's folder as `SUITE.reading.md`; empty without one.
+
+    Raises:
+        UsageError: it is no text.
+    """
+    path = out / f"{suite}.reading.md"
+    try:
+        return path.read_text(encoding="utf-8") if path.is_file() else ""
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is no text in UTF-8 ({error}); save it so") from None
 
 
 def csv_name(suite: str) -> str:

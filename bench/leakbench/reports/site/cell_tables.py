@@ -8,14 +8,11 @@ from dataclasses import dataclass
 from leakbench.experiments.cell import Cell
 from leakbench.experiments.defense_labels import defense_text
 from leakbench.experiments.descriptions import auxiliary_name, dataset_name, text_of
-from leakbench.experiments.expansion import SuiteEntry
-from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.metrics.formatting import MISSING
 from leakbench.metrics.of_attacks import EXACT_SHARE
 from leakbench.metrics.of_properties import BALANCED_ACCURACY
 from leakbench.metrics.spec import MetricSpec, Value
 from leakbench.records.measured import Measured
-from leakbench.records.record import Record
 from leakbench.records.verified import Remeasured
 from leakbench.reports.columns import (
     COST,
@@ -34,30 +31,6 @@ from leakbench.reports.site.view import (
     number_view,
     slug,
 )
-
-
-def measured(record: Record) -> Measured:
-    """Return a record as an entry of no suite, in a column with its attack's title."""
-    resolved = ResolvedCell.of(record.cell)
-    entry = SuiteEntry(resolved, record.key, "", "table1", resolved.attack.title)
-    return Measured(entry, record)
-
-
-def measured_in_order(records: Sequence[Record]) -> list[Measured]:
-    """Return records as `measured`, by attack, data, main task, batch size and defense."""
-    return list(map(measured, in_reading_order(records)))
-
-
-def in_reading_order(records: Sequence[Record]) -> list[Record]:
-    """Return records by attack, data, main task, batch size and defense."""
-
-    def order(record: Record) -> tuple[object, ...]:
-        cell = record.cell
-        data = (cell.dataset, auxiliary_name(cell), cell.main_task, cell.batch_size)
-        return (cell.attack, *data, cell.defense, defense_text(cell), record.key)
-
-    return sorted(records, key=order)
-
 
 Row = tuple[Measured, str]
 """A cell, and the property that the row is of."""

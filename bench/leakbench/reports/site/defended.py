@@ -11,7 +11,7 @@ from leakbench.metrics.estimates import Estimate
 from leakbench.records.record import DefenseMetrics, Record
 from leakbench.reports.baselines import Baseline, is_baseline
 from leakbench.reports.compared import Compared, Controls, accuracy_of
-from leakbench.reports.site.cell_tables import in_reading_order
+from leakbench.reports.recorded_cells import in_reading_order
 
 UNDEFENDED = "none"
 

@@ -238,7 +238,7 @@
     history.replaceState(null, "", `#${plain ? chosenRow.id : parameters}`);
   }
 
-  const tables = [...document.querySelectorAll("main table")].map((table) => new Table(table));
+  const tables = [...document.querySelectorAll("main .table table")].map((table) => new Table(table));
 
   document.addEventListener("click", (event) => {
     const link = event.target.closest('tbody a[href^="#"]');
