@@ -30,7 +30,7 @@ needs_docs = pytest.mark.skipif(
 )
 
 TITLE = re.compile(r'title="([^"]+)"')
-LANGUAGES = {"bash", "python", "toml", "text"}
+LANGUAGES = {"bash", "python", "toml", "text", "json"}
 
 LONG = {"defenses.md", "plugins.md", "publishing.md", "sweeps.md", "training.md", "tutorial.md"}
 """Pages whose examples run for half a minute or more."""

@@ -8,9 +8,11 @@ from statistics import fmean
 from typing import Any
 
 from leakbench.base.registry import ATTACKS
+from leakbench.data.split import task_attributes
 from leakbench.experiments.cell import Cell
 from leakbench.experiments.descriptions import dataset_name, text_of
 from leakbench.metrics.estimates import Estimate
+from leakbench.metrics.formatting import counted
 from leakbench.records.measured import Measured
 from leakbench.reports.advantage import mean_advantage
 from leakbench.reports.columns import seconds_per_batch
@@ -263,8 +265,14 @@ def _name(cell: Cell) -> str:
 
 def _detail(name: str, setting: Mapping[str, Any], settings: Sequence[Mapping[str, Any]]) -> str:
     """Return a field of a setting; of parameters, those in which the settings differ."""
-    value = setting[name]
-    if not isinstance(value, dict):
-        return f"{name} = {text_of(list(value) if isinstance(value, tuple) else value)}"
-    every = [of[name] for of in settings]
-    return text_of({k: v for k, v in value.items() if any(of.get(k) != v for of in every)})
+    value, every = setting[name], [of[name] for of in settings]
+    if isinstance(value, dict):
+        return text_of({k: v for k, v in value.items() if any(of.get(k) != v for of in every)})
+    if name == "rounds":
+        return counted(value, "round")
+    if name == "main_task":
+        # By the number of classes, as long as this tells the tasks apart.
+        classes = {task: len(task_attributes(task)) for task in every}
+        if all(classes.values()) and len(set(classes.values())) == len(classes):
+            return f"K = {2 ** classes[value]}"
+    return f"{name} = {text_of(list(value) if isinstance(value, tuple) else value)}"

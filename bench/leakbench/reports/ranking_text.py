@@ -36,8 +36,8 @@ READING = (
     "**Rank**: by the mean of the advantages shown, where a batch size without one counts as 0; "
     "among attacks with the same knowledge only, since more knowledge alone may explain more.",
     "**Exact**: % of individuals whose deep feature is recovered (cosine ≥ 0.99), by batch size. "
-    "**Seconds**: wall time per individual by batch size, on the machine that measured. **Measured "
-    "again**: what `leakbench verify` found when it measured some of the cells again.",
+    "**s**: seconds of wall time per individual, by batch size, on the machine that measured. "
+    "**Measured again**: what `leakbench verify` found when it measured some of the cells again.",
     "No defense; D_aux from the victims' data set. Other cells are on their suites' pages.",
 )
 """Paragraphs on how to read a ranking."""
@@ -130,23 +130,40 @@ def name_of(attack: Ranked) -> str:
 def headings(ranking: Ranking) -> list[str]:
     """Return the headings of a ranking's table."""
     sizes = [f"B = {size}" for size in ranking.sizes]
-    return ["rank", "attack", "knows", *sizes, "exact, %", "seconds", "measured again", "paper"]
+    return ["rank", "attack", "knows", *sizes, "exact, %", "s", "measured again", "paper"]
 
 
 def leader_text(ranking: Ranking) -> str:
-    """Return in a sentence which attack learns most from updates."""
+    """Return in a sentence which attack learns most from updates, at its largest batch size."""
     leader = ranking.leader
-    shown = [size for size in ranking.sizes if leader.advantage(size) is not None]
+    shown = [size for size in ranking.sizes if leader.advantages.get(size)]
     if not shown:
         return "No attack is measured together with all controls that have its knowledge."
-    above = {size: leader.advantage(size) for size in shown}
-    numbers = ", ".join(f"{points(of)} at B = {size}" for size, of in above.items() if of)
-    if not any(leader.is_above(size) for size in shown):
+    certain = [size for size in shown if leader.is_above(size)]
+    if not certain:
         return (
-            f"No attack is certainly above its controls; the first is {name_of(leader)}: {numbers}."
+            f"No attack is certainly above the controls that have its knowledge; the first is "
+            f"{name_of(leader)}."
         )
-    kind = "from updates" if "update" in leader.knowledge else "from outputs"
-    return f"{name_of(leader)} learns most {kind}: {numbers} points above the best control."
+    source = "updates" if "update" in leader.knowledge else "outputs"
+    return f"{name_of(leader)} learns most from {source}: {_above_text(leader, certain[-1])}."
+
+
+def _above_text(attack: Ranked, size: int) -> str:
+    above, share = attack.advantage(size), attack.exact(size)
+    assert above is not None
+    found = "" if share is None else f", with {100 * share:.3g} % of individuals found exactly"
+    return f"{points(above)} points above the best control at B = {size}{found}"
+
+
+def result_text(attack: str, found: Sequence[Ranking]) -> str:
+    """Return in a sentence what an attack reaches in the first ranking that has it."""
+    for ranking in found:
+        for each in ranking.attacks:
+            sizes = [size for size in ranking.sizes if each.advantages.get(size)]
+            if each.attack == attack and sizes:
+                return f"On {ranking.title}, it is {_above_text(each, sizes[-1])}."
+    return "No ranking compares it with controls that have its knowledge."
 
 
 def setting_text(ranking: Ranking) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from importlib.metadata import metadata
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -45,6 +46,7 @@ def site(content: SiteContent) -> dict[str, Content]:
         lstrip_blocks=True,
     )
     environment.globals["navigation"] = NAVIGATION
+    environment.globals["links"] = project_links()
     environment.filters["breakable"] = breakable
     environment.filters["rows_html"] = rows_html
 
@@ -55,6 +57,13 @@ def site(content: SiteContent) -> dict[str, Content]:
     files: dict[str, Content] = {page.path: partial(rendered, page) for page in pages(content)}
     files |= {name: (HERE / "static" / name).read_bytes for name in STATIC}
     return files | {figure.path: figure.source.read_bytes for figure in content.figures.figures}
+
+
+def project_links() -> list[tuple[str, str]]:
+    """Return label and address of the project's places on the web, as its package names them."""
+    named = metadata("leakbench").get_all("Project-URL") or []
+    pairs = [text.partition(", ") for text in named]
+    return [(label, url) for label, _, url in pairs if url.startswith("https://")]
 
 
 def pages(content: SiteContent) -> list[Page]:
@@ -73,7 +82,7 @@ def pages(content: SiteContent) -> list[Page]:
     return [
         Page(first.path, first.template, first.title, no_suite),
         *suites,
-        *attack_pages(tables),
+        *attack_pages(tables, ranked),
         *defense_pages(cells, places),
         *every.pages("All cells"),
         Page("metrics.html", "list.html", "Metrics", {"listed": metrics_table()}),

@@ -216,6 +216,7 @@
     chosenRow?.classList.remove("chosen");
     chosenRow?.removeAttribute("aria-current");
     chosenRow = row;
+    row?.closest("details")?.setAttribute("open", "");
     row?.classList.add("chosen");
     row?.setAttribute("aria-current", "true");
   }
