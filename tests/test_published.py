@@ -14,9 +14,9 @@ from leakbench.base.registry import ATTACKS
 from leakbench.experiments.expansion import expand
 from leakbench.experiments.suite import load_suite, suite_names
 from leakbench.records.folder import read_cells, read_records
-from leakbench.reports.details import details_csv
+from leakbench.reports.details import csv_name, details_csv
 from leakbench.reports.leaderboard import OF_THE_PAPER, laid_out, leaderboard, leading_suites
-from leakbench.reports.suite_page import LIMIT, Heading, csv_name, figures_of
+from leakbench.reports.suite_page import LIMIT, Heading, figures_of
 from leakbench.reports.suite_page import page as suite_page
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"

@@ -86,8 +86,8 @@ def publish(
     if not done.tables:
         typer.echo(
             f"leakbench: it has no table, since no suite that comes with leakbench lays out the "
-            f"records in {out / 'records'}; pass --suite with the suite that was run, "
-            f"and the --set that it was run with",
+            f"records in {out / 'records'}; pass --suite FILE.toml (or a suite's name), "
+            f"and the --set that the suite was run with",
             err=True,
         )
         raise typer.Exit(1)

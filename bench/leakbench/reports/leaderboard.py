@@ -16,10 +16,10 @@ from leakbench.records.folder import RecordFolder
 from leakbench.records.measured import Measured
 from leakbench.records.verified import Outcome, Remeasured
 from leakbench.reports.claims import Claim, claimed_cells, claims_lines
+from leakbench.reports.details import csv_name
 from leakbench.reports.ranking import rankings
 from leakbench.reports.ranking_text import ranking_section
 from leakbench.reports.settings import setting_lines
-from leakbench.reports.suite_page import csv_name
 from leakbench.reports.suite_report import main_tables, reading_lines
 from leakbench.reports.summaries import (
     Summary,

@@ -10,12 +10,13 @@ from leakbench.base.files import replacing
 from leakbench.experiments.suite import suite_names
 from leakbench.records.folder import read_records
 from leakbench.reports.claims import read_claims
+from leakbench.reports.details import csv_name
 from leakbench.reports.leaderboard import Beside, laid_out, leaderboard, leading_suites
 from leakbench.reports.site.figure_gallery import gallery
 from leakbench.reports.site.folder import files_of_site, write_site
 from leakbench.reports.site.leaderboard_pages import SiteContent, trend_of
 from leakbench.reports.site.render import site
-from leakbench.reports.suite_page import csv_name, reading_of
+from leakbench.reports.suite_page import reading_of
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from leakbench.base.registry import ATTACKS
 from leakbench.experiments.descriptions import training_text
 from leakbench.metrics.estimates import Estimate
 from leakbench.metrics.formatting import MISSING, FormattedNumber, counted, formatted
+from leakbench.reports.baselines import is_above
 from leakbench.reports.papers import paper_link
 from leakbench.reports.ranking import Ranked, Ranking
 from leakbench.reports.remarks import explained
@@ -36,7 +37,7 @@ READING = (
     "**Rank**: by the mean of the advantages shown, where a batch size without one counts as 0; "
     "among attacks with the same knowledge only, since more knowledge alone may explain more.",
     "**Exact**: % of individuals whose deep feature is recovered (cosine ≥ 0.99), by batch size. "
-    "**s**: seconds of wall time per individual, by batch size, on the machine that measured. "
+    "**Seconds**: wall time per individual by batch size, on the machine that measured. "
     "**Measured again**: what `leakbench verify` found when it measured some of the cells again.",
     "No defense; D_aux from the victims' data set. Other cells are on their suites' pages.",
 )
@@ -68,20 +69,25 @@ def in_words(knowledge: Sequence[str], ranking: Ranking) -> str:
 
 
 def legend(ranking: Ranking) -> str:
-    """Return the marks of a ranking with what they mean, and what all of its attacks have."""
+    """Return what the numbers and marks of a ranking mean, and what all of its attacks have."""
     hidden = hidden_kinds(ranking)
     held = {kind for group in ranking.groups for kind in group.knowledge}
-    shown = [
-        f"{mark}: {meaning}" for kind, (mark, meaning) in MARKS.items() if kind in held - hidden
+    shown = [f"{mark}: {text}" for kind, (mark, text) in MARKS.items() if kind in held - hidden]
+    common = [
+        text
+        for kind, (_, text) in MARKS.items()
+        if kind in hidden and all(kind in group.knowledge for group in ranking.groups)
     ]
-    every = [frozenset(group.knowledge) for group in ranking.groups]
-    common = [MARKS[kind][1] for kind in MARKS if all(kind in of for of in every)]
-    shared = f"Each attack {' and '.join(c for c in common if c != MARKS['update'][1])}" * bool(
-        common
-    )
-    if "model" in hidden and "model" in held and "knows the shared model" not in shared:
-        shared += "; those that see updates know the shared model"
-    return ". ".join(filter(None, ("; ".join(shown), shared))) + "."
+    shared = [f"Each attack {' and '.join(common)}"] if common else []
+    if "model" in hidden & held and MARKS["model"][1] not in common:
+        shared.append("those that see updates know the shared model")
+    return ". ".join(filter(None, (NUMBERS, "; ".join(shown), "; ".join(shared)))) + "."
+
+
+NUMBERS = (
+    "B: advantage over the best control with the attack's knowledge, in percentage points; bold "
+    "where its interval lies above 0"
+)
 
 
 def advantage_text(attack: Ranked, size: int) -> FormattedNumber:
@@ -130,7 +136,7 @@ def name_of(attack: Ranked) -> str:
 def headings(ranking: Ranking) -> list[str]:
     """Return the headings of a ranking's table."""
     sizes = [f"B = {size}" for size in ranking.sizes]
-    return ["rank", "attack", "knows", *sizes, "exact, %", "s", "measured again", "paper"]
+    return ["rank", "attack", "knows", *sizes, "exact, %", "seconds", "measured again", "paper"]
 
 
 def leader_text(ranking: Ranking) -> str:
@@ -145,8 +151,20 @@ def leader_text(ranking: Ranking) -> str:
             f"No attack is certainly above the controls that have its knowledge; the first is "
             f"{name_of(leader)}."
         )
-    source = "updates" if "update" in leader.knowledge else "outputs"
-    return f"{name_of(leader)} learns most from {source}: {_above_text(leader, certain[-1])}."
+    source = "see updates" if "update" in leader.knowledge else "see outputs"
+    size = certain[-1]
+    rivals = [name_of(each) for each in ranking.attacks if _is_near(each, leader, size)]
+    near = f"; not certainly above {' and '.join(rivals)}" if rivals else ""
+    return f"{name_of(leader)} leads the attacks that {source}: {_above_text(leader, size)}{near}."
+
+
+def _is_near(attack: Ranked, leader: Ranked, size: int) -> bool:
+    """Whether an attack that sees what the leader sees has an interval that reaches its own."""
+    sees = "update" in attack.knowledge or "update" not in leader.knowledge
+    above, first = attack.advantage(size), leader.advantage(size)
+    if attack is leader or not sees or above is None or first is None:
+        return False
+    return not is_above(first, above)
 
 
 def _above_text(attack: Ranked, size: int) -> str:

@@ -95,7 +95,18 @@ def cells_of(path: str, cells: Sequence[Measured]) -> CellTable:
     parameters = varying_parameters(cells)
 
     def of_field(field: str) -> _Column:
-        return _text(field, lambda m: text_of(getattr(m.entry.cell, field)))
+        values = [getattr(m.entry.cell, field) for m in cells]
+        if not all(isinstance(each, dict) for each in values):
+            return _text(field, lambda m: text_of(getattr(m.entry.cell, field)))
+        # Of parameters, those in which cells differ.
+        names = dict.fromkeys(name for each in values for name in each)
+        differing = [n for n in names if len({text_of(each.get(n)) for each in values}) > 1]
+
+        def text(m: Measured) -> str:
+            of_cell = getattr(m.entry.cell, field)
+            return text_of({name: of_cell[name] for name in differing if name in of_cell})
+
+        return _text(field, text)
 
     def of_parameter(name: str) -> _Column:
         return _text(name, lambda m: text_of(m.entry.cell.attack_parameters.get(name, MISSING)))

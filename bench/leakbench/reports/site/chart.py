@@ -144,9 +144,15 @@ def by_batch_size(name: str, curves: Mapping[str, Mapping[int, Estimate]]) -> Ch
     middle = {size: LEFT + step * (place + 0.5) for place, size in enumerate(sizes)}
     ends = [e for of in defined.values() for e in (of.value, of.low, of.high) if e is not None]
     up = _Axis([100 * end for end in ends], HEIGHT - BOTTOM, TOP)
+    at_size = {size: [s for s, _, of in defined if of == size] for size in sizes}
+
+    def x_of(series: int, size: int) -> float:
+        beside = at_size[size]
+        return round(middle[size] + BESIDE * (beside.index(series) - (len(beside) - 1) / 2), 1)
+
     marks = tuple(
         Mark(
-            x=round(middle[size] + BESIDE * (series - (len(curves) - 1) / 2), 1),
+            x=x_of(series, size),
             y=up.at(100 * (above.value or 0.0)),
             low=None if above.low is None else up.at(100 * above.low),
             high=None if above.high is None else up.at(100 * above.high),
