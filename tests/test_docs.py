@@ -32,7 +32,15 @@ needs_docs = pytest.mark.skipif(
 TITLE = re.compile(r'title="([^"]+)"')
 LANGUAGES = {"bash", "python", "toml", "text", "json"}
 
-LONG = {"defenses.md", "plugins.md", "publishing.md", "sweeps.md", "training.md", "tutorial.md"}
+LONG = {
+    "defenses.md",
+    "figures-and-notebooks.md",
+    "plugins.md",
+    "publishing.md",
+    "sweeps.md",
+    "training.md",
+    "tutorial.md",
+}
 """Pages whose examples run for half a minute or more."""
 
 WITH_EXAMPLES = sorted(

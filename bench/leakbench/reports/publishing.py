@@ -9,10 +9,10 @@ from pathlib import Path
 from leakbench.base.files import replacing
 from leakbench.experiments.suite import suite_names
 from leakbench.records.folder import read_records
-from leakbench.reports.claims import read_claims
+from leakbench.reports.claims import Claim, read_claims
 from leakbench.reports.details import csv_name
-from leakbench.reports.leaderboard import Beside, laid_out, leaderboard, leading_suites
-from leakbench.reports.site.figure_gallery import gallery
+from leakbench.reports.leaderboard import Beside, LaidOut, laid_out, leaderboard, leading_suites
+from leakbench.reports.site.figure_gallery import Gallery, gallery
 from leakbench.reports.site.folder import files_of_site, write_site
 from leakbench.reports.site.leaderboard_pages import SiteContent, trend_of
 from leakbench.reports.site.render import site
@@ -71,11 +71,7 @@ def publish(
     known = {*suite_names(), *(each.name for each in found)}
     figures = gallery(out / "figures", known, pixels)
     readings = {each.name: reading_of(out, each.name) for each in found}
-    beside = Beside(
-        pages=frozenset(each.name for each in leading if _has_page(out, each.name)),
-        trend=trend_of(figures.figures, leading),
-        claims=claims,
-    )
+    beside = beside_of(out, leading, figures, claims)
     # First, since its folder may yet be refused.
     write_site(place, site(SiteContent(found, leading, records, figures, readings, claims)))
     path = out / "leaderboard.md"
@@ -87,6 +83,19 @@ def publish(
         unused |= {str(of / name): why for name, why in claim.folder.left_out.items()}
     left_out = tuple(f"left out {name}: {why}" for name, why in unused.items())
     return Published(path, place / "index.html", left_out, len(leading))
+
+
+def beside_of(
+    out: Path, leading: Sequence[LaidOut], figures: Gallery, claims: Sequence[Claim] = ()
+) -> Beside:
+    """Return what lies in a run's folder to which its leaderboard links.
+
+    Args:
+        leading: the suites of the leaderboard.
+        figures, claims: of the folder, and of others.
+    """
+    pages = frozenset(each.name for each in leading if _has_page(out, each.name))
+    return Beside(pages, trend_of(figures.figures, leading), claims)
 
 
 def _has_page(out: Path, suite: str) -> bool:
