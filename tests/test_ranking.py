@@ -14,7 +14,13 @@ from leakbench.records.verified import Remeasured
 from leakbench.reports.papers import paper_link
 from leakbench.reports.publishing import publish
 from leakbench.reports.ranking import Ranking, rankings, score
-from leakbench.reports.ranking_text import leader_text, legend, ranking_markdown, result_text
+from leakbench.reports.ranking_text import (
+    in_words,
+    leader_text,
+    legend,
+    ranking_markdown,
+    result_text,
+)
 from publishing import done, estimate, write_run
 from records import record_of, suite_entries, version_of
 
@@ -151,11 +157,22 @@ def test_attacks_of_other_threat_models_are_ranked_apart(entries: list[SuiteEntr
     # HCN has the highest number, and sees no update.
     assert found.leader.attack == "mask_demixing"
     assert leader_text(found) == (
-        "Mask demixing leads the attacks that see updates: 35.0 [30.0, 40.0] points above the best "
-        "control at B = 8."
+        "Mask demixing leads the attacks that see updates: an advantage of 35.0 [30.0, 40.0] "
+        "points over the best control at B = 8."
     )
     assert "bold where its interval lies above 0. U: sees the update; O: sees" in legend(found)
     assert "Each attack has D_aux; those that see updates know the shared model." in legend(found)
+
+
+def test_what_all_attacks_see_is_said_in_every_group(entries: list[SuiteEntry]) -> None:
+    chosen = [e for e in only(entries, "By batch size") if e.cell.attack != "hcn"]
+    found = one_ranking(list(map(planted, chosen)))
+    assert [in_words(group.knowledge, found) for group in found.groups] == [
+        "sees the update",
+        "sees the update; is given the batch's labels",
+    ]
+    assert "U: sees the update; L: " in legend(found)
+    assert legend(found).endswith("Each attack knows the shared model and has D_aux.")
 
 
 def test_a_leader_that_is_not_certain_says_so(entries: list[SuiteEntry]) -> None:

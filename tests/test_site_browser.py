@@ -150,7 +150,7 @@ def test_numbers_in_texts_are_sorted_as_numbers_and_what_is_missing_comes_last(
 
 
 def test_a_table_is_filtered_by_value_and_by_text(page: Page, site: Path) -> None:
-    page.goto((site / "suite-quick.html").as_uri())
+    page.goto((site / "suite-defended.html").as_uri())
     table = page.locator("table").first.get_attribute("id")
     assert table is not None
     whole = len(cells(page, table, "property"))
@@ -194,14 +194,14 @@ def test_the_address_brings_back_order_filters_and_row(
 
 
 def test_a_link_to_a_heading_leaves_tables_as_they_are(page: Page, site: Path) -> None:
-    page.goto((site / "suite-quick.html").as_uri())
+    page.goto((site / "suite-defended.html").as_uri())
     table = str(page.locator("table").first.get_attribute("id"))
     filter_of(page, table, "property").select_option(label="smile")
     page.evaluate("location.hash = 'reading'")
     assert page.url.endswith("#reading")
     assert set(cells(page, table, "property")) == {"smile"}
     page.go_back()
-    page.wait_for_url("**/suite-quick.html#*smile")
+    page.wait_for_url("**/suite-defended.html#*smile")
     assert set(cells(page, table, "property")) == {"smile"}
 
 

@@ -47,12 +47,13 @@ READING = (
 def hidden_kinds(ranking: Ranking) -> frozenset[str]:
     """Return the kinds of knowledge that need no mark.
 
-    Those are what all attacks have, and the shared model where it comes with the update.
+    Those are what all attacks have besides the update, which is always marked, and the shared model
+    where it comes with the update.
     """
     every = [frozenset(group.knowledge) for group in ranking.groups]
-    common = frozenset.intersection(*every)
+    common = frozenset.intersection(*every) - {"update"}
     with_update = all(("model" in each) == ("update" in each) for each in every)
-    return common | {"model"} if with_update and len(every) > 1 else common - {"update"}
+    return common | {"model"} if with_update else common
 
 
 def marks(knowledge: Sequence[str], ranking: Ranking) -> str:
@@ -171,7 +172,7 @@ def _above_text(attack: Ranked, size: int) -> str:
     above, share = attack.advantage(size), attack.exact(size)
     assert above is not None
     found = "" if share is None else f", with {100 * share:.3g} % of individuals found exactly"
-    return f"{points(above)} points above the best control at B = {size}{found}"
+    return f"an advantage of {points(above)} points over the best control at B = {size}{found}"
 
 
 def result_text(attack: str, found: Sequence[Ranking]) -> str:
@@ -180,7 +181,7 @@ def result_text(attack: str, found: Sequence[Ranking]) -> str:
         for each in ranking.attacks:
             sizes = [size for size in ranking.sizes if each.advantages.get(size)]
             if each.attack == attack and sizes:
-                return f"On {ranking.title}, it is {_above_text(each, sizes[-1])}."
+                return f"On {ranking.title}, it has {_above_text(each, sizes[-1])}."
     return "No ranking compares it with controls that have its knowledge."
 
 

@@ -102,7 +102,10 @@
       this.count = element("p", { className: "count" });
       this.count.setAttribute("role", "status");
       bar.append(reset, this.count);
-      this.table.parentElement.before(bar);
+      // On a phone the filters of a wide table would fill the screen.
+      const open = matchMedia("(min-width: 40rem)").matches;
+      const summary = element("summary", {}, "Filter rows");
+      this.table.parentElement.before(element("details", { open }, summary, bar));
       this.table.setAttribute("aria-describedby", (this.count.id = `${id}-count`));
     }
 
