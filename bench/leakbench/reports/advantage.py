@@ -41,8 +41,9 @@ def mean_advantage(above: Sequence[Estimate]) -> Estimate:
     have correlated errors. Where one has no interval, the mean has none.
 
     >>> two = [Estimate(value=0.25, low=0.0, high=0.5), Estimate(value=0.75, low=0.5, high=1.0)]
-    >>> mean_advantage(two)
-    Estimate(value=0.5, low=0.25, high=0.75)
+    >>> mean = mean_advantage(two)
+    >>> mean.value, mean.low, mean.high
+    (0.5, 0.25, 0.75)
     """
     lows = [each.low for each in above if each.low is not None]
     highs = [each.high for each in above if each.high is not None]
