@@ -45,6 +45,11 @@ attack = "labels"
 title = "Labels (recovered)"
 grant = ["model", "update", "auxiliary"]
 parameters = { labels = "counts" }
+[attack.labels_higher]
+attack = "labels"
+default = false
+grant = ["model", "update", "auxiliary", "statistics"]
+parameters = { labels = "counts" }
 
 [[group]]
 title = "By batch size"
@@ -55,6 +60,13 @@ sweep = { batch_size = [1, 8] }
 title = "Another attack seed"
 layout = "table2"
 cell = { attack_seeds = 2, batch_size = 8 }
+
+[[group]]
+title = "Another control"
+layout = "table2"
+sweep = { batch_size = [1, 8] }
+
+[group.attack.labels_higher]
 
 [[group]]
 title = "Under a defense"
@@ -70,6 +82,7 @@ KNOWS: Mapping[str, tuple[str, ...]] = {
     "prior": ("auxiliary",),
     "labels": ("model", "labels", "auxiliary"),
     "labels_recovered": ("model", "update", "auxiliary"),
+    "labels_higher": ("model", "update", "auxiliary"),
 }
 
 VALUES = {
@@ -79,6 +92,7 @@ VALUES = {
     "prior": 0.5,
     "labels": 0.6,
     "labels_recovered": 0.55,
+    "labels_higher": 0.89,
 }
 """Column → balanced accuracy of gender; that of glasses is 0.1 below."""
 
@@ -94,6 +108,8 @@ def entries(tmp_path_factory: pytest.TempPathFactory) -> list[SuiteEntry]:
 
 
 def column_of(entry: SuiteEntry) -> str:
+    if "statistics" in entry.cell.grant:
+        return "labels_higher"
     recovered = entry.cell.attack_parameters.get("labels") == "counts"
     is_recovered = entry.cell.attack == "labels" and recovered
     return "labels_recovered" if is_recovered else entry.cell.attack
@@ -250,6 +266,26 @@ def test_a_claim_is_marked_until_all_of_its_cells_are_measured_again(
     # Their numbers of a cell that we have too do not count.
     (both,) = rankings(cells, {"Team": [planted(m.entry, 0.1) for m in theirs]})
     assert ranking_markdown(both) == ranking_markdown(one_ranking(cells))
+
+
+def test_a_claim_changes_no_number_of_others_and_does_not_lead(
+    entries: list[SuiteEntry],
+) -> None:
+    cells = list(map(planted, only(entries, "By batch size")))
+    ours = [m for m in cells if m.entry.cell.attack != "feature"]
+    theirs = [planted(m.entry, 0.19) for m in cells if m.entry.cell.attack == "feature"]
+    control = list(map(planted, only(entries, "Another control")))
+    (found,) = rankings(ours, {"Team": [*theirs, *control]})
+    attacks = {each.attack: each for each in found.attacks}
+    demixing, feature = (attacks[name].advantage(8) for name in ("mask_demixing", "feature"))
+    # Over the labels that were recovered here, 0.55, and not over the claimed 0.89.
+    assert demixing and demixing.value == pytest.approx(0.35)
+    # Their own attack is compared with their control too.
+    assert feature and feature.value == pytest.approx(0.99 - 0.89)
+    (high,) = rankings(ours, {"Team": theirs})
+    scores = {each.attack: score(each, (1, 8)) for each in high.attacks}
+    assert scores["feature"] > scores["mask_demixing"]
+    assert high.leader.attack == "mask_demixing"
 
 
 def test_settings_of_one_data_set_and_model_say_in_what_they_differ(tmp_path: Path) -> None:

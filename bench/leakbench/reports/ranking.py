@@ -134,9 +134,14 @@ class Ranking:
 
     @property
     def leader(self) -> Ranked:
-        """The attack that learns most from updates; where none sees these, from anything."""
-        sees_updates = [each for each in self.attacks if "update" in each.knowledge]
-        return max(sees_updates or self.attacks, key=lambda each: score(each, self.sizes))
+        """The attack that learns most from updates; where none sees these, from anything.
+
+        Claims that are not measured again do not lead.
+        """
+        shown = [each for each in self.attacks if not each.claimed_by or each.agrees]
+        shown = shown or self.attacks
+        sees_updates = [each for each in shown if "update" in each.knowledge]
+        return max(sees_updates or shown, key=lambda each: score(each, self.sizes))
 
 
 def score(attack: Ranked, sizes: Sequence[int]) -> float:
@@ -190,7 +195,11 @@ def _ranking(cells: Sequence[tuple[str, Measured]]) -> Ranking:
     Args:
         cells: who claims them, or nothing, with all cells of the setting.
     """
-    controls = Controls(m.record for _, m in cells if m.record is not None)
+    # What somebody claims of a control must not change the numbers of others.
+    controls = {
+        claimant: Controls(m.record for by, m in cells if by in ("", claimant) and m.record)
+        for claimant in {name for name, _ in cells}
+    }
     attacks: dict[tuple[object, ...], Ranked] = {}
     for name, m in cells:
         record, cell = m.record, m.entry.cell
@@ -200,7 +209,7 @@ def _ranking(cells: Sequence[tuple[str, Measured]]) -> Ranking:
         key = (name, m.entry.column, cell.attack, record.knowledge)
         attack = attacks.setdefault(key, Ranked(*key[1:], claimed_by=name))
         attack.cells.setdefault(cell.batch_size, []).append(m)
-        compared = controls.compare(record).values()
+        compared = controls[name].compare(record).values()
         above = [each.advantage for each in compared if each.advantage is not None]
         if len(above) == len(compared):
             attack.advantages.setdefault(cell.batch_size, []).append(mean_advantage(above))
@@ -213,7 +222,8 @@ def _ranking(cells: Sequence[tuple[str, Measured]]) -> Ranking:
         for knowledge, of in by_knowledge.items()
     ]
     groups.sort(key=lambda group: ("update" not in group.knowledge, len(group.knowledge)))
-    return Ranking("", cells[0][1].entry.cell, sizes, groups, _remarks([m for _, m in cells]))
+    own = [m for name, m in cells if not name] or [m for _, m in cells]
+    return Ranking("", own[0].entry.cell, sizes, groups, _remarks(own))
 
 
 def _remarks(cells: Sequence[Measured]) -> tuple[str, ...]:
