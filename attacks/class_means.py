@@ -34,7 +34,7 @@ class ClassMeans(Attack):
     title = "Class means"
     reference = (
         "Ma, Sun, Cui, Li, Guo, Liu 2023, Instance-wise Batch Label Restoration via Gradients in "
-        "Federated Learning (ICLR)"
+        "Federated Learning (ICLR), OpenReview FIrQfNSOoTr"
     )
     note = "individuals of one class are answered alike"
     example_setup: ClassVar[Mapping[str, Any]] = {"split": "hidden"}

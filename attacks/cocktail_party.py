@@ -54,7 +54,7 @@ class CocktailParty(Attack):
     reference = (
         "Kariyappa, Guo, Maeng, Xiong, Suh, Qureshi, Lee 2023, Cocktail Party Attack: Breaking "
         "Aggregation-Based Privacy in Federated Learning Using Independent Component Analysis "
-        "(ICML)"
+        "(ICML), arXiv 2209.05578"
     )
     example_parameters: ClassVar = {"iterations": 8}
     presets = {"paper": {"iterations": 25_000, "learning_rate": 1e-3}}  # noqa: RUF012

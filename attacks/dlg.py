@@ -30,7 +30,7 @@ class DeepLeakage(GradientMatching):
     """
 
     title = "DLG"
-    reference = "Zhu, Liu, Han 2019, Deep Leakage from Gradients (NeurIPS)"
+    reference = "Zhu, Liu, Han 2019, Deep Leakage from Gradients (NeurIPS), arXiv 1906.08935"
     presets: ClassVar = {"paper": {"budget": 6_000}}
 
     labels: Labels = "joint"
@@ -61,7 +61,9 @@ class ImprovedDeepLeakage(DeepLeakage):
 
     title = "iDLG"
     largest_batch = 1
-    reference = "Zhao, Mopuri, Bilen 2020, iDLG: Improved Deep Leakage from Gradients (arXiv)"
+    reference = (
+        "Zhao, Mopuri, Bilen 2020, iDLG: Improved Deep Leakage from Gradients, arXiv 2001.02610"
+    )
 
     labels: Labels = "idlg"
 

@@ -65,7 +65,7 @@ class GradInversion(GradientMatching):
     title = "GradInversion"
     reference = (
         "Yin, Mallya, Vahdat, Alvarez, Kautz, Molchanov 2021, See through Gradients: Image Batch "
-        "Recovery via GradInversion (CVPR)"
+        "Recovery via GradInversion (CVPR), arXiv 2104.07586"
     )
     presets: ClassVar = {"paper": {"budget": 160_000, "seeds": 8}}
 

@@ -37,7 +37,7 @@ class InvertingGradients(GradientMatching):
     title = "IG"
     reference = (
         "Geiping, Bauermeister, Dröge, Moeller 2020, Inverting Gradients: How Easy Is It to Break "
-        "Privacy in Federated Learning? (NeurIPS)"
+        "Privacy in Federated Learning? (NeurIPS), arXiv 2003.14053"
     )
     presets: ClassVar = {
         "paper": {"budget": 24_000, "tv": 1e-4},

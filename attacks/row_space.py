@@ -35,7 +35,8 @@ class RowSpace(Attack):
     title = "Row space"
     reference = (
         "Petrov, Dimitrov, Baader, Müller, Vechev 2024, DAGER: Exact Gradient Inversion for Large "
-        "Language Models (NeurIPS), whose span check of tokens is here one of individuals"
+        "Language Models (NeurIPS), arXiv 2405.15586, whose span check of tokens is here one of "
+        "individuals"
     )
     note = "it knows candidates, half of which are in the batch, and answers with the B nearest"
 

@@ -42,7 +42,7 @@ class Spear(Attack):
     title = "SPEAR"
     reference = (
         "Dimitrov, Baader, Müller, Vechev 2024, SPEAR: Exact Gradient Inversion of Batches in "
-        "Federated Learning (NeurIPS)"
+        "Federated Learning (NeurIPS), OpenReview lPDxPVS6ix"
     )
     example_parameters: ClassVar = {"samples": 500}
     note = (

@@ -76,7 +76,7 @@ class HonestButCurious(Attack):
     title = "HCN"
     reference = (
         "Malekzadeh, Borovykh, Gündüz 2021, Honest-but-Curious Nets: Sensitive Attributes of "
-        "Private Inputs Can Be Secretly Coded into the Classifiers' Outputs (CCS)"
+        "Private Inputs Can Be Secretly Coded into the Classifiers' Outputs (CCS), arXiv 2105.12049"
     )
     note = (
         "another threat model: the server trains and deploys a model of its own for each property, "

@@ -57,7 +57,7 @@ class UnintendedLeakage(Attack):
     title = "UL"
     reference = (
         "Melis, Song, De Cristofaro, Shmatikov 2019, Exploiting Unintended Feature Leakage in "
-        "Collaborative Learning (IEEE S&P)"
+        "Collaborative Learning (IEEE S&P), arXiv 1805.04049"
     )
     note = (
         "decides whether a batch contains the property; above B = 1 that is the batch's answer, "

@@ -32,11 +32,12 @@ needs_docs = pytest.mark.skipif(
 )
 
 TITLE = re.compile(r'title="([^"]+)"')
-LANGUAGES = {"bash", "python", "toml", "text"}
+LANGUAGES = {"bash", "python", "toml", "text", "json"}
 
 LONG = {
     "audit.md",
     "defenses.md",
+    "figures-and-notebooks.md",
     "plugins.md",
     "publishing.md",
     "sweeps.md",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,7 +58,8 @@ def test_texts_of_records_are_no_html_link_or_image_in_the_leaderboard(tmp_path:
     text = published(write_run(tmp_path, [hostile, *map(done, others)]))
     assert "evil.example" in text
     assert "<" not in text
-    assert "](" not in text
+    registries = r"https://(doi\.org|arxiv\.org/abs|openreview\.net/forum)"
+    assert re.sub(rf"\[(doi|arXiv|OpenReview)\]\({registries}", "", text).count("](") == 0
     assert "\n# Heading" not in text
 
 
@@ -241,7 +243,7 @@ def test_a_cell_that_differs_says_so_in_every_table(tmp_path: Path, run: Run) ->
         assert rows.count(DIFFERS) == properties
         assert f"{DIFFERS}: `leakbench verify` measured" in tables
     assert DIFFERS in report
-    assert written.site.read_text().count(DIFFERS) > properties
+    assert (written.site.parent / "suite-quick.html").read_text().count(DIFFERS) > properties
 
 
 def test_what_another_machine_wrote_is_shown_as_its_claim(tmp_path: Path, run: Run) -> None:

@@ -14,9 +14,11 @@ from leakbench.base.registry import ATTACKS
 from leakbench.experiments.expansion import expand
 from leakbench.experiments.suite import load_suite, suite_names
 from leakbench.records.folder import read_cells, read_records
-from leakbench.reports.details import details_csv
+from leakbench.reports.details import csv_name, details_csv
 from leakbench.reports.leaderboard import OF_THE_PAPER, laid_out, leaderboard, leading_suites
-from leakbench.reports.suite_page import LIMIT, Heading, csv_name, figures_of
+from leakbench.reports.publishing import beside_of
+from leakbench.reports.site.figure_gallery import gallery
+from leakbench.reports.suite_page import LIMIT, Heading, figures_of
 from leakbench.reports.suite_page import page as suite_page
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -81,7 +83,11 @@ def test_the_published_leaderboard_is_its_records_and_nothing_else() -> None:
     if EARLIER in page:
         pytest.skip("the leaderboard is of an earlier version, and says so")
     assert [each.name for each in shown] == list(OF_THE_PAPER)
-    assert page == leaderboard(shown, folder, trust_verified=True)
+    figures = gallery(RESULTS / "figures", set(suite_names()), reconstructions=False)
+    beside = beside_of(RESULTS, shown, figures)
+    assert beside.pages and beside.trend
+    assert page == leaderboard(shown, folder, True, beside)
+    assert len(page.encode()) <= LIMIT
 
 
 @pytest.mark.parametrize("suite", PUBLISHED)

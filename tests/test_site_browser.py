@@ -111,7 +111,7 @@ def test_every_page_opens_without_a_complaint_and_asks_for_nothing_elsewhere(
     for path in sorted(site.glob("*.html")):
         page.goto(path.as_uri())
         assert page.evaluate("document.querySelectorAll('thead button').length") > 0 or (
-            path.name == "figures.html"
+            path.name in ("figures.html", "index.html")
         )
 
 
@@ -150,7 +150,7 @@ def test_numbers_in_texts_are_sorted_as_numbers_and_what_is_missing_comes_last(
 
 
 def test_a_table_is_filtered_by_value_and_by_text(page: Page, site: Path) -> None:
-    page.goto((site / "index.html").as_uri())
+    page.goto((site / "suite-defended.html").as_uri())
     table = page.locator("table").first.get_attribute("id")
     assert table is not None
     whole = len(cells(page, table, "property"))
@@ -194,14 +194,14 @@ def test_the_address_brings_back_order_filters_and_row(
 
 
 def test_a_link_to_a_heading_leaves_tables_as_they_are(page: Page, site: Path) -> None:
-    page.goto((site / "index.html").as_uri())
+    page.goto((site / "suite-defended.html").as_uri())
     table = str(page.locator("table").first.get_attribute("id"))
     filter_of(page, table, "property").select_option(label="smile")
-    page.get_by_role("link", name="how to read the tables").click()
+    page.evaluate("location.hash = 'reading'")
     assert page.url.endswith("#reading")
     assert set(cells(page, table, "property")) == {"smile"}
     page.go_back()
-    page.wait_for_url("**/index.html#*smile")
+    page.wait_for_url("**/suite-defended.html#*smile")
     assert set(cells(page, table, "property")) == {"smile"}
 
 
@@ -260,7 +260,7 @@ def test_a_page_fits_a_phone_and_tables_scroll_within_it(browser: Browser, site:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_stands_out_from_its_ground(browser: Browser, site: Path, scheme: str) -> None:
     watched = Watched(browser, color_scheme=scheme)
-    watched.page.goto((site / "index.html").as_uri())
+    watched.page.goto((site / "suite-quick.html").as_uri())
     contrasts = watched.page.evaluate(
         """() => {
             const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
@@ -299,6 +299,9 @@ def test_a_hostile_text_runs_and_loads_nothing(
     for path in sorted(folder.glob("*.html")):
         watched.page.goto(path.as_uri())
         title = watched.page.title()
+        watched.page.evaluate(
+            "document.querySelectorAll('details').forEach((each) => { each.open = true; })"
+        )
         # Filters make options of texts of records.
         for select in watched.page.locator("select").all():
             select.select_option(index=1)

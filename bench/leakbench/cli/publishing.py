@@ -47,6 +47,22 @@ def publish(
             help="Publish figures of reconstructions too, if none shows a real individual.",
         ),
     ] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="A setting that the suites of --suite were run with, as `run` takes it.",
+        ),
+    ] = None,
+    submissions: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--submission",
+            metavar="DIR",
+            help="A folder of others' records with submission.json, to be ranked as claimed.",
+        ),
+    ] = None,
     trust_verified: TrustVerifiedOption = False,
 ) -> None:
     """Write a leaderboard from records, as Markdown and as a static site.
@@ -55,15 +71,23 @@ def publish(
     """
     from leakbench.reports.publishing import publish as write
 
-    done = write(out, site, suites or [], reconstructions, trust_verified)
+    done = write(
+        out,
+        site,
+        suites or [],
+        reconstructions,
+        trust_verified,
+        changes=settings or [],
+        submissions=submissions or [],
+    )
     for sentence in done.left_out:
         typer.echo(sentence, err=True)
     typer.echo(f"The leaderboard is in {done.leaderboard}, the site in {done.site}.")
     if not done.tables:
         typer.echo(
             f"leakbench: it has no table, since no suite that comes with leakbench lays out the "
-            f"records in {out / 'records'}; pass --suite FILE.toml with the suite that was run; "
-            f"for one that was run with --set, a file that has these settings",
+            f"records in {out / 'records'}; pass --suite FILE.toml (or a suite's name), "
+            f"and the --set that the suite was run with",
             err=True,
         )
         raise typer.Exit(1)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
 from leakbench.base.markdown import one_line
 from leakbench.metrics.estimates import Estimate
 from leakbench.metrics.formatting import counted
 from leakbench.records.measured import Measured
-from leakbench.reports.advantage import advantage_over
+from leakbench.reports.advantage import advantage_over, mean_advantage
 from leakbench.reports.baselines import best_baseline
 from leakbench.reports.rows import Row
 from leakbench.reports.tables import Table, TableRow, by_group, table_of
@@ -121,7 +120,7 @@ def _of_group(cells: Sequence[Measured]) -> Iterator[Lead]:
             if len(known) == len(rows):
                 layout = cells[0].entry.layout
                 number = len(rows) if "property" in table.leading else 0
-                yield Lead(attack, table.title, layout, setting, _mean(known), number)
+                yield Lead(attack, table.title, layout, setting, mean_advantage(known), number)
 
 
 def _setting(table: Table, leading: Row, first: Measured) -> str:
@@ -149,19 +148,3 @@ def _advantage(table: Table, row: TableRow, attack: str) -> Estimate | None:
     if baseline is None or baseline.estimate is None:
         return None
     return advantage_over(value.compared, baseline.estimate)
-
-
-def _mean(above: Sequence[Estimate]) -> Estimate:
-    """Return the mean of advantages over the properties of the same individuals.
-
-    Its interval is as wide as theirs on average: no narrower, since their errors are correlated.
-    """
-    values = [each.value or 0.0 for each in above]
-    lows = [each.low for each in above if each.low is not None]
-    highs = [each.high for each in above if each.high is not None]
-    whole = len(lows) == len(highs) == len(above)
-    return Estimate(
-        value=fmean(values),
-        low=fmean(lows) if whole else None,
-        high=fmean(highs) if whole else None,
-    )

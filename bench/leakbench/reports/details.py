@@ -26,6 +26,11 @@ Value = str | float | None
 """Of a field; None leaves it empty."""
 
 
+def csv_name(suite: str) -> str:
+    """Return the name of the file that has all metrics of a suite."""
+    return f"{suite}.csv"
+
+
 @dataclass(frozen=True)
 class Settings:
     """The leading columns: attack, settings in which cells differ, and parameters.

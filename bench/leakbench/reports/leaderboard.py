@@ -1,17 +1,24 @@
-"""`leaderboard.md`: the paper's tables, threat models, costs and settings, from records alone."""
+"""`leaderboard.md`: attacks ranked, and links to or tables of the suites, from records alone."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from urllib.parse import quote
 
+from leakbench.base.errors import UsageError
 from leakbench.base.markdown import harmless, markdown_table, one_line
 from leakbench.experiments.descriptions import describe
 from leakbench.experiments.expansion import expand
+from leakbench.experiments.overrides import override
 from leakbench.experiments.suite import load_suite, suite_names
 from leakbench.records.folder import RecordFolder
 from leakbench.records.measured import Measured
 from leakbench.records.verified import Outcome, Remeasured
+from leakbench.reports.claims import Claim, claimed_cells, claims_lines
+from leakbench.reports.details import csv_name
+from leakbench.reports.ranking import rankings
+from leakbench.reports.ranking_text import ranking_section
 from leakbench.reports.settings import setting_lines
 from leakbench.reports.suite_report import main_tables, reading_lines
 from leakbench.reports.summaries import (
@@ -53,21 +60,30 @@ class LaidOut:
     cells: Sequence[Measured]
 
 
-def laid_out(folder: RecordFolder, suites: Sequence[str]) -> list[LaidOut]:
+def laid_out(
+    folder: RecordFolder, suites: Sequence[str], changes: Sequence[str] = ()
+) -> list[LaidOut]:
     """Return the suites that have a record: the paper's first, then the user's, then the others.
 
     Args:
         suites: names or TOML files of the user's suites.
+        changes: settings `KEY=VALUE` that these were run with.
 
     Raises:
-        UsageError: one of these cannot be read.
+        UsageError: one of these cannot be read, or there are changes and nothing to change.
     """
+    if changes and not suites:
+        raise UsageError(
+            f"--set {changes[0]!r} changes no suite; name the one that was run so with --suite"
+        )
     own = [load_suite(each)[0] for each in suites]
     papers = [name for name in OF_THE_PAPER if name not in own]
     others = [name for name in suite_names() if name not in (*OF_THE_PAPER, *own)]
     found: dict[str, LaidOut] = {}
     for each in (*papers, *suites, *others):
         name, suite = load_suite(each)
+        if name in own:
+            suite = override(suite, changes)
         cells = folder.measured(expand(name, suite))
         if any(m.record for m in cells):
             found.setdefault(name, LaidOut(name, suite.title, cells))
@@ -85,29 +101,77 @@ def leading_suites(found: Sequence[LaidOut], suites: Sequence[str]) -> list[Laid
     return [each for each in found if each.name in wanted] or list(found)
 
 
+@dataclass(frozen=True)
+class Beside:
+    """What lies beside `leaderboard.md`, to which it links.
+
+    Attributes:
+        pages: the suites that have a page and a CSV file there.
+        trend: the name of a figure in `figures` that shows accuracy against batch size; or empty.
+        claims: folders that others submitted.
+    """
+
+    pages: frozenset[str] = frozenset()
+    trend: str = ""
+    claims: Sequence[Claim] = ()
+
+
 def leaderboard(
-    shown: Sequence[LaidOut], folder: RecordFolder, trust_verified: bool = False
+    shown: Sequence[LaidOut],
+    folder: RecordFolder,
+    trust_verified: bool = False,
+    beside: Beside | None = None,
 ) -> str:
-    """Return `leaderboard.md`.
+    """Return `leaderboard.md`: the rankings, then links to the suites' pages.
+
+    Tables, costs and settings of suites without a page are in it themselves.
 
     Args:
-        shown: the suites whose tables it has.
+        shown: the suites that it ranks and shows.
         folder: the records they are made from.
         trust_verified: whether the folder was read so; the file says it.
+        beside: to what it may link.
     """
+    beside = beside or Beside()
+    found = rankings([m for each in shown for m in each.cells], claimed_cells(beside.claims))
+    linked = [each for each in shown if each.name in beside.pages]
+    inside = [each for each in shown if each.name not in beside.pages]
     parts = ["# Leaderboard", _made_of(folder, trust_verified)]
-    for each in shown:
-        parts += [f"## {each.title}", main_tables(each.cells, marked=True, level=3)]
-    parts += _below(shown) if shown else [NO_SUITE]
-    parts += _remeasured(shown, folder)
+    text = harmless("\n\n".join(parts))
+    ranked = [_trend(beside.trend), ranking_section(found)] if found else []
+    below: list[str] = []
+    for each in inside:
+        below += [f"## {each.title}", main_tables(each.cells, marked=True, level=3)]
+    below += _below(inside) if inside or not shown else []
+    below += claims_lines(beside.claims)
+    below += _remeasured(shown, folder)
     if folder.left_out:
         left_out = [f"- {name}: {one_line(why)}" for name, why in folder.left_out.items()]
-        parts += ["## Records left out", "\n".join(left_out)]
-    return harmless("\n\n".join(part for part in parts if part)) + "\n"
+        below += ["## Records left out", "\n".join(left_out)]
+    rest = harmless("\n\n".join(part for part in below if part))
+    return "\n\n".join(filter(None, (text, *ranked, _links(linked), rest))) + "\n"
+
+
+def _trend(figure: str) -> str:
+    caption = "Accuracy of attacks against batch size, between the best control and the oracle"
+    return f"![{caption}](figures/{quote(figure)})" if figure else ""
+
+
+def _links(suites: Sequence[LaidOut]) -> str:
+    """Return the section that links to the suites' pages."""
+    lines = [
+        f"- [{harmless(one_line(each.title))}]({quote(each.name)}.md); all metrics as "
+        f"[CSV]({quote(csv_name(each.name))})"
+        for each in suites
+    ]
+    aid = "Each page has a reading, tables of balanced accuracy, threat models and settings."
+    return "\n\n".join(["## Tables", "\n".join(lines), aid]) if lines else ""
 
 
 def _below(shown: Sequence[LaidOut]) -> list[str]:
-    """Return the sections under the tables."""
+    """Return the sections under the tables; without suites, that there are none."""
+    if not shown:
+        return [NO_SUITE]
     every = [m for each in shown for m in each.cells]
     parts = ["## How to read", *map(one_line, reading_lines(every)), MARKED]
     parts += _threat({each.name: each.cells for each in shown})

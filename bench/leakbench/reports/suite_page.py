@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from leakbench.base.errors import UsageError
 from leakbench.base.files import replacing
 from leakbench.base.markdown import harmless
 from leakbench.experiments.suite import suite_names
 from leakbench.metrics.formatting import counted
 from leakbench.records.measured import Measured
 from leakbench.reports.columns import has_metric
-from leakbench.reports.details import CELL_COLUMNS, PROPERTY_COLUMNS, details_csv
+from leakbench.reports.details import CELL_COLUMNS, PROPERTY_COLUMNS, csv_name, details_csv
 from leakbench.reports.settings import settings_list
 from leakbench.reports.site.figure_gallery import gallery
 from leakbench.reports.suite_report import reading_aid, table_sections
@@ -62,9 +63,17 @@ def write_report(out: Path, heading: Heading, cells: Sequence[Measured]) -> Repo
     return files
 
 
-def csv_name(suite: str) -> str:
-    """Return the name of the file that has all metrics of a suite."""
-    return f"{suite}.csv"
+def reading_of(out: Path, suite: str) -> str:
+    """Return the reading that lies in a run's folder as `SUITE.reading.md`; empty without one.
+
+    Raises:
+        UsageError: it is no text.
+    """
+    path = out / f"{suite}.reading.md"
+    try:
+        return path.read_text(encoding="utf-8") if path.is_file() else ""
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is no text in UTF-8 ({error}); save it so") from None
 
 
 def figures_of(out: Path, suite: str) -> dict[str, str]:

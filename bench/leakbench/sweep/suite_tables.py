@@ -13,14 +13,13 @@ from typing import Any
 
 from rich.console import Console
 
-from leakbench.base.errors import UsageError
 from leakbench.experiments.expansion import SuiteEntry, expand
 from leakbench.experiments.overrides import override, value_of
 from leakbench.experiments.suite import load_suite
 from leakbench.federation.backbones.weight_sources import named
 from leakbench.records.folder import read_cells
 from leakbench.records.store import Store, no_record, warn_of
-from leakbench.reports.suite_page import Heading, figures_of, write_report
+from leakbench.reports.suite_page import Heading, figures_of, reading_of, write_report
 from leakbench.reports.suite_report import printed
 from leakbench.reports.terminal import print_report
 
@@ -72,11 +71,9 @@ def print_tables(
         command: that measures these cells; it is part of the page.
         trust_verified: whether to show entries of `verified.json` that another machine wrote.
     """
-    beside = out / f"{name}.reading.md"
-    reading = _text_of(beside) if beside.is_file() else ""
     measured, left_out = read_cells(out, every, trust_verified)
     warn_of(left_out)
-    heading = Heading(name, title, command, reading, figures_of(out, name))
+    heading = Heading(name, title, command, reading_of(out, name), figures_of(out, name))
     files = write_report(out, heading, measured)
     by_key = {m.entry.key: m for m in measured}
     shown = [replace(by_key[entry.key], entry=entry) for entry in chosen]
@@ -86,13 +83,6 @@ def print_tables(
     else:
         print(printed(shown))
     print(f"\nThe report is in {files.page}, all metrics are in {files.metrics}.")
-
-
-def _text_of(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is no text in UTF-8 ({error}); save it so") from None
 
 
 def run_command(suite_name: str, changes: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from leakbench.base.devices import chosen_device
 from leakbench.base.errors import UsageError
 from leakbench.records.checks import faults, read_strictly
 from leakbench.records.record import Record
+from leakbench.records.submission import NAME as SUBMISSION
+from leakbench.records.submission import read_submission
 from leakbench.records.verified import (
     NAME,
     Outcome,
@@ -152,6 +155,7 @@ def verify(
         chosen_device(device)
     seed = secrets.randbelow(2**32) if seed is None else seed
     found = Verification(folder, seed, records=len(paths), asked=sample)
+    found.faulty += _faults_of_form(folder)
     sampled = drawn(_sound(paths, found), sample, seed)
     found.sample = tuple(record.key for record in sampled)
     known = _earlier(folder, keep, found)
@@ -193,6 +197,17 @@ def compared(record: Record, anew: Record, choice: RuleChoice, values: int = 0) 
         device=anew.device,
         versions=anew.versions,
     )
+
+
+def _faults_of_form(folder: Path) -> list[str]:
+    """Return what is wrong with the form of a submission; nothing if the folder is none."""
+    if not os.path.lexists(home_of(folder) / SUBMISSION):
+        return []
+    try:
+        read_submission(folder)
+    except UsageError as error:
+        return [f"{error}."]
+    return []
 
 
 def _earlier(folder: Path, keep: bool, found: Verification) -> dict[str, Remeasured]:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from leakbench.base.markdown import one_line
 from leakbench.base.registry import ATTACKS
 from leakbench.experiments.plugin_catalogue import PARAMETER_HEADINGS, parameters, shared_parameters
+from leakbench.metrics.estimates import Estimate
 from leakbench.records.measured import Measured
+from leakbench.reports.papers import PaperLink, paper_link
+from leakbench.reports.ranking import Ranking
+from leakbench.reports.ranking_text import result_text
 from leakbench.reports.settings import setting_lines
 from leakbench.reports.site.cell_tables import CellTable, cells_of
+from leakbench.reports.site.chart import MARGINS, Chart, by_batch_size
 from leakbench.reports.site.view import (
     Column,
     Page,
@@ -36,6 +42,10 @@ class AttackView:
 
     Attributes:
         name, title, reference, note: the attack's.
+        summary: what it does, knows and reaches, a sentence each.
+        paper: the link to its paper.
+        chart: its advantage by batch size; None where it is in no ranking.
+        curves: what the chart's series are.
         kind: `attack` or `control`.
         about: its documentation.
         shared: documentation of the parameters that it shares with others.
@@ -51,6 +61,10 @@ class AttackView:
     title: str
     reference: str
     note: str
+    summary: Sequence[Markup]
+    paper: PaperLink | None
+    chart: Chart | None
+    curves: Sequence[str]
     kind: str
     about: Markup
     shared: Sequence[Markup]
@@ -81,14 +95,18 @@ def attack_tables(cells: Sequence[Measured]) -> dict[str, CellTable]:
     }
 
 
-def attack_pages(tables: Mapping[str, CellTable]) -> list[Page]:
-    """Return the list of attacks, the page of each, and the further pages of its table."""
-    views = {name: _view(name, table) for name, table in tables.items()}
+def attack_pages(tables: Mapping[str, CellTable], ranked: Sequence[Ranking] = ()) -> list[Page]:
+    """Return the list of attacks, the page of each, and the further pages of its table.
+
+    Args:
+        ranked: the rankings of the first page.
+    """
+    views = {name: _view(name, table, ranked) for name, table in tables.items()}
     listed = Page("attacks.html", "list.html", "Attacks", {"listed": _list(views)})
     pages = [listed]
     for view in views.values():
         title = f"{view.title} ({view.kind})"
-        pages.append(Page(view.cells.path, "attack.html", title, {"attack": view}))
+        pages.append(Page(view.cells.path, "attack.html", title, {"attack": view, "size": MARGINS}))
         pages += view.cells.pages(title, since=2)
     return pages
 
@@ -116,13 +134,46 @@ def _list(views: Mapping[str, AttackView]) -> TableView:
     return TableView("attacks", "Attacks and controls", columns, tuple(rows))
 
 
-def _view(name: str, table: CellTable) -> AttackView:
+CURVES = 4
+"""Rankings that an attack's chart has at most, which is how many marks differ."""
+
+
+def _curves(name: str, ranked: Sequence[Ranking]) -> dict[str, dict[int, Estimate]]:
+    """Return where an attack is ranked → batch size → its advantage, of the first rankings.
+
+    Of an attack with several kinds of knowledge, that of the first group that has numbers.
+    """
+    found: dict[str, dict[int, Estimate]] = {}
+    for ranking in ranked:
+        for each in (of for of in ranking.attacks if of.attack == name and of.advantages):
+            sizes = {size: each.advantage(size) for size in sorted(each.advantages)}
+            curve = {size: above for size, above in sizes.items() if above is not None}
+            found.setdefault(ranking.title, curve)
+    return dict(list(found.items())[:CURVES])
+
+
+def _summary(
+    attack: type[Attack], known: Iterable[Sequence[str]], ranked: Sequence[Ranking]
+) -> list[Markup]:
+    """Return what an attack does, knows and reaches, a sentence each."""
+    about = (inspect.getdoc(attack) or "").split("\n\n")[0]
+    knows = "; or ".join(", ".join(kinds) or "nothing" for kinds in known)
+    sentences = [one_line(about), f"It knows: {knows}."]
+    if attack.control:
+        sentences.append("It is a control, with which attacks are compared.")
+    else:
+        sentences.append(result_text(attack.name, ranked))
+    return [with_code(text) for text in sentences]
+
+
+def _view(name: str, table: CellTable, ranked: Sequence[Ranking]) -> AttackView:
     attack: type[Attack] = ATTACKS.get(name)
     # By key, in which order settings have always been listed.
     cells = {m.entry.key: m for m, _ in table.items}
     own = [cells[key] for key in sorted(cells)]
     records = [m.record for m in own if m.record is not None]
     known = dict.fromkeys(record.knowledge for record in records if record.status != "failed")
+    curves = _curves(name, ranked)
     rows = parameters(attack)
     presets = [
         [preset, ", ".join(f"{key} = {value!r}" for key, value in of.items())]
@@ -133,6 +184,10 @@ def _view(name: str, table: CellTable) -> AttackView:
         title=attack.title,
         reference=attack.reference,
         note=attack.note,
+        summary=_summary(attack, known, ranked),
+        paper=paper_link(attack.reference),
+        chart=by_batch_size(attack.title, curves),
+        curves=list(curves),
         kind="control" if attack.control else "attack",
         about=with_code(inspect.getdoc(attack) or ""),
         shared=[with_code(inspect.cleandoc(text)) for text in shared_parameters(attack)],

@@ -8,14 +8,11 @@ from dataclasses import dataclass
 from leakbench.experiments.cell import Cell
 from leakbench.experiments.defense_labels import defense_text
 from leakbench.experiments.descriptions import auxiliary_name, dataset_name, text_of
-from leakbench.experiments.expansion import SuiteEntry
-from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.metrics.formatting import MISSING
 from leakbench.metrics.of_attacks import EXACT_SHARE
 from leakbench.metrics.of_properties import BALANCED_ACCURACY
 from leakbench.metrics.spec import MetricSpec, Value
 from leakbench.records.measured import Measured
-from leakbench.records.record import Record
 from leakbench.records.verified import Remeasured
 from leakbench.reports.columns import (
     COST,
@@ -34,30 +31,6 @@ from leakbench.reports.site.view import (
     number_view,
     slug,
 )
-
-
-def measured(record: Record) -> Measured:
-    """Return a record as an entry of no suite, in a column with its attack's title."""
-    resolved = ResolvedCell.of(record.cell)
-    entry = SuiteEntry(resolved, record.key, "", "table1", resolved.attack.title)
-    return Measured(entry, record)
-
-
-def measured_in_order(records: Sequence[Record]) -> list[Measured]:
-    """Return records as `measured`, by attack, data, main task, batch size and defense."""
-    return list(map(measured, in_reading_order(records)))
-
-
-def in_reading_order(records: Sequence[Record]) -> list[Record]:
-    """Return records by attack, data, main task, batch size and defense."""
-
-    def order(record: Record) -> tuple[object, ...]:
-        cell = record.cell
-        data = (cell.dataset, auxiliary_name(cell), cell.main_task, cell.batch_size)
-        return (cell.attack, *data, cell.defense, defense_text(cell), record.key)
-
-    return sorted(records, key=order)
-
 
 Row = tuple[Measured, str]
 """A cell, and the property that the row is of."""
@@ -122,7 +95,18 @@ def cells_of(path: str, cells: Sequence[Measured]) -> CellTable:
     parameters = varying_parameters(cells)
 
     def of_field(field: str) -> _Column:
-        return _text(field, lambda m: text_of(getattr(m.entry.cell, field)))
+        values = [getattr(m.entry.cell, field) for m in cells]
+        if not all(isinstance(each, dict) for each in values):
+            return _text(field, lambda m: text_of(getattr(m.entry.cell, field)))
+        # Of parameters, those in which cells differ.
+        names = dict.fromkeys(name for each in values for name in each)
+        differing = [n for n in names if len({text_of(each.get(n)) for each in values}) > 1]
+
+        def text(m: Measured) -> str:
+            of_cell = getattr(m.entry.cell, field)
+            return text_of({name: of_cell[name] for name in differing if name in of_cell})
+
+        return _text(field, text)
 
     def of_parameter(name: str) -> _Column:
         return _text(name, lambda m: text_of(m.entry.cell.attack_parameters.get(name, MISSING)))
@@ -170,7 +154,31 @@ def _table(
     notes: tuple[str, ...] = (),
 ) -> CellTable:
     rows = [(m, name) for m in cells for name in m.entry.cell.properties]
-    return CellTable(path, caption, rows, _row_name, columns, notes)
+    shown, constant = _without_constant(rows, columns)
+    return CellTable(path, caption, rows, _row_name, shown, (*constant, *notes))
+
+
+KEPT = {"property", "record", LINK.heading}
+"""Columns that a table has even if all rows have the same in it."""
+
+
+def _without_constant(
+    rows: Sequence[Row], columns: Sequence[_Column]
+) -> tuple[list[_Column], list[str]]:
+    """Return the columns in which rows differ, and sentences on what the others have."""
+    shown, same, missing = [], [], []
+    for each in columns:
+        heading = each.column.heading
+        first = each.value(rows[0]) if len(rows) > 1 else None
+        if first is None or heading in KEPT or any(each.value(row) != first for row in rows):
+            shown.append(each)
+        elif first.text == MISSING:
+            missing.append(heading)
+        else:
+            same.append(f"{heading} = {' '.join(filter(None, (first.text, first.detail)))}")
+    notes = [f"The same in all rows: {'; '.join(same)}."] if same else []
+    notes += [f"In no row: {', '.join(missing)}."] if missing else []
+    return shown, notes
 
 
 def _text(heading: str, text: Callable[[Measured], str]) -> _Column:

@@ -1,4 +1,4 @@
-"""Charts of leakage against utility, as coordinates that a template draws."""
+"""Charts of advantages over controls, as coordinates that a template draws."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from leakbench.experiments.defense_labels import defense_level
+from leakbench.metrics.estimates import Estimate
 from leakbench.metrics.formatting import MISSING, percent
-from leakbench.reports.site.defended import Defended, setting_without_attack
+from leakbench.reports.compared import setting_without_attack
+from leakbench.reports.site.defended import Defended
 
 WIDTH, HEIGHT = 340, 240
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 40
@@ -120,6 +122,51 @@ def charts(rows: Sequence[Defended]) -> list[Chart]:
         ]
         found.append(Chart(name, tuple(marks), across.ticks(), up.ticks(), up.at(0.0)))
     return found
+
+
+def by_batch_size(name: str, curves: Mapping[str, Mapping[int, Estimate]]) -> Chart | None:
+    """Return a chart of advantages by batch size; None if there are none.
+
+    Args:
+        name: of the chart.
+        curves: where they were measured → batch size → advantage; a series each.
+    """
+    defined = {
+        (series, label, size): above
+        for series, (label, of) in enumerate(curves.items())
+        for size, above in of.items()
+        if above.value is not None
+    }
+    if not defined:
+        return None
+    sizes = sorted({size for _, _, size in defined})
+    step = (WIDTH - RIGHT - LEFT) / len(sizes)
+    middle = {size: LEFT + step * (place + 0.5) for place, size in enumerate(sizes)}
+    ends = [e for of in defined.values() for e in (of.value, of.low, of.high) if e is not None]
+    up = _Axis([100 * end for end in ends], HEIGHT - BOTTOM, TOP)
+    at_size = {size: [s for s, _, of in defined if of == size] for size in sizes}
+
+    def x_of(series: int, size: int) -> float:
+        beside = at_size[size]
+        return round(middle[size] + BESIDE * (beside.index(series) - (len(beside) - 1) / 2), 1)
+
+    marks = tuple(
+        Mark(
+            x=x_of(series, size),
+            y=up.at(100 * (above.value or 0.0)),
+            low=None if above.low is None else up.at(100 * above.low),
+            high=None if above.high is None else up.at(100 * above.high),
+            series=series,
+            label=f"{label}, B = {size}: {percent(above)} points",
+        )
+        for (series, label, size), above in defined.items()
+    )
+    xs = tuple(Tick(round(at, 1), str(size)) for size, at in middle.items())
+    return Chart(name, marks, xs, up.ticks(), up.at(0.0))
+
+
+BESIDE = 14
+"""Between the marks of two series at one batch size."""
 
 
 def _label(point: _Point) -> str:

@@ -9,15 +9,9 @@ from leakbench.base.registry import ATTACKS
 from leakbench.experiments.cell import Cell
 from leakbench.metrics.estimates import Estimate
 from leakbench.records.record import DefenseMetrics, Record
-from leakbench.reports.advantage import advantage_over
-from leakbench.reports.baselines import (
-    Baseline,
-    best_baseline,
-    is_baseline,
-    recorded_knowledge,
-    tells_labels,
-)
-from leakbench.reports.site.cell_tables import in_reading_order
+from leakbench.reports.baselines import Baseline, is_baseline
+from leakbench.reports.compared import Compared, Controls, accuracy_of
+from leakbench.reports.recorded_cells import in_reading_order
 
 UNDEFENDED = "none"
 
@@ -57,12 +51,11 @@ def by_defense(every: Sequence[Record]) -> dict[str, list[Defended]]:
     Args:
         every: in reading order.
     """
-    baselines: dict[str, list[Record]] = {}
+    controls = Controls(every)
     without: dict[str, Record] = {}
     for record in every:
-        if is_baseline(record.cell.attack):
-            baselines.setdefault(setting_without_attack(record.cell), []).append(record)
-        elif record.cell.defense == UNDEFENDED and record.metrics is not None:
+        is_open = record.cell.defense == UNDEFENDED and not is_baseline(record.cell.attack)
+        if is_open and record.metrics is not None:
             without[_same_attack(record.cell, record.knowledge)] = record
     found: dict[str, list[Defended]] = {}
     for record in every:
@@ -71,49 +64,25 @@ def by_defense(every: Sequence[Record]) -> dict[str, list[Defended]]:
             continue
         undefended = _undefended(record.cell)
         beside = without.get(_same_attack(undefended, record.knowledge))
-        controls = baselines.get(setting_without_attack(record.cell), ())
         rows = found.setdefault(record.cell.defense, [])
-        rows += [_defended(record, name, controls, beside) for name in record.cell.properties]
+        rows += [
+            _defended(record, name, compared, beside)
+            for name, compared in controls.compare(record).items()
+        ]
     return found
 
 
-def _defended(
-    record: Record, name: str, controls: Sequence[Record], beside: Record | None
-) -> Defended:
+def _defended(record: Record, name: str, compared: Compared, beside: Record | None) -> Defended:
     assert record.metrics is not None
-    accuracy = _accuracy(record, name)
-    assert accuracy is not None
-    baseline = best_baseline([_baseline(each, name) for each in controls], record.knowledge)
-    floor = baseline.estimate if baseline else None
-    is_defined = floor is not None and accuracy.value is not None
     return Defended(
         record=record,
         name=name,
-        accuracy=accuracy,
-        baseline=baseline,
-        advantage=advantage_over(accuracy, floor) if floor is not None and is_defined else None,
-        undefended=_accuracy(beside, name),
+        accuracy=compared.accuracy,
+        baseline=compared.baseline,
+        advantage=compared.advantage,
+        undefended=accuracy_of(beside, name),
         cost=record.metrics.defense,
     )
-
-
-def _baseline(control: Record, name: str) -> Baseline:
-    return Baseline(
-        title=ATTACKS.get(control.cell.attack).title,
-        knowledge=recorded_knowledge(control),
-        estimate=_accuracy(control, name),
-        tells_labels=tells_labels(control.cell.attack),
-    )
-
-
-def _accuracy(record: Record | None, name: str) -> Estimate | None:
-    found = record.metrics.properties.get(name) if record and record.metrics else None
-    return found.balanced_accuracy if found else None
-
-
-def setting_without_attack(cell: Cell) -> str:
-    """Return the setting of a cell, equal for all attacks on it under the same defense."""
-    return cell.model_dump_json(exclude={"attack", "attack_parameters", "grant"})
 
 
 def _same_attack(cell: Cell, knowledge: Sequence[str]) -> str:

@@ -100,7 +100,7 @@ def defense_pages(cells: Sequence[Measured], places: Mapping[str, str]) -> list[
     pages = [Page("defenses.html", "list.html", "Defenses", {"listed": _list(views)})]
     for name, view in views.items():
         title = f"Defense {name}"
-        pages.append(Page(paths[name], "defense.html", title, {"defense": view, **MARGINS}))
+        pages.append(Page(paths[name], "defense.html", title, {"defense": view, "size": MARGINS}))
         pages += view.table.pages(title, since=2)
     return pages
 

@@ -1,17 +1,22 @@
-"""The leaderboard, and a page for each other suite that lays out records."""
+"""The leaderboard, and a page for each suite that lays out records."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
 from leakbench.records.folder import RecordFolder
+from leakbench.reports.claims import ABOUT as CLAIMS
+from leakbench.reports.claims import Claim
 from leakbench.reports.columns import COST
 from leakbench.reports.leaderboard import COST_AID, LaidOut
+from leakbench.reports.ranking_text import READING
 from leakbench.reports.settings import setting_lines
-from leakbench.reports.site.figure_gallery import FigureView
+from leakbench.reports.site.figure_gallery import FigureView, Gallery
+from leakbench.reports.site.ranking_view import RankingView
+from leakbench.reports.site.readings import reading_html
 from leakbench.reports.site.suite_tables import suite_tables
 from leakbench.reports.site.view import Page, TableView, made_unique, marked_up, plain_table, slug
 from leakbench.reports.suite_report import reading_lines
@@ -70,36 +75,69 @@ class TablesView:
     cost_aid: str
 
 
-def leaderboard_pages(
-    found: Sequence[LaidOut],
-    leading: Sequence[LaidOut],
-    folder: RecordFolder,
-    figures: Sequence[FigureView],
-) -> list[Page]:
-    """Return the first page and one for each suite that it does not show.
+@dataclass(frozen=True)
+class SiteContent:
+    """What a site is made from.
 
-    Args:
+    Attributes:
         found: all suites that have records.
-        leading: those among them that the first page shows.
-        figures: of all suites.
+        leading: those among them whose attacks the first page ranks.
+        folder: the records.
+        figures: of the suites.
+        readings: suite → its reading, in Markdown; empty where it has none.
+        claims: folders that others submitted.
     """
-    others = [each for each in found if each not in leading]
-    slugs = made_unique([slug(each.name) for each in others])
-    paths = {each.name: f"suite-{of}.html" for each, of in zip(others, slugs, strict=True)}
+
+    found: Sequence[LaidOut]
+    leading: Sequence[LaidOut]
+    folder: RecordFolder
+    figures: Gallery
+    readings: Mapping[str, str] = field(default_factory=dict)
+    claims: Sequence[Claim] = ()
+
+
+def trend_of(figures: Sequence[FigureView], leading: Sequence[LaidOut]) -> str:
+    """Return the file of the figure of accuracy against batch size; empty without one.
+
+    The shortest name is that of the first group, which the suite's figure shows.
+    """
+    names = [
+        each.source.name
+        for suite in leading
+        for each in figures
+        if each.suite == suite.name and each.source.name.startswith(f"{suite.name}-batches")
+    ]
+    return min(names, key=len, default="")
+
+
+def leaderboard_pages(content: SiteContent, ranked: Sequence[RankingView]) -> list[Page]:
+    """Return the first page, and one for each suite."""
+    slugs = made_unique([slug(each.name) for each in content.found])
+    paths = {each.name: f"suite-{of}.html" for each, of in zip(content.found, slugs, strict=True)}
+    folder, figures = content.folder, content.figures.figures
+    trend = trend_of(figures, content.leading)
     first = {
-        "view": tables_view(leading, figures) if leading else None,
+        "rankings": ranked,
+        "reading": [marked_up(text) for text in READING] if ranked else [],
+        "trend": next((each for each in figures if each.source.name == trend), None),
+        "leading": [(paths[each.name], each.title) for each in content.leading],
+        "others": [
+            (paths[each.name], each.title) for each in content.found if each not in content.leading
+        ],
+        "claims": content.claims,
+        "claims_about": marked_up(CLAIMS),
         "records": len(folder.records),
         "agreeing": len(folder.with_outcome("agrees")),
         "differing": len(folder.with_outcome("differs")),
         "claimed": len(folder.claimed),
         "left_out": folder.left_out,
-        "others": [(paths[each.name], each.title) for each in others],
     }
-    pages = [
-        Page(paths[each.name], "suite.html", each.title, {"view": tables_view([each], figures)})
-        for each in others
-    ]
-    return [Page("index.html", "index.html", "Leaderboard", first), *pages]
+    pages = [Page("index.html", "index.html", "Leaderboard", first)]
+    for each in content.found:
+        reading = reading_html(content.readings.get(each.name, ""), paths, figures)
+        view = {"view": tables_view([each], figures), "reading": reading}
+        pages.append(Page(paths[each.name], "suite.html", each.title, view))
+    return pages
 
 
 def tables_view(suites: Sequence[LaidOut], figures: Sequence[FigureView]) -> TablesView:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
+from importlib.metadata import metadata
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from leakbench.records.folder import RecordFolder
-from leakbench.reports.leaderboard import NO_SUITE, LaidOut
+from leakbench.reports.claims import claimed_cells
+from leakbench.reports.leaderboard import NO_SUITE
+from leakbench.reports.ranking import rankings
+from leakbench.reports.recorded_cells import measured_in_order
 from leakbench.reports.site.attack_pages import attack_pages, attack_tables
-from leakbench.reports.site.cell_tables import every_cell, measured_in_order
+from leakbench.reports.site.cell_tables import every_cell
 from leakbench.reports.site.defense_pages import defense_pages
-from leakbench.reports.site.figure_gallery import Gallery
 from leakbench.reports.site.folder import Content
-from leakbench.reports.site.leaderboard_pages import leaderboard_pages
+from leakbench.reports.site.leaderboard_pages import SiteContent, leaderboard_pages
 from leakbench.reports.site.metrics_page import metrics_table
+from leakbench.reports.site.ranking_view import ranking_views
 from leakbench.reports.site.table_rows import rows_html
 from leakbench.reports.site.view import Page, breakable, marked_up
 
@@ -34,18 +36,8 @@ NAVIGATION = (
 )
 
 
-def site(
-    found: Sequence[LaidOut],
-    leading: Sequence[LaidOut],
-    folder: RecordFolder,
-    figures: Gallery,
-) -> dict[str, Content]:
-    """Return the site: path of each file, in its folder → what makes its content.
-
-    Args:
-        found: all suites that have records.
-        leading: those among them that the first page shows.
-    """
+def site(content: SiteContent) -> dict[str, Content]:
+    """Return the site: path of each file, in its folder → what makes its content."""
     environment = Environment(
         loader=FileSystemLoader(HERE / "templates"),
         autoescape=True,
@@ -54,6 +46,7 @@ def site(
         lstrip_blocks=True,
     )
     environment.globals["navigation"] = NAVIGATION
+    environment.globals["links"] = project_links()
     environment.filters["breakable"] = breakable
     environment.filters["rows_html"] = rows_html
 
@@ -61,31 +54,35 @@ def site(
         html = environment.get_template(page.template).render(page=page, **page.content)
         return html.encode("utf-8", errors="replace")
 
-    files: dict[str, Content] = {
-        page.path: partial(rendered, page) for page in pages(found, leading, folder, figures)
-    }
+    files: dict[str, Content] = {page.path: partial(rendered, page) for page in pages(content)}
     files |= {name: (HERE / "static" / name).read_bytes for name in STATIC}
-    return files | {figure.path: figure.source.read_bytes for figure in figures.figures}
+    return files | {figure.path: figure.source.read_bytes for figure in content.figures.figures}
 
 
-def pages(
-    found: Sequence[LaidOut],
-    leading: Sequence[LaidOut],
-    folder: RecordFolder,
-    figures: Gallery,
-) -> list[Page]:
+def project_links() -> list[tuple[str, str]]:
+    """Return label and address of the project's places on the web, as its package names them."""
+    named = metadata("leakbench").get_all("Project-URL") or []
+    pairs = [text.partition(", ") for text in named]
+    return [(label, url) for label, _, url in pairs if url.startswith("https://")]
+
+
+def pages(content: SiteContent) -> list[Page]:
     """Return the site's pages."""
-    cells = measured_in_order(list(folder.records.values()))
+    cells = measured_in_order(list(content.folder.records.values()))
     tables = attack_tables(cells)
     places = {name: page for table in tables.values() for name, page in table.places().items()}
-    every = every_cell(cells, places, folder.remeasured)
-    drawn = {"figures": figures.figures, "left_out": figures.left_out}
-    first, *suites = leaderboard_pages(found, leading, folder, figures.figures)
+    every = every_cell(cells, places, content.folder.remeasured)
+    drawn = {"figures": content.figures.figures, "left_out": content.figures.left_out}
+    ranked = rankings(
+        [m for each in content.leading for m in each.cells], claimed_cells(content.claims)
+    )
+    attack_paths = {name: table.path for name, table in tables.items()}
+    first, *suites = leaderboard_pages(content, ranking_views(ranked, attack_paths))
     no_suite = {**first.content, "no_suite": marked_up(NO_SUITE)}
     return [
         Page(first.path, first.template, first.title, no_suite),
         *suites,
-        *attack_pages(tables),
+        *attack_pages(tables, ranked),
         *defense_pages(cells, places),
         *every.pages("All cells"),
         Page("metrics.html", "list.html", "Metrics", {"listed": metrics_table()}),

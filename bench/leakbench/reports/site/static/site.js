@@ -102,7 +102,10 @@
       this.count = element("p", { className: "count" });
       this.count.setAttribute("role", "status");
       bar.append(reset, this.count);
-      this.table.parentElement.before(bar);
+      // On a phone the filters of a wide table would fill the screen.
+      const open = matchMedia("(min-width: 40rem)").matches;
+      const summary = element("summary", {}, "Filter rows");
+      this.table.parentElement.before(element("details", { open }, summary, bar));
       this.table.setAttribute("aria-describedby", (this.count.id = `${id}-count`));
     }
 
@@ -216,6 +219,7 @@
     chosenRow?.classList.remove("chosen");
     chosenRow?.removeAttribute("aria-current");
     chosenRow = row;
+    row?.closest("details")?.setAttribute("open", "");
     row?.classList.add("chosen");
     row?.setAttribute("aria-current", "true");
   }
@@ -238,7 +242,7 @@
     history.replaceState(null, "", `#${plain ? chosenRow.id : parameters}`);
   }
 
-  const tables = [...document.querySelectorAll("main table")].map((table) => new Table(table));
+  const tables = [...document.querySelectorAll("main .table table")].map((table) => new Table(table));
 
   document.addEventListener("click", (event) => {
     const link = event.target.closest('tbody a[href^="#"]');
