@@ -9,15 +9,15 @@ from typing import Annotated, Any, ClassVar
 import torch
 from pydantic import Field
 
-from leakbench.attacks.convolutional_ends.end import ConvolutionalEnd, kernel_inputs
+from leakbench.attacks.convolutional_ends.end import ConvolutionalEnd
 from leakbench.attacks.convolutional_ends.gradient import position_gradient
 from leakbench.attacks.convolutional_ends.positions import (
     no_individuals,
     recovered_individuals,
 )
 from leakbench.attacks.convolutional_ends.rules import CONVOLUTION
-from leakbench.attacks.convolutional_ends.search import PositionSearch
-from leakbench.attacks.demixable_ends.registry import ImageShape, end_of
+from leakbench.attacks.convolutional_ends.whole_search import PositionBudget, found_columns
+from leakbench.attacks.demixable_ends.registry import end_of
 from leakbench.attacks.linear_layers.auxiliary_fallback import has_finite_update
 from leakbench.attacks.linear_layers.certifying_attack import CertifyingAttack
 from leakbench.attacks.linear_layers.demixing.recovered import RecoveredIndividuals
@@ -50,6 +50,7 @@ class ConvolutionDemixing(CertifyingAttack):
     channels. The activation is ReLU, ReLU6, leaky or parametric ReLU.
 
     Attributes:
+        volleys: of alternating projections without a new position, after which they end.
         reflections: iterations of the relaxed reflections, at most.
         quiet: iterations without a new position after which they end.
         reflected_at_once: runs of the relaxed reflections.
@@ -70,6 +71,7 @@ class ConvolutionDemixing(CertifyingAttack):
     }
     example_parameters: ClassVar = {"budget": 2, "reflections": 200}
 
+    volleys: Annotated[int, Field(ge=0)] = 12
     reflections: Annotated[int, Field(ge=0)] = 4_000
     quiet: Annotated[int, Field(gt=0)] = 1_000
     reflected_at_once: Annotated[int, Field(gt=0)] = 64
@@ -90,22 +92,25 @@ class ConvolutionDemixing(CertifyingAttack):
                 f"compute {server.model.loss.in_words}; take mask_demixing, split before hidden "
                 f"linear layers"
             )
-        end = self.end(server.model, server.image_shape)
         images = server.auxiliary.images[:AUXILIARY_IMAGES]
-        starts = end.z(kernel_inputs(server.model, end.convolution, images).flatten(0, 1))
+        end = self.end(server.model, images)
+        starts = end.preactivations(server.model, images)
         results = []
         for number, observation in enumerate(observations):
             results.append(self._recovered(end, observation, starts))
             progress((number + 1) / len(observations))
         return results
 
-    def end(self, model: SharedModel, image_shape: ImageShape) -> ConvolutionalEnd:
+    def end(self, model: SharedModel, examples: torch.Tensor) -> ConvolutionalEnd:
         """Return the part of a model that is demixed.
+
+        Args:
+            examples: two or more of its inputs.
 
         Raises:
             UsageError: it has none; names what was found and what would be needed.
         """
-        return end_of(model, image_shape, CONVOLUTION, ConvolutionalEnd, self.name)
+        return end_of(model, examples, CONVOLUTION, ConvolutionalEnd, self.name)
 
     def _recovered(
         self, end: ConvolutionalEnd, observation: Observation, starts: torch.Tensor
@@ -117,14 +122,8 @@ class ConvolutionDemixing(CertifyingAttack):
         gradient = position_gradient(end, observation.update, observation.batch_size)
         if not gradient.is_searchable:
             return no_individuals(end)
-        sought, factor = gradient.sought(starts, observation.seed)
-        search = PositionSearch(
-            sought,
-            lambda columns: gradient.z_space(columns, factor),
-            self.reflected_at_once,
-            observation.seed,
-        )
-        found = search.search(gradient.space.rank, self.reflections, self.quiet)
+        budget = (self.volleys, self.reflections, self.quiet, self.reflected_at_once)
+        found = found_columns(gradient, starts, PositionBudget(*budget), observation.seed)
         return recovered_individuals(gradient, found)
 
 

@@ -11,7 +11,6 @@ from torch.nn import functional
 
 from convolutional_planting import SHAPE, PlantedImages, network, planted_images
 from leakbench.attacks.convolution_demixing import ConvolutionDemixing
-from leakbench.attacks.convolutional_ends.end import kernel_inputs
 from leakbench.attacks.convolutional_ends.grouping import groups_of
 from leakbench.attacks.convolutional_ends.rules import CONVOLUTION
 from leakbench.attacks.demixable_ends.registry import demixable_ends
@@ -185,7 +184,7 @@ def test_frozen_layers_are_refused() -> None:
     )
     shared = model.build(2, 32, "convolutions").eval()
     with pytest.raises(UsageError, match="clients do not send all of them"):
-        ConvolutionDemixing().end(shared, (3, 32, 32))
+        ConvolutionDemixing().end(shared, torch.rand(2, 3, 32, 32))
 
 
 def test_clients_that_normalise_by_the_batch_are_refused() -> None:
@@ -195,9 +194,9 @@ def test_clients_that_normalise_by_the_batch_are_refused() -> None:
 
 
 def test_models_are_asked_for_their_ends() -> None:
-    assert set(demixable_ends(network(), SHAPE)) == {CONVOLUTION, LINEAR_LAYERS}
+    assert set(demixable_ends(network(), torch.rand(2, *SHAPE))) == {CONVOLUTION, LINEAR_LAYERS}
     flat = with_extractor(CONVOLVED, nn.ReLU(), nn.Flatten(), head=nn.Linear(576, 2))
-    assert set(demixable_ends(flat, SHAPE)) == {LINEAR_LAYERS}
+    assert set(demixable_ends(flat, torch.rand(2, *SHAPE))) == {LINEAR_LAYERS}
 
 
 @pytest.mark.parametrize(
@@ -211,8 +210,8 @@ def test_models_are_asked_for_their_ends() -> None:
 def test_networks_that_people_deploy_have_a_convolutional_end(name: str) -> None:
     parameters = {"input_size": 64, "hidden_layers": 0}
     shared = build(MODELS, name, parameters).build(2, 32, "convolutions").eval()
-    end = ConvolutionDemixing().end(shared, (3, 32, 32))
+    end = ConvolutionDemixing().end(shared, torch.rand(2, 3, 32, 32))
     images = torch.rand(3, 3, 32, 32)
-    z = end.z(kernel_inputs(shared, end.convolution, images).flatten(0, 1))
+    z = end.preactivations(shared, images)
     cosines = functional.cosine_similarity(end.pooled(z), shared.features(images).double())
     torch.testing.assert_close(cosines, torch.ones(3).double())

@@ -11,7 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from leakbench.attacks.convolutional_ends.end import ConvolutionalEnd
-from leakbench.attacks.convolutional_ends.search import AffineSpace, Sought
+from leakbench.attacks.convolutional_ends.masked_vectors import TINY, Sought
+from leakbench.attacks.convolutional_ends.search import AffineSpace
+from leakbench.attacks.demixable_ends.calls import double
 from leakbench.attacks.linear_layers.demixing.deflated_subspace import deflated_subspace
 from leakbench.attacks.linear_layers.demixing.gradient_space import (
     GradientSpace,
@@ -28,6 +30,7 @@ class PositionGradient:
 
     Attributes:
         end: of the model.
+        update: finite.
         individuals: B.
         space: of the convolution's gradient, in which each position counts as an individual.
         residuals: Q of the space of the r_i, orthonormal, shape (K, q).
@@ -36,6 +39,7 @@ class PositionGradient:
     """
 
     end: ConvolutionalEnd
+    update: Mapping[str, Tensor]
     individuals: int
     space: GradientSpace
     residuals: Tensor
@@ -51,8 +55,8 @@ class PositionGradient:
     @cached_property
     def layer(self) -> Tensor:
         """[W, b] on the row space: z of the a in it, shape (m, rank)."""
-        extended = torch.cat([self.end.weight, self.end.bias[:, None]], dim=1)
-        return extended @ self.space.rows
+        own = self.end.convolution
+        return torch.cat([own.weight, own.bias[:, None]], dim=1) @ self.space.rows
 
     def sought(self, starts: Tensor, seed: int) -> tuple[Sought, Tensor]:
         """Return what is searched for, and the factors of z there, shape (m,).
@@ -101,9 +105,9 @@ def position_gradient(
         update: finite.
         individuals: B.
     """
-    precision = max(torch.finfo(update[name].dtype).eps for name in end.names)
-    output = torch.cat([update[end.output.names[0]], update[end.output.names[1]][:, None]], dim=1)
-    output = output.detach().cpu().double()
+    precision = end.convolution.precision(update)
+    weight, bias = (double(update[name]) for name in end.output.names)
+    output = torch.cat([weight, bias[:, None]], dim=1)
     outer, values, _ = torch.linalg.svd(output, full_matrices=False)
     width = min(rank_of(values, precision), individuals, end.classes - 1)
     residuals = outer[:, :width]
@@ -112,11 +116,12 @@ def position_gradient(
     scale = 1 / length.clamp_min(LEAST_CHANNEL * length.median().clamp_min(TINY))
     gradient = end.gradient(update)
     observed = ObservedGradient(
-        gradient, end.known_rows, torch.ones(gradient.shape[1] - 1, dtype=torch.bool)
+        gradient, end.convolution.known_rows, torch.ones(gradient.shape[1] - 1, dtype=torch.bool)
     )
     space = space_of(observed, individuals * end.positions, scale, precision)
     return PositionGradient(
         end=end,
+        update=update,
         individuals=individuals,
         space=space,
         residuals=residuals,
@@ -136,6 +141,3 @@ MOST = 0.05
 
 LEAST_CHANNEL = 0.1
 """Least length of a channel's direction, relative to the median, as which it is scaled."""
-
-TINY = 1e-12
-"""Below this a length is none."""

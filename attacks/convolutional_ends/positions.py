@@ -9,9 +9,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from leakbench.attacks.convolutional_ends.end import ConvolutionalEnd
+from leakbench.attacks.convolutional_ends.found import FoundColumns
 from leakbench.attacks.convolutional_ends.gradient import PositionGradient
 from leakbench.attacks.convolutional_ends.grouping import groups_of
-from leakbench.attacks.convolutional_ends.search import TINY, FoundColumns
+from leakbench.attacks.convolutional_ends.masked_vectors import TINY
+from leakbench.attacks.convolutional_ends.shortcut import shortcut_of
 from leakbench.attacks.linear_layers.demixing.recovered import (
     CERTAIN,
     MOST_NOISE,
@@ -43,8 +45,8 @@ class Positions:
 
 def no_individuals(end: ConvolutionalEnd) -> RecoveredIndividuals:
     """Return no individuals."""
-    none = end.bias.new_empty(0)
-    features = none.new_empty(0, len(end.bias))
+    none = end.output.bias.new_empty(0)
+    features = none.new_empty(0, len(end.convolution.bias))
     return RecoveredIndividuals(features, none.long(), none, none.bool(), none.bool(), none)
 
 
@@ -54,7 +56,7 @@ def recovered_individuals(gradient: PositionGradient, found: FoundColumns) -> Re
     Least squares gives every position's [a, 1] up to a factor, which its last entry removes. Then
     everything that is known is compared:
 
-    1. z = W a + b must make the mask of x, position by position;
+    1. z = W a + b, and what a shortcut adds, must make the mask of x, position by position;
     2. P positions must share one r, apart from the others;
     3. their average runs through the output layer: p − e_y must be B r, for some label y, but for
        the same factor for all individuals, as clients may have clipped the update;
@@ -65,14 +67,19 @@ def recovered_individuals(gradient: PositionGradient, found: FoundColumns) -> Re
     if not len(found) or len(found) != gradient.space.rank:
         return no_individuals(gradient.end)
     positions = _positions(gradient, found)
+    if positions is None:
+        return no_individuals(gradient.end)
     groups = groups_of(positions.residuals, gradient.end.positions)
     if not len(groups):
         return no_individuals(gradient.end)
     return _individuals(gradient, positions, groups)
 
 
-def _positions(gradient: PositionGradient, found: FoundColumns) -> Positions:
-    """Return the positions whose x are columns, as many as the space's rank."""
+def _positions(gradient: PositionGradient, found: FoundColumns) -> Positions | None:
+    """Return the positions whose x are columns, as many as the space's rank.
+
+    None where the gradients do not tell what a shortcut adds.
+    """
     end, space = gradient.end, gradient.space
     inverse = torch.linalg.pinv(found.vectors)
     extended = inverse @ space.gradient
@@ -82,7 +89,12 @@ def _positions(gradient: PositionGradient, found: FoundColumns) -> Positions:
     x = found.vectors * factor.mT
     masked = (end.activation.derivative(found.active).mT[:, :, None]) * gradient.directions
     coordinates = torch.linalg.lstsq(masked, x.mT[:, :, None]).solution[:, :, 0]
-    z = end.z(inputs)
+    z = end.convolution.z(inputs)
+    if end.has_shortcut:
+        added = shortcut_of(end, gradient.update, inputs, _unscaled(x, space.scale))
+        if added is None:
+            return None
+        z = z + added
     sure = end.activation.from_kinks(z) > UNSURE * z.abs().mean(0)
     direction = gradient.directions @ coordinates.mT
     made = end.activation.derivative(end.activation.active(z)) * direction
@@ -95,6 +107,12 @@ def _positions(gradient: PositionGradient, found: FoundColumns) -> Positions:
         noise=NOISE_MARGIN * space.noise_sensitivity(found.vectors),
         moved=space.noise * inverse.norm(dim=1) / extended.norm(dim=1).clamp_min(TINY),
     )
+
+
+def _unscaled(x: Tensor, scale: Tensor) -> Tensor:
+    """Return x without the scale of its rows; 0 where they are not known."""
+    known = scale[:, None] > 0
+    return torch.where(known, x / torch.where(known, scale[:, None], 1.0), 0.0)
 
 
 def _individuals(

@@ -1,0 +1,123 @@
+"""The searches for all positions of a victim batch, the quick ones first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from leakbench.attacks.convolutional_ends.alternating import AlternatingProjections
+from leakbench.attacks.convolutional_ends.found import FoundColumns, nothing_found
+from leakbench.attacks.convolutional_ends.gradient import PositionGradient
+from leakbench.attacks.convolutional_ends.masked_vectors import Sought, take
+from leakbench.attacks.convolutional_ends.padding import padded_spaces, whole_inputs
+from leakbench.attacks.convolutional_ends.search import PositionSearch
+
+
+@dataclass(frozen=True)
+class PositionBudget:
+    """How long to search for the positions of one victim batch.
+
+    Attributes:
+        volleys: of alternating projections without a new position, after which they end.
+        reflections: iterations of relaxed reflections, at most.
+        quiet: of them without a new position, after which they end.
+        runs: side by side.
+    """
+
+    volleys: int
+    reflections: int
+    quiet: int
+    runs: int
+
+
+def found_columns(
+    gradient: PositionGradient, starts: Tensor, budget: PositionBudget, seed: int
+) -> FoundColumns:
+    """Return the x of positions of a batch, as many as are found.
+
+    1. Where a kernel sees the edge, kind by kind of positions; where one kind sees the whole map,
+       all others follow from it.
+    2. Alternating projections in the whole column space.
+    3. Relaxed reflections in both spaces, for those that are left, where there is no shortcut.
+
+    Args:
+        starts: z of positions of D_aux, shape (m, n · P).
+    """
+    sought, factor = gradient.sought(starts, seed)
+    found = nothing_found(sought.basis, sought.directions.shape[1])
+    wanted = gradient.space.rank
+    _by_kind(gradient, sought, found, budget, seed)
+    AlternatingProjections(sought, found, budget.runs, seed).search(wanted, budget.volleys)
+    if len(found) < wanted and not gradient.end.has_shortcut:
+        search = PositionSearch(
+            sought,
+            found,
+            lambda columns: gradient.z_space(columns, factor),
+            budget.runs,
+            seed,
+        )
+        search.search(wanted, budget.reflections, budget.quiet)
+    return found
+
+
+def _by_kind(
+    gradient: PositionGradient,
+    sought: Sought,
+    found: FoundColumns,
+    budget: PositionBudget,
+    seed: int,
+) -> None:
+    """Search kind by kind of positions, as far as the edges of maps tell them apart."""
+    for padded in padded_spaces(gradient.space, gradient.end):
+        own = replace(sought, basis=padded.columns)
+        inside = nothing_found(own.basis, sought.directions.shape[1])
+        known = (padded.columns.mT @ found.vectors).norm(dim=0) > INSIDE
+        inside.add(found.vectors[:, known], found.active[:, known], found.residuals[known])
+        already = len(inside)
+        size = padded.columns.shape[1]
+        AlternatingProjections(own, inside, budget.runs, seed).search(size, budget.volleys)
+        found.add(
+            inside.vectors[:, already:], inside.active[:, already:], inside.residuals[already:]
+        )
+        extended = whole_inputs(gradient.space, gradient.end, padded, inside.vectors)
+        if extended is not None:
+            _take_all(gradient, sought, found, inside.residuals, extended)
+            return
+
+
+def _take_all(
+    gradient: PositionGradient,
+    sought: Sought,
+    found: FoundColumns,
+    residuals: Tensor,
+    extended: Tensor,
+) -> None:
+    """Take the x of all positions whose [a, 1] are known.
+
+    Args:
+        residuals: r of each individual up to factors, shape (B, q).
+        extended: [a, 1], one individual after another, shape (B · P, d + 1).
+    """
+    x = gradient.space.gradient @ torch.linalg.pinv(extended)
+    direction = sought.directions @ residuals.repeat_interleave(gradient.end.positions, 0).mT
+    slope = sought.activation.slope[:, None]
+    share = x / torch.where(direction == 0, torch.inf, direction)
+    scale = (x * direction).sum(0) / direction.square().sum(0)
+    for _ in range(FITS):
+        active = share / scale > (1 + slope) / 2
+        vector = sought.activation.derivative(active) * direction
+        scale = (x * vector).sum(0) / vector.square().sum(0).clamp_min(LEAST)
+    inside = sought.basis @ (sought.basis.mT @ vector)
+    take(active, (vector - inside).norm(dim=0), vector.norm(dim=0), sought, found)
+
+
+INSIDE = 0.99
+"""Part of a column that must be in a space for it to be one of it."""
+
+FITS = 8
+"""Times that masks and lengths of x are computed from each other."""
+
+LEAST = 1e-12
+"""Below this a length is none."""
