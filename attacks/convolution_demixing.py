@@ -19,7 +19,7 @@ from leakbench.attacks.convolutional_ends.rules import CONVOLUTION
 from leakbench.attacks.convolutional_ends.whole_search import PositionBudget, found_columns
 from leakbench.attacks.demixable_ends.registry import end_of
 from leakbench.attacks.linear_layers.auxiliary_fallback import has_finite_update
-from leakbench.attacks.linear_layers.certifying_attack import CertifyingAttack
+from leakbench.attacks.linear_layers.certifying_attack import CertifyingAttack, refuse_other_losses
 from leakbench.attacks.linear_layers.demixing.recovered import RecoveredIndividuals
 from leakbench.base.errors import UsageError
 from leakbench.base.registry import register_attack
@@ -86,12 +86,7 @@ class ConvolutionDemixing(CertifyingAttack):
                 f"attack {self.name!r} needs clients that compute in evaluation mode where the "
                 f"model has BatchNorm; take mode=eval"
             )
-        if not server.model.loss.is_plain:
-            raise UsageError(
-                f"attack {self.name!r} demixes the gradient of the mean cross-entropy, and clients "
-                f"compute {server.model.loss.in_words}; take mask_demixing, split before hidden "
-                f"linear layers"
-            )
+        refuse_other_losses(server.model, self.name)
         images = server.auxiliary.images[:AUXILIARY_IMAGES]
         end = self.end(server.model, images)
         starts = end.preactivations(server.model, images)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from leakbench.attacks.convolutional_ends.convolution import Convolution
 from leakbench.attacks.convolutional_ends.kinked import Kinked
-from leakbench.attacks.demixable_ends.calls import calls_of, double
+from leakbench.attacks.demixable_ends.calls import inputs_of
 from leakbench.attacks.demixable_ends.registry import DemixableEnd
 from leakbench.attacks.linear_layers.head import Layer
 from leakbench.federation.shared_model import SharedModel
@@ -54,10 +54,8 @@ class ConvolutionalEnd(DemixableEnd):
 
     def preactivations(self, model: SharedModel, images: Tensor) -> Tensor:
         """Return W a + b + s of images, one position after another, shape (m, n · P)."""
-        with torch.no_grad():
-            calls, _ = calls_of(model, images)
-        last = [call for call in calls if call.module is self.module][-1]
-        return double(last.input).flatten(2).transpose(0, 1).flatten(1)
+        taken = inputs_of(model, self.module, images)
+        return taken.flatten(2).transpose(0, 1).flatten(1)
 
     def pooled(self, z: Tensor) -> Tensor:
         """Return h of the positions of one individual after another, (m, n · P) → (n, m)."""

@@ -80,7 +80,7 @@ def refined(active: Tensor, sought: Sought) -> tuple[Tensor, Tensor, Tensor, Ten
     slope = activation.slope[:, None]
     for iteration in range(REFINEMENTS):
         derivative = activation.derivative(active)
-        r = nearest_residuals(derivative, sought)
+        r = nearest_residuals(derivative, sought.directions, sought.basis)
         direction = sought.directions @ r.mT
         vector = derivative * direction
         inside = basis @ (basis.mT @ vector)
@@ -92,13 +92,19 @@ def refined(active: Tensor, sought: Sought) -> tuple[Tensor, Tensor, Tensor, Ten
     return vector, active, r, distances
 
 
-def nearest_residuals(derivative: Tensor, sought: Sought) -> Tensor:
-    """Return the r for which derivative ⊙ W_oᵀ r is nearest to the space, relative, (n, q)."""
-    if sought.directions.shape[1] == 1:
+def nearest_residuals(derivative: Tensor, directions: Tensor, basis: Tensor) -> Tensor:
+    """Return the r for which derivative ⊙ W_oᵀ r is nearest to a space, relative, shape (n, q).
+
+    Args:
+        derivative: shape (m, n).
+        directions: W_oᵀ Q, shape (m, q).
+        basis: of the space, orthonormal, shape (m, rank).
+    """
+    if directions.shape[1] == 1:
         return derivative.new_ones(derivative.shape[1], 1)
-    masked = derivative.mT[:, :, None] * sought.directions
+    masked = derivative.mT[:, :, None] * directions
     length = masked.mT @ masked
-    inside = sought.basis.mT @ masked
+    inside = basis.mT @ masked
     trace = length.diagonal(dim1=1, dim2=2).mean(1)
     eye = torch.eye(length.shape[1]).to(length)
     root = torch.linalg.cholesky(length + (1e-12 * trace + TINY)[:, None, None] * eye)

@@ -90,17 +90,17 @@ def _tail(calls: list[Call], features: Tensor) -> Tail | str:
     if last is None:
         return "what is averaged comes from no such activation"
     before = maps[: maps.index(last)]
-    own = producer(before, last.input)
+    own = producer(before, last)
     beside = [call for call in before if call.output.shape == last.input.shape]
     ends = own or next(
         (c for c in reversed(beside) if isinstance(c.module, nn.BatchNorm2d | nn.Conv2d)), None
     )
     norm, convolution = None, ends
     if ends is not None and isinstance(ends.module, nn.BatchNorm2d):
-        norm, convolution = ends.module, producer(before, ends.input)
+        norm, convolution = ends.module, producer(before, ends)
     if ends is None or convolution is None or not isinstance(convolution.module, nn.Conv2d):
         return "no convolution with BatchNorm or a bias is before the activation"
-    added = None if own else (last.input - ends.output).detach()
+    added = None if own else last.input - ends.output
     return Tail(calls, last, convolution, norm, added)
 
 
@@ -154,11 +154,11 @@ def _branch(tail: Tail, names: dict[int, str]) -> tuple[Convolution, ...] | str:
     found: list[Convolution] = []
     call = tail.convolution
     while not agrees(call.input, tail.added):
-        activation = producer(tail.calls, call.input)
-        ends = producer(tail.calls, activation.input) if activation else None
+        activation = producer(tail.calls, call)
+        ends = producer(tail.calls, activation) if activation else None
         norm, before = None, ends
         if ends is not None and isinstance(ends.module, nn.BatchNorm2d):
-            norm, before = ends.module, producer(tail.calls, ends.input)
+            norm, before = ends.module, producer(tail.calls, ends)
         if activation is None or before is None or not isinstance(before.module, nn.Conv2d):
             return "a shortcut adds something other than an earlier layer's input"
         convolution = convolution_of(before.module, norm, names)

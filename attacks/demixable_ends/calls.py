@@ -11,46 +11,78 @@ from torch import Tensor, nn
 from leakbench.federation.shared_model import SharedModel
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Call:
     """One call of a layer with one tensor.
 
     Attributes:
         module: the layer; it has no layers inside.
-        input, output: the same objects as those of the calls before and after, if nothing is
-            computed between them.
+        input, output: what they were then; later operations in place do not change them.
+        taken, returned: the tensors themselves, each with its version, which operations in place
+            change.
     """
 
     module: nn.Module
     input: Tensor
     output: Tensor
+    taken: tuple[Tensor, int]
+    returned: tuple[Tensor, int]
 
 
 def calls_of(model: SharedModel, examples: Tensor) -> tuple[list[Call], Tensor]:
     """Return the calls of the feature extractor's layers for some inputs, and deep features.
 
-    Dropout that does nothing and identities are left out. Gradients stay enabled: PyTorch's
-    transformer layers call their parts only then.
+    Dropout that does nothing and identities are left out.
+
+    Args:
+        examples: few, as all that layers return is kept.
     """
     calls: list[Call] = []
+    waiting: dict[nn.Module, tuple[Tensor, Tensor, int]] = {}
 
-    def keep(module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
-        if len(inputs) == 1 and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
-            calls.append(Call(module, inputs[0], output))
+    def before(module: nn.Module, inputs: tuple[object, ...]) -> None:
+        if len(inputs) == 1 and isinstance(inputs[0], Tensor):
+            (taken,) = inputs
+            waiting[module] = (taken.detach().clone(), taken, taken._version)
 
-    layers = (each for each in model.extractor.modules() if not list(each.children()))
-    handles = [each.register_forward_hook(keep) for each in layers if not does_nothing(each)]
+    def after(module: nn.Module, _inputs: tuple[object, ...], output: object) -> None:
+        if module in waiting and isinstance(output, Tensor):
+            value, taken, version = waiting.pop(module)
+            returned = (output, output._version)
+            calls.append(Call(module, value, output.detach().clone(), (taken, version), returned))
+
+    handles = []
+    for each in leaves(model.extractor):
+        handles += [each.register_forward_pre_hook(before), each.register_forward_hook(after)]
     try:
-        features = model.features(examples)
+        with torch.no_grad():
+            features = model.features(examples)
     finally:
         for handle in handles:
             handle.remove()
-    return calls, features.detach()
+    return calls, features
 
 
-def producer(calls: list[Call], tensor: Tensor) -> Call | None:
-    """Return the call that returned this very tensor."""
-    return next((each for each in calls if each.output is tensor), None)
+def inputs_of(model: SharedModel, module: nn.Module, images: Tensor) -> Tensor:
+    """Return what the last call of a layer takes, in double precision on the CPU, shape (n, …)."""
+    taken: list[Tensor] = []
+    parts = []
+    handle = module.register_forward_pre_hook(lambda _, inputs: taken.append(inputs[0].clone()))
+    try:
+        with torch.no_grad():
+            for some in images.split(AT_ONCE):
+                taken.clear()
+                model.features(some)
+                parts.append(double(taken[-1]))
+    finally:
+        handle.remove()
+    return torch.cat(parts)
+
+
+def producer(calls: list[Call], of: Call) -> Call | None:
+    """Return the call whose output another one takes, if nothing is computed between them."""
+    taken, version = of.taken
+    return next((c for c in calls if c.returned[0] is taken and c.returned[1] == version), None)
 
 
 def does_nothing(module: nn.Module) -> bool:
@@ -84,3 +116,5 @@ def agrees(found: Tensor, expected: Tensor) -> bool:
     )
 
 
+AT_ONCE = 16
+"""Inputs that a model computes at once."""
