@@ -24,7 +24,7 @@ class AlternatingProjections:
 
     Args:
         sought: what is searched for.
-        found: takes what is found; starts are orthogonal to it.
+        found: takes what is found; every other start is orthogonal to it.
         runs: of a volley.
         seed: of the starts.
     """
@@ -68,8 +68,10 @@ class AlternatingProjections:
         drawn = torch.randn(self.basis.shape[1], self.runs, generator=draw)
         if 0 < len(self.found) < len(drawn):
             known = torch.linalg.qr(self.basis.mT @ self.found.vectors.float())[0]
-            drawn = drawn - known @ (known.mT @ drawn)
+            drawn[:, ::2] -= known @ (known.mT @ drawn[:, ::2])
         x = self.basis @ drawn
+        # As long as if every channel were active.
+        x = x * x.shape[0] ** 0.5 / x.norm(dim=0).clamp_min(TINY)
         keeps_r = torch.zeros(self.runs, 1, dtype=torch.bool)
         if width == 1:
             return x, x.new_ones(self.runs, 1), keeps_r
@@ -80,7 +82,8 @@ class AlternatingProjections:
             some = torch.randint(len(self.found), (self.runs,), generator=draw)
             keeps_r = torch.rand(self.runs, 1, generator=draw) < KEPT
             r = torch.where(keeps_r, self.found.residuals[some].to(x), r)
-        return x * (self.directions @ r.mT).norm(dim=0) / x.norm(dim=0).clamp_min(TINY), r, keeps_r
+        r = r * (x.shape[0] ** 0.5 / (self.directions @ r.mT).norm(dim=0).clamp_min(TINY))[:, None]
+        return x, r, keeps_r
 
     def _mask(self, x: Tensor, direction: Tensor) -> Tensor:
         """Return where x is nearer to a direction than to slope times it."""

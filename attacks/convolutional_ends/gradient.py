@@ -91,6 +91,18 @@ class PositionGradient:
         basis = torch.linalg.qr(layer @ subspace.directions.mT)[0].float()
         return AffineSpace((layer @ subspace.origin).float()[:, None], basis)
 
+    def unexplained(self, columns: Tensor) -> float:
+        """Return the largest singular value of what columns (m, n) leave of the gradient.
+
+        Above the update's noise it is the part of positions that are not found.
+        """
+        if columns.shape[1] == self.space.rank:
+            return self.space.noise
+        known = torch.linalg.qr(columns)[0]
+        whole = self.space.basis * self.space.values
+        left = torch.linalg.matrix_norm(whole - known @ (known.mT @ whole), 2)
+        return max(self.space.noise, LEFT_MARGIN * float(left))
+
     def _tolerance(self, vectors: Tensor) -> Tensor:
         noise = NOISE_MARGIN * self.space.noise_sensitivity(vectors)
         return (RIGHT + noise).clamp_max(MOST)
@@ -129,6 +141,10 @@ def position_gradient(
         output=output,
     )
 
+
+LEFT_MARGIN = 10.0
+"""How much larger the part of positions that are not found may be than what columns of others leave
+of it."""
 
 SPARE = 10
 """Fewest channels that are left to tell the errors of positions from other vectors."""

@@ -51,7 +51,7 @@ def no_individuals(end: ConvolutionalEnd) -> RecoveredIndividuals:
 
 
 def recovered_individuals(gradient: PositionGradient, found: FoundColumns) -> RecoveredIndividuals:
-    """Return the individuals behind the x of all positions of a batch; none if some are missing.
+    """Return the individuals behind the x of positions of a batch.
 
     Least squares gives every position's [a, 1] up to a factor, which its last entry removes. Then
     everything that is known is compared:
@@ -62,9 +62,11 @@ def recovered_individuals(gradient: PositionGradient, found: FoundColumns) -> Re
        the same factor for all individuals, as clients may have clipped the update;
     4. all individuals together must make the output layer's gradient.
 
-    Whoever meets all of this, to rounding, is certified.
+    Whoever meets all of this, to rounding, is certified. Positions that are not found change the
+    others by as much as the update's noise may: where they are of individuals of whose label the
+    model is sure, by hardly anything.
     """
-    if not len(found) or len(found) != gradient.space.rank:
+    if not len(found):
         return no_individuals(gradient.end)
     positions = _positions(gradient, found)
     if positions is None:
@@ -105,7 +107,7 @@ def _positions(gradient: PositionGradient, found: FoundColumns) -> Positions | N
         residuals=end.positions * coordinates @ gradient.residuals.mT,
         mismatch=outside / length.clamp_min(TINY),
         noise=NOISE_MARGIN * space.noise_sensitivity(found.vectors),
-        moved=space.noise * inverse.norm(dim=1) / extended.norm(dim=1).clamp_min(TINY),
+        moved=gradient.unexplained(found.vectors) * inverse.norm(dim=1) / extended.norm(dim=1).clamp_min(TINY),
     )
 
 
@@ -139,6 +141,11 @@ def _individuals(
     made = torch.cat([features, torch.ones_like(features[:, :1])], dim=1)
     unexplained = (residuals.mT @ made - gradient.output).norm() / gradient.output.norm()
     explained = bool(unexplained < rounding.min())
+    # Where the rank is smaller, several individuals may share all x, and only their mean is found:
+    # then their r is the sum of all, or somebody is invisible.
+    whole = gradient.space.rank == gradient.individuals * end.positions
+    explained &= whole or bool((ratio.median() - 1).abs() < 2 * rounding.min())
     certified = (mismatch < rounding) & (off < 2 * rounding) & (moved < CERTAIN) & explained
     certain = (mismatch < CERTAIN + noise.clamp_max(MOST_NOISE)) & (off < 2 * CERTAIN + noise)
+    certain &= (len(positions.mismatch) == gradient.space.rank) | (moved < CERTAIN)
     return RecoveredIndividuals(features, labels, mismatch, certain, certified, sent[:, 0])

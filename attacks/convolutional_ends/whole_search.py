@@ -13,6 +13,7 @@ from leakbench.attacks.convolutional_ends.gradient import PositionGradient
 from leakbench.attacks.convolutional_ends.masked_vectors import Sought, take
 from leakbench.attacks.convolutional_ends.padding import padded_spaces, whole_inputs
 from leakbench.attacks.convolutional_ends.search import PositionSearch
+from leakbench.attacks.linear_layers.demixing.recovered import CERTAIN
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def found_columns(
     wanted = gradient.space.rank
     _by_kind(gradient, sought, found, budget, seed)
     AlternatingProjections(sought, found, budget.runs, seed).search(wanted, budget.volleys)
-    if len(found) < wanted and not gradient.end.has_shortcut:
+    if len(found) < wanted and not gradient.end.has_shortcut and not _suffices(gradient, found):
         search = PositionSearch(
             sought,
             found,
@@ -60,6 +61,16 @@ def found_columns(
         )
         search.search(wanted, budget.reflections, budget.quiet)
     return found
+
+
+def _suffices(gradient: PositionGradient, found: FoundColumns) -> bool:
+    """Whether those that are missing hardly change the a of those that are found."""
+    if not len(found):
+        return False
+    inverse = torch.linalg.pinv(found.vectors)
+    length = (inverse @ gradient.space.gradient).norm(dim=1).clamp_min(LEAST)
+    moved = gradient.unexplained(found.vectors) * inverse.norm(dim=1) / length
+    return bool((moved < CERTAIN).all())
 
 
 def _by_kind(
