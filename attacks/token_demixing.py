@@ -54,7 +54,7 @@ class TokenDemixing(CertifyingAttack):
     )
     example_setup: ClassVar[Mapping[str, Any]] = {
         "model": "vit_small",
-        "model_parameters": {"input_size": 32, "hidden_layers": 0},
+        "model_parameters": {"input_size": 32, "patch": 16, "hidden_layers": 0},
         "dataset_parameters": {"individuals": 200},
         "main_task": "hat",
         "rounds": 0,
