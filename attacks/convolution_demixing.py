@@ -71,7 +71,7 @@ class ConvolutionDemixing(CertifyingAttack):
     }
     example_parameters: ClassVar = {"budget": 2, "reflections": 200}
 
-    volleys: Annotated[int, Field(ge=0)] = 12
+    volleys: Annotated[int, Field(ge=0)] = 300
     reflections: Annotated[int, Field(ge=0)] = 4_000
     quiet: Annotated[int, Field(gt=0)] = 1_000
     reflected_at_once: Annotated[int, Field(gt=0)] = 64
@@ -114,7 +114,9 @@ class ConvolutionDemixing(CertifyingAttack):
         assert observation.update is not None
         if not has_finite_update(observation):
             return no_individuals(end)
-        gradient = position_gradient(end, observation.update, observation.batch_size)
+        gradient = position_gradient(
+            end, observation.update, observation.batch_size, starts
+        )
         if not gradient.is_searchable:
             return no_individuals(end)
         budget = (self.volleys, self.reflections, self.quiet, self.reflected_at_once)

@@ -68,10 +68,11 @@ def test_everybody_is_found_on_larger_maps() -> None:
 def test_zeros_at_edges_take_the_column_space_apart(stride: int) -> None:
     batch = planted_images(2, residual_network(stride=stride))
     end = ConvolutionDemixing().end(batch.model, batch.auxiliary)
-    gradient = position_gradient(end, batch.update, 2)
+    starts = end.preactivations(batch.model, batch.auxiliary)
+    gradient = position_gradient(end, batch.update, 2, starts)
     active = (end.preactivations(batch.model, batch.images) > 0).double()
     x = active * gradient.directions
-    spaces = padded_spaces(gradient.space, end)
+    spaces = padded_spaces(gradient)
     zeros = zeros_seen(end)
     kinds = len(torch.unique(zeros, dim=0))
     assert len(spaces) == kinds == (4 if stride == 4 else 9)
@@ -94,7 +95,7 @@ def test_zeros_at_edges_take_the_column_space_apart(stride: int) -> None:
                 nn.BatchNorm2d(32),
                 shortcut=nn.Conv2d(32, 32, 1),
             ),
-            "a shortcut adds something other than an earlier layer's input",
+            "and the shortcut passes layers other than convolutions of stride 1 with ReLU",
         ),
         (
             BasicBlock(32, 32, groups=1, norm_layer=lambda c: nn.GroupNorm(4, c)),

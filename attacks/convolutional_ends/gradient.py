@@ -36,6 +36,7 @@ class PositionGradient:
         residuals: Q of the space of the r_i, orthonormal, shape (K, q).
         directions: W_oᵀ Q, rows scaled, shape (m, q).
         output: gradient of the output layer's [W_o, b_o], shape (K, m + 1).
+        spread: root mean square deviation of D_aux's features.
     """
 
     end: ConvolutionalEnd
@@ -45,6 +46,7 @@ class PositionGradient:
     residuals: Tensor
     directions: Tensor
     output: Tensor
+    spread: float
 
     @property
     def is_searchable(self) -> bool:
@@ -109,13 +111,14 @@ class PositionGradient:
 
 
 def position_gradient(
-    end: ConvolutionalEnd, update: Mapping[str, Tensor], individuals: int
+    end: ConvolutionalEnd, update: Mapping[str, Tensor], individuals: int, starts: Tensor
 ) -> PositionGradient:
     """Return the spaces of one victim batch.
 
     Args:
         update: finite.
         individuals: B.
+        starts: z of positions of D_aux, shape (m, n · P).
     """
     precision = end.convolution.precision(update)
     weight, bias = (double(update[name]) for name in end.output.names)
@@ -139,6 +142,7 @@ def position_gradient(
         residuals=residuals,
         directions=directions * space.scale[:, None],
         output=output,
+        spread=float(end.pooled(starts).var(0).mean().sqrt()),
     )
 
 

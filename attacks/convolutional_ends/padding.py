@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from leakbench.attacks.convolutional_ends.end import ConvolutionalEnd
+from leakbench.attacks.convolutional_ends.gradient import PositionGradient
 from leakbench.attacks.linear_layers.demixing.gradient_space import GradientSpace
 
 
@@ -37,21 +38,21 @@ class PaddedSpaces:
     position: int
 
 
-def padded_spaces(space: GradientSpace, end: ConvolutionalEnd) -> list[PaddedSpaces]:
-    """Return the spaces of each kind of position, the smallest first; none if there is one kind.
+def padded_spaces(gradient: PositionGradient) -> list[PaddedSpaces]:
+    """Return the spaces of each kind of position, the smallest first.
 
-    Args:
-        space: of rank B · P.
+    None if there is one kind, or if the rank is not B · P.
     """
+    space, end, individuals = gradient.space, gradient.end, gradient.individuals
     zeros = zeros_seen(end)
     kinds, kind_of = torch.unique(zeros, dim=0, return_inverse=True)
-    if len(kinds) == 1 or space.rank != space.individuals * end.positions:
+    if len(kinds) == 1 or space.rank != individuals * end.positions:
         return []
     counts = torch.bincount(kind_of, minlength=len(kinds))
     # contains[s, t]: whether kind s sees zeros wherever t does.
     contains = (kinds[:, None] | ~kinds[None]).all(2)
     null = [_zero_at(space, end, kind) for kind in kinds]
-    sizes = space.individuals * (contains.long() * counts[:, None]).sum(0)
+    sizes = individuals * (contains.long() * counts[:, None]).sum(0)
     bases = []
     for (values, vectors), size in zip(null, sizes.tolist(), strict=True):
         # As many vectors must be zero there, to rounding, as positions explain, and no others.
@@ -61,7 +62,7 @@ def padded_spaces(space: GradientSpace, end: ConvolutionalEnd) -> list[PaddedSpa
     found = []
     for kind in range(len(kinds)):
         apart = [bases[other] for other in range(len(kinds)) if not contains[kind, other]]
-        size = space.individuals * int((counts * contains[kind]).sum())
+        size = individuals * int((counts * contains[kind]).sum())
         left = torch.linalg.svd(torch.cat(apart, dim=1))[0] if apart else torch.eye(space.rank)
         coordinates = left[:, space.rank - size :].to(space.rows)
         columns = torch.linalg.svd(
@@ -79,7 +80,7 @@ def zeros_seen(end: ConvolutionalEnd) -> Tensor:
 
 
 def whole_inputs(
-    space: GradientSpace, end: ConvolutionalEnd, padded: PaddedSpaces, columns: Tensor
+    gradient: PositionGradient, padded: PaddedSpaces, columns: Tensor
 ) -> Tensor | None:
     """Return a of all positions from the x of one kind of position that sees the whole map.
 
@@ -91,9 +92,10 @@ def whole_inputs(
         [a, 1], one individual after another, shape (B · P, d + 1); None where that kind sees only
         a part of the map, or shares its spaces with others.
     """
+    space, end = gradient.space, gradient.end
     places = torch.arange(end.map_shape[0] * end.map_shape[1], dtype=torch.float64) + 1
     seen = end.convolution.inputs(places.reshape(1, 1, *end.map_shape))[0].long()
-    alone = padded.columns.shape[1] == space.individuals == columns.shape[1]
+    alone = padded.columns.shape[1] == gradient.individuals == columns.shape[1]
     own = seen[padded.position]
     if not alone or len(own.unique()) != len(places) + int((own == 0).any()):
         return None

@@ -34,6 +34,7 @@ class Positions:
         mismatch: relative distance between the x that is found and that which z and r make, (n,).
         noise: relative distance by which the update's noise may move x, shape (n,).
         moved: relative distance by which it may move a, shape (n,).
+        error: root mean square by which it may move what a shortcut adds, shape (n,).
     """
 
     z: Tensor
@@ -41,6 +42,7 @@ class Positions:
     mismatch: Tensor
     noise: Tensor
     moved: Tensor
+    error: Tensor
 
 
 def no_individuals(end: ConvolutionalEnd) -> RecoveredIndividuals:
@@ -92,12 +94,22 @@ def _positions(gradient: PositionGradient, found: FoundColumns) -> Positions | N
     masked = (end.activation.derivative(found.active).mT[:, :, None]) * gradient.directions
     coordinates = torch.linalg.lstsq(masked, x.mT[:, :, None]).solution[:, :, 0]
     z = end.convolution.z(inputs)
+    moved = gradient.unexplained(found.vectors) * inverse.norm(dim=1)
+    moved = moved / extended.norm(dim=1).clamp_min(TINY)
+    error = z.new_zeros(z.shape[1])
     if end.has_shortcut:
-        added = shortcut_of(end, gradient.update, inputs, _unscaled(x, space.scale))
+        added = shortcut_of(
+            end,
+            gradient.update,
+            inputs,
+            _unscaled(x, space.scale),
+            moved * functional.pad(inputs, (0, 1), value=1.0).norm(dim=1),
+        )
         if added is None:
             return None
-        z = z + added
-    sure = end.activation.from_kinks(z) > UNSURE * z.abs().mean(0)
+        z, error = z + added.values, added.error
+    unsure = torch.maximum(UNSURE * z.abs().mean(0), DEVIATIONS * error)
+    sure = end.activation.from_kinks(z) > unsure
     direction = gradient.directions @ coordinates.mT
     made = end.activation.derivative(end.activation.active(z)) * direction
     outside = torch.where(sure, made - x, 0.0).norm(dim=0)
@@ -107,7 +119,8 @@ def _positions(gradient: PositionGradient, found: FoundColumns) -> Positions | N
         residuals=end.positions * coordinates @ gradient.residuals.mT,
         mismatch=outside / length.clamp_min(TINY),
         noise=NOISE_MARGIN * space.noise_sensitivity(found.vectors),
-        moved=gradient.unexplained(found.vectors) * inverse.norm(dim=1) / extended.norm(dim=1).clamp_min(TINY),
+        moved=moved,
+        error=error,
     )
 
 
@@ -135,6 +148,8 @@ def _individuals(
     ratio = ratios.gather(1, labels[:, None]).squeeze(1)
     noise = positions.noise[groups].amax(1)
     moved = positions.moved[groups].amax(1)
+    # An error in what a shortcut adds counts beside the differences between people.
+    moved = torch.maximum(moved, positions.error[groups].amax(1) / (BLURRED * gradient.spread))
     rounding = (ROUNDED + noise).clamp_max(CERTAIN / 2)
     off = (ratio / ratio.median() - 1).abs()
     mismatch = torch.maximum(positions.mismatch[groups].amax(1), direction)
@@ -149,3 +164,11 @@ def _individuals(
     certain = (mismatch < CERTAIN + noise.clamp_max(MOST_NOISE)) & (off < 2 * CERTAIN + noise)
     certain &= (len(positions.mismatch) == gradient.space.rank) | (moved < CERTAIN)
     return RecoveredIndividuals(features, labels, mismatch, certain, certified, sent[:, 0])
+
+
+DEVIATIONS = 6.0
+"""How many times its error z must be from a kink to be on a known side."""
+
+BLURRED = 4.0
+"""How much larger, relative to the spread of features, the error of a feature may be than that of a
+relative to a: with 4 %, its standardised cosine is above 0.999."""

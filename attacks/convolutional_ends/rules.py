@@ -69,6 +69,10 @@ def convolutional_end(model: SharedModel, examples: Tensor) -> ConvolutionalEnd 
         found = f"this one has a classifier of {names_of(head)}"
         return Lacking(NEEDED, found, f"{way_out}, or set model.hidden_layers=0")
     calls, features = calls_of(model, examples[:2])
+    sent = {id(parameter) for parameter in model.parameters()}
+    convolutions = [call.module for call in calls if isinstance(call.module, nn.Conv2d)]
+    if convolutions and id(convolutions[-1].weight) not in sent:
+        return NOT_SENT
     tail = _tail(calls, features)
     if isinstance(tail, str):
         kinds = names_of([*(call.module for call in calls[-5:]), *head])

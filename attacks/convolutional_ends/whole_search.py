@@ -49,8 +49,10 @@ def found_columns(
     sought, factor = gradient.sought(starts, seed)
     found = nothing_found(sought.basis, sought.directions.shape[1])
     wanted = gradient.space.rank
-    _by_kind(gradient, sought, found, budget, seed)
-    AlternatingProjections(sought, found, budget.runs, seed).search(wanted, budget.volleys)
+    if not _by_kind(gradient, sought, found, budget, seed):
+        # Where the reflections follow, this is only for what is quickly found.
+        patience = budget.volleys if gradient.end.has_shortcut else budget.volleys // FIRST
+        AlternatingProjections(sought, found, budget.runs, seed).search(wanted, patience)
     if len(found) < wanted and not gradient.end.has_shortcut and not _suffices(gradient, found):
         search = PositionSearch(
             sought,
@@ -79,9 +81,10 @@ def _by_kind(
     found: FoundColumns,
     budget: PositionBudget,
     seed: int,
-) -> None:
-    """Search kind by kind of positions, as far as the edges of maps tell them apart."""
-    for padded in padded_spaces(gradient.space, gradient.end):
+) -> bool:
+    """Search kind by kind of positions; return whether the edges of maps tell them apart."""
+    spaces = padded_spaces(gradient)
+    for padded in spaces:
         own = replace(sought, basis=padded.columns)
         inside = nothing_found(own.basis, sought.directions.shape[1])
         known = (padded.columns.mT @ found.vectors).norm(dim=0) > INSIDE
@@ -92,10 +95,11 @@ def _by_kind(
         found.add(
             inside.vectors[:, already:], inside.active[:, already:], inside.residuals[already:]
         )
-        extended = whole_inputs(gradient.space, gradient.end, padded, inside.vectors)
+        extended = whole_inputs(gradient, padded, inside.vectors)
         if extended is not None:
             _take_all(gradient, sought, found, inside.residuals, extended)
-            return
+            break
+    return bool(spaces)
 
 
 def _take_all(
@@ -123,6 +127,9 @@ def _take_all(
     inside = sought.basis @ (sought.basis.mT @ vector)
     take(active, (vector - inside).norm(dim=0), vector.norm(dim=0), sought, found)
 
+
+FIRST = 10
+"""Part of the volleys, as its inverse, before relaxed reflections."""
 
 INSIDE = 0.99
 """Part of a column that must be in a space for it to be one of it."""
