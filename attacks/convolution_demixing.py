@@ -114,9 +114,7 @@ class ConvolutionDemixing(CertifyingAttack):
         assert observation.update is not None
         if not has_finite_update(observation):
             return no_individuals(end)
-        gradient = position_gradient(
-            end, observation.update, observation.batch_size, starts
-        )
+        gradient = position_gradient(end, observation.update, observation.batch_size, starts)
         if not gradient.is_searchable:
             return no_individuals(end)
         budget = (self.volleys, self.reflections, self.quiet, self.reflected_at_once)

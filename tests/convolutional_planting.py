@@ -169,7 +169,10 @@ HOSTILE = (
 
 
 def hostile(
-    kind: str, build: Callable[[int], SharedModel], seed: int, attack: CertifyingAttack | None = None
+    kind: str,
+    build: Callable[[int], SharedModel],
+    seed: int,
+    attack: CertifyingAttack | None = None,
 ) -> tuple[PlantedImages, dict[str, Tensor]]:
     """A batch of four, and an update that tempts to a false certificate; or none of that.
 

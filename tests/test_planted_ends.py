@@ -1,4 +1,4 @@
-"""No certificate of an end before the head is false: individuals planted over all of its networks."""
+"""No certificate is false: individuals planted over all networks with ends before the head."""
 
 from __future__ import annotations
 

@@ -45,9 +45,7 @@ class TextEncoder(nn.Module):
         super().__init__()
         self.words = nn.Embedding(WORDS, 32)
         self.positions = nn.Parameter(torch.randn(LENGTH, 32))
-        layer = partial(
-            nn.TransformerEncoderLayer, 32, 4, 128, 0.0, "gelu", batch_first=True
-        )
+        layer = partial(nn.TransformerEncoderLayer, 32, 4, 128, 0.0, "gelu", batch_first=True)
         self.layers = nn.Sequential(*(layer(norm_first=norm_first) for _ in range(2)))
         self.last = nn.LayerNorm(32) if norm_first else nn.Identity()
         self.picked = picked

@@ -1,8 +1,8 @@
 """Search for masks in a column space alone, by alternating projections.
 
 A vector is projected onto the space and replaced by the masked W_oᵀ r that is nearest, alternately,
-from random starts, until its mask stays. Where it lies in the space then, it is the x of a position.
-Nothing of z is used: behind a shortcut it is not known.
+from random starts, until its mask stays. Where it lies in the space then, it is the x of a
+position. Nothing of z is used: behind a shortcut it is not known.
 """
 
 from __future__ import annotations

@@ -65,9 +65,9 @@ def padded_spaces(gradient: PositionGradient) -> list[PaddedSpaces]:
         size = individuals * int((counts * contains[kind]).sum())
         left = torch.linalg.svd(torch.cat(apart, dim=1))[0] if apart else torch.eye(space.rank)
         coordinates = left[:, space.rank - size :].to(space.rows)
-        columns = torch.linalg.svd(
-            (space.basis * space.values) @ coordinates, full_matrices=False
-        )[0]
+        columns = torch.linalg.svd((space.basis * space.values) @ coordinates, full_matrices=False)[
+            0
+        ]
         position = int((kind_of == kind).nonzero()[0])
         found.append(PaddedSpaces(columns, coordinates, bases[kind], position))
     return sorted(found, key=lambda each: each.columns.shape[1])

@@ -108,7 +108,7 @@ SPARE = 10
 """Fewest equations beyond the number of positions; what they leave tells the update's noise."""
 
 SEEN = 1e-3
-"""Length of what is seen, relative to the longest, below which it is the edge, or nothing active."""
+"""Length of what is seen, relative to the longest, below which it is the edge, or all inactive."""
 
 ACTIVE = 3.0
 """How many times as large as rounding an active channel is."""

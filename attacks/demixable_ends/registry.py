@@ -65,9 +65,7 @@ def demixable_ends(model: SharedModel, examples: Tensor) -> dict[str, DemixableE
     return {kind: end for kind, end in found.items() if isinstance(end, DemixableEnd)}
 
 
-def end_of(
-    model: SharedModel, examples: Tensor, kind: str, of_type: type[End], attack: str
-) -> End:
+def end_of(model: SharedModel, examples: Tensor, kind: str, of_type: type[End], attack: str) -> End:
     """Return the model's end of a kind.
 
     Args:

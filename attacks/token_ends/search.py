@@ -1,10 +1,10 @@
 """Search for the tokens of a victim batch, by Newton's method in both spaces of a gradient.
 
-The gradient of the MLP's first layer is G = Σ_i x_i [h_i, 1]ᵀ, with x_i = φ′(W_1 h_i + b_1) ⊙ W_2ᵀ δ_i.
-[h_i, 1] is in its row space and δ_i in the column space of the second layer's gradient: few numbers
-each. Wanted are those for which x is in the column space of G, m − B equations for 2 B − 2 unknowns,
-solved by Levenberg's and Marquardt's method from tokens of D_aux. Whoever is found takes a dimension
-from the others.
+The gradient of the MLP's first layer is G = Σ_i x_i [h_i, 1]ᵀ, x_i = φ′(W_1 h_i + b_1) ⊙ W_2ᵀ δ_i.
+[h_i, 1] is in its row space and δ_i in the column space of the second layer's gradient: few
+numbers each. Wanted are those for which x is in the column space of G, m − B equations for
+2 B − 2 unknowns, solved by Levenberg's and Marquardt's method from tokens of D_aux. Whoever is
+found takes a dimension from the others.
 """
 
 from __future__ import annotations
@@ -83,7 +83,13 @@ def token_gradient(end: TokenEnd, update: Mapping[str, Tensor], individuals: int
     observed = ObservedGradient.whole(end.first.gradient(sent))
     space = space_of(observed, individuals, scale, precision)
     return TokenGradient(
-        end, individuals, space, errors, directions * scale[:, None], second, end.output.gradient(sent)
+        end,
+        individuals,
+        space,
+        errors,
+        directions * scale[:, None],
+        second,
+        end.output.gradient(sent),
     )
 
 
@@ -127,7 +133,10 @@ class TokenSearch:
         none = space.basis.new_empty(0)
         d = len(space.rows)
         self.found = FoundTokens(
-            none.new_empty(0, d), none.new_empty(0, len(space.basis)), none.new_empty(0, d - 1), none
+            none.new_empty(0, d),
+            none.new_empty(0, len(space.basis)),
+            none.new_empty(0, d - 1),
+            none,
         )
 
     def search(self, rounds: int, patience: int) -> FoundTokens:
