@@ -40,11 +40,13 @@ class ConvolutionDemixing(CertifyingAttack):
     layer with B·P individuals. x_ip is a mask of active channels times W_oᵀ r_i / P, r_i being the
     residual p − y of the individual, over B. So
 
-    1. relaxed reflections find masks that fit the column space of G and, with z = W a + b, its row
-       space; each that is found leaves a smaller space of z for the others;
+    1. alternating projections find masks that fit the column space of G, which zeros at the edges
+       of maps take apart; relaxed reflections find those that are left with z = W a + b, whose
+       space each that is found makes smaller;
     2. with all B·P of them least squares gives every a_ip;
-    3. the positions that share r_i are one individual's; their average is its feature;
-    4. masks, p − e_y = B r_i, and the output layer's gradient certify it without the truth.
+    3. what a shortcut adds to z follows from the gradients of the convolutions beside it;
+    4. the positions that share r_i are one individual's; their average is its feature;
+    5. masks, p − e_y = B r_i, and the output layer's gradient certify it without the truth.
 
     Labels need not be known. B·P must be below the convolution's inputs and about half its
     channels. The activation is ReLU, ReLU6, leaky or parametric ReLU.
@@ -71,7 +73,7 @@ class ConvolutionDemixing(CertifyingAttack):
     }
     example_parameters: ClassVar = {"budget": 2, "reflections": 200}
 
-    volleys: Annotated[int, Field(ge=0)] = 300
+    volleys: Annotated[int, Field(ge=0)] = 100
     reflections: Annotated[int, Field(ge=0)] = 4_000
     quiet: Annotated[int, Field(gt=0)] = 1_000
     reflected_at_once: Annotated[int, Field(gt=0)] = 64

@@ -19,6 +19,8 @@ from leakbench.base.plugins import build
 from leakbench.base.registry import MODELS
 from leakbench.federation.loss import Loss
 from leakbench.federation.shared_model import SharedModel
+from leakbench.metrics.of_attacks import CERTIFIED
+from planting import best_cosines, found_in, planted
 from token_planting import (
     LENGTH,
     SEARCH,
@@ -131,6 +133,16 @@ def test_other_losses_are_refused() -> None:
     batch.model.loss = Loss(label_smoothing=0.1)
     with pytest.raises(UsageError, match="demixes the gradient of the mean cross-entropy, and"):
         SEARCH.recovered(batch.server, [], lambda share: None)
+
+
+def test_newton_demixing_finds_everybody_before_hardswish() -> None:
+    """The head of MobileNetV3."""
+    batch = planted(8, 4)
+    layers = [nn.Hardswish() if isinstance(m, nn.ReLU) else m for m in batch.model.classifier]
+    batch = replace(batch, model=SharedModel(nn.Identity(), nn.Sequential(*layers)))
+    (found,) = found_in([batch])
+    assert found.certified.tolist() == [True] * 8
+    assert best_cosines(found, batch.features).min() > CERTIFIED
 
 
 def test_an_update_that_is_not_finite_tells_nobody() -> None:
