@@ -127,7 +127,7 @@ class PlantedImages:
     ) -> RecoveredIndividuals:
         """What the attack finds in its update, or in another."""
         observation = Observation(len(self.labels), 0, update or self.update)
-        usual = ConvolutionDemixing(reflections=reflections, reflected_at_once=32)
+        usual = ConvolutionDemixing(volleys=20, reflections=reflections, reflected_at_once=32)
         attack = self.attack or usual
         (found,) = attack.recovered(self.server, [observation], lambda share: None)
         return found

@@ -20,7 +20,7 @@ from leakbench.attacks.linear_layers.certifying_attack import CertifyingAttack
 from leakbench.federation.shared_model import SharedModel
 from token_planting import SEARCH, vision_transformer
 
-QUICK = ConvolutionDemixing(reflections=60, reflected_at_once=32)
+QUICK = ConvolutionDemixing(volleys=10, reflections=60, reflected_at_once=32)
 
 
 def of(activation: Callable[[], nn.Module], kernel: int = 1) -> Callable[[int], SharedModel]:
