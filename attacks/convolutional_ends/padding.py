@@ -97,7 +97,7 @@ def whole_inputs(
     seen = end.convolution.inputs(places.reshape(1, 1, *end.map_shape))[0].long()
     alone = padded.columns.shape[1] == gradient.individuals == columns.shape[1]
     own = seen[padded.position]
-    if not alone or len(own.unique()) != len(places) + int((own == 0).any()):
+    if not alone or len(torch.unique(own)) != len(places) + int((own == 0).any()):
         return None
     mixed = torch.linalg.pinv(columns) @ ((space.basis * space.values) @ padded.coordinates)
     weights = mixed @ torch.linalg.pinv(padded.own.mT @ padded.coordinates)

@@ -41,8 +41,8 @@ def calls_of(model: SharedModel, examples: Tensor) -> tuple[list[Call], Tensor]:
     waiting: dict[nn.Module, tuple[Tensor, Tensor, int]] = {}
 
     def before(module: nn.Module, inputs: tuple[object, ...]) -> None:
-        if len(inputs) == 1 and isinstance(inputs[0], Tensor):
-            (taken,) = inputs
+        taken = inputs[0] if len(inputs) == 1 else None
+        if isinstance(taken, Tensor):
             waiting[module] = (taken.detach().clone(), taken, taken._version)
 
     def after(module: nn.Module, _inputs: tuple[object, ...], output: object) -> None:
@@ -70,7 +70,7 @@ def inputs_of(model: SharedModel, module: nn.Module, images: Tensor) -> Tensor:
     handle = module.register_forward_pre_hook(lambda _, inputs: taken.append(inputs[0].clone()))
     try:
         with torch.no_grad():
-            for some in images.split(AT_ONCE):
+            for some in torch.split(images, AT_ONCE):
                 taken.clear()
                 model.features(some)
                 parts.append(double(taken[-1]))

@@ -113,7 +113,7 @@ def _apart(end: TokenEnd, sums: Tensor, deltas: Tensor) -> Tensor:
     wanted = functional.normalize(deltas, dim=1)[:, None, None]
     parts = [
         (functional.normalize(end.errors(some), dim=3) - to).norm(dim=3)
-        for some, to in zip(sums.split(1), wanted.split(1), strict=True)
+        for some, to in zip(torch.split(sums, 1), torch.split(wanted, 1), strict=True)
     ]
     return torch.cat(parts)
 
