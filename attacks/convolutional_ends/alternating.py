@@ -61,8 +61,9 @@ class AlternatingProjections:
                 break
         vector = self.activation.derivative(mask) * (self.directions @ r.mT)
         inside = self.basis @ (self.basis.mT @ vector)
-        new = take(mask, (vector - inside).norm(dim=0), vector.norm(dim=0), self.sought, self.found)
-        return bool(new.any())
+        before_volley = len(self.found)
+        take(mask, (vector - inside).norm(dim=0), vector.norm(dim=0), self.sought, self.found)
+        return len(self.found) > before_volley
 
     def _starts(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return x, shape (m, runs), r, shape (runs, q), and which runs keep it, (runs, 1)."""
