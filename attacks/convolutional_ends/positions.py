@@ -162,7 +162,9 @@ def _individuals(
     explained &= whole or bool((ratio.median() - 1).abs() < 2 * rounding.min())
     certified = (mismatch < rounding) & (off < 2 * rounding) & (moved < CERTAIN) & explained
     certain = (mismatch < CERTAIN + noise.clamp_max(MOST_NOISE)) & (off < 2 * CERTAIN + noise)
-    certain &= (len(positions.mismatch) == gradient.space.rank) | (moved < CERTAIN)
+    # Masks do not show how exact an a is of a part of a batch, or what a shortcut adds.
+    shown = len(positions.mismatch) == gradient.space.rank and not end.has_shortcut
+    certain &= shown | (moved < CERTAIN)
     return RecoveredIndividuals(features, labels, mismatch, certain, certified, sent[:, 0])
 
 
