@@ -9,17 +9,17 @@ from typing import Annotated, Any, ClassVar
 import torch
 from pydantic import Field
 
-from leakbench.attacks.convolutional_ends.end import ConvolutionalEnd, kernel_inputs
+from leakbench.attacks.convolutional_ends.end import ConvolutionalEnd
 from leakbench.attacks.convolutional_ends.gradient import position_gradient
 from leakbench.attacks.convolutional_ends.positions import (
     no_individuals,
     recovered_individuals,
 )
 from leakbench.attacks.convolutional_ends.rules import CONVOLUTION
-from leakbench.attacks.convolutional_ends.search import PositionSearch
-from leakbench.attacks.demixable_ends.registry import ImageShape, end_of
+from leakbench.attacks.convolutional_ends.whole_search import PositionBudget, found_columns
+from leakbench.attacks.demixable_ends.registry import end_of
 from leakbench.attacks.linear_layers.auxiliary_fallback import has_finite_update
-from leakbench.attacks.linear_layers.certifying_attack import CertifyingAttack
+from leakbench.attacks.linear_layers.certifying_attack import CertifyingAttack, refuse_other_losses
 from leakbench.attacks.linear_layers.demixing.recovered import RecoveredIndividuals
 from leakbench.base.errors import UsageError
 from leakbench.base.registry import register_attack
@@ -40,16 +40,19 @@ class ConvolutionDemixing(CertifyingAttack):
     layer with B·P individuals. x_ip is a mask of active channels times W_oᵀ r_i / P, r_i being the
     residual p − y of the individual, over B. So
 
-    1. relaxed reflections find masks that fit the column space of G and, with z = W a + b, its row
-       space; each that is found leaves a smaller space of z for the others;
+    1. alternating projections find masks that fit the column space of G, which zeros at the edges
+       of maps take apart; relaxed reflections find those that are left with z = W a + b, whose
+       space each that is found makes smaller;
     2. with all B·P of them least squares gives every a_ip;
-    3. the positions that share r_i are one individual's; their average is its feature;
-    4. masks, p − e_y = B r_i, and the output layer's gradient certify it without the truth.
+    3. what a shortcut adds to z follows from the gradients of the convolutions beside it;
+    4. the positions that share r_i are one individual's; their average is its feature;
+    5. masks, p − e_y = B r_i, and the output layer's gradient certify it without the truth.
 
     Labels need not be known. B·P must be below the convolution's inputs and about half its
     channels. The activation is ReLU, ReLU6, leaky or parametric ReLU.
 
     Attributes:
+        volleys: of alternating projections without a new position, after which they end.
         reflections: iterations of the relaxed reflections, at most.
         quiet: iterations without a new position after which they end.
         reflected_at_once: runs of the relaxed reflections.
@@ -70,6 +73,7 @@ class ConvolutionDemixing(CertifyingAttack):
     }
     example_parameters: ClassVar = {"budget": 2, "reflections": 200}
 
+    volleys: Annotated[int, Field(ge=0)] = 100
     reflections: Annotated[int, Field(ge=0)] = 4_000
     quiet: Annotated[int, Field(gt=0)] = 1_000
     reflected_at_once: Annotated[int, Field(gt=0)] = 64
@@ -84,28 +88,26 @@ class ConvolutionDemixing(CertifyingAttack):
                 f"attack {self.name!r} needs clients that compute in evaluation mode where the "
                 f"model has BatchNorm; take mode=eval"
             )
-        if not server.model.loss.is_plain:
-            raise UsageError(
-                f"attack {self.name!r} demixes the gradient of the mean cross-entropy, and clients "
-                f"compute {server.model.loss.in_words}; take mask_demixing, split before hidden "
-                f"linear layers"
-            )
-        end = self.end(server.model, server.image_shape)
+        refuse_other_losses(server.model, self.name)
         images = server.auxiliary.images[:AUXILIARY_IMAGES]
-        starts = end.z(kernel_inputs(server.model, end.convolution, images).flatten(0, 1))
+        end = self.end(server.model, images)
+        starts = end.preactivations(server.model, images)
         results = []
         for number, observation in enumerate(observations):
             results.append(self._recovered(end, observation, starts))
             progress((number + 1) / len(observations))
         return results
 
-    def end(self, model: SharedModel, image_shape: ImageShape) -> ConvolutionalEnd:
+    def end(self, model: SharedModel, examples: torch.Tensor) -> ConvolutionalEnd:
         """Return the part of a model that is demixed.
+
+        Args:
+            examples: two or more of its inputs.
 
         Raises:
             UsageError: it has none; names what was found and what would be needed.
         """
-        return end_of(model, image_shape, CONVOLUTION, ConvolutionalEnd, self.name)
+        return end_of(model, examples, CONVOLUTION, ConvolutionalEnd, self.name)
 
     def _recovered(
         self, end: ConvolutionalEnd, observation: Observation, starts: torch.Tensor
@@ -114,17 +116,11 @@ class ConvolutionDemixing(CertifyingAttack):
         assert observation.update is not None
         if not has_finite_update(observation):
             return no_individuals(end)
-        gradient = position_gradient(end, observation.update, observation.batch_size)
+        gradient = position_gradient(end, observation.update, observation.batch_size, starts)
         if not gradient.is_searchable:
             return no_individuals(end)
-        sought, factor = gradient.sought(starts, observation.seed)
-        search = PositionSearch(
-            sought,
-            lambda columns: gradient.z_space(columns, factor),
-            self.reflected_at_once,
-            observation.seed,
-        )
-        found = search.search(gradient.space.rank, self.reflections, self.quiet)
+        budget = (self.volleys, self.reflections, self.quiet, self.reflected_at_once)
+        found = found_columns(gradient, starts, PositionBudget(*budget), observation.seed)
         return recovered_individuals(gradient, found)
 
 

@@ -11,7 +11,6 @@ from torch.nn import functional
 
 from convolutional_planting import SHAPE, PlantedImages, network, planted_images
 from leakbench.attacks.convolution_demixing import ConvolutionDemixing
-from leakbench.attacks.convolutional_ends.end import kernel_inputs
 from leakbench.attacks.convolutional_ends.grouping import groups_of
 from leakbench.attacks.convolutional_ends.rules import CONVOLUTION
 from leakbench.attacks.demixable_ends.registry import demixable_ends
@@ -44,69 +43,6 @@ def test_positions_of_a_kernel_of_nine_are_found_too() -> None:
     assert found.certified.all()
     assert len(found) == 2
     assert batch.falsely_certified(found) == 0
-
-
-def hostile(kind: str, seed: int) -> tuple[PlantedImages, dict[str, torch.Tensor]]:
-    """A batch of four, and an update that tempts to a false certificate."""
-    batch = planted_images(4, network(2, seed=seed), seed)
-    images, labels = batch.images.clone(), batch.labels.clone()
-    if kind == "duplicates":
-        images[1], labels[1] = images[0], labels[0]
-    elif kind == "duplicates of another label":
-        images[1], labels[1] = images[0], 1 - labels[0]
-    elif kind == "near-duplicates":
-        images[1] = images[0] + 1e-4 * torch.randn(SHAPE)
-    batch = PlantedImages(batch.model, images, labels, batch.auxiliary)
-    update = batch.update
-    if kind == "half precision":
-        update = {name: value.half() for name, value in update.items()}
-    elif kind == "rounded to half precision":
-        update = {name: value.half().float() for name, value in update.items()}
-    elif kind == "stale weights":
-        moved = network(2, seed=seed)
-        with torch.no_grad():
-            for each in moved.parameters():
-                each.add_(0.02 * each.abs().mean() * torch.randn_like(each))
-        update = PlantedImages(moved, images, labels, batch.auxiliary).update
-    elif kind == "noise":
-        update = {n: v + 1e-2 * v.std() * torch.randn_like(v) for n, v in update.items()}
-    return batch, update
-
-
-HOSTILE = [
-    "duplicates",
-    "duplicates of another label",
-    "near-duplicates",
-    "half precision",
-    "rounded to half precision",
-    "stale weights",
-    "noise",
-]
-
-
-@pytest.mark.parametrize("kind", HOSTILE)
-def test_no_certificate_is_false(kind: str) -> None:
-    batch, update = hostile(kind, 0)
-    found = batch.found(update, reflections=60)
-    assert batch.falsely_certified(found) == 0
-
-
-@pytest.mark.nightly
-def test_no_certificate_is_false_over_many_batches(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = []
-    for kind in ["none", *HOSTILE]:
-        certified = false = 0
-        for seed in range(50):
-            batch, update = hostile(kind, seed)
-            found = batch.found(update, reflections=200)
-            certified += int(found.certified.sum())
-            false += batch.falsely_certified(found)
-        rows.append((kind, certified, false))
-    with capsys.disabled():
-        print("\nupdate, certified of 200, false")
-        print("\n".join(", ".join(map(str, row)) for row in rows))
-    assert rows[0][1] >= 180
-    assert sum(row[2] for row in rows) == 0
 
 
 def test_one_wrong_mask_takes_all_certificates() -> None:
@@ -149,7 +85,7 @@ class Shortcut(nn.Sequential):
         (with_extractor(CONVOLVED, nn.GELU(), *AVERAGED), "ends in Conv2d, GELU, Adaptive"),
         (
             with_extractor(CONVOLVED, Shortcut(nn.Conv2d(16, 16, 1), nn.ReLU()), *AVERAGED),
-            "ends in Conv2d, Shortcut, AdaptiveAvgPool2d",
+            "what is averaged comes from no such activation",
         ),
         (
             with_extractor(CONVOLVED, nn.ReLU(), nn.Flatten(), head=nn.Linear(576, 2)),
@@ -169,7 +105,7 @@ class Shortcut(nn.Sequential):
             "ends in Conv2d, ReLU, AdaptiveAvgPool2d",
         ),
     ],
-    ids=["GELU", "shortcut", "no average", "hidden layer", "no bias"],
+    ids=["GELU", "shortcut after the activation", "no average", "hidden layer", "no bias"],
 )
 def test_other_networks_are_refused_by_what_they_have(model: SharedModel, found: str) -> None:
     batch = PlantedImages(model, torch.rand(2, *SHAPE), torch.tensor([0, 1]), torch.rand(4, *SHAPE))
@@ -185,7 +121,7 @@ def test_frozen_layers_are_refused() -> None:
     )
     shared = model.build(2, 32, "convolutions").eval()
     with pytest.raises(UsageError, match="clients do not send all of them"):
-        ConvolutionDemixing().end(shared, (3, 32, 32))
+        ConvolutionDemixing().end(shared, torch.rand(2, 3, 32, 32))
 
 
 def test_clients_that_normalise_by_the_batch_are_refused() -> None:
@@ -195,9 +131,9 @@ def test_clients_that_normalise_by_the_batch_are_refused() -> None:
 
 
 def test_models_are_asked_for_their_ends() -> None:
-    assert set(demixable_ends(network(), SHAPE)) == {CONVOLUTION, LINEAR_LAYERS}
+    assert set(demixable_ends(network(), torch.rand(2, *SHAPE))) == {CONVOLUTION, LINEAR_LAYERS}
     flat = with_extractor(CONVOLVED, nn.ReLU(), nn.Flatten(), head=nn.Linear(576, 2))
-    assert set(demixable_ends(flat, SHAPE)) == {LINEAR_LAYERS}
+    assert set(demixable_ends(flat, torch.rand(2, *SHAPE))) == {LINEAR_LAYERS}
 
 
 @pytest.mark.parametrize(
@@ -211,8 +147,8 @@ def test_models_are_asked_for_their_ends() -> None:
 def test_networks_that_people_deploy_have_a_convolutional_end(name: str) -> None:
     parameters = {"input_size": 64, "hidden_layers": 0}
     shared = build(MODELS, name, parameters).build(2, 32, "convolutions").eval()
-    end = ConvolutionDemixing().end(shared, (3, 32, 32))
+    end = ConvolutionDemixing().end(shared, torch.rand(2, 3, 32, 32))
     images = torch.rand(3, 3, 32, 32)
-    z = end.z(kernel_inputs(shared, end.convolution, images).flatten(0, 1))
+    z = end.preactivations(shared, images)
     cosines = functional.cosine_similarity(end.pooled(z), shared.features(images).double())
     torch.testing.assert_close(cosines, torch.ones(3).double())

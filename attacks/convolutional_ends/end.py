@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from leakbench.attacks.convolutional_ends.convolution import Convolution
 from leakbench.attacks.convolutional_ends.kinked import Kinked
+from leakbench.attacks.demixable_ends.calls import inputs_of
 from leakbench.attacks.demixable_ends.registry import DemixableEnd
 from leakbench.attacks.linear_layers.head import Layer
 from leakbench.federation.shared_model import SharedModel
@@ -17,54 +18,44 @@ from leakbench.federation.shared_model import SharedModel
 
 @dataclass(frozen=True)
 class ConvolutionalEnd(DemixableEnd):
-    """h = mean over P positions of φ(W a_p + b), then logits W_o h + b_o.
+    """h = mean over P positions of φ(W a_p + b + s_p), then logits W_o h + b_o.
 
-    a_p is what the kernel sees at a position, W and b hold BatchNorm in evaluation mode. Weights
-    are in double precision on the CPU.
+    a_p is what the kernel sees at a position; s_p is added by a shortcut, if there is one.
 
     Attributes:
-        names: of the convolution's weight and of the bias that b comes from, in an update.
-        convolution: the module, for a_p of images.
-        weight: W, shape (m, d) with d = input channels × kernel.
-        bias: b, shape (m,).
-        row_scale: factor of BatchNorm in each row of W, shape (m,); ones without it.
+        convolution: W and b.
+        module: of φ.
         activation: φ.
         output: the output layer.
+        map_shape: height and width of the convolution's input.
         positions: P.
+        branch: where there is a shortcut, the convolutions between its beginning and this one, the
+            last first, each with ReLU behind it; none where s_p is the centre of a_p. None without
+            a shortcut.
     """
 
-    names: tuple[str, str]
-    convolution: nn.Conv2d
-    weight: Tensor
-    bias: Tensor
-    row_scale: Tensor
+    convolution: Convolution
+    module: nn.Module
     activation: Kinked
     output: Layer
+    map_shape: tuple[int, int]
     positions: int
+    branch: tuple[Convolution, ...] | None = None
 
     @property
     def classes(self) -> int:
         """K."""
         return len(self.output.bias)
 
-    def gradient(self, update: Mapping[str, Tensor]) -> Tensor:
-        """Return Σ x_p [a_p, 1]ᵀ over individuals and positions, x = ∂L / ∂z, shape (m, d + 1).
-
-        Rows without a factor, of which the update holds no weights' gradient, are zero.
-        """
-        weight, bias = (update[name].detach().cpu().double() for name in self.names)
-        known = self.known_rows[:, None]
-        rows = weight.flatten(1) / torch.where(known, self.row_scale[:, None], 1.0)
-        return torch.where(known, torch.cat([rows, bias[:, None]], dim=1), 0.0)
-
     @property
-    def known_rows(self) -> Tensor:
-        """Channels whose gradient tells of a, shape (m,)."""
-        return self.row_scale.abs() > LEAST_FACTOR * self.row_scale.abs().max()
+    def has_shortcut(self) -> bool:
+        """Whether z is more than a function of a."""
+        return self.branch is not None
 
-    def z(self, inputs: Tensor) -> Tensor:
-        """Return z of what the kernel sees, (n, d) → (m, n)."""
-        return self.weight @ inputs.mT + self.bias[:, None]
+    def preactivations(self, model: SharedModel, images: Tensor) -> Tensor:
+        """Return W a + b + s of images, one position after another, shape (m, n · P)."""
+        taken = inputs_of(model, self.module, images)
+        return taken.flatten(2).transpose(0, 1).flatten(1)
 
     def pooled(self, z: Tensor) -> Tensor:
         """Return h of the positions of one individual after another, (m, n · P) → (n, m)."""
@@ -76,31 +67,24 @@ class ConvolutionalEnd(DemixableEnd):
         """Return class probabilities of h, (n, m) → (n, K)."""
         return self.output.forward(features).softmax(1)
 
+    def expected_gradient(self, z: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Return the gradient of [W, b] that a batch has, shape (m, d + 1).
 
-def kernel_inputs(model: SharedModel, convolution: nn.Conv2d, images: Tensor) -> Tensor:
-    """Return a_p of images, shape (n, P, d), in double precision on the CPU."""
-    seen: list[Tensor] = []
-    handle = convolution.register_forward_hook(lambda _module, inputs, _out: seen.append(inputs[0]))
-    try:
-        with torch.no_grad():
-            model.features(images)
-    finally:
-        handle.remove()
-    (inputs,) = seen
-    columns = functional.unfold(
-        inputs,
-        convolution.kernel_size,
-        convolution.dilation,
-        _pair(convolution.padding),
-        convolution.stride,
-    )
-    return columns.mT.cpu().double()
+        Args:
+            z: W a + b + s, shape (m, n · P).
+            inputs: a, shape (n · P, d).
+            labels: shape (n,).
+        """
+        errors = self.probabilities(self.pooled(z)) - torch.eye(self.classes).double()[labels]
+        back = (errors @ self.output.weight / len(labels) / self.positions).mT
+        x = back.repeat_interleave(self.positions, 1)
+        x = x * self.activation.derivative(self.activation.active(z))
+        return torch.cat([x @ inputs, x.sum(1, keepdim=True)], dim=1)
 
+    def gradient(self, update: Mapping[str, Tensor]) -> Tensor:
+        """Return Σ x_p [a_p, 1]ᵀ of an update, shape (m, d + 1)."""
+        return self.convolution.gradient(update)
 
-def _pair(padding: str | tuple[int, ...]) -> tuple[int, ...]:
-    assert not isinstance(padding, str)
-    return padding
-
-
-LEAST_FACTOR = 1e-6
-"""Least factor of a channel, relative to the largest, that rounding leaves something of."""
+    def known_rows_of(self, gradient: Tensor) -> Tensor:
+        """Return a gradient (m, d + 1) with zeros where updates do not tell it."""
+        return torch.where(self.convolution.known_rows[:, None], gradient, 0.0)

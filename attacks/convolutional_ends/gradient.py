@@ -11,7 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from leakbench.attacks.convolutional_ends.end import ConvolutionalEnd
-from leakbench.attacks.convolutional_ends.search import AffineSpace, Sought
+from leakbench.attacks.convolutional_ends.masked_vectors import TINY, Sought
+from leakbench.attacks.convolutional_ends.search import AffineSpace
+from leakbench.attacks.demixable_ends.calls import double
 from leakbench.attacks.linear_layers.demixing.deflated_subspace import deflated_subspace
 from leakbench.attacks.linear_layers.demixing.gradient_space import (
     GradientSpace,
@@ -28,19 +30,23 @@ class PositionGradient:
 
     Attributes:
         end: of the model.
+        update: finite.
         individuals: B.
         space: of the convolution's gradient, in which each position counts as an individual.
         residuals: Q of the space of the r_i, orthonormal, shape (K, q).
         directions: W_oᵀ Q, rows scaled, shape (m, q).
         output: gradient of the output layer's [W_o, b_o], shape (K, m + 1).
+        spread: root mean square deviation of D_aux's features.
     """
 
     end: ConvolutionalEnd
+    update: Mapping[str, Tensor]
     individuals: int
     space: GradientSpace
     residuals: Tensor
     directions: Tensor
     output: Tensor
+    spread: float
 
     @property
     def is_searchable(self) -> bool:
@@ -51,8 +57,8 @@ class PositionGradient:
     @cached_property
     def layer(self) -> Tensor:
         """[W, b] on the row space: z of the a in it, shape (m, rank)."""
-        extended = torch.cat([self.end.weight, self.end.bias[:, None]], dim=1)
-        return extended @ self.space.rows
+        own = self.end.convolution
+        return torch.cat([own.weight, own.bias[:, None]], dim=1) @ self.space.rows
 
     def sought(self, starts: Tensor, seed: int) -> tuple[Sought, Tensor]:
         """Return what is searched for, and the factors of z there, shape (m,).
@@ -87,23 +93,36 @@ class PositionGradient:
         basis = torch.linalg.qr(layer @ subspace.directions.mT)[0].float()
         return AffineSpace((layer @ subspace.origin).float()[:, None], basis)
 
+    def unexplained(self, columns: Tensor) -> float:
+        """Return the largest singular value of what columns (m, n) leave of the gradient.
+
+        Above the update's noise it is the part of positions that are not found.
+        """
+        if columns.shape[1] == self.space.rank:
+            return self.space.noise
+        known = torch.linalg.qr(columns)[0]
+        whole = self.space.basis * self.space.values
+        left = torch.linalg.matrix_norm(whole - known @ (known.mT @ whole), 2)
+        return max(self.space.noise, LEFT_MARGIN * float(left))
+
     def _tolerance(self, vectors: Tensor) -> Tensor:
         noise = NOISE_MARGIN * self.space.noise_sensitivity(vectors)
         return (RIGHT + noise).clamp_max(MOST)
 
 
 def position_gradient(
-    end: ConvolutionalEnd, update: Mapping[str, Tensor], individuals: int
+    end: ConvolutionalEnd, update: Mapping[str, Tensor], individuals: int, starts: Tensor
 ) -> PositionGradient:
     """Return the spaces of one victim batch.
 
     Args:
         update: finite.
         individuals: B.
+        starts: z of positions of D_aux, shape (m, n · P).
     """
-    precision = max(torch.finfo(update[name].dtype).eps for name in end.names)
-    output = torch.cat([update[end.output.names[0]], update[end.output.names[1]][:, None]], dim=1)
-    output = output.detach().cpu().double()
+    precision = end.convolution.precision(update)
+    weight, bias = (double(update[name]) for name in end.output.names)
+    output = torch.cat([weight, bias[:, None]], dim=1)
     outer, values, _ = torch.linalg.svd(output, full_matrices=False)
     width = min(rank_of(values, precision), individuals, end.classes - 1)
     residuals = outer[:, :width]
@@ -112,18 +131,24 @@ def position_gradient(
     scale = 1 / length.clamp_min(LEAST_CHANNEL * length.median().clamp_min(TINY))
     gradient = end.gradient(update)
     observed = ObservedGradient(
-        gradient, end.known_rows, torch.ones(gradient.shape[1] - 1, dtype=torch.bool)
+        gradient, end.convolution.known_rows, torch.ones(gradient.shape[1] - 1, dtype=torch.bool)
     )
     space = space_of(observed, individuals * end.positions, scale, precision)
     return PositionGradient(
         end=end,
+        update=update,
         individuals=individuals,
         space=space,
         residuals=residuals,
         directions=directions * space.scale[:, None],
         output=output,
+        spread=float(end.pooled(starts).var(0).mean().sqrt()),
     )
 
+
+LEFT_MARGIN = 10.0
+"""How much larger the part of positions that are not found may be than what columns of others leave
+of it."""
 
 SPARE = 10
 """Fewest channels that are left to tell the errors of positions from other vectors."""
@@ -136,6 +161,3 @@ MOST = 0.05
 
 LEAST_CHANNEL = 0.1
 """Least length of a channel's direction, relative to the median, as which it is scaled."""
-
-TINY = 1e-12
-"""Below this a length is none."""

@@ -9,9 +9,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from leakbench.attacks.convolutional_ends.end import ConvolutionalEnd
+from leakbench.attacks.convolutional_ends.found import FoundColumns
 from leakbench.attacks.convolutional_ends.gradient import PositionGradient
 from leakbench.attacks.convolutional_ends.grouping import groups_of
-from leakbench.attacks.convolutional_ends.search import TINY, FoundColumns
+from leakbench.attacks.convolutional_ends.masked_vectors import TINY
+from leakbench.attacks.convolutional_ends.shortcut import shortcut_of
 from leakbench.attacks.linear_layers.demixing.recovered import (
     CERTAIN,
     MOST_NOISE,
@@ -32,6 +34,7 @@ class Positions:
         mismatch: relative distance between the x that is found and that which z and r make, (n,).
         noise: relative distance by which the update's noise may move x, shape (n,).
         moved: relative distance by which it may move a, shape (n,).
+        error: root mean square by which it may move what a shortcut adds, shape (n,).
     """
 
     z: Tensor
@@ -39,40 +42,48 @@ class Positions:
     mismatch: Tensor
     noise: Tensor
     moved: Tensor
+    error: Tensor
 
 
 def no_individuals(end: ConvolutionalEnd) -> RecoveredIndividuals:
     """Return no individuals."""
-    none = end.bias.new_empty(0)
-    features = none.new_empty(0, len(end.bias))
+    none = end.output.bias.new_empty(0)
+    features = none.new_empty(0, len(end.convolution.bias))
     return RecoveredIndividuals(features, none.long(), none, none.bool(), none.bool(), none)
 
 
 def recovered_individuals(gradient: PositionGradient, found: FoundColumns) -> RecoveredIndividuals:
-    """Return the individuals behind the x of all positions of a batch; none if some are missing.
+    """Return the individuals behind the x of positions of a batch.
 
     Least squares gives every position's [a, 1] up to a factor, which its last entry removes. Then
     everything that is known is compared:
 
-    1. z = W a + b must make the mask of x, position by position;
+    1. z = W a + b, and what a shortcut adds, must make the mask of x, position by position;
     2. P positions must share one r, apart from the others;
     3. their average runs through the output layer: p − e_y must be B r, for some label y, but for
        the same factor for all individuals, as clients may have clipped the update;
     4. all individuals together must make the output layer's gradient.
 
-    Whoever meets all of this, to rounding, is certified.
+    Whoever meets all of this, to rounding, is certified. Positions that are not found change the
+    others by as much as the update's noise may: where they are of individuals of whose label the
+    model is sure, by hardly anything.
     """
-    if not len(found) or len(found) != gradient.space.rank:
+    if not len(found):
         return no_individuals(gradient.end)
     positions = _positions(gradient, found)
+    if positions is None:
+        return no_individuals(gradient.end)
     groups = groups_of(positions.residuals, gradient.end.positions)
     if not len(groups):
         return no_individuals(gradient.end)
     return _individuals(gradient, positions, groups)
 
 
-def _positions(gradient: PositionGradient, found: FoundColumns) -> Positions:
-    """Return the positions whose x are columns, as many as the space's rank."""
+def _positions(gradient: PositionGradient, found: FoundColumns) -> Positions | None:
+    """Return the positions whose x are columns, as many as the space's rank.
+
+    None where the gradients do not tell what a shortcut adds.
+    """
     end, space = gradient.end, gradient.space
     inverse = torch.linalg.pinv(found.vectors)
     extended = inverse @ space.gradient
@@ -82,8 +93,23 @@ def _positions(gradient: PositionGradient, found: FoundColumns) -> Positions:
     x = found.vectors * factor.mT
     masked = (end.activation.derivative(found.active).mT[:, :, None]) * gradient.directions
     coordinates = torch.linalg.lstsq(masked, x.mT[:, :, None]).solution[:, :, 0]
-    z = end.z(inputs)
-    sure = end.activation.from_kinks(z) > UNSURE * z.abs().mean(0)
+    z = end.convolution.z(inputs)
+    moved = gradient.unexplained(found.vectors) * inverse.norm(dim=1)
+    moved = moved / extended.norm(dim=1).clamp_min(TINY)
+    error = z.new_zeros(z.shape[1])
+    if end.has_shortcut:
+        added = shortcut_of(
+            end,
+            gradient.update,
+            inputs,
+            _unscaled(x, space.scale),
+            moved * functional.pad(inputs, (0, 1), value=1.0).norm(dim=1),
+        )
+        if added is None:
+            return None
+        z, error = z + added.values, added.error
+    unsure = torch.maximum(UNSURE * z.abs().mean(0), DEVIATIONS * error)
+    sure = end.activation.from_kinks(z) > unsure
     direction = gradient.directions @ coordinates.mT
     made = end.activation.derivative(end.activation.active(z)) * direction
     outside = torch.where(sure, made - x, 0.0).norm(dim=0)
@@ -93,8 +119,15 @@ def _positions(gradient: PositionGradient, found: FoundColumns) -> Positions:
         residuals=end.positions * coordinates @ gradient.residuals.mT,
         mismatch=outside / length.clamp_min(TINY),
         noise=NOISE_MARGIN * space.noise_sensitivity(found.vectors),
-        moved=space.noise * inverse.norm(dim=1) / extended.norm(dim=1).clamp_min(TINY),
+        moved=moved,
+        error=error,
     )
+
+
+def _unscaled(x: Tensor, scale: Tensor) -> Tensor:
+    """Return x without the scale of its rows; 0 where they are not known."""
+    known = scale[:, None] > 0
+    return torch.where(known, x / torch.where(known, scale[:, None], 1.0), 0.0)
 
 
 def _individuals(
@@ -115,12 +148,29 @@ def _individuals(
     ratio = ratios.gather(1, labels[:, None]).squeeze(1)
     noise = positions.noise[groups].amax(1)
     moved = positions.moved[groups].amax(1)
+    # An error in what a shortcut adds counts beside the differences between people.
+    moved = torch.maximum(moved, positions.error[groups].amax(1) / (BLURRED * gradient.spread))
     rounding = (ROUNDED + noise).clamp_max(CERTAIN / 2)
     off = (ratio / ratio.median() - 1).abs()
     mismatch = torch.maximum(positions.mismatch[groups].amax(1), direction)
     made = torch.cat([features, torch.ones_like(features[:, :1])], dim=1)
     unexplained = (residuals.mT @ made - gradient.output).norm() / gradient.output.norm()
     explained = bool(unexplained < rounding.min())
+    # Where the rank is smaller, several individuals may share all x, and only their mean is found:
+    # then their r is the sum of all, or somebody is invisible.
+    whole = gradient.space.rank == gradient.individuals * end.positions
+    explained &= whole or bool((ratio.median() - 1).abs() < 2 * rounding.min())
     certified = (mismatch < rounding) & (off < 2 * rounding) & (moved < CERTAIN) & explained
     certain = (mismatch < CERTAIN + noise.clamp_max(MOST_NOISE)) & (off < 2 * CERTAIN + noise)
+    # Masks do not show how exact an a is of a part of a batch, or what a shortcut adds.
+    shown = len(positions.mismatch) == gradient.space.rank and not end.has_shortcut
+    certain &= shown | (moved < CERTAIN)
     return RecoveredIndividuals(features, labels, mismatch, certain, certified, sent[:, 0])
+
+
+DEVIATIONS = 6.0
+"""How many times its error z must be from a kink to be on a known side."""
+
+BLURRED = 4.0
+"""How much larger, relative to the spread of features, the error of a feature may be than that of a
+relative to a: with 4 %, its standardised cosine is above 0.999."""

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from leakbench.attacks.convolutional_ends.end import ConvolutionalEnd, kernel_inputs
-from leakbench.attacks.convolutional_ends.kinked import kinked_activation
+from leakbench.attacks.convolutional_ends.convolution import Convolution, convolution_of
+from leakbench.attacks.convolutional_ends.end import ConvolutionalEnd
+from leakbench.attacks.convolutional_ends.kinked import Kinked, kinked_activation
+from leakbench.attacks.demixable_ends.calls import (
+    Call,
+    agrees,
+    calls_of,
+    double,
+    leaves,
+    names_of,
+    producer,
+)
 from leakbench.attacks.demixable_ends.registry import Lacking, register_end
 from leakbench.attacks.linear_layers.head import Layer
+from leakbench.federation.client import client_update
 from leakbench.federation.shared_model import SharedModel
 
 CONVOLUTION = "convolution"
@@ -29,139 +40,171 @@ NOT_SENT = Lacking(
 )
 
 
+@dataclass(frozen=True)
+class Tail:
+    """The last convolution of a model and what follows it.
+
+    Attributes:
+        calls: of the extractor's layers.
+        last: of the activation before the average.
+        convolution: its call.
+        norm: BatchNorm's after it.
+        added: what a shortcut adds before the activation; None without one.
+    """
+
+    calls: list[Call]
+    last: Call
+    convolution: Call
+    norm: nn.BatchNorm2d | None
+    added: Tensor | None
+
+
 @register_end(CONVOLUTION)
-def convolutional_end(
-    model: SharedModel, image_shape: tuple[int, ...]
-) -> ConvolutionalEnd | Lacking:
+def convolutional_end(model: SharedModel, examples: Tensor) -> ConvolutionalEnd | Lacking:
     """Return the model's convolutional end, or why it has none."""
-    head = [each for each in _layers(model.classifier) if not _does_nothing(each)]
+    head = list(leaves(model.classifier))
     if [type(each) for each in head] != [nn.Linear] or head[0].bias is None:
         many = sum(isinstance(each, nn.Linear) for each in head)
         way_out = "take mask_demixing or newton_demixing" if many > 1 else "split it elsewhere"
-        found = f"this one has a classifier of {_names(head)}"
+        found = f"this one has a classifier of {names_of(head)}"
         return Lacking(NEEDED, found, f"{way_out}, or set model.hidden_layers=0")
-    layers = [each for each in _layers(model.extractor) if not _does_nothing(each)]
-    found = f"this one ends in {_names([*layers[-5:], *head])}"
-    lacking = Lacking(NEEDED, found, "take another attack, such as feature, or split it elsewhere")
-    averaged = len(layers) > 2 and isinstance(layers[-1], nn.Flatten) and _averages(layers[-2])
-    before = [number for number, each in enumerate(layers) if isinstance(each, nn.Conv2d)]
-    if not (averaged and before):
-        return lacking
-    convolution, after = layers[before[-1]], layers[before[-1] + 1 : -2]
-    assert isinstance(convolution, nn.Conv2d)
-    if id(convolution.weight) not in {id(each) for each in model.parameters()}:
+    calls, features = calls_of(model, examples[:2])
+    sent = {id(parameter) for parameter in model.parameters()}
+    convolutions = [call.module for call in calls if isinstance(call.module, nn.Conv2d)]
+    if convolutions and id(convolutions[-1].weight) not in sent:
         return NOT_SENT
-    norms, activations = after[:-1], after[-1:]
-    fits = len(norms) < 2 and all(isinstance(each, nn.BatchNorm2d) for each in norms)
-    if not (activations and fits and _is_plain(convolution)):
-        return lacking
-    norm = norms[0] if norms else None
-    assert norm is None or isinstance(norm, nn.BatchNorm2d)
-    return _assembled(model, image_shape, convolution, norm, activations[0], head[0], lacking)
+    tail = _tail(calls, features)
+    if isinstance(tail, str):
+        kinds = names_of([*(call.module for call in calls[-5:]), *head])
+        return Lacking(
+            NEEDED,
+            f"this one ends in {kinds}, and {tail}",
+            "take another attack, such as feature, or split it elsewhere",
+        )
+    return _assembled(model, examples[:2], tail, head[0])
+
+
+def _tail(calls: list[Call], features: Tensor) -> Tail | str:
+    """Return the last convolution and what follows it, or what is in its place, as a clause."""
+    maps = [call for call in calls if call.output.ndim == 4]
+    average = [call for call in maps if agrees(features, call.output.mean((2, 3)))]
+    if not average:
+        return "its deep features are no average of maps"
+    last = next((call for call in average if _kinked(call.module, call.output)), None)
+    if last is None:
+        return "what is averaged comes from no such activation"
+    before = maps[: maps.index(last)]
+    own = producer(before, last)
+    beside = [call for call in before if call.output.shape == last.input.shape]
+    ends = own or next(
+        (c for c in reversed(beside) if isinstance(c.module, nn.BatchNorm2d | nn.Conv2d)), None
+    )
+    norm, convolution = None, ends
+    if ends is not None and isinstance(ends.module, nn.BatchNorm2d):
+        norm, convolution = ends.module, producer(before, ends)
+    if ends is None or convolution is None or not isinstance(convolution.module, nn.Conv2d):
+        return "no convolution with BatchNorm or a bias is before the activation"
+    added = None if own else last.input - ends.output
+    return Tail(calls, last, convolution, norm, added)
 
 
 def _assembled(
-    model: SharedModel,
-    image_shape: tuple[int, ...],
-    convolution: nn.Conv2d,
-    norm: nn.BatchNorm2d | None,
-    activation: nn.Module,
-    output: nn.Module,
-    lacking: Lacking,
+    model: SharedModel, examples: Tensor, tail: Tail, output: nn.Module
 ) -> ConvolutionalEnd | Lacking:
-    """Return the end of these modules, if they compute what they seem to."""
-    assert isinstance(output, nn.Linear)
-    kinked = kinked_activation(activation, convolution.out_channels)
-    folded = _folded(convolution, norm)
-    if kinked is None or folded is None:
-        return lacking
-    weight, bias, factor = folded
-    of_bias = convolution.bias if norm is None else norm.bias
+    """Return the end of these layers, if they compute what they seem to."""
+    assert isinstance(output, nn.Linear) and isinstance(tail.convolution.module, nn.Conv2d)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    needed = (convolution.weight, of_bias, output.weight, output.bias)
-    if not all(id(each) in names for each in needed):
+    convolution = convolution_of(tail.convolution.module, tail.norm, names)
+    branch = None if tail.added is None else _branch(tail, names)
+    kinked = _kinked(tail.last.module, tail.last.output)
+    biased = tail.norm is not None or tail.convolution.module.bias is not None
+    if convolution is None or isinstance(branch, str) or kinked is None or not biased:
+        why = "the last convolution has no bias, groups, or another padding than zeros"
+        kinds = names_of([*(call.module for call in tail.calls[-5:]), output])
+        return Lacking(
+            NEEDED,
+            f"this one ends in {kinds}, and {branch if isinstance(branch, str) else why}",
+            "take another attack, such as feature, or split it elsewhere",
+        )
+    known = (convolution.weight_name, convolution.bias_name, *(c.weight_name for c in branch or ()))
+    if not all((*known, id(output.weight) in names, id(output.bias) in names)):
         return NOT_SENT
-    drawn = torch.rand(2, *image_shape, generator=torch.Generator().manual_seed(0))
-    images = drawn.to(convolution.weight)
-    inputs = kernel_inputs(model, convolution, images)
     end = ConvolutionalEnd(
-        names=(names[id(convolution.weight)], names[id(of_bias)]),
         convolution=convolution,
-        weight=weight,
-        bias=bias,
-        row_scale=factor,
+        module=tail.last.module,
         activation=kinked,
         output=Layer(
             (names[id(output.weight)], names[id(output.bias)]),
-            _double(output.weight),
-            _double(output.bias),
+            double(output.weight),
+            double(output.bias),
             None,
         ),
-        positions=inputs.shape[1],
+        map_shape=(tail.convolution.input.shape[2], tail.convolution.input.shape[3]),
+        positions=tail.last.output.shape[2] * tail.last.output.shape[3],
+        branch=branch,
     )
+    if _explains(end, model, examples, tail):
+        return end
+    return Lacking(
+        NEEDED,
+        f"this one computes something else with its {names_of([tail.convolution.module, output])}",
+        "take another attack, such as feature, or split it elsewhere",
+    )
+
+
+def _branch(tail: Tail, names: dict[int, str]) -> tuple[Convolution, ...] | str:
+    """Return the convolutions that the shortcut passes, the last first, or why there are none."""
+    assert tail.added is not None
+    found: list[Convolution] = []
+    call = tail.convolution
+    while not agrees(call.input, tail.added):
+        activation = producer(tail.calls, call)
+        ends = producer(tail.calls, activation) if activation else None
+        norm, before = None, ends
+        if ends is not None and isinstance(ends.module, nn.BatchNorm2d):
+            norm, before = ends.module, producer(tail.calls, ends)
+        if activation is None or before is None or not isinstance(before.module, nn.Conv2d):
+            return "a shortcut adds something other than an earlier layer's input"
+        convolution = convolution_of(before.module, norm, names)
+        plain = isinstance(activation.module, nn.ReLU)
+        if convolution is None or not plain or not _keeps_size(before):
+            return "the shortcut passes layers other than convolutions of stride 1 with ReLU"
+        found.append(convolution)
+        call = before
+    # What the last one sees is taken apart by position.
+    if not _keeps_size(tail.convolution):
+        return "the convolution beside the shortcut has a stride"
+    return tuple(found)
+
+
+def _explains(end: ConvolutionalEnd, model: SharedModel, examples: Tensor, tail: Tail) -> bool:
+    """Whether the end makes the model's features, probabilities and gradient for examples."""
+    inputs = end.convolution.inputs(double(tail.convolution.input)).flatten(0, 1)
+    z = double(tail.last.input).flatten(2).transpose(0, 1).flatten(1)
+    shortcut = torch.zeros_like(z)
+    if tail.added is not None:
+        shortcut = double(tail.added).flatten(2).transpose(0, 1).flatten(1)
+    labels = torch.arange(len(examples)) % end.classes
     with torch.no_grad():
-        features, logits = (_double(each) for each in (model.features(images), model(images)))
-    expected = end.pooled(end.z(inputs.flatten(0, 1)))
-    agrees = features.shape == expected.shape and torch.allclose(
-        features, expected, rtol=1e-3, atol=1e-4 * float(features.abs().max())
-    )
-    agrees = agrees and torch.allclose(
-        logits.softmax(1), end.probabilities(expected), rtol=1e-3, atol=1e-4
-    )
-    return end if agrees else lacking
-
-
-def _folded(
-    convolution: nn.Conv2d, norm: nn.BatchNorm2d | None
-) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Return W and b with BatchNorm in them, and its factors; None if it has no such form."""
-    weight = _double(convolution.weight).flatten(1)
-    bias = weight.new_zeros(len(weight))
-    if convolution.bias is not None:
-        bias = _double(convolution.bias)
-    if norm is None:
-        return None if convolution.bias is None else (weight, bias, torch.ones_like(bias))
-    mean, variance = norm.running_mean, norm.running_var
-    # Without running statistics it normalises by the batch, in whichever mode.
-    if mean is None or variance is None or norm.bias is None or norm.training:
-        return None
-    factor = _double(norm.weight) / (_double(variance) + norm.eps).sqrt()
+        features, logits = (double(each) for each in (model.features(examples), model(examples)))
+    update = client_update(model, examples, labels.to(examples.device))
+    own = end.known_rows_of(end.expected_gradient(z, inputs, labels))
     return (
-        weight * factor[:, None],
-        _double(norm.bias) + factor * (bias - _double(mean)),
-        factor,
+        agrees(end.convolution.z(inputs) + shortcut, z)
+        and agrees(end.pooled(z), features)
+        and agrees(end.probabilities(features), logits.softmax(1))
+        and agrees(end.gradient(update), own)
     )
 
 
-def _layers(module: nn.Module) -> Iterator[nn.Module]:
-    """Yield what a module computes one after the other: plain sequences are opened."""
-    if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
-        for each in module:
-            yield from _layers(each)
-    else:
-        yield module
+def _kinked(module: nn.Module, maps: Tensor) -> Kinked | None:
+    return kinked_activation(module, maps.shape[1])
 
 
-def _does_nothing(module: nn.Module) -> bool:
-    dropout = isinstance(module, nn.Dropout | nn.Dropout2d) and not (module.training and module.p)
-    return isinstance(module, nn.Identity) or dropout
-
-
-def _averages(module: nn.Module) -> bool:
-    return isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1))
-
-
-def _is_plain(convolution: nn.Conv2d) -> bool:
-    return (
-        convolution.groups == 1
-        and convolution.padding_mode == "zeros"
-        and not isinstance(convolution.padding, str)
-    )
-
-
-def _names(modules: list[nn.Module]) -> str:
-    return ", ".join(type(each).__name__ for each in modules) or "nothing"
-
-
-def _double(tensor: Tensor) -> Tensor:
-    return tensor.detach().cpu().double()
+def _keeps_size(call: Call) -> bool:
+    """Whether a convolution returns one position for each that it takes, its kernel centred."""
+    module = call.module
+    assert isinstance(module, nn.Conv2d)
+    odd = all(size % 2 == 1 for size in module.kernel_size)
+    plain = set(module.stride) == {1} and set(module.dilation) == {1}
+    return odd and plain and call.input.shape[2:] == call.output.shape[2:]

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from torch import Tensor
+
 from leakbench.base.errors import UsageError
 from leakbench.federation.shared_model import SharedModel
 
@@ -34,11 +36,8 @@ class Lacking:
     way_out: str
 
 
-ImageShape = tuple[int, ...]
-"""(channels, height, width) of a model's images, or the shape of another input."""
-
-Rule = Callable[[SharedModel, ImageShape], DemixableEnd | Lacking]
-"""A shared model → its end of a kind, or why it has none."""
+Rule = Callable[[SharedModel, Tensor], DemixableEnd | Lacking]
+"""A shared model and a few of its inputs → its end of a kind, or why it has none."""
 
 RULES: dict[str, Rule] = {}
 """Kind of end → its rule."""
@@ -56,18 +55,21 @@ def register_end(kind: str) -> Callable[[Rule], Rule]:
     return register
 
 
-def demixable_ends(model: SharedModel, image_shape: ImageShape) -> dict[str, DemixableEnd]:
-    """Return the ends of a model by kind, of all kinds whose rules are imported."""
-    found = {kind: rule(model, image_shape) for kind, rule in RULES.items()}
+def demixable_ends(model: SharedModel, examples: Tensor) -> dict[str, DemixableEnd]:
+    """Return the ends of a model by kind, of all kinds whose rules are imported.
+
+    Args:
+        examples: a few inputs of the model.
+    """
+    found = {kind: rule(model, examples) for kind, rule in RULES.items()}
     return {kind: end for kind, end in found.items() if isinstance(end, DemixableEnd)}
 
 
-def end_of(
-    model: SharedModel, image_shape: ImageShape, kind: str, of_type: type[End], attack: str
-) -> End:
+def end_of(model: SharedModel, examples: Tensor, kind: str, of_type: type[End], attack: str) -> End:
     """Return the model's end of a kind.
 
     Args:
+        examples: a few inputs of the model.
         kind: under which its rule is registered.
         of_type: class of the ends that this rule returns.
         attack: that asks.
@@ -75,7 +77,7 @@ def end_of(
     Raises:
         UsageError: it has none; names what would be needed and what was found.
     """
-    end = RULES[kind](model, image_shape)
+    end = RULES[kind](model, examples)
     if isinstance(end, Lacking):
         raise UsageError(f"attack {attack!r} needs {end.needed}, but {end.found}; {end.way_out}")
     assert isinstance(end, of_type)

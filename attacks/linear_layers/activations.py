@@ -70,7 +70,7 @@ class Rectifier(Activation):
 
 @dataclass(frozen=True)
 class Smooth(Activation):
-    """An activation with a continuous derivative, of which nothing is softened.
+    """An activation without a kink at 0, of which nothing is softened.
 
     Attributes:
         function: φ, element by element, differentiable twice.
@@ -122,5 +122,6 @@ def _derivative(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tens
     return derivative
 
 
-SMOOTH = (nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.Sigmoid, nn.Softplus, nn.ELU)
-"""Modules that act element by element and have a continuous derivative."""
+SMOOTH = (nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.Sigmoid, nn.Softplus, nn.ELU, nn.Hardswish)
+"""Modules that act element by element and have a continuous derivative; that of Hardswish jumps by
+½ at −3 and 3, where hardly any unit is."""

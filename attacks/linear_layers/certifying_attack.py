@@ -15,6 +15,7 @@ from leakbench.attacks.linear_layers.demixing.recovered import RecoveredIndividu
 from leakbench.attacks.linear_layers.with_fallback import WithFallback
 from leakbench.base.errors import UsageError
 from leakbench.federation.batch_norm import batch_norm_layers
+from leakbench.federation.shared_model import SharedModel
 from leakbench.metrics.matching import match_individuals
 from leakbench.threat.attack import AttackResult, Progress, part_of
 from leakbench.threat.knowledge import Knowledge
@@ -98,6 +99,19 @@ def refuse_batch_statistics(server: Server, attack: str) -> None:
         raise UsageError(
             f"attack {attack!r} needs clients that compute in evaluation mode where the model has "
             f"BatchNorm; take mode=eval, or model.batch_norm=false"
+        )
+
+
+def refuse_other_losses(model: SharedModel, attack: str) -> None:
+    """Refuse losses other than the mean cross-entropy of several logits.
+
+    Raises:
+        UsageError: says what to take.
+    """
+    if not model.loss.is_plain:
+        raise UsageError(
+            f"attack {attack!r} demixes the gradient of the mean cross-entropy, and clients "
+            f"compute {model.loss.in_words}; take mask_demixing, split before hidden linear layers"
         )
 
 

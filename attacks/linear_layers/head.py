@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from leakbench.attacks.demixable_ends.registry import (
     DemixableEnd,
-    ImageShape,
     Lacking,
     end_of,
     register_end,
@@ -183,7 +182,7 @@ LINEAR_LAYERS = "linear layers"
 @register_end(LINEAR_LAYERS)
 def linear_layers(
     model: SharedModel,
-    image_shape: ImageShape,  # noqa: ARG001
+    examples: Tensor,  # noqa: ARG001
 ) -> Head | Lacking:
     """Return the model's classifier, if it is linear layers with activations between them."""
     modules = [module for module in model.classifier.modules() if not list(module.children())]
@@ -232,8 +231,8 @@ def head_of(model: SharedModel, attack: str) -> Head:
     Raises:
         UsageError: it is anything but linear layers, with biases and activations between them.
     """
-    # The shape of images does not matter to it.
-    return end_of(model, (0, 0, 0), LINEAR_LAYERS, Head, attack)
+    # Inputs do not matter to it.
+    return end_of(model, torch.empty(0), LINEAR_LAYERS, Head, attack)
 
 
 def _computes_nothing_else(head: Head, model: SharedModel) -> bool:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from leakbench.attacks.convolutional_ends.rules import CONVOLUTION
+from leakbench.attacks.demixable_ends.registry import demixable_ends
 from leakbench.attacks.feature_direct import DirectFeatureReconstruction
 from leakbench.attacks.linear_layers.with_fallback import WithFallback
+from leakbench.attacks.token_ends.rules import TOKEN
 from leakbench.auditing.advantage import advantages
 from leakbench.auditing.case import Case
 from leakbench.auditing.client_batches import Batch, KnownBatch
@@ -77,14 +80,32 @@ class Attacked:
 
 
 def default_attacks(case: Case, budget: int) -> list[PluginSpec]:
-    """Return attacks of which at least one fits any head; those that do not fit are refused."""
+    """Return attacks of which at least one fits any head; those that do not fit are refused.
+
+    Where the model ends as one of the exact attacks before the head needs it, that one is first.
+    """
     names = ["mask_demixing", "newton_demixing", "feature_lbfgs"]
     if not reconstructs_images(case):
         names.insert(2, FEATURES_ALONE)
+    names = [*_attacks_of_ends(case), *names]
+    if not _reconstructs_images(case):
         budget = max(budget, DirectFeatureReconstruction.runs)
     given = {"budget": budget, "labels": labels_of_attacks(case)}
     return [with_fallback(PluginSpec(name, given), case) for name in names]
 
+
+def _attacks_of_ends(case: Case) -> list[str]:
+    """Return the exact attacks before the head for which the model has an end."""
+    auxiliary = case.server.auxiliary
+    assert auxiliary is not None
+    if not case.model.loss.is_plain:
+        return []
+    ends = demixable_ends(case.model, auxiliary.images[:2])
+    return [name for kind, name in BEFORE_THE_HEAD.items() if kind in ends]
+
+
+BEFORE_THE_HEAD = {CONVOLUTION: "convolution_demixing", TOKEN: "token_demixing"}
+"""Kind of demixable end before the head → its attack."""
 
 FEATURES_ALONE = "feature_direct"
 """The attack that reconstructs features where no images can be."""

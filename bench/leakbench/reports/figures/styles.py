@@ -25,6 +25,7 @@ LOOKS: Mapping[str, Look] = {
     "feature_direct": (SKY, "P"),
     "newton_demixing": (BROWN, "X"),
     "convolution_demixing": (VERMILION, "D"),
+    "token_demixing": (VERMILION, "s"),
     "feature_lbfgs": (BROWN, "<"),
     "spear": (GREEN, "P"),
     "cocktail_party": (PINK, "o"),

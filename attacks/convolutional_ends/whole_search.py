@@ -1,0 +1,141 @@
+"""The searches for all positions of a victim batch, the quick ones first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from leakbench.attacks.convolutional_ends.alternating import AlternatingProjections
+from leakbench.attacks.convolutional_ends.found import FoundColumns, nothing_found
+from leakbench.attacks.convolutional_ends.gradient import PositionGradient
+from leakbench.attacks.convolutional_ends.masked_vectors import Sought, take
+from leakbench.attacks.convolutional_ends.padding import padded_spaces, whole_inputs
+from leakbench.attacks.convolutional_ends.search import PositionSearch
+from leakbench.attacks.linear_layers.demixing.recovered import CERTAIN
+
+
+@dataclass(frozen=True)
+class PositionBudget:
+    """How long to search for the positions of one victim batch.
+
+    Attributes:
+        volleys: of alternating projections without a new position, after which they end.
+        reflections: iterations of relaxed reflections, at most.
+        quiet: of them without a new position, after which they end.
+        runs: side by side.
+    """
+
+    volleys: int
+    reflections: int
+    quiet: int
+    runs: int
+
+
+def found_columns(
+    gradient: PositionGradient, starts: Tensor, budget: PositionBudget, seed: int
+) -> FoundColumns:
+    """Return the x of positions of a batch, as many as are found.
+
+    1. Where a kernel sees the edge, kind by kind of positions; where one kind sees the whole map,
+       all others follow from it.
+    2. Alternating projections in the whole column space.
+    3. Relaxed reflections in both spaces, for those that are left, where there is no shortcut.
+
+    Args:
+        starts: z of positions of D_aux, shape (m, n · P).
+    """
+    sought, factor = gradient.sought(starts, seed)
+    found = nothing_found(sought.basis, sought.directions.shape[1])
+    wanted = gradient.space.rank
+    if not _by_kind(gradient, sought, found, budget, seed):
+        # Where the reflections follow, this is only for what is quickly found.
+        patience = budget.volleys if gradient.end.has_shortcut else budget.volleys // FIRST
+        AlternatingProjections(sought, found, budget.runs, seed).search(wanted, patience)
+    if len(found) < wanted and not gradient.end.has_shortcut and not _suffices(gradient, found):
+        search = PositionSearch(
+            sought,
+            found,
+            lambda columns: gradient.z_space(columns, factor),
+            budget.runs,
+            seed,
+        )
+        search.search(wanted, budget.reflections, budget.quiet)
+    return found
+
+
+def _suffices(gradient: PositionGradient, found: FoundColumns) -> bool:
+    """Whether those that are missing hardly change the a of those that are found."""
+    if not len(found):
+        return False
+    inverse = torch.linalg.pinv(found.vectors)
+    length = (inverse @ gradient.space.gradient).norm(dim=1).clamp_min(LEAST)
+    moved = gradient.unexplained(found.vectors) * inverse.norm(dim=1) / length
+    return bool((moved < CERTAIN).all())
+
+
+def _by_kind(
+    gradient: PositionGradient,
+    sought: Sought,
+    found: FoundColumns,
+    budget: PositionBudget,
+    seed: int,
+) -> bool:
+    """Search kind by kind of positions; return whether the edges of maps tell them apart."""
+    spaces = padded_spaces(gradient)
+    for padded in spaces:
+        own = replace(sought, basis=padded.columns)
+        inside = nothing_found(own.basis, sought.directions.shape[1])
+        known = (padded.columns.mT @ found.vectors).norm(dim=0) > INSIDE
+        inside.add(found.vectors[:, known], found.active[:, known], found.residuals[known])
+        already = len(inside)
+        size = padded.columns.shape[1]
+        AlternatingProjections(own, inside, budget.runs, seed).search(size, budget.volleys)
+        found.add(
+            inside.vectors[:, already:], inside.active[:, already:], inside.residuals[already:]
+        )
+        extended = whole_inputs(gradient, padded, inside.vectors)
+        if extended is not None:
+            _take_all(gradient, sought, found, inside.residuals, extended)
+            break
+    return bool(spaces)
+
+
+def _take_all(
+    gradient: PositionGradient,
+    sought: Sought,
+    found: FoundColumns,
+    residuals: Tensor,
+    extended: Tensor,
+) -> None:
+    """Take the x of all positions whose [a, 1] are known.
+
+    Args:
+        residuals: r of each individual up to factors, shape (B, q).
+        extended: [a, 1], one individual after another, shape (B · P, d + 1).
+    """
+    x = gradient.space.gradient @ torch.linalg.pinv(extended)
+    direction = sought.directions @ residuals.repeat_interleave(gradient.end.positions, 0).mT
+    slope = sought.activation.slope[:, None]
+    share = x / torch.where(direction == 0, torch.inf, direction)
+    scale = (x * direction).sum(0) / direction.square().sum(0)
+    for _ in range(FITS):
+        active = share / scale > (1 + slope) / 2
+        vector = sought.activation.derivative(active) * direction
+        scale = (x * vector).sum(0) / vector.square().sum(0).clamp_min(LEAST)
+    inside = sought.basis @ (sought.basis.mT @ vector)
+    take(active, (vector - inside).norm(dim=0), vector.norm(dim=0), sought, found)
+
+
+FIRST = 10
+"""Part of the volleys, as its inverse, before relaxed reflections."""
+
+INSIDE = 0.99
+"""Part of a column that must be in a space for it to be one of it."""
+
+FITS = 8
+"""Times that masks and lengths of x are computed from each other."""
+
+LEAST = 1e-12
+"""Below this a length is none."""

@@ -1,0 +1,1 @@
+"""Transformers that classify by one token."""
