@@ -87,9 +87,8 @@ def default_attacks(case: Case, budget: int) -> list[PluginSpec]:
     names = ["mask_demixing", "newton_demixing", "feature_lbfgs"]
     if not reconstructs_images(case):
         names.insert(2, FEATURES_ALONE)
-    names = [*_attacks_of_ends(case), *names]
-    if not _reconstructs_images(case):
         budget = max(budget, DirectFeatureReconstruction.runs)
+    names = [*_attacks_of_ends(case), *names]
     given = {"budget": budget, "labels": labels_of_attacks(case)}
     return [with_fallback(PluginSpec(name, given), case) for name in names]
 
