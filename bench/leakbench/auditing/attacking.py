@@ -88,12 +88,12 @@ def default_attacks(case: Case, budget: int) -> list[PluginSpec]:
     if not reconstructs_images(case):
         names.insert(2, FEATURES_ALONE)
         budget = max(budget, DirectFeatureReconstruction.runs)
-    names = [*_attacks_of_ends(case), *names]
+    names = [*attacks_of_ends(case), *names]
     given = {"budget": budget, "labels": labels_of_attacks(case)}
     return [with_fallback(PluginSpec(name, given), case) for name in names]
 
 
-def _attacks_of_ends(case: Case) -> list[str]:
+def attacks_of_ends(case: Case) -> list[str]:
     """Return the exact attacks before the head for which the model has an end."""
     auxiliary = case.server.auxiliary
     assert auxiliary is not None

@@ -6,7 +6,11 @@ from dataclasses import replace
 
 import torch
 
-from leakbench.auditing.attacking import labels_of_attacks, reconstructs_images
+from leakbench.auditing.attacking import (
+    attacks_of_ends,
+    labels_of_attacks,
+    reconstructs_images,
+)
 from leakbench.auditing.case import Case
 from leakbench.auditing.labelled_images import LabelledImages
 from leakbench.base.choices import PropertyModelKind
@@ -28,6 +32,10 @@ PROPERTY_MODEL: PropertyModelKind = "logistic"
 SHORT_FALLBACK = {"fallback": "feature_direct", "budget": 20, "runs": 2, "attempts": 1}
 SHORT_NEWTON = {"rounds": 20, "patience": 3}
 SHORT_REFLECTIONS = {"reflections": 4000, "quiet": 500, "reflected_at_once": 64}
+SHORT_BEFORE_THE_HEAD = {
+    "convolution_demixing": {"volleys": 10, "reflections": 400, "quiet": 100},
+    "token_demixing": {"rounds": 10, "patience": 3},
+}
 """Searches of a tenth of their usual length; what is found at all is mostly found in it."""
 
 LEFT_OUT = (
@@ -43,8 +51,13 @@ LEFT_OUT = (
 def quick_attacks(case: Case) -> list[PluginSpec]:
     """Return exact attacks with short searches, and one that matches gradients where it can."""
     labels = labels_of_attacks(case)
-    newton = {**SHORT_NEWTON, **SHORT_FALLBACK, "labels": labels}
+    short = {**SHORT_FALLBACK, "labels": labels}
+    newton = {**SHORT_NEWTON, **short}
     found = [
+        *(
+            PluginSpec(name, {**SHORT_BEFORE_THE_HEAD[name], **short})
+            for name in attacks_of_ends(case)
+        ),
         PluginSpec("mask_demixing", {**SHORT_REFLECTIONS, **newton}),
         PluginSpec("newton_demixing", newton),
     ]

@@ -133,11 +133,15 @@ With 256 a MobileFaceNet needs a gigabyte more, and is slower.
 def deep_features(model: SharedModel, images: Tensor) -> Tensor:
     """Return E(images), shape (n, d), computed without gradients."""
     with torch.no_grad():
-        return torch.cat([model.features(part) for part in images.split(IMAGES_AT_ONCE)])
+        return torch.cat([model.features(part) for part in _parts(images)])
 
 
 def main_task_hits(model: SharedModel, images: Tensor, labels: Tensor) -> Tensor:
     """Return whether the model classifies each image correctly, shape (n,)."""
     with torch.no_grad():
-        predicted = [model.loss.predicted(model(part)) for part in images.split(IMAGES_AT_ONCE)]
+        predicted = [model.loss.predicted(model(part)) for part in _parts(images)]
     return torch.cat(predicted) == labels
+
+
+def _parts(images: Tensor) -> list[Tensor]:
+    return [images[i : i + IMAGES_AT_ONCE] for i in range(0, len(images), IMAGES_AT_ONCE)]
