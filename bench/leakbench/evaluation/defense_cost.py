@@ -12,6 +12,7 @@ from torch import Tensor
 from leakbench.base.seeds import seed_for
 from leakbench.evaluation.preparation import (
     EvaluationContext,
+    hits_of_model,
     labelled_victims,
     model_for_utility,
 )
@@ -19,7 +20,6 @@ from leakbench.experiments.cell import Setup, utility_setups
 from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.federation.client import Update
 from leakbench.federation.defense import Defense
-from leakbench.federation.shared_model import main_task_hits
 from leakbench.metrics.estimates import Bootstrap, Estimate, Groups, groups_of
 from leakbench.records.record import DefenseMetrics
 
@@ -71,7 +71,7 @@ def _utility(
     victims = labelled_victims(context.individuals, context.split, context.device)
 
     def hits(setup: Setup, under: Defense | None) -> Tensor:
-        return main_task_hits(model_for_utility(setup, under, context, on_status), *victims)
+        return hits_of_model(model_for_utility(setup, under, context, on_status), *victims)
 
     pairs = [[hits(setup, under) for under in (defense, None)] for setup in setups]
     defended, undefended = (

@@ -28,7 +28,7 @@ from leakbench.evaluation.scoring import Run, ScoringSetup, score
 from leakbench.evaluation.shared_training import learning_rate_of
 from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.federation.batch_norm import batch_statistics, in_mode
-from leakbench.federation.client import Client, gradient
+from leakbench.federation.client import Client, Update, gradient
 from leakbench.federation.defense import Defense
 from leakbench.federation.shared_model import deep_features
 from leakbench.metrics.standardisation import Standardisation
@@ -137,14 +137,19 @@ def _measurements(
     cell = resolved.cell
     truths = victim_batches(context, resolved.individuals_in_update, cell.individuals)
     standardise = standardisation_of(context)
+    sent: Sent | None = None
     for number in range(resolved.runs):
+        exchange = Exchange.of(resolved, context.setup.training, number)
+        # Once for all runs, of which a control may have dozens.
+        sent = sent or sent_by_clients(truths, exchange, context)
         answers = infer(
             resolved.attack,
             truths,
-            Exchange.of(resolved, context.setup.training, number),
+            exchange,
             context,
             part_of(progress, number, resolved.runs),
             compiling,
+            sent,
         )
         run = Run(
             truths=truths,
@@ -264,6 +269,46 @@ class Answers:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Sent:
+    """What clients send, the same in all runs on one training.
+
+    Attributes:
+        updates: one for each victim batch; empty where neither the attack sees them nor a defense
+            changes them, since a gradient of a deep network takes longer than a control.
+        changes: `distortion` of each; none without a defense.
+    """
+
+    updates: list[Update]
+    changes: list[float]
+
+
+def sent_by_clients(
+    truths: Sequence[GroundTruth], exchange: Exchange, context: EvaluationContext
+) -> Sent:
+    """Return what the clients of victim batches send."""
+    assert context.server.model is not None
+    model = in_mode(context.server.model, exchange.mode)
+    compute = exchange.defense.protect(gradient)
+    undefended = exchange.protocol.protect(gradient) if exchange.protocol else gradient
+    sees_update = Knowledge.UPDATE in exchange.knowledge
+    updates: list[Update] = []
+    changes: list[float] = []
+    for number, truth in enumerate(truths):
+        client = Client(
+            model=model,
+            images=truth.images,
+            labels=truth.labels,
+            learning_rate=exchange.learning_rate,
+            generator=exchange.defense_generator(truth, number),
+        )
+        updates.append(compute(client) if sees_update or exchange.is_defended else {})
+        if exchange.is_defended:
+            again = replace(client, generator=exchange.defense_generator(truth, number))
+            changes.append(distortion(updates[-1], undefended(again)))
+    return Sent(updates, changes)
+
+
 def infer(
     attack: Attack,
     truths: Sequence[GroundTruth],
@@ -271,11 +316,13 @@ def infer(
     context: EvaluationContext,
     progress: Progress,
     compiling: Compiling = "auto",
+    sent: Sent | None = None,
 ) -> Answers:
     """Show victim batches to an attack; return its answers.
 
     Args:
         truths: the first of the cell's victim batches, or all of them.
+        sent: what their clients send; None to compute it.
 
     Raises:
         UsageError: an answer, or a model that it deploys, is malformed.
@@ -296,28 +343,14 @@ def infer(
         candidates = candidates_of(
             truths, generator_for(*seed, [truth.digest() for truth in truths])
         )
-    compute = exchange.defense.protect(gradient)
-    undefended = exchange.protocol.protect(gradient) if exchange.protocol else gradient
-    observations, changes = [], []
+    sent = sent or sent_by_clients(truths, exchange, context)
+    observations = []
     for number, truth in enumerate(truths):
-        client = Client(
-            model=model,
-            images=truth.images,
-            labels=truth.labels,
-            learning_rate=exchange.learning_rate,
-            generator=exchange.defense_generator(truth, number),
-        )
-        # A gradient of a deep network takes longer than a control that does not see it.
-        sees_update = Knowledge.UPDATE in exchange.knowledge
-        sent = compute(client) if sees_update or exchange.is_defended else {}
-        if exchange.is_defended:
-            again = replace(client, generator=exchange.defense_generator(truth, number))
-            changes.append(distortion(sent, undefended(again)))
         wanted = Knowledge.STATISTICS in exchange.knowledge
         observations.append(
             observe(
                 truth,
-                sent,
+                sent.updates[number],
                 exchange.knowledge,
                 exchange.attack_seed(attack, number),
                 batch_statistics(model, truth.images) if wanted else None,
@@ -329,7 +362,7 @@ def infer(
     results = attack.infer(server, observations, progress)
     seconds = time.perf_counter() - started + deploying
     check_results(attack.name, results, observations, server)
-    return Answers(results, outputs, candidates, changes, seconds)
+    return Answers(results, outputs, candidates, sent.changes, seconds)
 
 
 def victim_batches(

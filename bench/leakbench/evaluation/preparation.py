@@ -236,6 +236,19 @@ def _accuracy(model: SharedModel, trained: str, images: Tensor, labels: Tensor) 
     return float(found["accuracy"])
 
 
+def hits_of_model(model: SharedModel, images: Tensor, labels: Tensor) -> Tensor:
+    """Return whether a model classifies each image correctly, shape (n,), computed once.
+
+    All cells under a defense ask it of the same trainings.
+    """
+    numbers = [*model.state_dict().values(), images, labels]
+    key = digest("hits", [tensor_digest(each) for each in numbers])
+    found = cached_tensors(
+        f"hits/{key[:24]}", lambda: {"hits": main_task_hits(model, images, labels)}
+    )
+    return found["hits"]
+
+
 def _features_of_auxiliary(model: SharedModel, auxiliary: Auxiliary, key: str) -> Tensor:
     """Return D_aux's deep features, shape (n, d), computed once.
 
