@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from leakbench.base.seeds import generator_for, tensor_digest
-from leakbench.evaluation.measuring import Exchange, infer, victim_batches
+from leakbench.evaluation.exchange import Exchange
+from leakbench.evaluation.measuring import infer, victim_batches
 from leakbench.evaluation.preparation import EvaluationContext, prepare
 from leakbench.experiments.cell import Setup
 from leakbench.federation.client import Client, gradient

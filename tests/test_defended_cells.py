@@ -14,7 +14,8 @@ import torch
 
 from clients import flat
 from leakbench.base.registry import DEFENSES
-from leakbench.evaluation.measuring import Exchange, infer, victim_batches
+from leakbench.evaluation.exchange import Exchange
+from leakbench.evaluation.measuring import infer, victim_batches
 from leakbench.evaluation.preparation import EvaluationContext, prepare
 from leakbench.experiments.cell import UTILITY_TRAININGS, Cell, Setup, utility_setups
 from leakbench.experiments.resolved_cell import ResolvedCell

@@ -11,7 +11,8 @@ import pytest
 from clients import assert_close, assert_equal, client, defense
 from leakbench.attacks.feature import FeatureReconstruction
 from leakbench.base.errors import UsageError
-from leakbench.evaluation.measuring import Exchange, infer, victim_batches
+from leakbench.evaluation.exchange import Exchange
+from leakbench.evaluation.measuring import infer, victim_batches
 from leakbench.evaluation.preparation import EvaluationContext, prepare
 from leakbench.experiments.cell import Cell, Setup
 from leakbench.experiments.resolved_cell import ResolvedCell

@@ -24,7 +24,8 @@ from leakbench.attacks.mask_demixing import MaskDemixing
 from leakbench.base.errors import UsageError
 from leakbench.base.plugins import build, parameters_of
 from leakbench.base.registry import ATTACKS
-from leakbench.evaluation.measuring import Exchange, infer, victim_batches
+from leakbench.evaluation.exchange import Exchange
+from leakbench.evaluation.measuring import infer, victim_batches
 from leakbench.evaluation.preparation import prepare
 from leakbench.experiments.cell import Cell, Setup
 from leakbench.experiments.resolved_cell import ResolvedCell

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from leakbench.base.registry import ATTACKS
+from leakbench.evaluation.exchange import Exchange
 from leakbench.evaluation.measuring import (
-    Exchange,
     infer,
     measure,
     standardisation_of,

@@ -64,7 +64,7 @@ def recovered_individuals(gradient: PositionGradient, found: FoundColumns) -> Re
        the same factor for all individuals, as clients may have clipped the update;
     4. all individuals together must make the output layer's gradient.
 
-    Whoever meets all of this, to rounding, is certified. Positions that are not found change the
+    Who meets all of this, up to rounding, is certified. Positions that are not found change the
     others by as much as the update's noise may: where they are of individuals of whose label the
     model is sure, by hardly anything.
     """
@@ -157,7 +157,7 @@ def _individuals(
     unexplained = (residuals.mT @ made - gradient.output).norm() / gradient.output.norm()
     explained = bool(unexplained < rounding.min())
     # Where the rank is smaller, several individuals may share all x, and only their mean is found:
-    # then their r is the sum of all, or somebody is invisible.
+    # then their r is the sum of all, or an individual has none.
     whole = gradient.space.rank == gradient.individuals * end.positions
     explained &= whole or bool((ratio.median() - 1).abs() < 2 * rounding.min())
     certified = (mismatch < rounding) & (off < 2 * rounding) & (moved < CERTAIN) & explained

@@ -15,7 +15,7 @@ from leakbench.base.choices import Compiling
 from leakbench.base.errors import UsageError
 from leakbench.base.seeds import seed_for
 from leakbench.evaluation.defense_cost import distortion
-from leakbench.evaluation.measuring import Exchange
+from leakbench.evaluation.exchange import Exchange
 from leakbench.federation.batch_norm import in_mode
 from leakbench.federation.client import Client, gradient
 from leakbench.threat.attack import Attack, AttackResult, Progress, knowledge_used

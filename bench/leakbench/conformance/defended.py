@@ -8,7 +8,8 @@ from leakbench.base.registry import ATTACKS, DEFENSES
 from leakbench.conformance.attack_trial import AttackTrial
 from leakbench.conformance.check import Check, FindingError, NotCheckedError
 from leakbench.conformance.defenses import DefenseTrial
-from leakbench.evaluation.measuring import Exchange, infer, victim_batches
+from leakbench.evaluation.exchange import Exchange
+from leakbench.evaluation.measuring import infer, victim_batches
 from leakbench.experiments.cell import Cell
 from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.threat.knowledge import Knowledge

@@ -1,6 +1,6 @@
 """The work that many cells share: loading, splitting, training, D_aux's features and f_p.
 
-Images, weights, accuracies and f_p are cached under keys of everything that shaped them, and so
+Images, weights, hits and f_p are cached under keys of everything that shaped them, and so
 made once.
 """
 
@@ -110,11 +110,10 @@ def prepare(
         feature_space=feature_space(model, auxiliary, features, setup.property_model, setup.seed),
     )
     images, labels = labelled_victims(individuals, split, device)
-    accuracy = {"accuracy": _accuracy(model, trained, images, labels)}
+    accuracy = {"accuracy": _accuracy(model, images, labels)}
     if setup.central:
         pooled = trained_model(setup, individuals, split, device, on_status, central=True)
-        run = training_run(setup, individuals.fingerprint, device, central=True)
-        accuracy["central"] = _accuracy(pooled, run, images, labels)
+        accuracy["central"] = _accuracy(pooled, images, labels)
     return EvaluationContext(
         setup=setup,
         individuals=individuals,
@@ -219,27 +218,15 @@ def _auxiliary(
     return auxiliary_of(source, rows, labels, setup.properties, device), rows
 
 
-def _accuracy(model: SharedModel, trained: str, images: Tensor, labels: Tensor) -> float:
-    """Return a model's accuracy on all victims' images, computed once: there may be thousands.
-
-    Args:
-        trained: the path in the cache of the model's weights.
-        images: shape (n, 3, size, size).
-        labels: shape (n,).
-    """
-    numbers = [*model.state_dict().values(), images, labels]
-    key = digest("main task", trained, [tensor_digest(each) for each in numbers])
-    found = cached_tensors(
-        f"accuracies/{key[:24]}",
-        lambda: {"accuracy": main_task_hits(model, images, labels).float().mean()},
-    )
-    return float(found["accuracy"])
+def _accuracy(model: SharedModel, images: Tensor, labels: Tensor) -> float:
+    """Return a model's accuracy on images (n, 3, size, size) with labels (n,)."""
+    return hits_of_model(model, images, labels).float().mean().item()
 
 
 def hits_of_model(model: SharedModel, images: Tensor, labels: Tensor) -> Tensor:
     """Return whether a model classifies each image correctly, shape (n,), computed once.
 
-    All cells under a defense ask it of the same trainings.
+    There may be thousands of images, and all cells on a training, or under a defense, ask it again.
     """
     numbers = [*model.state_dict().values(), images, labels]
     key = digest("hits", [tensor_digest(each) for each in numbers])

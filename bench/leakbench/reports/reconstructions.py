@@ -15,8 +15,8 @@ from torch import Tensor
 from leakbench.base.errors import UsageError
 from leakbench.base.registry import DATASETS
 from leakbench.data.dataset import DataSet
+from leakbench.evaluation.exchange import Exchange
 from leakbench.evaluation.measuring import (
-    Exchange,
     infer,
     standardisation_of,
     victim_batches,
