@@ -11,7 +11,8 @@ import torch
 from leakbench.attacks.row_space import distances
 from leakbench.base.errors import UsageError
 from leakbench.evaluation.preparation import EvaluationContext, prepare
-from leakbench.experiments.cell import Setup
+from leakbench.experiments.cell import Cell, Setup
+from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.metrics.classification import tpr_at_fpr
 from leakbench.metrics.estimates import Estimate
 from leakbench.records.measured import Measured
@@ -84,6 +85,21 @@ def test_real_faces_in_the_batch_are_separated_from_others(data_root: Path) -> N
 def test_without_the_grant_it_is_refused(small_setup: Setup) -> None:
     with pytest.raises(UsageError, match="needs to know candidates"):
         measured(small_setup, None, "row_space", {}, batch_size=2, individuals=8)
+
+
+def test_a_single_batch_which_has_no_others_is_refused_before_it_is_measured() -> None:
+    cell = Cell(
+        dataset="synthetic",
+        properties=("glasses",),
+        main_task="hat",
+        attack="row_space",
+        batch_size=4,
+        individuals=4,
+        grant=("model", "update", "auxiliary", "candidates"),
+    )
+    with pytest.raises(UsageError, match="there are 4 in all; set `individuals` to 8 at least"):
+        ResolvedCell.of(cell).check()
+    ResolvedCell.of(cell.model_copy(update={"individuals": 8})).check()
 
 
 def test_tpr_at_a_rate_takes_ties_together_or_not_at_all() -> None:

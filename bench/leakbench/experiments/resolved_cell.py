@@ -107,7 +107,8 @@ class ResolvedCell:
 
         Raises:
             UsageError: the attack requires more knowledge than is granted, or is not defined for
-                batches of this size, or the individuals do not make whole batches.
+                batches of this size, or the individuals do not make whole batches, or they make
+                one batch where it needs candidates of others.
         """
         check_grant(self.attack, Knowledge.parse(self.cell.grant))
         check_batch_size(self.attack, self.individuals_in_update)
@@ -115,4 +116,13 @@ class ResolvedCell:
             raise UsageError(
                 f"{self.cell.individuals} individuals cannot be divided into batches of "
                 f"{self.individuals_in_update}; set `individuals` to a multiple"
+            )
+        if (
+            Knowledge.CANDIDATES in self.knowledge
+            and self.cell.individuals < 2 * self.individuals_in_update
+        ):
+            raise UsageError(
+                f"candidates for a batch of {self.individuals_in_update} need as many victims of "
+                f"other batches, and there are {self.cell.individuals} in all; set `individuals` "
+                f"to {2 * self.individuals_in_update} at least"
             )
