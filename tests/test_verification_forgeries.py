@@ -204,7 +204,44 @@ def test_false_certificates_are_not_forgotten_nor_shares_of_them_shifted(several
 
 
 def test_another_environment_is_compared_by_the_interval(several: Record) -> None:
-    for environment in (None, Environment(compiled=True, threads=7)):
+    own = several.environment
+    assert own is not None and own.processor
+    elsewhere = own.model_copy(update={"processor": "another"})
+    for environment in (None, Environment(compiled=True, threads=7), elsewhere):
         other = several.model_copy(update={"environment": environment})
         assert chosen("auto", several, other) == "interval"
     assert chosen("auto", several, several) == "equal"
+    # Earlier records do not say on which processor they were measured: perhaps on another.
+    earlier = several.model_copy(update={"environment": own.model_copy(update={"processor": None})})
+    assert chosen("auto", earlier, earlier) == "interval"
+
+
+@pytest.mark.parametrize(
+    ("processor", "rounds", "by", "agrees"),
+    [
+        ("same", 5, 0.05, False),
+        ("other", 5, 0.05, True),
+        (None, 5, 0.05, True),
+        ("other", 0, 0.05, False),
+        ("other", 5, 0.25, False),
+    ],
+)
+def test_a_model_that_is_trained_on_another_processor_is_another_one(
+    control: Record, processor: str | None, rounds: int, by: float, agrees: bool
+) -> None:
+    """An attack without random numbers too reads other features then."""
+
+    def shift(metrics: dict[str, Any]) -> None:
+        estimate = of_gender(metrics)["accuracy"]
+        for name in ("value", "low", "high"):
+            estimate[name] -= by
+
+    def trained(record: Record, processor: str | None) -> Record:
+        assert record.environment is not None
+        environment = record.environment.model_copy(update={"processor": processor})
+        cell = record.cell.model_copy(update={"rounds": rounds})
+        update = {"environment": environment, "cell": cell, "knowledge": ("model", "auxiliary")}
+        return record.model_copy(update=update)
+
+    theirs, ours = trained(forged(control, shift), processor), trained(control, "same")
+    assert (not compare(theirs, ours, "interval").differences) == agrees

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 
 from leakbench.base.choices import Precision
 from leakbench.base.errors import UsageError
@@ -81,3 +84,25 @@ def computing_reproducibly() -> Iterator[None]:
     finally:
         torch.set_num_threads(threads)
         cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic = before
+
+
+CPU_FACTS = {"model name": "", "cpu family": "family ", "model": "model "}
+"""What Linux says of a processor, and what is written before it."""
+
+
+@cache
+def processor_of(device: str) -> str:
+    """Return which processor a device computes on, and the instructions that PyTorch uses there.
+
+    Two that differ round sums differently, which over a training grows to another model.
+    """
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    facts = Path("/proc/cpuinfo")
+    lines = facts.read_text(encoding="utf-8").splitlines() if facts.is_file() else []
+    said = {name.strip(): value.strip() for name, _, value in (x.partition(":") for x in lines)}
+    named = [f"{before}{said[name]}" for name, before in CPU_FACTS.items() if said.get(name)]
+    named = named or [platform.processor() or platform.machine()]
+    return ", ".join([*named, torch.backends.cpu.get_cpu_capability()])

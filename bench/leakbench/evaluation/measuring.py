@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from leakbench.base.choices import Compiling
+from leakbench.base.devices import processor_of
 from leakbench.base.errors import UsageError
 from leakbench.base.seeds import generator_for, tensor_digest
 from leakbench.data.images import to_images
@@ -102,7 +103,11 @@ def measure(
         fingerprint=first.fingerprint,
         versions={"leakbench": version("leakbench"), "python": platform.python_version()}
         | {name: version(name) for name in LIBRARIES},
-        environment=Environment(compiled=_compiled(results), threads=torch.get_num_threads()),
+        environment=Environment(
+            compiled=_compiled(results),
+            threads=torch.get_num_threads(),
+            processor=processor_of(first.device),
+        ),
         device=first.device,
     )
 

@@ -182,10 +182,15 @@ class Environment(RecordPart):
         compiled: whether the attack's steps ran compiled, which rounds differently; None where an
             attack has no steps that can be compiled.
         threads: that computed an operation, whose sums they round differently.
+        processor: and the instructions used on it, see `leakbench.base.devices.processor_of`; None
+            in earlier records.
     """
+
+    later = frozenset({"processor"})
 
     compiled: bool | None
     threads: int
+    processor: str | None = None
 
 
 class Record(RecordPart):

@@ -86,6 +86,8 @@ class Sampling:
         runs: over which it is a mean, those of all trainings together.
         trainings: of the shared model, over which it is a mean.
         is_random: whether a repeat may draw other random numbers.
+        is_retrained: whether the repeat's shared model was trained on another processor, and so is
+            another one.
     """
 
     batches: int
@@ -94,6 +96,12 @@ class Sampling:
     runs: int = 1
     trainings: int = 1
     is_random: bool = True
+    is_retrained: bool = False
+
+    @property
+    def may_differ(self) -> bool:
+        """Whether a repeat differs by more than rounding."""
+        return self.is_random or self.is_retrained
 
     @property
     def few(self) -> float:
@@ -148,7 +156,7 @@ def reach_without_interval(one: float, other: float, sampling: Sampling, level: 
 
     Shares of n independent decisions each, n those of all runs.
     """
-    if not sampling.is_random and sampling.few:
+    if not sampling.may_differ and sampling.few:
         return sampling.few
     if sampling.range != SHARE:
         return math.inf
@@ -162,7 +170,7 @@ def _is_reached(estimate: Estimate, other: Estimate, sampling: Sampling, level: 
     distance = abs(_number(estimate.value) - _number(other.value)) - _slack(estimate, other)
     if distance <= 0:
         return True
-    if not sampling.is_random and sampling.few:
+    if not sampling.may_differ and sampling.few:
         return distance <= sampling.few
     if _are_exceptions(estimate, other, sampling, level):
         return True
@@ -197,9 +205,9 @@ def _reach_of_repeats(estimate: Estimate, sampling: Sampling, level: float) -> f
     freedom = sampling.runs - sampling.trainings
     seeds = _moderated(components.seeds or 0.0, freedom, expected)
     of_seeds, of_trainings = (seeds[0] / sampling.runs, seeds[1]), (0.0, 1.0)
-    if components.trainings is not None:
+    if components.trainings is not None or sampling.is_retrained:
         freedom = sampling.trainings - 1
-        trainings = _moderated(components.trainings, freedom, TRAINING_DEVIATION)
+        trainings = _moderated(components.trainings or 0.0, freedom, TRAINING_DEVIATION)
         of_trainings = (trainings[0] / sampling.trainings, trainings[1])
     quantile = float(stdtrit(_satterthwaite(of_seeds, of_trainings), 1 - level / 2))
     deviation = math.sqrt(of_seeds[0] + of_trainings[0])

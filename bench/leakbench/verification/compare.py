@@ -15,6 +15,7 @@ from leakbench.metrics.spec import Leaf, MetricSpec, leaves
 from leakbench.records.possible_values import ROUNDING
 from leakbench.records.record import Record
 from leakbench.records.verified import Rule
+from leakbench.threat.knowledge import Knowledge
 from leakbench.verification.agreement import (
     COARSE,
     SHARE,
@@ -64,7 +65,23 @@ def chosen(choice: RuleChoice, record: Record, anew: Record) -> Rule:
     if choice != "auto":
         return choice
     one, other = ((each.device, each.versions, each.environment) for each in (record, anew))
-    return "equal" if one == other else "interval"
+    return "equal" if one == other and _is_named(record) else "interval"
+
+
+def _is_named(record: Record) -> bool:
+    return record.environment is not None and record.environment.processor is not None
+
+
+def _is_retrained(record: Record, anew: Record) -> bool:
+    """Whether the repeat's shared model is another one, or may be.
+
+    On another processor sums are rounded otherwise. Over hundreds of rounds that grows until it is
+    as if the training had another seed.
+    """
+    if not record.cell.rounds or Knowledge.MODEL not in Knowledge.parse(record.knowledge):
+        return False
+    one, other = (each.environment and each.environment.processor for each in (record, anew))
+    return one != other or not _is_named(record)
 
 
 def testable(records: Iterable[Record]) -> int:
@@ -94,6 +111,7 @@ def compare(record: Record, anew: Record, rule: Rule, values: int = 0) -> Compar
     assert anew.metrics is not None
     resolved = ResolvedCell.of(record.cell)
     each_test = level(values or testable([record]))
+    retrained = _is_retrained(record, anew)
     theirs = {leaf.path: leaf for leaf in leaves(record.metrics)}
     ours = {leaf.path: leaf for leaf in leaves(anew.metrics)}
     for path, leaf in {**theirs, **ours}.items():
@@ -105,6 +123,7 @@ def compare(record: Record, anew: Record, rule: Rule, values: int = 0) -> Compar
             _compare_equal(theirs[path], ours[path], spec, found)
         else:
             sampling = sampling_of(leaf, spec, resolved, anew.metrics)
+            sampling = replace(sampling, is_retrained=retrained)
             _compare_by_interval(theirs[path], ours[path], spec, sampling, each_test, found)
     return found
 
