@@ -29,17 +29,16 @@ from leakbench.auditing.client_defense import checked_defense
 from leakbench.auditing.client_loss import Criterion
 from leakbench.auditing.clock import Clock, expected_seconds
 from leakbench.auditing.default_defenses import USUAL_DEFENSES, default_defenses
-from leakbench.auditing.defending import Defended, defend_all
+from leakbench.auditing.defending import (
+    Defended,
+    as_sent,
+    defend_all,
+    sends_alike,
+)
 from leakbench.auditing.fitted_model import EXAMPLES, PixelNumbers, fit_together
 from leakbench.auditing.image_files import read_labelled_images
-from leakbench.auditing.labelled_images import (
-    LabelledImages,
-    check_disjoint_identities,
-    check_labels_and_properties,
-    check_property,
-    check_varies,
-    kind_of,
-)
+from leakbench.auditing.labelled_images import LabelledImages
+from leakbench.auditing.matching_images import checked_images, inferable
 from leakbench.auditing.mode_detection import in_clients_mode
 from leakbench.auditing.model_splitting import check_in_mode, split_model
 from leakbench.auditing.quick import (
@@ -204,8 +203,8 @@ def audit(
     if split is None:
         on_status(f"the head begins at {own.split}")
     aux = fewer_individuals(fitted.auxiliary, seed) if quick else fitted.auxiliary
-    properties, left_out = _inferable(properties, aux, fitted.truth)
-    aux, known = _checked_images(aux, fitted.truth, properties, own.classes)
+    properties, left_out = inferable(properties, aux, fitted.truth)
+    aux, known = checked_images(aux, fitted.truth, properties, own.classes)
     clients = Clients(own, model, threat, "cpu")
     clients, mode_note = in_clients_mode(
         clients, mode, read.captured, known, update_format, examples
@@ -255,10 +254,14 @@ def _seconds(quick: bool, time_limit: float | None) -> float | None:
 
 
 def _times(case: Case, defenses: Sequence[PluginSpec] | None) -> int:
-    """Return how often attacks run: on the updates, without a further defense, and under each."""
+    """Return how often attacks run: on the updates, under each defense, and without one.
+
+    The last only where the clients that are simulated without a defense send something else.
+    """
     if not case.known_batches or (defenses is not None and not defenses):
         return 1
-    return 2 + (USUAL_DEFENSES if defenses is None else len(defenses))
+    without = 0 if sends_alike(case) else 1
+    return 1 + without + (USUAL_DEFENSES if defenses is None else len(defenses))
 
 
 def _check_any_ran(attacked: Mapping[str, Attacked]) -> None:
@@ -303,52 +306,8 @@ def _defended(
         for spec in chosen
         if attacked[spec.name].attack.control or not attacked[spec.name].refused
     ]
-    return defend_all(case, tried, kept, training, clock)
-
-
-def _checked_images(
-    aux: LabelledImages, truth: LabelledImages | None, properties: Sequence[str], classes: int
-) -> tuple[LabelledImages, LabelledImages | None]:
-    """Return D_aux and the truth with the properties to infer, once they fit together.
-
-    Raises:
-        UsageError: they do not fit the model or each other, or share an individual.
-    """
-    aux = check_labels_and_properties(aux, "D_aux", properties, classes)
-    if truth is None:
-        return aux, None
-    truth = check_labels_and_properties(truth, "the truth", properties, classes)
-    check_disjoint_identities(aux, truth, "D_aux")
-    kinds = kind_of(truth.images), kind_of(aux.images)
-    if kinds[0] != kinds[1] or truth.images.shape[1:] != aux.images.shape[1:]:
-        raise UsageError(
-            f"{kinds[0]} of the truth have shape {tuple(truth.images.shape[1:])}, {kinds[1]} of "
-            f"D_aux {tuple(aux.images.shape[1:])}; give both the same shape"
-        )
-    return aux, truth
-
-
-def _inferable(
-    properties: Sequence[str], aux: LabelledImages, truth: LabelledImages | None
-) -> tuple[list[str], list[str]]:
-    """Return the properties that can be inferred, and why the others cannot.
-
-    Raises:
-        UsageError: none can.
-    """
-    kept, left_out = [], []
-    for name in properties:
-        try:
-            check_property(aux, "D_aux", name)
-            check_varies(aux, "D_aux", name)
-            if truth is not None:
-                check_property(truth, "the truth", name)
-            kept.append(name)
-        except UsageError as error:
-            left_out.append(str(error))
-    if not kept:
-        raise UsageError(left_out[0])
-    return kept, left_out
+    undefended = as_sent(case, {spec.name: attacked[spec.name] for spec in kept})
+    return defend_all(case, tried, kept, training, clock, undefended)
 
 
 def _attacks(
