@@ -37,6 +37,7 @@ from leakbench.auditing.defending import (
 )
 from leakbench.auditing.fitted_model import EXAMPLES, PixelNumbers, fit_together
 from leakbench.auditing.image_files import read_labelled_images
+from leakbench.auditing.label_texts import label_texts
 from leakbench.auditing.labelled_images import LabelledImages
 from leakbench.auditing.matching_images import checked_images, inferable
 from leakbench.auditing.mode_detection import in_clients_mode
@@ -89,6 +90,7 @@ def audit(
     seed: int = 0,
     logits: str | int | None = None,
     weight_decay: float = 0.0,
+    label_names: Sequence[str] = (),
     quick: bool = False,
     time_limit: float | None = None,
     name: str = "",
@@ -136,6 +138,7 @@ def audit(
         logits: which part of the model's output they are, where it returns a dict, tuple or
             dataclass: a key, field or place. None for `logits`, or the only tensor (n, classes).
         weight_decay: λ of clients' SGD, whose updates hold λ times the weights as well.
+        label_names: of the classes, or of the logits where labels are vectors; for the report.
         quick: whether to answer within about two minutes; see `leakbench.auditing.quick` for what
             is left out.
         time_limit: minutes after which attacks end; the report says what was not run.
@@ -200,6 +203,7 @@ def audit(
     examples = fitted.auxiliary.images[:EXAMPLES]
     on_status("tracing the model")
     own = split_model(model, split, examples, scale, targets)
+    labels = label_texts(own.loss, own.classes, label_names)
     if split is None:
         on_status(f"the head begins at {own.split}")
     aux = fewer_individuals(fitted.auxiliary, seed) if quick else fitted.auxiliary
@@ -226,7 +230,7 @@ def audit(
         attacked = attack_all(case, chosen, case.batches, clock)
         _check_any_ran(attacked)
         defended = _defended(case, chosen, attacked, chosen_defenses, fitted.training, clock)
-    return report_of(case, attacked, defended, name or type(model).__name__, own.split)
+    return report_of(case, attacked, defended, name or type(model).__name__, own.split, labels)
 
 
 def _sizes(batch_size: int | Sequence[int] | None) -> list[int]:
