@@ -24,6 +24,11 @@ from leakbench.auditing.attacking import (
     with_fallback,
 )
 from leakbench.auditing.case import Case, case_of
+from leakbench.auditing.checked_arguments import (
+    batch_sizes,
+    check_arguments,
+    paths_or_tensors,
+)
 from leakbench.auditing.client_batches import Clients
 from leakbench.auditing.client_defense import checked_defense
 from leakbench.auditing.client_loss import Criterion
@@ -153,11 +158,33 @@ def audit(
             can be run; its message says what to correct.
         KeyboardInterrupt: on Ctrl-C before any attack was finished.
     """
-    sizes = _sizes(batch_size)
+    check_arguments(
+        model=model,
+        split=split,
+        updates=updates,
+        auxiliary=auxiliary,
+        properties=properties,
+        truth=truth,
+        loss=loss,
+        defense=defense,
+        attacks=attacks,
+        budget=budget,
+        defenses=defenses,
+        training=training,
+        pixel_mean=pixel_mean,
+        pixel_deviation=pixel_deviation,
+        image_size=image_size,
+        logits=logits,
+        label_names=label_names,
+        time_limit=time_limit,
+        name=name,
+    )
+    size = batch_sizes(batch_size)
+    sizes = _sizes(size)
     update_format = _checked(
         UpdateFormat,
         kind=kind,
-        batch_size=batch_size if isinstance(batch_size, int) else None,
+        batch_size=size if isinstance(size, int) else None,
         learning_rate=learning_rate,
         local_steps=local_steps,
         local_batch=local_batch,
@@ -172,18 +199,12 @@ def audit(
         property_model=PROPERTY_MODEL if quick else property_model,
         seed=seed,
     )
-    if updates is None and truth is None:
-        raise UsageError("there is nothing to audit: give updates, or the truth to compute some of")
-    if auxiliary is None:
-        raise UsageError("give auxiliary: D_aux, labelled images of people in no client's data")
-    _check_lists(properties=properties, attacks=attacks, defenses=defenses)
-    if not properties:
-        raise UsageError("give at least one property to infer")
+    assert auxiliary is not None
     _check_device(device)
     if defense is not None:
         checked_defense(defense)
     chosen_defenses = None if defenses is None else [checked_defense(table) for table in defenses]
-    given = Path(updates) if isinstance(updates, str) else updates
+    given = paths_or_tensors(updates)
     read = ReadUpdates() if given is None else read_updates(given, update_format, sizes)
     if updates is not None and not read.captured:
         raise UsageError("there is no update to audit; give some, or None and the truth")
@@ -233,19 +254,12 @@ def audit(
     return report_of(case, attacked, defended, name or type(model).__name__, own.split, labels)
 
 
-def _sizes(batch_size: int | Sequence[int] | None) -> list[int]:
+def _sizes(batch_size: int | list[int] | None) -> list[int]:
     """Return the batch size of each update; empty where they do not differ."""
-    sizes = [] if batch_size is None or isinstance(batch_size, int) else list(batch_size)
+    sizes = batch_size if isinstance(batch_size, list) else []
     for size in sizes:
         _checked(UpdateFormat, batch_size=size)
     return sizes
-
-
-def _check_lists(**arguments: object) -> None:
-    """Refuse one text in place of a list of texts, whose letters would be taken one by one."""
-    for name, given in arguments.items():
-        if isinstance(given, str):
-            raise UsageError(f'{name}="{given}" is one text; give a list, {name}=["{given}"]')
 
 
 def _seconds(quick: bool, time_limit: float | None) -> float | None:
@@ -337,7 +351,7 @@ def _images(given: LabelledImages | Path | str, size: int | None, role: str) -> 
 def _check_device(name: str) -> None:
     try:
         torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise UsageError(f"device {name!r} is not available here; give cpu, cuda or mps") from error
 
 
