@@ -102,16 +102,17 @@ def check_arguments(**given: Any) -> None:
 def _check_tensors(labelled: LabelledImages, role: str) -> None:
     """Refuse lists and NumPy arrays in place of tensors."""
     inputs: Any = labelled.images
+    properties: Any = labelled.properties
     several = isinstance(inputs, tuple | Mapping)
     columns: dict[str, Any] = {} if several else {"images": inputs}
-    if not isinstance(labelled.properties, Mapping):
-        kind = type(labelled.properties).__name__
+    if not isinstance(properties, Mapping):
+        kind = type(properties).__name__
         raise UsageError(
             f"properties of {role} are of type {kind}; give a dict of tensors by the properties' "
             f"names"
         )
     columns |= {"labels": labelled.labels, "identities": labelled.identities}
-    columns |= {f"property {name!r}": value for name, value in labelled.properties.items()}
+    columns |= {f"property {name!r}": value for name, value in properties.items()}
     for name, value in columns.items():
         if value is not None and not isinstance(value, Tensor):
             raise UsageError(
