@@ -2,7 +2,7 @@
 
 The public names, for audits of your own model and for plugins in other packages::
 
-    from leakbench import audit, record_rounds, LabelledImages
+    from leakbench import audit, record_rounds, read_fedml, read_nvflare, LabelledImages
     from leakbench import Attack, AttackResult, Knowledge, Observation, Server, register_attack
 
 In a checkout its subpackages `attacks`, `baselines` and `datasets` are links to the folders at the
@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from leakbench.auditing.audit import audit as audit
+    from leakbench.auditing.fedml_files import read_fedml as read_fedml
     from leakbench.auditing.flower_tap import record_rounds as record_rounds
     from leakbench.auditing.labelled_images import LabelledImages as LabelledImages
+    from leakbench.auditing.nvflare_files import read_nvflare as read_nvflare
     from leakbench.auditing.report import Report as Report
     from leakbench.auditing.training import FederatedTraining as FederatedTraining
     from leakbench.base.errors import UsageError as UsageError
@@ -47,6 +49,8 @@ _HOME = {
     "audit": "auditing.audit",
     "FederatedTraining": "auditing.training",
     "record_rounds": "auditing.flower_tap",
+    "read_fedml": "auditing.fedml_files",
+    "read_nvflare": "auditing.nvflare_files",
     "LabelledImages": "auditing.labelled_images",
     "Report": "auditing.report",
     "UsageError": "base.errors",

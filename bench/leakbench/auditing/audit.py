@@ -24,22 +24,27 @@ from leakbench.auditing.attacking import (
     with_fallback,
 )
 from leakbench.auditing.case import Case, case_of
+from leakbench.auditing.checked_arguments import (
+    batch_sizes,
+    check_arguments,
+    paths_or_tensors,
+)
 from leakbench.auditing.client_batches import Clients
 from leakbench.auditing.client_defense import checked_defense
 from leakbench.auditing.client_loss import Criterion
 from leakbench.auditing.clock import Clock, expected_seconds
 from leakbench.auditing.default_defenses import USUAL_DEFENSES, default_defenses
-from leakbench.auditing.defending import Defended, defend_all
+from leakbench.auditing.defending import (
+    Defended,
+    as_sent,
+    defend_all,
+    sends_alike,
+)
 from leakbench.auditing.fitted_model import EXAMPLES, PixelNumbers, fit_together
 from leakbench.auditing.image_files import read_labelled_images
-from leakbench.auditing.labelled_images import (
-    LabelledImages,
-    check_disjoint_identities,
-    check_labels_and_properties,
-    check_property,
-    check_varies,
-    kind_of,
-)
+from leakbench.auditing.label_texts import label_texts
+from leakbench.auditing.labelled_images import LabelledImages
+from leakbench.auditing.matching_images import checked_images, inferable
 from leakbench.auditing.mode_detection import in_clients_mode
 from leakbench.auditing.model_splitting import check_in_mode, split_model
 from leakbench.auditing.quick import (
@@ -90,6 +95,7 @@ def audit(
     seed: int = 0,
     logits: str | int | None = None,
     weight_decay: float = 0.0,
+    label_names: Sequence[str] = (),
     quick: bool = False,
     time_limit: float | None = None,
     name: str = "",
@@ -137,6 +143,7 @@ def audit(
         logits: which part of the model's output they are, where it returns a dict, tuple or
             dataclass: a key, field or place. None for `logits`, or the only tensor (n, classes).
         weight_decay: λ of clients' SGD, whose updates hold λ times the weights as well.
+        label_names: of the classes, or of the logits where labels are vectors; for the report.
         quick: whether to answer within about two minutes; see `leakbench.auditing.quick` for what
             is left out.
         time_limit: minutes after which attacks end; the report says what was not run.
@@ -151,11 +158,33 @@ def audit(
             can be run; its message says what to correct.
         KeyboardInterrupt: on Ctrl-C before any attack was finished.
     """
-    sizes = _sizes(batch_size)
+    check_arguments(
+        model=model,
+        split=split,
+        updates=updates,
+        auxiliary=auxiliary,
+        properties=properties,
+        truth=truth,
+        loss=loss,
+        defense=defense,
+        attacks=attacks,
+        budget=budget,
+        defenses=defenses,
+        training=training,
+        pixel_mean=pixel_mean,
+        pixel_deviation=pixel_deviation,
+        image_size=image_size,
+        logits=logits,
+        label_names=label_names,
+        time_limit=time_limit,
+        name=name,
+    )
+    size = batch_sizes(batch_size)
+    sizes = _sizes(size)
     update_format = _checked(
         UpdateFormat,
         kind=kind,
-        batch_size=batch_size if isinstance(batch_size, int) else None,
+        batch_size=size if isinstance(size, int) else None,
         learning_rate=learning_rate,
         local_steps=local_steps,
         local_batch=local_batch,
@@ -170,18 +199,12 @@ def audit(
         property_model=PROPERTY_MODEL if quick else property_model,
         seed=seed,
     )
-    if updates is None and truth is None:
-        raise UsageError("there is nothing to audit: give updates, or the truth to compute some of")
-    if auxiliary is None:
-        raise UsageError("give auxiliary: D_aux, labelled images of people in no client's data")
-    _check_lists(properties=properties, attacks=attacks, defenses=defenses)
-    if not properties:
-        raise UsageError("give at least one property to infer")
+    assert auxiliary is not None
     _check_device(device)
     if defense is not None:
         checked_defense(defense)
     chosen_defenses = None if defenses is None else [checked_defense(table) for table in defenses]
-    given = Path(updates) if isinstance(updates, str) else updates
+    given = paths_or_tensors(updates)
     read = ReadUpdates() if given is None else read_updates(given, update_format, sizes)
     if updates is not None and not read.captured:
         raise UsageError("there is no update to audit; give some, or None and the truth")
@@ -201,11 +224,12 @@ def audit(
     examples = fitted.auxiliary.images[:EXAMPLES]
     on_status("tracing the model")
     own = split_model(model, split, examples, scale, targets)
+    labels = label_texts(own.loss, own.classes, label_names)
     if split is None:
         on_status(f"the head begins at {own.split}")
     aux = fewer_individuals(fitted.auxiliary, seed) if quick else fitted.auxiliary
-    properties, left_out = _inferable(properties, aux, fitted.truth)
-    aux, known = _checked_images(aux, fitted.truth, properties, own.classes)
+    properties, left_out = inferable(properties, aux, fitted.truth)
+    aux, known = checked_images(aux, fitted.truth, properties, own.classes)
     clients = Clients(own, model, threat, "cpu")
     clients, mode_note = in_clients_mode(
         clients, mode, read.captured, known, update_format, examples
@@ -227,22 +251,15 @@ def audit(
         attacked = attack_all(case, chosen, case.batches, clock)
         _check_any_ran(attacked)
         defended = _defended(case, chosen, attacked, chosen_defenses, fitted.training, clock)
-    return report_of(case, attacked, defended, name or type(model).__name__, own.split)
+    return report_of(case, attacked, defended, name or type(model).__name__, own.split, labels)
 
 
-def _sizes(batch_size: int | Sequence[int] | None) -> list[int]:
+def _sizes(batch_size: int | list[int] | None) -> list[int]:
     """Return the batch size of each update; empty where they do not differ."""
-    sizes = [] if batch_size is None or isinstance(batch_size, int) else list(batch_size)
+    sizes = batch_size if isinstance(batch_size, list) else []
     for size in sizes:
         _checked(UpdateFormat, batch_size=size)
     return sizes
-
-
-def _check_lists(**arguments: object) -> None:
-    """Refuse one text in place of a list of texts, whose letters would be taken one by one."""
-    for name, given in arguments.items():
-        if isinstance(given, str):
-            raise UsageError(f'{name}="{given}" is one text; give a list, {name}=["{given}"]')
 
 
 def _seconds(quick: bool, time_limit: float | None) -> float | None:
@@ -255,10 +272,14 @@ def _seconds(quick: bool, time_limit: float | None) -> float | None:
 
 
 def _times(case: Case, defenses: Sequence[PluginSpec] | None) -> int:
-    """Return how often attacks run: on the updates, without a further defense, and under each."""
+    """Return how often attacks run: on the updates, under each defense, and without one.
+
+    The last only where the clients that are simulated without a defense send something else.
+    """
     if not case.known_batches or (defenses is not None and not defenses):
         return 1
-    return 2 + (USUAL_DEFENSES if defenses is None else len(defenses))
+    without = 0 if sends_alike(case) else 1
+    return 1 + without + (USUAL_DEFENSES if defenses is None else len(defenses))
 
 
 def _check_any_ran(attacked: Mapping[str, Attacked]) -> None:
@@ -303,52 +324,8 @@ def _defended(
         for spec in chosen
         if attacked[spec.name].attack.control or not attacked[spec.name].refused
     ]
-    return defend_all(case, tried, kept, training, clock)
-
-
-def _checked_images(
-    aux: LabelledImages, truth: LabelledImages | None, properties: Sequence[str], classes: int
-) -> tuple[LabelledImages, LabelledImages | None]:
-    """Return D_aux and the truth with the properties to infer, once they fit together.
-
-    Raises:
-        UsageError: they do not fit the model or each other, or share an individual.
-    """
-    aux = check_labels_and_properties(aux, "D_aux", properties, classes)
-    if truth is None:
-        return aux, None
-    truth = check_labels_and_properties(truth, "the truth", properties, classes)
-    check_disjoint_identities(aux, truth, "D_aux")
-    kinds = kind_of(truth.images), kind_of(aux.images)
-    if kinds[0] != kinds[1] or truth.images.shape[1:] != aux.images.shape[1:]:
-        raise UsageError(
-            f"{kinds[0]} of the truth have shape {tuple(truth.images.shape[1:])}, {kinds[1]} of "
-            f"D_aux {tuple(aux.images.shape[1:])}; give both the same shape"
-        )
-    return aux, truth
-
-
-def _inferable(
-    properties: Sequence[str], aux: LabelledImages, truth: LabelledImages | None
-) -> tuple[list[str], list[str]]:
-    """Return the properties that can be inferred, and why the others cannot.
-
-    Raises:
-        UsageError: none can.
-    """
-    kept, left_out = [], []
-    for name in properties:
-        try:
-            check_property(aux, "D_aux", name)
-            check_varies(aux, "D_aux", name)
-            if truth is not None:
-                check_property(truth, "the truth", name)
-            kept.append(name)
-        except UsageError as error:
-            left_out.append(str(error))
-    if not kept:
-        raise UsageError(left_out[0])
-    return kept, left_out
+    undefended = as_sent(case, {spec.name: attacked[spec.name] for spec in kept})
+    return defend_all(case, tried, kept, training, clock, undefended)
 
 
 def _attacks(
@@ -374,7 +351,7 @@ def _images(given: LabelledImages | Path | str, size: int | None, role: str) -> 
 def _check_device(name: str) -> None:
     try:
         torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise UsageError(f"device {name!r} is not available here; give cpu, cuda or mps") from error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from leakbench.base.errors import UsageError
 from leakbench.base.plugins import PluginSpec
 from leakbench.base.registry import DEFENSES
 from leakbench.federation.defense import Defense
@@ -16,8 +17,13 @@ def checked_defense(table: Mapping[str, Any] | str) -> PluginSpec:
     """Return a defense from its table, `{"name": …, parameter: …}`, or its name alone.
 
     Raises:
-        UsageError: it has no name, is unknown, or a parameter does not fit.
+        UsageError: it is neither, has no name, is unknown, or a parameter does not fit.
     """
+    if not isinstance(table, str | Mapping):
+        raise UsageError(
+            f"a defense is of type {type(table).__name__}; give a name, or a table such as "
+            f'{{"name": "gaussian", "sigma": 0.01}}'
+        )
     given = {"name": table} if isinstance(table, str) else table
     spec = PluginSpec.from_table(given, "defense")
     build_defense(spec)

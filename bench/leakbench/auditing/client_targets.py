@@ -106,8 +106,8 @@ def with_targets(
     numbers = {role: _numbers(each, table, dict(vectors)[role]) for role, each in rows.items()}
     listed = "all sets of labels" if every else f"the {len(table)} different labels of D_aux"
     note = (
-        f"Attacks and baselines take each individual's label to be one of {listed}; the report "
-        f"numbers these from 0, in ascending order."
+        f"Attacks and baselines take each individual's label to be one of {listed}; audit.json "
+        f"numbers these in ascending order, as `model.labels` lists them."
     )
     return (
         Targets(criterion, replace(loss, table=table), note),

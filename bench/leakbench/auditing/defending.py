@@ -60,12 +60,47 @@ class Defended:
         return INTERRUPTED in (self.refused, self.utility.not_measured)
 
 
+def as_sent(case: Case, attacked: Mapping[str, Attacked]) -> Defended | None:
+    """Return the attacks on the updates as they were sent, as the result without a further defense.
+
+    None where clients have to be simulated instead, because a captured update is not known to be
+    what the model computes.
+
+    Args:
+        attacked: on all batches; those whose truth is not known are left out of the result.
+    """
+    if not sends_alike(case):
+        return None
+    known = [row for row, batch in enumerate(case.batches) if isinstance(batch, KnownBatch)]
+    found = {name: _on_batches(each, known) for name, each in attacked.items()}
+    return _result(NO_DEFENSE, found, sum(case.batches[row].size for row in known))
+
+
+def sends_alike(case: Case) -> bool:
+    """Whether simulated clients without a further defense send what was sent, up to rounding."""
+    return all(
+        check is None or check.outcome == "agrees"
+        for batch, check in zip(case.batches, case.checks, strict=True)
+        if isinstance(batch, KnownBatch)
+    )
+
+
+def _on_batches(attacked: Attacked, rows: Sequence[int]) -> Attacked:
+    """Return an attack's answers for some batches; its metrics, of known batches, stay."""
+    return replace(
+        attacked,
+        runs=tuple(tuple(results[row] for row in rows) for results in attacked.runs),
+        distortions=tuple(attacked.distortions[row] for row in rows if attacked.distortions),
+    )
+
+
 def defend_all(
     case: Case,
     defenses: Sequence[PluginSpec],
     attacks: Sequence[PluginSpec],
     training: Training | FederatedTraining | None,
     clock: Clock,
+    undefended: Defended | None = None,
     compiling: Compiling = "auto",
 ) -> list[Defended]:
     """Let clients send the batches whose truth is known under each defense; attack what is sent.
@@ -74,6 +109,9 @@ def defend_all(
     without a further defense; attacks that fail there are not tried under defenses. A defense that
     cannot be applied is refused, the others continue; after Ctrl-C the rest is refused as
     interrupted.
+
+    Args:
+        undefended: the result without a further defense, see `as_sent`; None to run it.
     """
     specs = [NO_DEFENSE, *(spec for spec in defenses if spec != NO_DEFENSE)]
     done: list[Defended] = []
@@ -85,7 +123,10 @@ def defend_all(
             failed = failing(done[0].attacked) if done else {}
             tried = [each for each in attacks if each.name not in failed]
             try:
-                found = _defended(case, spec, tried, clock, compiling)
+                if spec == NO_DEFENSE and undefended is not None:
+                    found = undefended
+                else:
+                    found = _defended(case, spec, tried, clock, compiling)
                 done.append(replace(found, failed_before=tuple(failed.values())))
             except Exception as error:  # Whatever ends one defense must not end the others.
                 done.append(Defended(spec, refused=error_text(error)))
@@ -142,12 +183,15 @@ def _defended(
         raise UsageError(NOTHING_LEFT)
     if all(each.refused for each in ran):
         raise UsageError(f"no attack could be run: {'; '.join(each.refused for each in ran)}")
+    return replace(_result(spec, attacked, sum(b.size for b in batches)), left_out=left_out)
+
+
+def _result(spec: PluginSpec, attacked: Mapping[str, Attacked], individuals: int) -> Defended:
     distortions = next((each.distortions for each in attacked.values() if each.distortions), ())
     return Defended(
         spec=spec,
         attacked=attacked,
-        individuals=sum(batch.size for batch in batches),
-        left_out=left_out,
+        individuals=individuals,
         distortion=_mean_distortion(distortions) if distortions else None,
     )
 

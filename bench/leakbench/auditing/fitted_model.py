@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 from torch import nn
 from torch.export import ExportedProgram
@@ -117,6 +118,9 @@ def _scale(
                 f"{argument} has {len(given)} numbers, but images have {channels} channels; give "
                 f"one for all, or one for each"
             )
+        wrong = [number for number in given if not isfinite(number)]
+        if wrong:
+            raise UsageError(f"{argument} holds {wrong[0]}; give finite numbers")
     if any(number <= 0 for number in deviations):
         raise UsageError("pixel_deviation must be above 0")
     return PixelScale(means, deviations)

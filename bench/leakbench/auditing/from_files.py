@@ -18,6 +18,7 @@ from leakbench.auditing.labelled_images import (
     check_images,
 )
 from leakbench.auditing.model_loading import load_model
+from leakbench.auditing.outputs import check_writable
 from leakbench.auditing.report import Report
 from leakbench.auditing.training import FederatedTraining
 from leakbench.base.devices import chosen_device
@@ -63,6 +64,7 @@ def audit_from_files(
     Raises:
         UsageError: as `audit`; or a file is missing or malformed.
     """
+    check_writable(out, sarif)
     conditions = {text: _checked_condition(text, truth) for text in fail_on}
     for name in attacks or ():
         ATTACKS.get(name)

@@ -42,8 +42,8 @@ LEFT_OUT = (
     f"This is a quick audit: exact attacks search for a tenth of their usual time, reconstruction "
     f"takes 20 gradients in place of 400, at most {UPDATES} updates and {INDIVIDUALS} individuals "
     f"of D_aux are used, with a {PROPERTY_MODEL} property model, no defense is tried unless named, "
-    f"and attacks end after {SECONDS:g} s. What it finds is found; what it does not find may be "
-    f"found by an audit that is not quick."
+    f"and attacks end after {SECONDS:g} s unless another limit is given. What it finds is found; "
+    f"what it does not find may be found by an audit that is not quick."
 )
 """Said among what was not tested."""
 

@@ -243,6 +243,8 @@ class ModelReport(ReportPart):
             where it was found.
         features: width of the deep feature.
         classes: of the main task.
+        labels: the text of each label's number, see `leakbench.auditing.label_texts.label_texts`;
+            empty where labels are classes without names.
         trained: entries of the update.
         tensors: parameters of the model, frozen ones included.
         head, extractor: the user's names of the parameters on either side.
@@ -258,3 +260,4 @@ class ModelReport(ReportPart):
     head: list[str]
     tensors: int | None = None
     accuracy: float | None
+    labels: list[str] = []

@@ -51,12 +51,14 @@ def report_of(
     defended: Sequence[Defended],
     name: str,
     split: str,
+    labels: Sequence[str] = (),
 ) -> Report:
     """Return the report of an audit.
 
     Args:
         attacked: on all batches.
         name, split: of the model.
+        labels: the texts of main-task labels.
     """
     swapped = {name: _swapped_cosines(each, case) for name, each in attacked.items()}
     updates = [
@@ -68,7 +70,7 @@ def report_of(
     interrupted = any(a.interrupted for a in attacked.values()) or any(
         d.interrupted for d in defended
     )
-    model = _model(case, name, split)
+    model = _model(case, name, split, labels)
     findings = findings_of(updates, attacks, defenses, model)
     exposed = exposed_individuals(updates, attacks)
     verdict = overall_verdict(updates, attacks, exposed)
@@ -140,7 +142,7 @@ def _worst_cases(case: Case, attacked: Mapping[str, Attacked]) -> list[WorstCase
     ]
 
 
-def _model(case: Case, name: str, split: str) -> ModelReport:
+def _model(case: Case, name: str, split: str, labels: Sequence[str]) -> ModelReport:
     model, space = case.model, case.server.feature_space
     assert space is not None
     return ModelReport(
@@ -153,6 +155,7 @@ def _model(case: Case, name: str, split: str) -> ModelReport:
         head=[t for ours, t in model.names.items() if ours.startswith("classifier.")],
         tensors=model.parameter_tensors,
         accuracy=case.accuracy,
+        labels=list(labels),
     )
 
 

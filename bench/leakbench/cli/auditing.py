@@ -113,6 +113,14 @@ def audit(
     reduction: Annotated[
         Literal["mean", "sum"], typer.Option("--reduction", help="Of the loss over a batch.")
     ] = "mean",
+    label_names: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--label-name",
+            help="Name of a class, or of a logit where labels are vectors, for the report; "
+            "repeatable, in their order.",
+        ),
+    ] = None,
     logits: Annotated[
         str | None,
         typer.Option(
@@ -242,6 +250,7 @@ def audit(
         weight_decay=weight_decay,
         loss=named_loss(loss, class_weight or (), label_smoothing, reduction),
         logits=logits,
+        label_names=label_names or (),
         quick=quick,
         time_limit=time_limit,
         mode=mode,

@@ -55,6 +55,14 @@ class Style:
     control: bool
 
 
+def looks_of(attacks: Sequence[str]) -> dict[str, Look]:
+    """Return each attack's look; those from elsewhere have ones that are used least."""
+    looks = {attack: LOOKS[attack] for attack in attacks if attack in LOOKS}
+    for attack in attacks:
+        looks.setdefault(attack, _least_used(list(looks.values())))
+    return looks
+
+
 def styles_of(cells: Sequence[Measured]) -> dict[str, Style]:
     """Return each column's style, in the columns' order.
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from leakbench.experiments.defense_labels import defense_level
 from leakbench.metrics.estimates import Estimate
 from leakbench.metrics.formatting import MISSING, percent
+from leakbench.reports.axis import Axis, Tick
 from leakbench.reports.compared import setting_without_attack
 from leakbench.reports.site.defended import Defended
 
@@ -43,14 +43,6 @@ class Mark:
     low: float | None
     high: float | None
     series: int
-    label: str
-
-
-@dataclass(frozen=True)
-class Tick:
-    """A labelled position on an axis."""
-
-    at: float
     label: str
 
 
@@ -103,9 +95,9 @@ def charts(rows: Sequence[Defended]) -> list[Chart]:
     if not points:
         return []
     sizes = batch_sizes(rows)
-    across = _Axis([p.lost for p in points], LEFT, WIDTH - RIGHT)
+    across = Axis([p.lost for p in points], LEFT, WIDTH - RIGHT)
     ends = [end for p in points for end in (p.advantage, p.low, p.high) if end is not None]
-    up = _Axis(ends, HEIGHT - BOTTOM, TOP)
+    up = Axis(ends, HEIGHT - BOTTOM, TOP)
     found = []
     for name in dict.fromkeys(p.of.name for p in points):
         marks = [
@@ -143,7 +135,7 @@ def by_batch_size(name: str, curves: Mapping[str, Mapping[int, Estimate]]) -> Ch
     step = (WIDTH - RIGHT - LEFT) / len(sizes)
     middle = {size: LEFT + step * (place + 0.5) for place, size in enumerate(sizes)}
     ends = [e for of in defined.values() for e in (of.value, of.low, of.high) if e is not None]
-    up = _Axis([100 * end for end in ends], HEIGHT - BOTTOM, TOP)
+    up = Axis([100 * end for end in ends], HEIGHT - BOTTOM, TOP)
     at_size = {size: [s for s, _, of in defined if of == size] for size in sizes}
 
     def x_of(series: int, size: int) -> float:
@@ -191,37 +183,3 @@ def _strongest(rows: Sequence[Defended]) -> list[_Point]:
         if where not in best or best[where].advantage < point.advantage:
             best[where] = point
     return list(best.values())
-
-
-class _Axis:
-    """A linear axis over values and zero, with ticks at round numbers."""
-
-    def __init__(self, values: Sequence[float], start: float, end: float) -> None:
-        self._start, self._end = start, end
-        least, most = min(0.0, *values), max(0.0, *values)
-        self._step = _round_step((most - least) / 5)
-        self._low = math.floor(least / self._step) * self._step
-        self._high = max(math.ceil(most / self._step) * self._step, self._low + self._step)
-
-    def at(self, value: float) -> float:
-        """Return the position of a value."""
-        share = (value - self._low) / (self._high - self._low)
-        return round(self._start + share * (self._end - self._start), 1)
-
-    def ticks(self) -> tuple[Tick, ...]:
-        """Return the ticks, from the least."""
-        count = round((self._high - self._low) / self._step)
-        values = [self._low + number * self._step for number in range(count + 1)]
-        return tuple(Tick(self.at(value), f"{value:g}") for value in values)
-
-
-def _round_step(rough: float) -> float:
-    """Return the next of 1, 2, 5, 10, … above a number.
-
-    >>> _round_step(0.3), _round_step(7.0)
-    (0.5, 10.0)
-    """
-    if rough <= 0:
-        return 1.0
-    power = 10.0 ** math.floor(math.log10(rough))
-    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
