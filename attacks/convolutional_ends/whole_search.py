@@ -21,7 +21,7 @@ class PositionBudget:
     """How long to search for the positions of one victim batch.
 
     Attributes:
-        volleys: of alternating projections without a new position, after which they end.
+        volleys: of alternating projections, at most.
         reflections: iterations of relaxed reflections, at most.
         quiet: of them without a new position, after which they end.
         runs: side by side.
@@ -72,7 +72,7 @@ def found_columns(
 def _quickly(
     sought: Sought, found: FoundColumns, wanted: int, budget: PositionBudget, seed: int
 ) -> None:
-    AlternatingProjections(sought, found, budget.runs, seed).search(wanted, budget.volleys // FIRST)
+    AlternatingProjections(sought, found, budget.runs, seed).search(wanted, budget.volleys)
 
 
 def _in_column_space(
@@ -146,9 +146,6 @@ def _take_all(
     inside = sought.basis @ (sought.basis.mT @ vector)
     take(active, (vector - inside).norm(dim=0), vector.norm(dim=0), sought, found)
 
-
-FIRST = 10
-"""Part of the volleys, as its inverse, before relaxed reflections."""
 
 INSIDE = 0.99
 """Part of a column that must be in a space for it to be one of it."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -65,19 +67,27 @@ def recovered_individuals(
     features = end.features(sums)
     whole = len(found) == space.rank == space.individuals
     explained = whole and _explained(gradient, found, features, sums, labels, rounding)
-    solved = (found.distances < SOLVED) & (noise < MOST_MOVED)
+    # The x of who is almost sure is short, and the noise in it relatively large.
+    solved = (found.distances < SOLVED + noise) & (noise < MOST_MOVED)
     certified = solved & (direction < rounding) & (off < 2 * rounding) & explained
     if bool(certified.any()):
         standardise = Standardisation.of(end.features(end.sums(starts, deviations[:, None])))
-
-        def features_of(h: Tensor, deltas: Tensor) -> Tensor:
-            return end.features(_sums(end, h, deltas, deviations))
-
-        certified &= feature_errors(gradient, found, features_of, standardise) < SHARP
+        made_of = partial(features_of, end, deviations)
+        certified &= feature_errors(gradient, found, made_of, standardise) < SHARP
     certain = (mismatch < CERTAIN + noise.clamp_max(MOST_NOISE)) & (off < 2 * CERTAIN + noise)
     return RecoveredIndividuals(
         features, labels, mismatch, certain, certified, found.deltas.norm(dim=1)
     ).in_order()
+
+
+def features_of(end: TokenEnd, deviations: Tensor, h: Tensor, deltas: Tensor) -> Tensor:
+    """Return E of tokens whose h and δ are known, shape (n, d).
+
+    Args:
+        deviations: of u of individuals of D_aux, shape (n,).
+        h, deltas: shape (n, d).
+    """
+    return end.features(_sums(end, h, deltas, deviations))
 
 
 def _explained(
