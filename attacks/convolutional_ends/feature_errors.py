@@ -54,7 +54,8 @@ def feature_errors(
     moved = (slopes * errors).reshape(len(z), -1, gradient.end.positions).mean(2).mT
     standardise = gradient.standardise
     length = standardise(features).norm(dim=1).clamp_min(TINY)
-    return (moved / standardise.deviation).norm(dim=1) / length
+    share: Tensor = (moved / standardise.deviation).norm(dim=1) / length
+    return share
 
 
 MISSING = 3.0
