@@ -8,6 +8,7 @@ is small beside the feature is large beside these differences.
 from __future__ import annotations
 
 from torch import Tensor
+from torch.nn import functional
 
 from leakbench.attacks.convolutional_ends.gradient import PositionGradient
 from leakbench.attacks.convolutional_ends.masked_vectors import TINY
@@ -34,6 +35,21 @@ def preactivation_errors(
     return (noise.square() + others.square()).sqrt()
 
 
+def entry_errors(
+    gradient: PositionGradient, inputs: Tensor, amplified: Tensor, missing: Tensor
+) -> Tensor:
+    """Return how far noise may move the entries of a, shape (n,).
+
+    Args:
+        inputs: a, shape (n, d).
+        amplified, missing: as above, shape (n,).
+    """
+    _, entry = gradient.noise_along_weights
+    largest = functional.pad(inputs.abs().amax(1, keepdim=True), (0, 1), value=1.0).norm(dim=1)
+    length = functional.pad(inputs, (0, 1), value=1.0).norm(dim=1)
+    return ENTRIES * entry * amplified * largest + missing * length
+
+
 def feature_errors(
     gradient: PositionGradient, features: Tensor, z: Tensor, errors: Tensor
 ) -> Tensor:
@@ -57,6 +73,9 @@ def feature_errors(
     share: Tensor = (moved / standardise.deviation).norm(dim=1) / length
     return share
 
+
+ENTRIES = 3.0
+"""Standard errors within which entries of a are."""
 
 MISSING = 3.0
 """How many deviations of D_aux's z that of an individual that is not found may be from others'."""

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from leakbench.attacks.convolutional_ends.end import ConvolutionalEnd
 from leakbench.attacks.convolutional_ends.feature_errors import (
+    entry_errors,
     feature_errors,
     preactivation_errors,
 )
@@ -112,7 +113,7 @@ def _positions(gradient: PositionGradient, found: FoundColumns) -> Positions | N
             gradient.update,
             inputs,
             _unscaled(x, space.scale),
-            moved * functional.pad(inputs, (0, 1), value=1.0).norm(dim=1),
+            entry_errors(gradient, inputs, amplified, missing),
         )
         if added is None:
             return None
