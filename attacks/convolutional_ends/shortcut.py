@@ -72,21 +72,24 @@ def _least_squares(x: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor] | None:
 
     Returns:
         a, shape (n, d), and root mean squares of their errors, shape (n,); None where there are too
-        few channels, or more than a few are wrong.
+        few channels.
     """
     count = x.shape[1]
-    least = max(count + SPARE, MOST_RIGHT * len(x))
-    while len(x) >= least:
+    if len(x) < count + SPARE:
+        return None
+    least = max(count + SPARE, int(MOST_RIGHT * len(x)))
+    while True:
         inverse = torch.linalg.pinv(x)
         inputs = inverse @ gradient
         left = (gradient - x @ inputs).norm(dim=1)
-        right = left <= OUTLYING * left.median()
-        if right.all():
-            spare = (len(x) - count) * gradient.shape[1]
-            error = left.norm() / spare**0.5 * inverse.norm(dim=1)
-            return inputs, error
+        if len(x) <= least or left.max() <= OUTLYING * left.median():
+            break
+        # One by one: a wrong channel spoils what others leave.
+        right = left < left.max()
         x, gradient = x[right], gradient[right]
-    return None
+    spare = (len(x) - count) * gradient.shape[1]
+    error = left.norm() / spare**0.5 * inverse.norm(dim=1)
+    return inputs, error
 
 
 def _backpropagated(
@@ -132,11 +135,11 @@ def _centre(layer: Convolution) -> int:
 SPARE = 10
 """Fewest equations beyond the number of positions; what they leave tells the update's noise."""
 
-OUTLYING = 8.0
+OUTLYING = 4.0
 """How many times as much as most channels leave one leaves that is wrong."""
 
 MOST_RIGHT = 0.9
-"""Part of the channels in which it must hold."""
+"""Part of the channels that are kept at least; where more are wrong, the error tells."""
 
 SEEN = 1e-3
 """Length of what is seen, relative to the longest, below which it is the edge, or all inactive."""
