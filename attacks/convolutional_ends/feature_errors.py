@@ -47,7 +47,8 @@ def entry_errors(
     _, entry = gradient.noise_along_weights
     largest = functional.pad(inputs.abs().amax(1, keepdim=True), (0, 1), value=1.0).norm(dim=1)
     length = functional.pad(inputs, (0, 1), value=1.0).norm(dim=1)
-    return ENTRIES * entry * amplified * largest + missing * length
+    moved: Tensor = ENTRIES * entry * amplified * largest + missing * length
+    return moved
 
 
 def feature_errors(
