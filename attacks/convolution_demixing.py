@@ -52,7 +52,7 @@ class ConvolutionDemixing(CertifyingAttack):
     channels. The activation is ReLU, ReLU6, leaky or parametric ReLU.
 
     Attributes:
-        volleys: of alternating projections without a new position, after which they end.
+        volleys: of alternating projections, at most; they end with the first that finds few.
         reflections: iterations of the relaxed reflections, at most.
         quiet: iterations without a new position after which they end.
         reflected_at_once: runs of the relaxed reflections.

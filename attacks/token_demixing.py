@@ -108,7 +108,7 @@ class TokenDemixing(CertifyingAttack):
             return no_individuals(end)
         search = TokenSearch(gradient, starts, self.runs_at_once, observation.seed)
         found = search.search(self.rounds, self.patience)
-        return recovered_individuals(gradient, found, deviations)
+        return recovered_individuals(gradient, found, starts, deviations)
 
 
 AUXILIARY = 128

@@ -100,7 +100,7 @@ def test_unmodified_networks_of_torchvision_leak_everybody(
     larger = people(128, seed=1), people(8, seed=2)
     auxiliary, victims = (
         LabelledImages(
-            nn.functional.interpolate(of.images, size=64),
+            images=nn.functional.interpolate(of.images, size=64),
             labels=of.labels,
             properties=of.properties,
         )

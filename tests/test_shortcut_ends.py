@@ -18,6 +18,8 @@ from convolutional_planting import (
 from leakbench.attacks.convolution_demixing import ConvolutionDemixing
 from leakbench.attacks.convolutional_ends.gradient import position_gradient
 from leakbench.attacks.convolutional_ends.padding import padded_spaces, zeros_seen
+from leakbench.attacks.convolutional_ends.shortcut import shortcut_of
+from leakbench.attacks.demixable_ends.calls import inputs_of
 from leakbench.base.errors import UsageError
 from leakbench.federation.shared_model import SharedModel
 
@@ -112,3 +114,26 @@ def test_other_shortcuts_are_refused(block: nn.Module, found: str) -> None:
     model = of_blocks(block, channels=32)
     with pytest.raises(UsageError, match=found):
         ConvolutionDemixing().end(model, torch.rand(2, *SHAPE))
+
+
+def test_a_channel_that_rounding_hides_does_not_spoil_what_the_shortcut_adds() -> None:
+    """One entry of a is taken for inactive that is not: its error counts for its row alone."""
+    batch = planted_images(6, residual_network())
+    end = ConvolutionDemixing().end(batch.model, batch.auxiliary)
+    convolution = end.convolution
+    inputs = convolution.inputs(inputs_of(batch.model, convolution.module, batch.images))
+    inputs = inputs.flatten(0, 1)
+    without = convolution.z(inputs)
+    z = end.preactivations(batch.model, batch.images)
+    errors = end.probabilities(batch.features.double())
+    errors = errors - torch.eye(end.classes).double()[batch.labels]
+    back = (errors @ end.output.weight / len(batch.labels) / end.positions).mT
+    x = back.repeat_interleave(end.positions, 1) * (z > 0)
+    places = inputs.reshape(len(inputs), -1, 9)
+    channel = int((places[0, :, 4] > 0).nonzero()[0])
+    places[0, channel, 4] = 0.0
+    noise = torch.full((len(inputs),), 1e-7).double()
+    added = shortcut_of(end, batch.update, inputs, x, noise)
+    assert added is not None
+    assert float(added.error.max()) < 1e-4
+    torch.testing.assert_close(added.values, z - without, rtol=1e-3, atol=1e-3)

@@ -48,6 +48,14 @@ def test_everybody_in_images_is_found_exactly_with_their_labels(
     assert_everybody_is_found(planted_tokens(individuals, vision_transformer(0, classes)))
 
 
+def test_someone_of_whose_label_the_model_is_almost_sure_is_certified() -> None:
+    """One has a probability of 0.99, and an x that is as much shorter as it is nearer to noise."""
+    batch = planted_tokens(4, vision_transformer(6), 6)
+    sure = batch.model(batch.images).softmax(1)[torch.arange(4), batch.labels]
+    assert sure.max() > 0.99
+    assert_everybody_is_found(batch)
+
+
 @pytest.mark.parametrize("norm_first", [False, True])
 def test_everybody_in_texts_is_found_exactly_with_their_labels(norm_first: bool) -> None:
     assert_everybody_is_found(planted_texts(5, text_classifier(0, 3, norm_first)))

@@ -35,14 +35,15 @@ class AlternatingProjections:
         self.activation = sought.activation.to(self.basis)
         self.generator = torch.Generator().manual_seed(seed)
 
-    def search(self, wanted: int, patience: int) -> None:
-        """Search until so many columns are found, or none in so many volleys."""
-        idle = 0
-        while len(self.found) < wanted and idle < patience:
-            idle = 0 if self._volley() else idle + 1
+    def search(self, wanted: int, volleys: int) -> None:
+        """Search until so many columns are found, or few of those that are missing in a volley."""
+        for _ in range(volleys):
+            missing = wanted - len(self.found)
+            if missing <= 0 or self._volley() < missing / FRUITFUL:
+                break
 
-    def _volley(self) -> bool:
-        """Run once; return whether anything new is found."""
+    def _volley(self) -> int:
+        """Run once; return how many are found that were not known."""
         x, r, keeps_r = self._starts()
         # Half of the channels: about as many as in masks.
         mask = x * (self.directions @ r.mT) > 0
@@ -63,7 +64,7 @@ class AlternatingProjections:
         inside = self.basis @ (self.basis.mT @ vector)
         before_volley = len(self.found)
         take(mask, (vector - inside).norm(dim=0), vector.norm(dim=0), self.sought, self.found)
-        return len(self.found) > before_volley
+        return len(self.found) - before_volley
 
     def _starts(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return x, shape (m, runs), r, shape (runs, q), and which runs keep it, (runs, 1)."""
@@ -100,6 +101,9 @@ KEPT = 0.75
 
 FEW = 16
 """Part of the runs, as its inverse, whose masks may still change at the end of a volley."""
+
+FRUITFUL = 8
+"""Part of the columns that are missing, as its inverse, that a volley must find to be followed."""
 
 LONGEST = 60
 """Iterations of a run; most end after twenty."""

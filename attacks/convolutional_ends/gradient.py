@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from math import sqrt
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from leakbench.attacks.linear_layers.demixing.gradient_space import (
 )
 from leakbench.attacks.linear_layers.demixing.observed_gradient import ObservedGradient
 from leakbench.attacks.linear_layers.demixing.recovered import NOISE_MARGIN
+from leakbench.metrics.standardisation import Standardisation
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,9 @@ class PositionGradient:
         residuals: Q of the space of the r_i, orthonormal, shape (K, q).
         directions: W_oᵀ Q, rows scaled, shape (m, q).
         output: gradient of the output layer's [W_o, b_o], shape (K, m + 1).
-        spread: root mean square deviation of D_aux's features.
+        precision: the unit of the last place of the update's numbers.
+        standardise: by D_aux's features.
+        deviations: of z at D_aux's positions, shape (m,).
     """
 
     end: ConvolutionalEnd
@@ -46,7 +50,9 @@ class PositionGradient:
     residuals: Tensor
     directions: Tensor
     output: Tensor
-    spread: float
+    precision: float
+    standardise: Standardisation
+    deviations: Tensor
 
     @property
     def is_searchable(self) -> bool:
@@ -59,6 +65,30 @@ class PositionGradient:
         """[W, b] on the row space: z of the a in it, shape (m, rank)."""
         own = self.end.convolution
         return torch.cat([own.weight, own.bias[:, None]], dim=1) @ self.space.rows
+
+    @cached_property
+    def noise_along_weights(self) -> tuple[Tensor, float]:
+        """Standard deviations of the update's noise, as far as it is seen.
+
+        Returns:
+            Those of E [W_c, b_c] for a noise E in a row of the gradient, shape (m,), and that of
+            one entry of E.
+        """
+        space, own = self.space, self.end.convolution
+        whole = space.gradient
+        noise = whole - (space.basis * space.values) @ space.rows.mT
+        rows, columns = (
+            size - space.rank for size in (int((space.scale > 0).sum()), noise.shape[1])
+        )
+        if rows > 0 and columns > 0:
+            entry = float(noise.norm()) / sqrt(rows * columns)
+        else:
+            # Nothing is left in which noise is seen: it is rounding at least.
+            entry = self.precision * float(whole.square().mean().sqrt())
+        weights = torch.cat([own.weight, own.bias[:, None]], dim=1)
+        outside = (noise @ weights.mT).square().sum(0) / max(1, rows)
+        inside = entry**2 * self.layer.square().sum(1)
+        return (outside + inside).sqrt(), entry
 
     def sought(self, starts: Tensor, seed: int) -> tuple[Sought, Tensor]:
         """Return what is searched for, and the factors of z there, shape (m,).
@@ -142,7 +172,9 @@ def position_gradient(
         residuals=residuals,
         directions=directions * space.scale[:, None],
         output=output,
-        spread=float(end.pooled(starts).var(0).mean().sqrt()),
+        precision=precision,
+        standardise=Standardisation.of(end.pooled(starts)),
+        deviations=starts.std(dim=1),
     )
 
 

@@ -9,6 +9,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from leakbench.attacks.convolutional_ends.end import ConvolutionalEnd
+from leakbench.attacks.convolutional_ends.feature_errors import (
+    entry_errors,
+    feature_errors,
+    preactivation_errors,
+)
 from leakbench.attacks.convolutional_ends.found import FoundColumns
 from leakbench.attacks.convolutional_ends.gradient import PositionGradient
 from leakbench.attacks.convolutional_ends.grouping import groups_of
@@ -19,6 +24,7 @@ from leakbench.attacks.linear_layers.demixing.recovered import (
     MOST_NOISE,
     NOISE_MARGIN,
     ROUNDED,
+    SHARP,
     UNSURE,
     RecoveredIndividuals,
 )
@@ -34,7 +40,7 @@ class Positions:
         mismatch: relative distance between the x that is found and that which z and r make, (n,).
         noise: relative distance by which the update's noise may move x, shape (n,).
         moved: relative distance by which it may move a, shape (n,).
-        error: root mean square by which it may move what a shortcut adds, shape (n,).
+        errors: standard errors of z, shape (m, n).
     """
 
     z: Tensor
@@ -42,7 +48,7 @@ class Positions:
     mismatch: Tensor
     noise: Tensor
     moved: Tensor
-    error: Tensor
+    errors: Tensor
 
 
 def no_individuals(end: ConvolutionalEnd) -> RecoveredIndividuals:
@@ -68,7 +74,8 @@ def recovered_individuals(gradient: PositionGradient, found: FoundColumns) -> Re
     others by as much as the update's noise may: where they are of individuals of whose label the
     model is sure, by hardly anything.
     """
-    if not len(found):
+    # More than the rank: in the noise some masks fit that are nobody's.
+    if not 0 < len(found) <= gradient.space.rank:
         return no_individuals(gradient.end)
     positions = _positions(gradient, found)
     if positions is None:
@@ -94,21 +101,25 @@ def _positions(gradient: PositionGradient, found: FoundColumns) -> Positions | N
     masked = (end.activation.derivative(found.active).mT[:, :, None]) * gradient.directions
     coordinates = torch.linalg.lstsq(masked, x.mT[:, :, None]).solution[:, :, 0]
     z = end.convolution.z(inputs)
-    moved = gradient.unexplained(found.vectors) * inverse.norm(dim=1)
-    moved = moved / extended.norm(dim=1).clamp_min(TINY)
-    error = z.new_zeros(z.shape[1])
+    shares = inverse.norm(dim=1) / extended.norm(dim=1).clamp_min(TINY)
+    moved = gradient.unexplained(found.vectors) * shares
+    missing = moved if len(found) < space.rank else torch.zeros_like(moved)
+    amplified = inverse.norm(dim=1) / factor[:, 0].abs().clamp_min(TINY)
+    errors = preactivation_errors(gradient, z, amplified, missing)
+    unsure = UNSURE * z.abs().mean(0)
     if end.has_shortcut:
         added = shortcut_of(
             end,
             gradient.update,
             inputs,
             _unscaled(x, space.scale),
-            moved * functional.pad(inputs, (0, 1), value=1.0).norm(dim=1),
+            entry_errors(gradient, inputs, amplified, missing),
         )
         if added is None:
             return None
-        z, error = z + added.values, added.error
-    unsure = torch.maximum(UNSURE * z.abs().mean(0), DEVIATIONS * error)
+        z = z + added.values
+        errors = (errors.square() + added.error.square()).sqrt()
+        unsure = torch.maximum(unsure, DEVIATIONS * errors)
     sure = end.activation.from_kinks(z) > unsure
     direction = gradient.directions @ coordinates.mT
     made = end.activation.derivative(end.activation.active(z)) * direction
@@ -120,7 +131,7 @@ def _positions(gradient: PositionGradient, found: FoundColumns) -> Positions | N
         mismatch=outside / length.clamp_min(TINY),
         noise=NOISE_MARGIN * space.noise_sensitivity(found.vectors),
         moved=moved,
-        error=error,
+        errors=errors,
     )
 
 
@@ -135,7 +146,11 @@ def _individuals(
 ) -> RecoveredIndividuals:
     """Return the individuals of groups of positions, numbers of shape (n, P)."""
     end = gradient.end
-    features = end.pooled(positions.z[:, groups.flatten()])
+    of_groups = groups.flatten()
+    features = end.pooled(positions.z[:, of_groups])
+    blurred = feature_errors(
+        gradient, features, positions.z[:, of_groups], positions.errors[:, of_groups]
+    )
     residuals = positions.residuals[groups].mean(1)
     # B r, but for a common factor, against p − e_y of every label.
     errors = end.probabilities(features)[:, None] - torch.eye(end.classes).to(features)
@@ -148,8 +163,6 @@ def _individuals(
     ratio = ratios.gather(1, labels[:, None]).squeeze(1)
     noise = positions.noise[groups].amax(1)
     moved = positions.moved[groups].amax(1)
-    # An error in what a shortcut adds counts beside the differences between people.
-    moved = torch.maximum(moved, positions.error[groups].amax(1) / (BLURRED * gradient.spread))
     rounding = (ROUNDED + noise).clamp_max(CERTAIN / 2)
     off = (ratio / ratio.median() - 1).abs()
     mismatch = torch.maximum(positions.mismatch[groups].amax(1), direction)
@@ -160,17 +173,17 @@ def _individuals(
     # then their r is the sum of all, or an individual has none.
     whole = gradient.space.rank == gradient.individuals * end.positions
     explained &= whole or bool((ratio.median() - 1).abs() < 2 * rounding.min())
-    certified = (mismatch < rounding) & (off < 2 * rounding) & (moved < CERTAIN) & explained
+    certified = (mismatch < rounding) & (off < 2 * rounding) & explained
+    certified &= (moved < CERTAIN) & (blurred < SHARP)
     certain = (mismatch < CERTAIN + noise.clamp_max(MOST_NOISE)) & (off < 2 * CERTAIN + noise)
     # Masks do not show how exact an a is of a part of a batch, or what a shortcut adds.
     shown = len(positions.mismatch) == gradient.space.rank and not end.has_shortcut
-    certain &= shown | (moved < CERTAIN)
+    certain &= shown | ((moved < CERTAIN) & (blurred < CLEAR))
     return RecoveredIndividuals(features, labels, mismatch, certain, certified, sent[:, 0])
 
 
 DEVIATIONS = 6.0
 """How many times its error z must be from a kink to be on a known side."""
 
-BLURRED = 4.0
-"""How much larger, relative to the spread of features, the error of a feature may be than that of a
-relative to a: with 4 %, its standardised cosine is above 0.999."""
+CLEAR = 0.04
+"""Largest such error of who counts as found: the standardised cosine is above 0.999."""

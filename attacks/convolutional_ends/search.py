@@ -48,7 +48,8 @@ class PositionSearch:
     Args:
         sought: what is searched for.
         found: takes what is found.
-        z_space: where z is, for the columns that are found so far.
+        z_space: where z is, for the columns that are found so far; None where that is not known,
+            as behind a shortcut: then x alone is searched for.
         runs: how many.
         seed: of the starts.
     """
@@ -57,7 +58,7 @@ class PositionSearch:
         self,
         sought: Sought,
         found: FoundColumns,
-        z_space: Callable[[Tensor], AffineSpace],
+        z_space: Callable[[Tensor], AffineSpace] | None,
         runs: int,
         seed: int,
     ) -> None:
@@ -71,6 +72,7 @@ class PositionSearch:
         self.left = torch.zeros(runs, dtype=torch.long)
         self.keeps_r = torch.zeros(runs, 1, dtype=torch.bool)
         self._whole = self.basis.shape[1]
+        self.affine: AffineSpace | None = None
         self._deflate()
 
     def search(self, wanted: int, iterations: int, patience: int) -> None:
@@ -79,7 +81,8 @@ class PositionSearch:
         for iteration in range(iterations):
             self._restart()
             z, x, active = self._pairs()
-            self.z = self.z + STEP * (self.affine.projected(2 * z - self.z) - z)
+            if self.affine is not None:
+                self.z = self.z + STEP * (self.affine.projected(2 * z - self.z) - z)
             self.x = self.x + STEP * (self._inside(2 * x - self.x) - x)
             self.left -= 1
             if iteration % HARVEST_EVERY == HARVEST_EVERY - 1:
@@ -89,8 +92,10 @@ class PositionSearch:
 
     def _deflate(self) -> None:
         """Take what is found out of the space of z, and trust z the more."""
-        self.affine = self._z_space(self.found.vectors)
-        self.trust = TRUST * sqrt(self._whole / max(1, self.affine.basis.shape[1]))
+        self.affine, self.trust = None, 0.0
+        if self._z_space is not None:
+            self.affine = self._z_space(self.found.vectors)
+            self.trust = TRUST * sqrt(self._whole / max(1, self.affine.basis.shape[1]))
 
     def _inside(self, x: Tensor) -> Tensor:
         return self.basis @ (self.basis.mT @ x)
@@ -113,7 +118,9 @@ class PositionSearch:
         noise = torch.randn(self.basis.shape[1], count, generator=draw).to(self.x)
         direction = self.directions @ r.mT
         factor = _to_length(direction)
-        z = self.affine.projected(self.sought.starts[:, chosen].to(self.x))
+        z = self.sought.starts[:, chosen].to(self.x)
+        if self.affine is not None:
+            z = self.affine.projected(z)
         random = self.basis @ noise
         mask = self.activation.derivative(self.activation.active(z))
         self.x[:, rows] = mask * direction * factor + RANDOM_PART * _to_length(random) * random

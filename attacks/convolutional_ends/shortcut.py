@@ -50,18 +50,46 @@ def shortcut_of(
         gradient = before.weight_gradient(update)
         length = gradient.norm(dim=1)
         rows = sure.all(1) & before.known_rows & (length > 0)
-        spare = int(rows.sum()) - x.shape[1]
-        if spare < SPARE:
-            return None
         # Rounding is relative: all rows get the same.
-        gradient, weighted = (each[rows] / length[rows, None] for each in (gradient, x))
-        inverse = torch.linalg.pinv(weighted)
-        inputs = inverse @ gradient
-        left = (gradient - weighted @ inputs).square().sum() / (spare * gradient.shape[1])
-        error = left.sqrt() * inverse.norm(dim=1)
+        solved = _least_squares(x[rows] / length[rows, None], gradient[rows] / length[rows, None])
+        if solved is None:
+            return None
+        inputs, error = solved
         noise = NOISE_MARGIN * error
         layer = before
     return Added(_by_place(layer, inputs)[:, :, _centre(layer)].mT, error)
+
+
+def _least_squares(x: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Return a of Σ x aᵀ, leaving out channels in which it does not hold, and their errors.
+
+    Where a channel is so little active that rounding hides it, x is wrong there; one such entry of
+    ten thousands spoils all a. No other channel is off by as much.
+
+    Args:
+        x: shape (channels, n).
+        gradient: shape (channels, d).
+
+    Returns:
+        a, shape (n, d), and root mean squares of their errors, shape (n,); None where there are too
+        few channels.
+    """
+    count = x.shape[1]
+    if len(x) < count + SPARE:
+        return None
+    least = max(count + SPARE, int(MOST_RIGHT * len(x)))
+    while True:
+        inverse = torch.linalg.pinv(x)
+        inputs = inverse @ gradient
+        left = (gradient - x @ inputs).norm(dim=1)
+        if len(x) <= least or left.max() <= OUTLYING * left.median():
+            break
+        # One by one: a wrong channel spoils what others leave.
+        right = left < left.max()
+        x, gradient = x[right], gradient[right]
+    spare = (len(x) - count) * gradient.shape[1]
+    error = left.norm() / spare**0.5 * inverse.norm(dim=1)
+    return inputs, error
 
 
 def _backpropagated(
@@ -106,6 +134,12 @@ def _centre(layer: Convolution) -> int:
 
 SPARE = 10
 """Fewest equations beyond the number of positions; what they leave tells the update's noise."""
+
+OUTLYING = 4.0
+"""How many times as much as most channels leave one leaves that is wrong."""
+
+MOST_RIGHT = 0.9
+"""Part of the channels that are kept at least; where more are wrong, the error tells."""
 
 SEEN = 1e-3
 """Length of what is seen, relative to the longest, below which it is the edge, or all inactive."""

@@ -21,7 +21,7 @@ class PositionBudget:
     """How long to search for the positions of one victim batch.
 
     Attributes:
-        volleys: of alternating projections without a new position, after which they end.
+        volleys: of alternating projections, at most.
         reflections: iterations of relaxed reflections, at most.
         quiet: of them without a new position, after which they end.
         runs: side by side.
@@ -40,8 +40,10 @@ def found_columns(
 
     1. Where a kernel sees the edge, kind by kind of positions; where one kind sees the whole map,
        all others follow from it.
-    2. Alternating projections in the whole column space.
-    3. Relaxed reflections in both spaces, for those that are left, where there is no shortcut.
+    2. Elsewhere in the whole column space.
+
+    In each, alternating projections find what is quickly found, and relaxed reflections the others:
+    in both spaces, or behind a shortcut, where z is not known, in the column space.
 
     Args:
         starts: z of positions of D_aux, shape (m, n · P).
@@ -49,20 +51,35 @@ def found_columns(
     sought, factor = gradient.sought(starts, seed)
     found = nothing_found(sought.basis, sought.directions.shape[1])
     wanted = gradient.space.rank
-    if not _by_kind(gradient, sought, found, budget, seed):
-        # Where the reflections follow, this is only for what is quickly found.
-        patience = budget.volleys if gradient.end.has_shortcut else budget.volleys // FIRST
-        AlternatingProjections(sought, found, budget.runs, seed).search(wanted, patience)
-    if len(found) < wanted and not gradient.end.has_shortcut and not _suffices(gradient, found):
-        search = PositionSearch(
-            sought,
-            found,
-            lambda columns: gradient.z_space(columns, factor),
-            budget.runs,
-            seed,
-        )
-        search.search(wanted, budget.reflections, budget.quiet)
+    by_kind = _by_kind(gradient, sought, found, budget, seed)
+    if not by_kind:
+        _quickly(sought, found, wanted, budget, seed)
+    if len(found) < wanted and not _suffices(gradient, found):
+        if not gradient.end.has_shortcut:
+            search = PositionSearch(
+                sought,
+                found,
+                lambda columns: gradient.z_space(columns, factor),
+                budget.runs,
+                seed,
+            )
+            search.search(wanted, budget.reflections, budget.quiet)
+        elif not by_kind:
+            _in_column_space(sought, found, wanted, budget, seed)
     return found
+
+
+def _quickly(
+    sought: Sought, found: FoundColumns, wanted: int, budget: PositionBudget, seed: int
+) -> None:
+    AlternatingProjections(sought, found, budget.runs, seed).search(wanted, budget.volleys)
+
+
+def _in_column_space(
+    sought: Sought, found: FoundColumns, wanted: int, budget: PositionBudget, seed: int
+) -> None:
+    search = PositionSearch(sought, found, None, budget.runs, seed)
+    search.search(wanted, budget.reflections, budget.quiet)
 
 
 def _suffices(gradient: PositionGradient, found: FoundColumns) -> bool:
@@ -91,7 +108,9 @@ def _by_kind(
         inside.add(found.vectors[:, known], found.active[:, known], found.residuals[known])
         already = len(inside)
         size = padded.columns.shape[1]
-        AlternatingProjections(own, inside, budget.runs, seed).search(size, budget.volleys)
+        _quickly(own, inside, size, budget, seed)
+        if len(inside) < size:
+            _in_column_space(own, inside, size, budget, seed)
         found.add(
             inside.vectors[:, already:], inside.active[:, already:], inside.residuals[already:]
         )
@@ -127,9 +146,6 @@ def _take_all(
     inside = sought.basis @ (sought.basis.mT @ vector)
     take(active, (vector - inside).norm(dim=0), vector.norm(dim=0), sought, found)
 
-
-FIRST = 10
-"""Part of the volleys, as its inverse, before relaxed reflections."""
 
 INSIDE = 0.99
 """Part of a column that must be in a space for it to be one of it."""

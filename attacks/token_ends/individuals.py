@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -12,11 +14,14 @@ from leakbench.attacks.linear_layers.demixing.recovered import (
     MOST_NOISE,
     NOISE_MARGIN,
     ROUNDED,
+    SHARP,
     SOLVED,
     RecoveredIndividuals,
 )
 from leakbench.attacks.token_ends.end import TokenEnd
+from leakbench.attacks.token_ends.feature_errors import feature_errors
 from leakbench.attacks.token_ends.search import FoundTokens, TokenGradient
+from leakbench.metrics.standardisation import Standardisation
 
 
 def no_individuals(end: TokenEnd) -> RecoveredIndividuals:
@@ -27,7 +32,7 @@ def no_individuals(end: TokenEnd) -> RecoveredIndividuals:
 
 
 def recovered_individuals(
-    gradient: TokenGradient, found: FoundTokens, deviations: Tensor
+    gradient: TokenGradient, found: FoundTokens, starts: Tensor, deviations: Tensor
 ) -> RecoveredIndividuals:
     """Return the individuals of tokens.
 
@@ -40,8 +45,11 @@ def recovered_individuals(
     3. where all are found, the sums of all individuals against the gradients of the MLP's second
        layer and of the output layer.
 
+    Noise of the update's size must move no certified feature far, beside how features differ.
+
     Args:
-        deviations: of u of individuals of D_aux, shape (n,).
+        starts: h of individuals of D_aux, shape (n, d).
+        deviations: of their u, shape (n,).
     """
     if not len(found):
         return no_individuals(gradient.end)
@@ -59,12 +67,27 @@ def recovered_individuals(
     features = end.features(sums)
     whole = len(found) == space.rank == space.individuals
     explained = whole and _explained(gradient, found, features, sums, labels, rounding)
-    solved = (found.distances < SOLVED) & (noise < MOST_MOVED)
+    # The x of who is almost sure is short, and the noise in it relatively large.
+    solved = (found.distances < SOLVED + noise) & (noise < MOST_MOVED)
     certified = solved & (direction < rounding) & (off < 2 * rounding) & explained
+    if bool(certified.any()):
+        standardise = Standardisation.of(end.features(end.sums(starts, deviations[:, None])))
+        made_of = partial(features_of, end, deviations)
+        certified &= feature_errors(gradient, found, made_of, standardise) < SHARP
     certain = (mismatch < CERTAIN + noise.clamp_max(MOST_NOISE)) & (off < 2 * CERTAIN + noise)
     return RecoveredIndividuals(
         features, labels, mismatch, certain, certified, found.deltas.norm(dim=1)
     ).in_order()
+
+
+def features_of(end: TokenEnd, deviations: Tensor, h: Tensor, deltas: Tensor) -> Tensor:
+    """Return E of tokens whose h and δ are known, shape (n, d).
+
+    Args:
+        deviations: of u of individuals of D_aux, shape (n,).
+        h, deltas: shape (n, d).
+    """
+    return end.features(_sums(end, h, deltas, deviations))
 
 
 def _explained(

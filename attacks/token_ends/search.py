@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from math import sqrt
 
 import torch
 from torch import Tensor
@@ -43,6 +45,7 @@ class TokenGradient:
         directions: W_2ᵀ Q, rows scaled, shape (m, q).
         second: gradient of the second layer's [W, b], shape (d, m + 1).
         output: gradient of the output layer's [W, b], shape (K, d + 1).
+        precision: the unit of the last place of the update's numbers.
     """
 
     end: TokenEnd
@@ -52,12 +55,24 @@ class TokenGradient:
     directions: Tensor
     second: Tensor
     output: Tensor
+    precision: float
 
     @property
     def is_searchable(self) -> bool:
         """Whether there are clearly more equations than unknowns for one token."""
         unknown = 2 * self.space.rank + self.directions.shape[1] + SPARE_UNITS
         return unknown < self.space.units and bool((self.second != 0).any())
+
+    @cached_property
+    def entry_noise(self) -> float:
+        """Standard deviation of the noise in an entry of the gradient, as far as it is seen."""
+        space = self.space
+        noise = space.gradient - (space.basis * space.values) @ space.rows.mT
+        rows, columns = (size - space.rank for size in noise.shape)
+        if rows > 0 and columns > 0:
+            return float(noise.norm()) / sqrt(rows * columns)
+        # Nothing is left in which noise is seen: it is rounding at least.
+        return self.precision * float(space.gradient.square().mean().sqrt())
 
     def x(self, z: Tensor, c: Tensor) -> Tensor:
         """Return x, rows scaled, shape (n, m), for z (n, m) and coordinates of δ (n, q)."""
@@ -90,6 +105,7 @@ def token_gradient(end: TokenEnd, update: Mapping[str, Tensor], individuals: int
         directions * scale[:, None],
         second,
         end.output.gradient(sent),
+        precision,
     )
 
 

@@ -169,6 +169,10 @@ CERTAIN = 1e-2
 """Relative mismatch below which an individual counts as found: one unit of a thousand on the wrong
 side makes three times as much."""
 
+SHARP = 7e-3
+"""Largest error of a certified feature beside how it differs from D_aux's mean, where that is
+bounded. Twice as much makes a standardised cosine of 0.9999."""
+
 MOST_NOISE = 0.3
 """Largest mismatch that noise may explain; that of a wrong individual is larger."""
 

@@ -132,6 +132,26 @@ def _batch_norm(module: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     return layer
 
 
+def _layer_norm(module: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    names = ("input", "normalized_shape", "weight", "bias", "eps")
+    _, shape, weight, bias, eps = _arguments(node, names)
+    held, offset = _tensor(module, weight), _tensor(module, bias)
+    known = all(isinstance(size, int) for size in shape)
+    if not known or not isinstance(held, nn.Parameter) or (bias is not None and offset is None):
+        return None
+    with torch.device("meta"):
+        layer = nn.LayerNorm(
+            tuple(shape), eps=LAYER_NORM_EPS if eps is None else eps, bias=offset is not None
+        )
+    layer.weight = held
+    if offset is not None:
+        layer.bias = offset
+    return layer
+
+
+LAYER_NORM_EPS = 1e-5
+"""What PyTorch adds to the variance by default."""
+
 BATCH_NORMS: Mapping[int, type[nn.Module]] = {
     2: nn.BatchNorm1d,
     3: nn.BatchNorm1d,
@@ -171,6 +191,23 @@ def _leaky_relu(_module: fx.GraphModule, node: fx.Node) -> nn.Module:
     return nn.LeakyReLU(float(given))  # type: ignore[arg-type]
 
 
+def _hardtanh(_module: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    _, low, high = _arguments(node, ("input", "min_val", "max_val"))
+    low, high = -1.0 if low is None else low, 1.0 if high is None else high
+    # ReLU6 is exported as this.
+    return nn.ReLU6() if (low, high) == (0, 6) else nn.Hardtanh(float(low), float(high))
+
+
+def _prelu(module: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    held = _tensor(module, node.args[1]) if len(node.args) > 1 else None
+    if not isinstance(held, nn.Parameter):
+        return None
+    with torch.device("meta"):
+        layer = nn.PReLU(held.numel())
+    layer.weight = held
+    return layer
+
+
 def _arguments(node: fx.Node, names: tuple[str, ...]) -> list[Any]:
     padded = [*node.args, *[None] * (len(names) - len(node.args))]
     return [node.kwargs.get(name, value) for name, value in zip(names, padded, strict=False)]
@@ -200,6 +237,16 @@ LAYERS: Mapping[Any, Callable[[fx.GraphModule, fx.Node], nn.Module | None]] = {
     **dict.fromkeys(
         (functional.relu, torch.relu, "relu", aten.relu.default, aten.relu_.default),
         _plain(nn.ReLU),
+    ),
+    **dict.fromkeys(
+        (functional.layer_norm, torch.layer_norm, aten.layer_norm.default), _layer_norm
+    ),
+    **dict.fromkeys((functional.relu6, aten.relu6.default), _plain(nn.ReLU6)),
+    **dict.fromkeys((aten.hardtanh.default, aten.hardtanh_.default), _hardtanh),
+    **dict.fromkeys((functional.prelu, torch.prelu, aten.prelu.default), _prelu),
+    **dict.fromkeys(
+        (functional.hardswish, aten.hardswish.default, aten.hardswish_.default),
+        _plain(nn.Hardswish),
     ),
     **dict.fromkeys((functional.tanh, torch.tanh, "tanh", aten.tanh.default), _plain(nn.Tanh)),
     **dict.fromkeys(
