@@ -11,6 +11,9 @@ const mend = () => {
     section.removeAttribute("aria-labelledby");
     section.setAttribute("aria-label", `Section ${title}`);
   }
+  document.querySelectorAll("nav.md-code__nav").forEach((buttons, place) => {
+    buttons.setAttribute("aria-label", `Copy block ${place + 1}`);
+  });
   for (const region of document.querySelectorAll(".md-typeset__scrollwrap")) region.tabIndex = 0;
 };
 

@@ -89,10 +89,12 @@ def save(
     from matplotlib import rc_context
 
     written = []
-    settings = {"svg.hashsalt": "leakbench", "svg.fonttype": "none", "pdf.fonttype": 42}
     for ending in formats:
         written.append(stem.with_name(f"{stem.name}.{ending}"))
-        with replacing(written[-1]) as temporary, rc_context(settings):
+        with (
+            replacing(written[-1]) as temporary,
+            rc_context({"svg.hashsalt": "leakbench", "svg.fonttype": "none", "pdf.fonttype": 42}),
+        ):
             if ending == "png" and not exact:
                 temporary.write_bytes(_with_few_colours(figure))
             else:
