@@ -250,15 +250,18 @@ def test_the_ends_of_a_defense_are_told_by_the_numbers_that_differ(suite: str) -
     assert [text.get_text() for text in figure.axes[0].texts] == ["0", "0.1"]
 
 
-def test_only_attacks_on_all_defenses_are_compared(suite: str) -> None:
+def test_an_attack_on_some_defenses_counts_there_and_the_title_says_so(suite: str) -> None:
     cells = measured(suite_entries(suite))
     without = [
         m for m in cells if not (m.entry.column == "Adaptive" and m.entry.cell.defense == "laplace")
     ]
-    figure = drawn(tradeoff.figures(without), "tradeoff-B8")
-    assert heights(figure.axes[0])["gaussian"] == [[15, 14, 5]]
+    found = tradeoff.figures(without)
+    figure = drawn(found, "tradeoff-B8")
+    assert heights(figure.axes[0])["gaussian"] == [[15, 14.5, 10]]
+    assert heights(figure.axes[0])["laplace (sigma = 0.1)"] == [[5]]
     assert figure._suptitle is not None
-    assert "above the best baseline: Proposed;" in " ".join(figure._suptitle.get_text().split())
+    title = " ".join(figure._suptitle.get_text().split())
+    assert "the strongest of Proposed; Adaptive (under 4 of 5);" in title
 
 
 def test_there_is_no_leakage_without_the_control(suite: str) -> None:
@@ -378,7 +381,7 @@ def test_the_command_draws_png_and_svg_from_records(
         ),
         (
             ["tradeoff", "--only", "attack=feature"],
-            "the control `labels`, and an attack on every defense, to draw",
+            "the control `labels`, and an attack, to draw",
         ),
         (["ablation", "--only", "attack=oracle"], r"no group that sweeps .attack\.lam. to draw"),
         (["features", "--set", "rounds=0"], "trains for 0 rounds; pass --set rounds=1000"),

@@ -57,6 +57,15 @@ ROW = re.compile("k[0-9a-f]{12}-[a-z0-9-]+")
 
 VOID = {"meta", "link", "img", "input", "br", "wbr", "line", "circle", "rect", "path"}
 
+ENDED_BY: dict[str, set[str]] = {
+    "td": {"td", "th"},
+    "th": {"td", "th"},
+    "tr": {"td", "th", "tr"},
+    "/tr": {"td", "th"},
+    "/tbody": {"td", "th", "tr"},
+}
+"""Tag → the open elements whose end it implies, as HTML has it."""
+
 
 class Elements(HTMLParser):
     """The elements of a page with their attributes, and its identifiers."""
@@ -67,7 +76,12 @@ class Elements(HTMLParser):
         self.open: list[str] = []
         self.feed(html)
 
+    def end_implied(self, tag: str) -> None:
+        while self.open and self.open[-1] in ENDED_BY.get(tag, ()):
+            self.open.pop()
+
     def handle_starttag(self, tag, attrs):
+        self.end_implied(tag)
         self.elements.append((tag, dict(attrs)))
         if tag not in VOID:
             self.open.append(tag)
@@ -76,6 +90,7 @@ class Elements(HTMLParser):
         self.elements.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag):
+        self.end_implied(f"/{tag}")
         assert self.open.pop() == tag
 
     def values(self, name: str) -> list[str]:

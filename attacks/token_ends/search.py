@@ -3,7 +3,7 @@
 The gradient of the MLP's first layer is G = Σ_i x_i [h_i, 1]ᵀ, x_i = φ′(W_1 h_i + b_1) ⊙ W_2ᵀ δ_i.
 [h_i, 1] is in its row space and δ_i in the column space of the second layer's gradient: few
 numbers each. Wanted are those for which x is in the column space of G, m − B equations for
-2 B − 2 unknowns, solved by Levenberg's and Marquardt's method from tokens of D_aux. Whoever is
+2 B − 2 unknowns, solved by Levenberg's and Marquardt's method from tokens of D_aux. What is
 found takes a dimension from the others.
 """
 

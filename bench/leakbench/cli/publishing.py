@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -22,6 +23,14 @@ from leakbench.cli.options import (
 FigureKind = Literal[
     "batches", "budget", "defense", "tradeoff", "phase", "ablation", "features", "reconstructions"
 ]
+
+
+class FigureFormat(StrEnum):
+    """Endings of a figure's files."""
+
+    PNG = "png"
+    SVG = "svg"
+    PDF = "pdf"
 
 
 def publish(
@@ -108,6 +117,13 @@ def figure(
             help="Draw the groups with this text in their title, from records.",
         ),
     ] = None,
+    formats: Annotated[
+        list[FigureFormat] | None,
+        typer.Option("--format", help="Of the files, repeatable; by default PNG and SVG."),
+    ] = None,
+    title: Annotated[
+        bool, typer.Option(help="Whether the figure says above it what it shows.")
+    ] = True,
     out: OutOption = DEFAULT_OUT,
 ) -> None:
     """Draw a figure: the first six from records, the last two by running the attacks.
@@ -118,16 +134,27 @@ def figure(
     and hidden units. ablation: accuracy against λ. features: t-SNE of deep features before and
     after training. reconstructions: images that attacks reconstruct from the first victim batch.
     """
-    from leakbench.reports.drawing import draw_features, draw_reconstructions, draw_recorded
+    from leakbench.reports.drawing import (
+        DEFAULT_FORMATS,
+        Style,
+        draw_features,
+        draw_reconstructions,
+        draw_recorded,
+    )
 
     changes, chosen = settings or [], only or []
+    style = Style([each.value for each in formats] if formats else DEFAULT_FORMATS, title)
     if group is not None and kind in ("features", "reconstructions"):
         raise UsageError(f"{kind} is not drawn by groups; select cells with --only, not --group")
+    if kind == "reconstructions" and (formats or not title):
+        raise UsageError(
+            "reconstructions are drawn as PNG with their title; leave --format and --no-title"
+        )
     if kind == "reconstructions":
         written = draw_reconstructions(suite, changes, chosen, data_root, device, out)
     elif kind == "features":
-        written = draw_features(suite, changes, chosen, data_root, device, out)
+        written = draw_features(suite, changes, chosen, data_root, device, style, out)
     else:
-        written = draw_recorded(kind, suite, changes, chosen, group, out)
+        written = draw_recorded(kind, suite, changes, chosen, group, style, out)
     for path in written:
         typer.echo(f"The figure is in {path}.")

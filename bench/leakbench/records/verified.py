@@ -197,8 +197,8 @@ class Carried:
 def carry(sources: Iterable[Path], target: Path) -> Carried:
     """Copy what this machine wrote in other folders' files of a folder's records into its own file.
 
-    What other machines wrote is dropped; the folder's own file keeps its entries, whoever wrote
-    them, as long as their records are unchanged.
+    What other machines wrote is dropped; the folder's own file keeps its entries, of all
+    machines, as long as their records are unchanged.
     """
     store = Store(records_of(target))
     kept = _held(read(target), store)

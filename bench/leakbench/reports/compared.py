@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from leakbench.base.registry import ATTACKS
-from leakbench.experiments.cell import Cell
 from leakbench.metrics.estimates import Estimate
 from leakbench.records.record import Record
 from leakbench.reports.advantage import advantage_over
@@ -42,12 +41,12 @@ class Controls:
         self._by_setting: dict[str, list[Record]] = {}
         for record in records:
             if is_baseline(record.cell.attack):
-                of_setting = self._by_setting.setdefault(setting_without_attack(record.cell), [])
+                of_setting = self._by_setting.setdefault(setting_of_record(record), [])
                 of_setting.append(record)
 
     def compare(self, record: Record) -> dict[str, Compared]:
         """Return property → an attack's answer beside its baseline; the record has metrics."""
-        controls = self._by_setting.get(setting_without_attack(record.cell), ())
+        controls = self._by_setting.get(setting_of_record(record), ())
 
         def compared(name: str) -> Compared:
             accuracy = accuracy_of(record, name)
@@ -68,9 +67,13 @@ def accuracy_of(record: Record | None, name: str) -> Estimate | None:
     return found.balanced_accuracy if found else None
 
 
-def setting_without_attack(cell: Cell) -> str:
-    """Return the setting of a cell, equal for all attacks on it under the same defense."""
-    return cell.model_dump_json(exclude={"attack", "attack_parameters", "grant"})
+def setting_of_record(record: Record) -> str:
+    """Return the setting of a record's cell, equal for all attacks on it under the same defense.
+
+    Records of another schema have another one: their victims and scores are of another version.
+    """
+    cell = record.cell.model_dump_json(exclude={"attack", "attack_parameters", "grant"})
+    return f"{record.schema_version} {cell}"
 
 
 def _baseline(control: Record, name: str) -> Baseline:

@@ -17,10 +17,12 @@ from leakbench.experiments.expansion import SuiteEntry, expand
 from leakbench.experiments.overrides import override
 from leakbench.experiments.suite import load_suite
 from leakbench.metrics.formatting import percent
+from leakbench.records.folder import read_records
 from leakbench.records.measured import Measured
 from leakbench.records.store import Store, no_record, warn_of
 from leakbench.reports.figures import ablation, batches, budget, defense, phase, tradeoff
 from leakbench.reports.figures.canvas import save
+from leakbench.reports.figures.same_settings import attacks_of_others
 from leakbench.reports.site.view import slug
 
 if TYPE_CHECKING:
@@ -35,21 +37,46 @@ class RecordedFigure:
         figures: returns name → figure, None where its records are missing; empty if nothing fits.
         needs: what a suite must have for it.
         example: of what to add to a suite.
+        with_others: whether it also draws attacks that other suites measured in the same settings,
+            so that the strongest of all is in it.
     """
 
     figures: Callable[[Sequence[Measured]], Mapping[str, Figure | None]]
     needs: str
     example: str
+    with_others: bool = False
 
 
 RECORDED: Mapping[str, RecordedFigure] = {
     "batches": RecordedFigure(batches.figures, batches.NEEDS, batches.EXAMPLE),
     "budget": RecordedFigure(budget.figures, budget.NEEDS, budget.EXAMPLE),
-    "defense": RecordedFigure(defense.figures, defense.NEEDS, defense.EXAMPLE),
-    "tradeoff": RecordedFigure(tradeoff.figures, tradeoff.NEEDS, tradeoff.EXAMPLE),
+    "defense": RecordedFigure(defense.figures, defense.NEEDS, defense.EXAMPLE, True),
+    "tradeoff": RecordedFigure(tradeoff.figures, tradeoff.NEEDS, tradeoff.EXAMPLE, True),
     "phase": RecordedFigure(phase.figures, phase.NEEDS, phase.EXAMPLE),
     "ablation": RecordedFigure(ablation.figures, ablation.NEEDS, ablation.EXAMPLE),
 }
+
+
+DEFAULT_FORMATS = ("png", "svg")
+
+
+@dataclass(frozen=True)
+class Style:
+    """How figures are written.
+
+    Attributes:
+        formats: endings of the files.
+        title: whether they have a title.
+    """
+
+    formats: Sequence[str] = DEFAULT_FORMATS
+    title: bool = True
+
+    def write(self, figure: Figure, stem: Path) -> list[Path]:
+        """Write a figure in each format; return the files."""
+        if not self.title and figure.get_suptitle():
+            figure.suptitle("")
+        return save(figure, stem, self.formats)
 
 
 def draw_recorded(
@@ -58,6 +85,7 @@ def draw_recorded(
     changes: Sequence[str],
     only: Sequence[str],
     group: str | None,
+    style: Style,
     out: Path,
 ) -> list[Path]:
     """Draw one of `RECORDED` from the records that exist; return the files written.
@@ -75,7 +103,10 @@ def draw_recorded(
         chosen = _of_group(chosen, name, group)
     recorded = RECORDED[kind]
     warn_of(store.unusable(entry.key for entry in chosen))
-    figures = recorded.figures([Measured(entry, store.read(entry.key)) for entry in chosen])
+    cells = [Measured(entry, store.read(entry.key)) for entry in chosen]
+    if recorded.with_others and any(m.record for m in cells):
+        cells += attacks_of_others(cells, read_records(out).records.values())
+    figures = recorded.figures(cells)
     if not figures:
         raise UsageError(
             f"suite {name!r} has no {recorded.needs} to draw, or --only leaves none; add one, with "
@@ -87,7 +118,7 @@ def draw_recorded(
     for suffix, figure in figures.items():
         if figure is not None:
             stem = f"{name}-{suffix}" if group is None else f"{name}-{suffix}-{slug(group)}"
-            written += save(figure, out / "figures" / stem)
+            written += style.write(figure, out / "figures" / stem)
     return written
 
 
@@ -135,7 +166,7 @@ def draw_reconstructions(
     true, blocks = reconstruct(cells, prepare(setup, data_root, where, _say), _say)
     figure = reconstruction_figure(suite.title, cells[0], true, blocks)
     # Every pixel is a square of whole dots, which only PNG keeps.
-    return save(figure, out / "figures" / f"{name}-reconstructions", formats=["png"])
+    return save(figure, out / "figures" / f"{name}-reconstructions", formats=["png"], exact=True)
 
 
 def draw_features(
@@ -144,6 +175,7 @@ def draw_features(
     only: Sequence[str],
     data_root: Path | None,
     device: str,
+    style: Style,
     out: Path,
 ) -> list[Path]:
     """Draw deep features of the suite's first setup before and after training; return the files.
@@ -169,7 +201,7 @@ def draw_features(
         found.append(embedded(context))
         for of_property, estimate in found[-1].oracle.items():
             print(f"round {number}, {of_property}: f_p {percent(estimate)} % balanced accuracy")
-    return save(feature_figure(cell, found), out / "figures" / f"{name}-features")
+    return style.write(feature_figure(cell, found), out / "figures" / f"{name}-features")
 
 
 def _say(what: str) -> None:

@@ -110,7 +110,7 @@ def _training_rates(log: Path) -> dict[str, float]:
     for event in logged(log):
         if event.get("event") != "SharedDone" or "models/" not in str(event.get("built")):
             continue
-        # Whoever may edit the log may write anything there.
+        # Somebody may have edited the log, and written anything.
         with suppress(KeyError, TypeError, ValueError, OverflowError):
             model, took, done = event["model"], float(event["seconds"]), float(event["work"])
             seconds[model], work[model] = seconds[model] + took, work[model] + done

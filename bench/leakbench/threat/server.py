@@ -60,7 +60,8 @@ class Auxiliary:
             if (label, 0) not in orders_of:
                 orders_of[label, 0] = order[shuffled == label].tolist() or order.tolist()
             first = orders_of[label, 0]
-            least = min(taken[row] for row in first)
+            # While fewer are taken than there are, one is not: no look at thousands of counts.
+            least = 0 if len(taken) < len(first) else min(taken[row] for row in first)
             if (label, least) not in orders_of:
                 again = torch.randperm(len(first), generator=generator).tolist()
                 orders_of[label, least] = [first[place] for place in again]

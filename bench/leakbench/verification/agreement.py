@@ -196,18 +196,20 @@ def _is_reached_by_interval(
 def _reach_of_repeats(estimate: Estimate, sampling: Sampling, level: float) -> float:
     """Return how far apart repeats are by seeds and trainings; infinite where that is unknown."""
     components = estimate.components
-    if components is None or not sampling.few:
+    if not sampling.few or (components is None and sampling.is_random):
         return math.inf
-    expected = components.victims
-    if sampling.range == SHARE:
-        expected = math.sqrt(_variance(_number(estimate.value), max(1, sampling.individuals)))
-    # With one run of each training the freedom is 0, and what is expected counts alone.
-    freedom = sampling.runs - sampling.trainings
-    seeds = _moderated(components.seeds or 0.0, freedom, expected)
-    of_seeds, of_trainings = (seeds[0] / sampling.runs, seeds[1]), (0.0, 1.0)
-    if components.trainings is not None or sampling.is_retrained:
+    of_seeds, of_trainings = (0.0, 1.0), (0.0, 1.0)
+    if components is not None and sampling.is_random:
+        expected = components.victims
+        if sampling.range == SHARE:
+            expected = math.sqrt(_variance(_number(estimate.value), max(1, sampling.individuals)))
+        # With one run of each training the freedom is 0, and what is expected counts alone.
+        seeds = _moderated(components.seeds or 0.0, sampling.runs - sampling.trainings, expected)
+        of_seeds = (seeds[0] / sampling.runs, seeds[1])
+    between = components.trainings if components is not None else None
+    if between is not None or sampling.is_retrained:
         freedom = sampling.trainings - 1
-        trainings = _moderated(components.trainings or 0.0, freedom, TRAINING_DEVIATION)
+        trainings = _moderated(between or 0.0, freedom, TRAINING_DEVIATION)
         of_trainings = (trainings[0] / sampling.trainings, trainings[1])
     quantile = float(stdtrit(_satterthwaite(of_seeds, of_trainings), 1 - level / 2))
     deviation = math.sqrt(of_seeds[0] + of_trainings[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +15,21 @@ if TYPE_CHECKING:
 
 DPI = 150
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8B5A2B")
-"""Of attacks: Okabe and Ito's palette for colour-blind readers, without yellow and black."""
+COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#8B5A2B",
+    "#332288",
+    "#882255",
+)
+"""Of attacks: Okabe and Ito's palette for colour-blind readers, without yellow and black.
+
+The last two, of Tol's muted palette, are darker than all others.
+"""
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 
@@ -37,6 +51,7 @@ TITLE, LABEL, TICK = 10, 9, 8
 """Points."""
 
 METADATA: Mapping[str, dict[str, None]] = {
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
     "png": {"Software": None},
     "svg": {"Date": None, "Creator": None},
 }
@@ -53,11 +68,20 @@ def blank_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def save(figure: Figure, stem: Path, formats: Sequence[str] = ("png", "svg")) -> list[Path]:
+PALETTE = 256
+"""Colours of a PNG file at most: to the eye as many as drawn, in a third of the bytes."""
+
+
+def save(
+    figure: Figure, stem: Path, formats: Sequence[str] = ("png", "svg"), exact: bool = False
+) -> list[Path]:
     """Write a figure in each format, whole or not at all; return the files.
+
+    Text in SVG and PDF files is text.
 
     Args:
         stem: their path without the ending.
+        exact: whether a PNG file keeps every colour, as one with images does.
 
     Raises:
         UsageError: the folder cannot be written to.
@@ -67,9 +91,27 @@ def save(figure: Figure, stem: Path, formats: Sequence[str] = ("png", "svg")) ->
     written = []
     for ending in formats:
         written.append(stem.with_name(f"{stem.name}.{ending}"))
-        with replacing(written[-1]) as temporary, rc_context({"svg.hashsalt": "leakbench"}):
-            figure.savefig(temporary, format=ending, dpi=DPI, metadata=METADATA[ending])
+        with (
+            replacing(written[-1]) as temporary,
+            rc_context({"svg.hashsalt": "leakbench", "svg.fonttype": "none", "pdf.fonttype": 42}),
+        ):
+            if ending == "png" and not exact:
+                temporary.write_bytes(_with_few_colours(figure))
+            else:
+                figure.savefig(temporary, format=ending, dpi=DPI, metadata=METADATA[ending])
     return written
+
+
+def _with_few_colours(figure: Figure) -> bytes:
+    """Return a figure as a PNG file with a palette."""
+    from PIL import Image
+
+    drawn, reduced = BytesIO(), BytesIO()
+    figure.savefig(drawn, format="png", dpi=DPI)
+    with Image.open(drawn) as image:
+        few = image.convert("RGB").quantize(PALETTE, dither=Image.Dither.NONE)
+    few.save(reduced, format="png", optimize=True, dpi=(DPI, DPI))
+    return reduced.getvalue()
 
 
 def plain_axes(ax: Axes) -> None:

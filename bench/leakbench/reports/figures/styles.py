@@ -14,7 +14,7 @@ from leakbench.reports.figures.canvas import COLOURS, DASHES, GREY, MARKERS, Das
 Look = tuple[str, str]
 """Colour and marker of a curve."""
 
-BLUE, VERMILION, GREEN, PINK, ORANGE, SKY, BROWN = COLOURS
+BLUE, VERMILION, GREEN, PINK, ORANGE, SKY, BROWN, INDIGO, WINE = COLOURS
 
 LOOKS: Mapping[str, Look] = {
     "feature": (BLUE, "s"),
@@ -32,8 +32,8 @@ LOOKS: Mapping[str, Look] = {
     "class_means": (SKY, "^"),
     "row_space": (ORANGE, "s"),
     "idlg": (ORANGE, ">"),
-    "ul": (GREEN, "v"),
-    "hcn": (PINK, "s"),
+    "ul": (INDIGO, "v"),
+    "hcn": (WINE, "s"),
 }
 """Attack → its look. Attacks that are often compared differ in colour, all others in the marker."""
 

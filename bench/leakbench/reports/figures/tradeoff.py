@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-NEEDS = 'group with layout = "defense", the control `labels`, and an attack on every defense,'
+NEEDS = 'group with layout = "defense", the control `labels`, and an attack,'
 EXAMPLE = "[attack.feature] and [attack.labels]"
 
 PANELS_A_ROW = 2
@@ -58,12 +58,14 @@ class Point:
         lost: main-task accuracy lost.
         advantage: of the strongest attack over the best baseline with its knowledge, in balanced
             accuracy.
+        attack: the column of that attack.
     """
 
     numbers: Mapping[str, float]
     distortion: float
     lost: Estimate
     advantage: Estimate
+    attack: str
 
 
 Panel = Mapping[str, list[Point]]
@@ -74,14 +76,12 @@ def figures(cells: Sequence[Measured]) -> dict[str, Figure | None]:
     """Return a figure for each batch size, and each combination of what else differs.
 
     A panel per property, a marker per defense and level, of all groups that are laid out by
-    defense; only attacks that were measured under all defenses. None where none was measured
+    defense, at the strongest of all attacks that were measured there. None where none was measured
     beside a baseline with its knowledge.
     """
     fitting = [m for m in cells if m.entry.layout == "defense"]
-    attacks = _attacks_on_all(fitting)
-    if not attacks or not any(map(_is_baseline, fitting)):
+    if not any(map(_is_attack, fitting)) or not any(map(_is_baseline, fitting)):
         return {}
-    fitting = [m for m in fitting if m.entry.column in attacks or _is_baseline(m)]
     varying = varying_settings([m.entry for m in fitting], LAYOUTS["defense"])
     fields = [*varying, "B"]
     by_setting: dict[tuple[str, ...], list[Measured]] = {}
@@ -93,21 +93,31 @@ def figures(cells: Sequence[Measured]) -> dict[str, Figure | None]:
         setting = settings_text(of_setting[0], fields)
         batch_size = of_setting[0].entry.cell.batch_size
         stem = f"tradeoff-{number}" if varying else f"tradeoff-B{batch_size}"
+        attacks = _strongest(of_setting, panels)
         found[stem] = _figure(of_setting, panels, setting, attacks) if panels else None
     return found
 
 
-def _attacks_on_all(cells: Sequence[Measured]) -> list[str]:
-    """Return the columns of attacks that were measured under every defense and level.
+def _strongest(cells: Sequence[Measured], panels: Mapping[str, Panel]) -> list[str]:
+    """Return the attacks of the points, and under how many defenses if they are not under all.
 
-    A defense that was attacked by more attacks would seem weaker.
+    A defense that was attacked by fewer attacks may seem stronger than it is.
     """
-    columns: dict[str, dict[str, None]] = {}
+    columns: dict[str, set[str]] = {}
     for m in cells:
-        if not ATTACKS.get(m.entry.cell.attack).control:
-            columns.setdefault(m.entry.column, {})[defense_text(m.entry.cell)] = None
-    everywhere = {defense_text(m.entry.cell) for m in cells}
-    return [column for column, of in columns.items() if everywhere == set(of)]
+        if _is_attack(m) and m.record and m.record.metrics:
+            columns.setdefault(m.entry.column, set()).add(defense_text(m.entry.cell))
+    total = len({defense_text(m.entry.cell) for m in cells})
+    drawn = {p.attack for panel in panels.values() for points in panel.values() for p in points}
+    return [
+        column if len(of) == total else f"{column} (under {len(of)} of {total})"
+        for column, of in columns.items()
+        if column in drawn
+    ]
+
+
+def _is_attack(measured: Measured) -> bool:
+    return not ATTACKS.get(measured.entry.cell.attack).control
 
 
 def _is_baseline(measured: Measured) -> bool:
@@ -146,9 +156,9 @@ def _point(cells: Sequence[Measured], name: str) -> Point | None:
         if _is_baseline(m)
     ]
     advantages = [
-        advantage_over(accuracy, baseline.estimate)
+        (advantage_over(accuracy, baseline.estimate), m.entry.column)
         for m in cells
-        if not _is_baseline(m)
+        if _is_attack(m)
         and (accuracy := _accuracy(m, name)) is not None
         and defined(accuracy)
         and (baseline := best_baseline(baselines, knowledge_of(m))) is not None
@@ -158,11 +168,13 @@ def _point(cells: Sequence[Measured], name: str) -> Point | None:
     if not advantages or metrics is None:
         return None
     defense = metrics.defense
+    advantage, attack = max(advantages, key=lambda each: each[0].value or 0.0)
     return Point(
         numbers=defense_numbers(cells[0].entry.cell),
         distortion=0.0 if defense is None else defense.distortion.value or 0.0,
         lost=NOTHING if defense is None else defense.utility_lost,
-        advantage=max(advantages, key=lambda each: each.value or 0.0),
+        advantage=advantage,
+        attack=attack,
     )
 
 

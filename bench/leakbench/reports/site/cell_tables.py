@@ -23,7 +23,7 @@ from leakbench.reports.columns import (
 )
 from leakbench.reports.details import varying_parameters
 from leakbench.reports.rows import is_implied, task_name, varying_settings
-from leakbench.reports.site.paged import PagedColumn, PagedTable
+from leakbench.reports.site.paged import PagedColumn, PagedTable, without_constant
 from leakbench.reports.site.view import (
     LINK,
     Column,
@@ -154,31 +154,8 @@ def _table(
     notes: tuple[str, ...] = (),
 ) -> CellTable:
     rows = [(m, name) for m in cells for name in m.entry.cell.properties]
-    shown, constant = _without_constant(rows, columns)
+    shown, constant = without_constant(rows, columns)
     return CellTable(path, caption, rows, _row_name, shown, (*constant, *notes))
-
-
-KEPT = {"property", "record", LINK.heading}
-"""Columns that a table has even if all rows have the same in it."""
-
-
-def _without_constant(
-    rows: Sequence[Row], columns: Sequence[_Column]
-) -> tuple[list[_Column], list[str]]:
-    """Return the columns in which rows differ, and sentences on what the others have."""
-    shown, same, missing = [], [], []
-    for each in columns:
-        heading = each.column.heading
-        first = each.value(rows[0]) if len(rows) > 1 else None
-        if first is None or heading in KEPT or any(each.value(row) != first for row in rows):
-            shown.append(each)
-        elif first.text == MISSING:
-            missing.append(heading)
-        else:
-            same.append(f"{heading} = {' '.join(filter(None, (first.text, first.detail)))}")
-    notes = [f"The same in all rows: {'; '.join(same)}."] if same else []
-    notes += [f"In no row: {', '.join(missing)}."] if missing else []
-    return shown, notes
 
 
 def _text(heading: str, text: Callable[[Measured], str]) -> _Column:

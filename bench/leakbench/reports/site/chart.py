@@ -9,7 +9,7 @@ from leakbench.experiments.defense_labels import defense_level
 from leakbench.metrics.estimates import Estimate
 from leakbench.metrics.formatting import MISSING, percent
 from leakbench.reports.axis import Axis, Tick
-from leakbench.reports.compared import setting_without_attack
+from leakbench.reports.compared import setting_of_record
 from leakbench.reports.site.defended import Defended
 
 WIDTH, HEIGHT = 340, 240
@@ -179,7 +179,7 @@ def _strongest(rows: Sequence[Defended]) -> list[_Point]:
             continue
         low, high = (None if end is None else 100 * end for end in (above.low, above.high))
         point = _Point(100 * lost.value, 100 * above.value, low, high, row)
-        where = (setting_without_attack(row.record.cell), row.name)
+        where = (setting_of_record(row.record), row.name)
         if where not in best or best[where].advantage < point.advantage:
             best[where] = point
     return list(best.values())

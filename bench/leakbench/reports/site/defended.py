@@ -56,14 +56,13 @@ def by_defense(every: Sequence[Record]) -> dict[str, list[Defended]]:
     for record in every:
         is_open = record.cell.defense == UNDEFENDED and not is_baseline(record.cell.attack)
         if is_open and record.metrics is not None:
-            without[_same_attack(record.cell, record.knowledge)] = record
+            without[_same_attack(record, record.cell)] = record
     found: dict[str, list[Defended]] = {}
     for record in every:
         is_attack = record.metrics is not None and not ATTACKS.get(record.cell.attack).control
         if record.cell.defense == UNDEFENDED or not is_attack:
             continue
-        undefended = _undefended(record.cell)
-        beside = without.get(_same_attack(undefended, record.knowledge))
+        beside = without.get(_same_attack(record, _undefended(record.cell)))
         rows = found.setdefault(record.cell.defense, [])
         rows += [
             _defended(record, name, compared, beside)
@@ -85,10 +84,10 @@ def _defended(record: Record, name: str, compared: Compared, beside: Record | No
     )
 
 
-def _same_attack(cell: Cell, knowledge: Sequence[str]) -> str:
-    """Return the setting and knowledge of an attack, the knowledge of the defense excepted."""
-    knows = sorted(kind for kind in knowledge if kind != "defense")
-    return f"{cell.model_dump_json(exclude={'grant'})} {knows}"
+def _same_attack(record: Record, cell: Cell) -> str:
+    """Return a cell, and the schema and knowledge of a record, that of the defense excepted."""
+    knows = sorted(kind for kind in record.knowledge if kind != "defense")
+    return f"{record.schema_version} {cell.model_dump_json(exclude={'grant'})} {knows}"
 
 
 def _undefended(cell: Cell) -> Cell:

@@ -24,7 +24,7 @@ from leakbench.reports.rows import is_implied, task_name, varying_settings
 from leakbench.reports.site.cell_tables import SHORT, row_name
 from leakbench.reports.site.chart import MARGINS, Chart, batch_sizes, charts
 from leakbench.reports.site.defended import Defended, by_defense
-from leakbench.reports.site.paged import PagedColumn, PagedTable
+from leakbench.reports.site.paged import PagedColumn, PagedTable, without_constant
 from leakbench.reports.site.view import (
     LINK,
     Column,
@@ -138,7 +138,8 @@ def _view(
     known = parameters(defense)
     cells = [by_key[row.record.key] for row in rows]
     fields = _settings(cells)
-    shown, uncharted = _charts(rows, cells, fields)
+    charted, uncharted = _charts(rows, cells, fields)
+    shown, constant = without_constant(rows, _columns(fields, by_key, places))
     return DefenseView(
         name=name,
         reference=defense.reference,
@@ -147,7 +148,7 @@ def _view(
         parameters=plain_table("parameters", "Parameters", Summary(PARAMETER_HEADINGS, known))
         if known
         else None,
-        charts=shown,
+        charts=charted,
         uncharted=uncharted,
         levels=len({defense_level(row.record.cell) for row in rows}),
         table=PagedTable(
@@ -155,7 +156,8 @@ def _view(
             f"Leakage against utility under {name}",
             rows,
             _identifier,
-            _columns(fields, by_key, places),
+            shown,
+            tuple(constant),
         ),
     )
 

@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Generic, TypeVar
 
-from leakbench.reports.site.view import Column, Page, PageLink, RowView, TableView, ValueView
+from leakbench.metrics.formatting import MISSING
+from leakbench.reports.site.view import (
+    LINK,
+    Column,
+    Page,
+    PageLink,
+    RowView,
+    TableView,
+    ValueView,
+)
 
 Item = TypeVar("Item")
 
@@ -92,6 +101,31 @@ class PagedTable(Generic[Item]):
             PageLink(str(each), "" if each == number else self.path_of(each))
             for each in sorted({1, *near, self.count})
         )
+
+
+KEPT = {"property", "record", LINK.heading}
+"""Columns that a table has even if all rows have the same in it."""
+
+
+def without_constant(
+    rows: Sequence[Item], columns: Sequence[PagedColumn[Item]]
+) -> tuple[list[PagedColumn[Item]], list[str]]:
+    """Return the columns in which rows differ, and sentences on what the others have."""
+    shown: list[PagedColumn[Item]] = []
+    same: list[str] = []
+    missing: list[str] = []
+    for each in columns:
+        heading = each.column.heading
+        first = each.value(rows[0]) if len(rows) > 1 else None
+        if first is None or heading in KEPT or any(each.value(row) != first for row in rows):
+            shown.append(each)
+        elif first.text == MISSING:
+            missing.append(heading)
+        else:
+            same.append(f"{heading} = {' '.join(filter(None, (first.text, first.detail)))}")
+    notes = [f"The same in all rows: {'; '.join(same)}."] if same else []
+    notes += [f"In no row: {', '.join(missing)}."] if missing else []
+    return shown, notes
 
 
 PARTLY = (

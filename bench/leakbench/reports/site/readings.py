@@ -15,6 +15,7 @@ from leakbench.reports.site.figure_gallery import FigureView
 def reading_html(markdown: str, paths: Mapping[str, str], figures: Sequence[FigureView]) -> Markup:
     """Return a reading as HTML, in which HTML of its own is text.
 
+    What follows its first paragraph is folded, so that the tables are on the first screens.
     Links lead to pages of the site and to `https:` addresses; other links are plain text. Images
     are those of the site's figures; others are left out.
 
@@ -28,7 +29,26 @@ def reading_html(markdown: str, paths: Mapping[str, str], figures: Sequence[Figu
     for token in tokens:
         if token.children is not None:
             token.children = list(_changed(token.children, paths, sources))
-    return Markup(reader.renderer.render(tokens, reader.options, {}))
+    ends = [number for number, token in enumerate(tokens, start=1) if _ends_block(token)]
+    texts = [number for number in ends if tokens[number - 1].type == "paragraph_close"]
+    if not texts or len(ends) - ends.index(texts[0]) <= SHORT:
+        return Markup(reader.renderer.render(tokens, reader.options, {}))
+    first, rest = (
+        Markup(reader.renderer.render(part, reader.options, {}))
+        for part in (tokens[: texts[0]], tokens[texts[0] :])
+    )
+    return first + FOLDED.format(rest)
+
+
+SHORT = 2
+"""Blocks, such as paragraphs and lists, that are not folded."""
+
+FOLDED = Markup("<details>\n<summary>The whole reading</summary>\n{}</details>\n")
+
+
+def _ends_block(token: Token) -> bool:
+    """Whether a token is the last of a block that is in no other."""
+    return token.level == 0 and token.nesting <= 0
 
 
 def _changed(

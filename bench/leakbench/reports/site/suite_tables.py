@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import TypeVar
 
 from leakbench.records.measured import Measured
 from leakbench.reports.site.view import (
@@ -17,6 +19,8 @@ from leakbench.reports.site.view import (
 )
 from leakbench.reports.suite_report import terms
 from leakbench.reports.tables import UNMEASURED, Table, TableRow, by_group, table_of
+
+Item = TypeVar("Item")
 
 
 def suite_tables(name: str, cells: Sequence[Measured]) -> list[TableView]:
@@ -38,7 +42,27 @@ def _table_view(identifier: str, table: Table, note: str) -> TableView:
     remarks = [Column(heading, filtered=True) for heading in table.remark_headings]
     columns = (*leading, *results, *costs, *remarks, LINK)
     notes = tuple(filter(None, (table.note, note)))
-    return TableView(identifier, table.title, columns, tuple(rows), notes)
+    view = TableView(identifier, table.title, columns, tuple(rows), notes)
+    return _without_constant(view, len(leading))
+
+
+def _without_constant(view: TableView, leading: int) -> TableView:
+    """Return a table without the leading columns that are the same in all rows, which it notes."""
+    columns = [{row.values[place] for row in view.rows} for place in range(leading)]
+    hidden = {place for place, values in enumerate(columns) if len(values) == 1}
+    if not hidden or len(hidden) == leading or len(view.rows) < 2:
+        return view
+    same = [
+        f"{view.columns[place].heading} = {view.rows[0].values[place].text}"
+        for place in sorted(hidden)
+    ]
+
+    def kept(of: Sequence[Item]) -> tuple[Item, ...]:
+        return tuple(each for place, each in enumerate(of) if place not in hidden)
+
+    rows = tuple(replace(row, values=kept(row.values)) for row in view.rows)
+    note = f"The same in all rows: {'; '.join(same)}."
+    return replace(view, columns=kept(view.columns), rows=rows, notes=(note, *view.notes))
 
 
 def _row(identifier: str, row: TableRow, table: Table) -> RowView:

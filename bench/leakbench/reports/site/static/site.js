@@ -213,6 +213,10 @@
     }
   }
 
+  for (const link of document.querySelectorAll('tbody a[href^="#"]')) {
+    if (link.textContent === "#") link.setAttribute("aria-label", "Link to this row");
+  }
+
   let chosenRow = null;
 
   function choose(row) {

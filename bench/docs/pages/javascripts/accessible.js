@@ -1,0 +1,22 @@
+// What Material leaves unnamed or out of the keyboard's reach: the search, sections of the navigation
+// that have a page of their own, and regions that scroll sideways.
+"use strict";
+
+const mend = () => {
+  document.querySelector(".md-search[role=dialog]")?.setAttribute("aria-label", "Search");
+  for (const section of document.querySelectorAll("nav.md-nav[aria-labelledby]")) {
+    if (document.getElementById(section.getAttribute("aria-labelledby"))?.textContent.trim()) continue;
+    const title = section.querySelector(".md-nav__title")?.textContent.trim();
+    if (!title) continue;
+    section.removeAttribute("aria-labelledby");
+    section.setAttribute("aria-label", `Section ${title}`);
+  }
+  document.querySelectorAll("nav.md-code__nav").forEach((buttons, place) => {
+    buttons.setAttribute("aria-label", `Copy block ${place + 1}`);
+  });
+  for (const region of document.querySelectorAll(".md-typeset__scrollwrap")) region.tabIndex = 0;
+};
+
+// Material wraps tables after the page is loaded.
+new MutationObserver(mend).observe(document.body, { childList: true, subtree: true });
+mend();
