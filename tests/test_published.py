@@ -23,9 +23,6 @@ from leakbench.reports.suite_page import page as suite_page
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 
-EARLIER = "> **Measured by an earlier version.**"
-"""Begins a note on pages whose records this version makes no tables from."""
-
 PUBLISHED = sorted(name for name in suite_names() if (RESULTS / f"{name}.md").is_file())
 
 
@@ -41,9 +38,6 @@ def test_a_published_table_is_its_records_and_nothing_else(suite: str) -> None:
     assert left_out == {}
     missing = [m.entry.key for m in cells if m.record is None and not m.entry.optional]
     page = (RESULTS / f"{suite}.md").read_text(encoding="utf-8")
-    if EARLIER in page:
-        assert missing, f"all cells of {suite} are measured; publish it again"
-        pytest.skip(f"{suite} was measured by an earlier version, and its page says so")
     assert not missing, f"{len(missing)} cells of {suite} have no record in results/records"
     for m in cells:
         if m.record:
@@ -59,8 +53,6 @@ def test_a_published_table_is_its_records_and_nothing_else(suite: str) -> None:
 
 @pytest.mark.parametrize("suite", PUBLISHED)
 def test_the_numbers_of_a_published_table_are_in_its_csv(suite: str) -> None:
-    if not (RESULTS / csv_name(suite)).is_file():
-        pytest.skip(f"{suite} was published before reports had a CSV file")
     frame = pd.read_csv(RESULTS / csv_name(suite))
     estimates = [name.removesuffix(" low, %") for name in frame if name.endswith(" low, %")]
     ends = [[f"{name}{end}, %" for end in ("", " low", " high")] for name in estimates]
@@ -80,8 +72,6 @@ def test_the_published_leaderboard_is_its_records_and_nothing_else() -> None:
     assert folder.left_out == {}
     shown = leading_suites(laid_out(folder, []), [])
     page = (RESULTS / "leaderboard.md").read_text(encoding="utf-8")
-    if EARLIER in page:
-        pytest.skip("the leaderboard is of an earlier version, and says so")
     assert [each.name for each in shown] == list(OF_THE_PAPER)
     figures = gallery(RESULTS / "figures", set(suite_names()), reconstructions=False)
     beside = beside_of(RESULTS, shown, figures)
