@@ -14,6 +14,7 @@ from leakbench.conformance.setting import SETUP
 from leakbench.records.checks import faults
 from leakbench.records.record import Environment, Record
 from leakbench.verification.compare import chosen, compare
+from leakbench.verification.verify import compared
 from measuring import measured
 
 Edit = Callable[[dict[str, Any]], None]
@@ -214,6 +215,17 @@ def test_another_environment_is_compared_by_the_interval(several: Record) -> Non
     # Earlier records do not say on which processor they were measured: perhaps on another.
     earlier = several.model_copy(update={"environment": own.model_copy(update={"processor": None})})
     assert chosen("auto", earlier, earlier) == "interval"
+
+
+def test_equal_numbers_agree_wherever_they_were_measured(several: Record) -> None:
+    elsewhere = several.model_copy(update={"environment": None})
+    found = compared(elsewhere, several, "auto")
+    assert (found.rule, found.agrees) == ("equal", True)
+
+    def shift(metrics: dict[str, Any]) -> None:
+        of_gender(metrics)["accuracy"]["value"] -= 0.01
+
+    assert compared(forged(elsewhere, shift), several, "auto").rule == "interval"
 
 
 @pytest.mark.parametrize(

@@ -176,9 +176,9 @@ def test_a_sample_is_measured_again_and_a_number_that_cannot_be_had_is_found(
     edit(path, f"{OF_GENDER}/count_error", better)
     code, out, _ = run("verify", str(folder), "--sample", "3", "--seed", "1", "--device", "cpu")
     assert code == 1
-    assert len(re.findall(r"json agrees: equal up to rounding, since device, versions", out)) == 2
+    assert len(re.findall(r"json agrees: equal up to rounding", out)) == 2
     assert re.search(
-        rf"^- {path.name} does not agree, not equal up to rounding, .*: properties\['gender'\]\."
+        rf"^- {path.name} does not agree, not equal up to rounding: properties\['gender'\]\."
         r"count_error 0\.625 \(0\.5 to 0\.75\), again .*; processors of another make",
         out,
         re.M,
