@@ -74,7 +74,7 @@ def recovered_individuals(gradient: PositionGradient, found: FoundColumns) -> Re
     others by as much as the update's noise may: where they are of individuals of whose label the
     model is sure, by hardly anything.
     """
-    # More than the rank: in the noise some masks fit that are nobody's.
+    # More than the rank: noise also fits masks that belong to no individual.
     if not 0 < len(found) <= gradient.space.rank:
         return no_individuals(gradient.end)
     positions = _positions(gradient, found)

@@ -65,11 +65,12 @@ def chosen(choice: RuleChoice, record: Record, anew: Record) -> Rule:
     if choice != "auto":
         return choice
     one, other = ((each.device, each.versions, each.environment) for each in (record, anew))
-    return "equal" if one == other and _is_named(record) else "interval"
+    return "equal" if one == other and _processor(record) is not None else "interval"
 
 
-def _is_named(record: Record) -> bool:
-    return record.environment is not None and record.environment.processor is not None
+def _processor(record: Record) -> str | None:
+    """Return where a record was measured; None if it does not say."""
+    return None if record.environment is None else record.environment.processor
 
 
 def _is_retrained(record: Record, anew: Record) -> bool:
@@ -80,8 +81,8 @@ def _is_retrained(record: Record, anew: Record) -> bool:
     """
     if not record.cell.rounds or Knowledge.MODEL not in Knowledge.parse(record.knowledge):
         return False
-    one, other = (each.environment and each.environment.processor for each in (record, anew))
-    return one != other or not _is_named(record)
+    theirs = _processor(record)
+    return theirs is None or theirs != _processor(anew)
 
 
 def testable(records: Iterable[Record]) -> int:
