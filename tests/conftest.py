@@ -59,6 +59,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder of this test alone, for those that look into it."""
+    folder = tmp_path / "own-cache"
+    monkeypatch.setenv("LEAKBENCH_CACHE", str(folder))
+    return folder
+
+
 @pytest.fixture(scope="session")
 def data_root(request: pytest.FixtureRequest, cache: Path) -> Path:
     """The folder of real data sets, nightly with all of CelebA; skips where there is none."""

@@ -47,12 +47,6 @@ def context(small_setup: Setup) -> EvaluationContext:
     return prepare(small_setup, None, "cpu", lambda message: None)
 
 
-@pytest.fixture
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("LEAKBENCH_CACHE", str(tmp_path))
-    return tmp_path
-
-
 def quick(form: str) -> HonestButCurious:
     made: HonestButCurious = build(ATTACKS, "hcn", {"form": form, "epochs": 1, "width": 4})
     return made

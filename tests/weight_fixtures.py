@@ -16,13 +16,6 @@ pytest_plugins = ["lpips_fixtures"]
 
 
 @pytest.fixture
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "own-cache"
-    monkeypatch.setenv("LEAKBENCH_CACHE", str(folder))
-    return folder
-
-
-@pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> str:
     """The small backbone, registered during a test."""
     registered(monkeypatch)
