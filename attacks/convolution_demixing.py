@@ -53,6 +53,7 @@ class ConvolutionDemixing(CertifyingAttack):
 
     Attributes:
         volleys: of alternating projections, at most; they end with the first that finds few.
+        sparse_volleys: of minimisations that end at sparse vectors, at most.
         reflections: iterations of the relaxed reflections, at most.
         quiet: iterations without a new position after which they end.
         reflected_at_once: runs of the relaxed reflections.
@@ -74,6 +75,7 @@ class ConvolutionDemixing(CertifyingAttack):
     example_parameters: ClassVar = {"budget": 2, "reflections": 200}
 
     volleys: Annotated[int, Field(ge=0)] = 100
+    sparse_volleys: Annotated[int, Field(ge=0)] = 50
     reflections: Annotated[int, Field(ge=0)] = 4_000
     quiet: Annotated[int, Field(gt=0)] = 1_000
     reflected_at_once: Annotated[int, Field(gt=0)] = 64
@@ -119,8 +121,14 @@ class ConvolutionDemixing(CertifyingAttack):
         gradient = position_gradient(end, observation.update, observation.batch_size, starts)
         if not gradient.is_searchable:
             return no_individuals(end)
-        budget = (self.volleys, self.reflections, self.quiet, self.reflected_at_once)
-        found = found_columns(gradient, starts, PositionBudget(*budget), observation.seed)
+        budget = PositionBudget(
+            volleys=self.volleys,
+            sparse_volleys=self.sparse_volleys,
+            reflections=self.reflections,
+            quiet=self.quiet,
+            runs=self.reflected_at_once,
+        )
+        found = found_columns(gradient, starts, budget, observation.seed)
         return recovered_individuals(gradient, found)
 
 

@@ -9,19 +9,37 @@ from torch import Tensor
 from torch.nn import functional
 
 
+@dataclass(frozen=True)
+class Column:
+    """A mask that is in the space, and its x.
+
+    Attributes:
+        vector: of length 1, shape (m,).
+        active: its mask, shape (m,).
+        residual: its r, up to a factor, shape (q,).
+    """
+
+    vector: Tensor
+    active: Tensor
+    residual: Tensor
+
+
 @dataclass
 class FoundColumns:
     """Masks that are in the space, and their x.
 
     Attributes:
-        vectors: of length 1, shape (m, n).
+        vectors: of length 1 and independent, shape (m, n).
         active: their masks, shape (m, n).
         residuals: their r, up to factors, shape (n, q).
+        dependent: others, which are in the span of these.
     """
 
     vectors: Tensor
     active: Tensor
     residuals: Tensor
+    _span: Tensor
+    dependent: list[Column] = field(default_factory=list)
     _known: set[bytes] = field(default_factory=set)
 
     def __len__(self) -> int:
@@ -35,12 +53,49 @@ class FoundColumns:
         fresh = [number for mask, number in rows.items() if mask not in self._known]
         return torch.tensor(fresh, dtype=torch.long, device=active.device)
 
-    def add(self, vectors: Tensor, active: Tensor, residuals: Tensor) -> None:
-        """Take vectors and masks (m, n), and r (n, q)."""
-        self._known.update(mask.tobytes() for mask in active.mT.cpu().numpy())
-        self.vectors = torch.cat([self.vectors, functional.normalize(vectors, dim=0)], dim=1)
-        self.active = torch.cat([self.active, active], dim=1)
-        self.residuals = torch.cat([self.residuals, residuals])
+    def add(
+        self, vectors: Tensor, active: Tensor, residuals: Tensor, same: Tensor | float = 0.0
+    ) -> None:
+        """Take vectors and masks (m, n), and r (n, q).
+
+        Args:
+            same: sine of the angle to the span of those that are known up to which a vector is in
+                it, shape (n,).
+        """
+        same = torch.as_tensor(same).expand(active.shape[1])
+        vectors = functional.normalize(vectors, dim=0)
+        for number, mask in enumerate(active.mT.cpu().numpy()):
+            self._known.add(mask.tobytes())
+            vector = vectors[:, number : number + 1]
+            left = vector - self._span @ (self._span.mT @ vector)
+            # Once more, for what rounding left.
+            left = left - self._span @ (self._span.mT @ left)
+            column = Column(vector[:, 0], active[:, number], residuals[number])
+            if float(left.norm()) > float(same[number]):
+                self._span = torch.cat([self._span, functional.normalize(left, dim=0)], dim=1)
+                self.vectors = torch.cat([self.vectors, vector], dim=1)
+                self.active = torch.cat([self.active, column.active[:, None]], dim=1)
+                self.residuals = torch.cat([self.residuals, column.residual[None]])
+            elif not self._is_known(vector, same[number]):
+                self.dependent.append(column)
+
+    def exchange(self, place: int, number: int) -> None:
+        """Put a column that depends on the others in the place of one of them, and that in its."""
+        column = self.dependent[number]
+        self.dependent[number] = Column(
+            self.vectors[:, place].clone(), self.active[:, place].clone(), self.residuals[place]
+        )
+        self.vectors, self.active = self.vectors.clone(), self.active.clone()
+        self.residuals = self.residuals.clone()
+        self.vectors[:, place], self.active[:, place] = column.vector, column.active
+        self.residuals[place] = column.residual
+
+    def _is_known(self, vector: Tensor, same: Tensor) -> bool:
+        """Whether a vector (m, 1) is one that is known, up to an angle's sine."""
+        known = [self.vectors, *(column.vector[:, None] for column in self.dependent)]
+        others = torch.cat(known, dim=1)
+        away = (vector - others * (others.mT @ vector).mT).norm(dim=0)
+        return bool((away < same).any())
 
 
 def nothing_found(basis: Tensor, width: int) -> FoundColumns:
@@ -51,4 +106,4 @@ def nothing_found(basis: Tensor, width: int) -> FoundColumns:
         width: q of their r.
     """
     none = basis.new_empty(len(basis), 0)
-    return FoundColumns(none, none.bool(), basis.new_empty(0, width))
+    return FoundColumns(none, none.bool(), basis.new_empty(0, width), none)

@@ -56,13 +56,11 @@ def take(
     fresh = rows[found.new(active[:, rows])] if len(rows) else rows
     if len(fresh):
         vectors, masks, r, distances = refined(active[:, fresh], sought)
-        right = distances < sought.tolerance(vectors)
-        wrong = fresh[~right]
-        vectors, masks, r = vectors[:, right], masks[:, right], r[right]
-        new = found.new(masks)
-        if len(new):
-            found.add(vectors[:, new], masks[:, new], r[new])
-        promising[wrong] = False
+        tolerance = sought.tolerance(vectors)
+        right = distances < tolerance
+        # A mask that differs from a known one only where W_oᵀ r is next to nothing is the same.
+        found.add(vectors[:, right], masks[:, right], r[right], 2 * tolerance[right])
+        promising[fresh[~right]] = False
     return promising
 
 

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from leakbench.attacks.convolutional_ends.alternating import AlternatingProjections
+from leakbench.attacks.convolutional_ends.exchange import exchange
 from leakbench.attacks.convolutional_ends.found import FoundColumns, nothing_found
 from leakbench.attacks.convolutional_ends.gradient import PositionGradient
 from leakbench.attacks.convolutional_ends.masked_vectors import Sought, take
 from leakbench.attacks.convolutional_ends.padding import padded_spaces, whole_inputs
 from leakbench.attacks.convolutional_ends.search import PositionSearch
+from leakbench.attacks.convolutional_ends.sparse_vectors import SparseVectors
 from leakbench.attacks.linear_layers.demixing.recovered import CERTAIN
 
 
@@ -22,12 +24,14 @@ class PositionBudget:
 
     Attributes:
         volleys: of alternating projections, at most.
+        sparse_volleys: of minimisations that end at sparse vectors, at most.
         reflections: iterations of relaxed reflections, at most.
         quiet: of them without a new position, after which they end.
         runs: side by side.
     """
 
     volleys: int
+    sparse_volleys: int
     reflections: int
     quiet: int
     runs: int
@@ -42,8 +46,9 @@ def found_columns(
        all others follow from it.
     2. Elsewhere in the whole column space.
 
-    In each, alternating projections find what is quickly found, and relaxed reflections the others:
-    in both spaces, or behind a shortcut, where z is not known, in the column space.
+    In each, alternating projections find masks that differ much, sparse vectors those that differ
+    little, and relaxed reflections the others: in both spaces, or behind a shortcut, where z is not
+    known, in the column space.
 
     Args:
         starts: z of positions of D_aux, shape (m, n · P).
@@ -66,6 +71,8 @@ def found_columns(
             search.search(wanted, budget.reflections, budget.quiet)
         elif not by_kind:
             _in_column_space(sought, found, wanted, budget, seed)
+    if len(found) == wanted and not gradient.end.has_shortcut:
+        exchange(gradient, found)
     return found
 
 
@@ -73,6 +80,8 @@ def _quickly(
     sought: Sought, found: FoundColumns, wanted: int, budget: PositionBudget, seed: int
 ) -> None:
     AlternatingProjections(sought, found, budget.runs, seed).search(wanted, budget.volleys)
+    if len(found) < wanted:
+        SparseVectors(sought, found, seed).search(wanted, budget.sparse_volleys)
 
 
 def _in_column_space(
