@@ -20,12 +20,12 @@ def exchange(gradient: PositionGradient, found: FoundColumns) -> None:
     """Put columns in the place of others as long as z contradicts fewer masks then.
 
     Args:
-        found: a column for each position, and those that depend on them; changed.
+        found: a column for each position, and spare ones; changed.
     """
     wrong = contradicted(gradient, found.vectors, found.active)
     number = 0
-    while number < len(found.dependent) and wrong.any():
-        column = found.dependent[number]
+    while number < len(found.spare) and wrong.any():
+        column = found.spare[number]
         shares = torch.linalg.lstsq(found.vectors, column.vector[:, None]).solution[:, 0]
         for place in (shares.abs() > LEAST_SHARE).nonzero().flatten().tolist():
             if not wrong[place]:

@@ -32,14 +32,14 @@ class FoundColumns:
         vectors: of length 1 and independent, shape (m, n).
         active: their masks, shape (m, n).
         residuals: their r, up to factors, shape (n, q).
-        dependent: others, which are in the span of these.
+        spare: others, which are in the span of these, or of few channels.
     """
 
     vectors: Tensor
     active: Tensor
     residuals: Tensor
     _span: Tensor
-    dependent: list[Column] = field(default_factory=list)
+    spare: list[Column] = field(default_factory=list)
     _known: set[bytes] = field(default_factory=set)
 
     def __len__(self) -> int:
@@ -54,35 +54,43 @@ class FoundColumns:
         return torch.tensor(fresh, dtype=torch.long, device=active.device)
 
     def add(
-        self, vectors: Tensor, active: Tensor, residuals: Tensor, same: Tensor | float = 0.0
+        self,
+        vectors: Tensor,
+        active: Tensor,
+        residuals: Tensor,
+        same: Tensor | float = 0.0,
+        spare: Tensor | bool = False,
     ) -> None:
         """Take vectors and masks (m, n), and r (n, q).
 
         Args:
             same: sine of the angle to the span of those that are known up to which a vector is in
                 it, shape (n,).
+            spare: which are not to be among the columns yet, shape (n,).
         """
         same = torch.as_tensor(same).expand(active.shape[1])
+        spare = torch.as_tensor(spare).expand(active.shape[1])
         vectors = functional.normalize(vectors, dim=0)
         for number, mask in enumerate(active.mT.cpu().numpy()):
             self._known.add(mask.tobytes())
-            vector = vectors[:, number : number + 1]
-            left = vector - self._span @ (self._span.mT @ vector)
-            # Once more, for what rounding left.
-            left = left - self._span @ (self._span.mT @ left)
-            column = Column(vector[:, 0], active[:, number], residuals[number])
-            if float(left.norm()) > float(same[number]):
-                self._span = torch.cat([self._span, functional.normalize(left, dim=0)], dim=1)
-                self.vectors = torch.cat([self.vectors, vector], dim=1)
-                self.active = torch.cat([self.active, column.active[:, None]], dim=1)
-                self.residuals = torch.cat([self.residuals, column.residual[None]])
-            elif not self._is_known(vector, same[number]):
-                self.dependent.append(column)
+            column = Column(vectors[:, number], active[:, number], residuals[number])
+            left = self._left(column.vector)
+            if not spare[number] and float(left.norm()) > float(same[number]):
+                self._append(column, left)
+            elif not self._is_known(column.vector, same[number]):
+                self.spare.append(column)
+
+    def complete(self, wanted: int) -> None:
+        """Make columns of spare ones that are independent, until there are so many."""
+        for column in self.spare:
+            left = self._left(column.vector)
+            if len(self) < wanted and float(left.norm()) > INDEPENDENT:
+                self._append(column, left)
 
     def exchange(self, place: int, number: int) -> None:
         """Put a column that depends on the others in the place of one of them, and that in its."""
-        column = self.dependent[number]
-        self.dependent[number] = Column(
+        column = self.spare[number]
+        self.spare[number] = Column(
             self.vectors[:, place].clone(), self.active[:, place].clone(), self.residuals[place]
         )
         self.vectors, self.active = self.vectors.clone(), self.active.clone()
@@ -90,11 +98,23 @@ class FoundColumns:
         self.vectors[:, place], self.active[:, place] = column.vector, column.active
         self.residuals[place] = column.residual
 
+    def _append(self, column: Column, left: Tensor) -> None:
+        self._span = torch.cat([self._span, functional.normalize(left, dim=0)[:, None]], dim=1)
+        self.vectors = torch.cat([self.vectors, column.vector[:, None]], dim=1)
+        self.active = torch.cat([self.active, column.active[:, None]], dim=1)
+        self.residuals = torch.cat([self.residuals, column.residual[None]])
+
+    def _left(self, vector: Tensor) -> Tensor:
+        """Return the part of a vector (m,) that is not in the span of the columns."""
+        for _ in range(2):
+            # Once more, for what rounding left.
+            vector = vector - self._span @ (self._span.mT @ vector)
+        return vector
+
     def _is_known(self, vector: Tensor, same: Tensor) -> bool:
-        """Whether a vector (m, 1) is one that is known, up to an angle's sine."""
-        known = [self.vectors, *(column.vector[:, None] for column in self.dependent)]
-        others = torch.cat(known, dim=1)
-        away = (vector - others * (others.mT @ vector).mT).norm(dim=0)
+        """Whether a vector (m,) is one that is known, up to an angle's sine."""
+        known = torch.cat([self.vectors, *(each.vector[:, None] for each in self.spare)], dim=1)
+        away = (vector[:, None] - known * (known.mT @ vector)).norm(dim=0)
         return bool((away < same).any())
 
 
@@ -107,3 +127,7 @@ def nothing_found(basis: Tensor, width: int) -> FoundColumns:
     """
     none = basis.new_empty(len(basis), 0)
     return FoundColumns(none, none.bool(), basis.new_empty(0, width), none)
+
+
+INDEPENDENT = 0.01
+"""Sine of the angle to a span below which a vector is taken to be in it."""

@@ -50,7 +50,7 @@ def take(
         Which of them are in the space, known before or not, shape (n,).
     """
     count = active.sum(0)
-    promising = (outside < PROMISING * length) & (count > LEAST_ACTIVE)
+    promising = (outside < PROMISING * length) & (count > FEWEST)
     promising &= count < len(active) - LEAST_ACTIVE
     rows = promising.nonzero().flatten()
     fresh = rows[found.new(active[:, rows])] if len(rows) else rows
@@ -59,7 +59,9 @@ def take(
         tolerance = sought.tolerance(vectors)
         right = distances < tolerance
         # A mask that differs from a known one only where W_oᵀ r is next to nothing is the same.
-        found.add(vectors[:, right], masks[:, right], r[right], 2 * tolerance[right])
+        # Few channels may be those by which two masks differ, one of which contains the other.
+        small = masks[:, right].sum(0) <= LEAST_ACTIVE
+        found.add(vectors[:, right], masks[:, right], r[right], 2 * tolerance[right], small)
         promising[fresh[~right]] = False
     return promising
 
@@ -139,7 +141,11 @@ PROMISING = 0.1
 """Relative distance from the space up to which a vector is refined."""
 
 LEAST_ACTIVE = 10
-"""Fewest channels of a mask that are active, and that are not: others fit anywhere."""
+"""Up to so many channels that are active a mask is taken last, and with so few that are not never:
+that fits anywhere."""
+
+FEWEST = 1
+"""A mask of one channel is none."""
 
 REFINEMENTS = 8
 """Times that mask and r are computed from each other."""

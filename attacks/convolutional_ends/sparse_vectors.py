@@ -37,6 +37,7 @@ class SparseVectors:
         length = sought.basis.norm(dim=1)
         self._channels = (length > LEAST_LENGTH * length.max()).nonzero().flatten()
         self._known = sought.basis.new_empty(len(sought.basis), 0)
+        self._followed = 0
 
     def search(self, wanted: int, volleys: int) -> None:
         """Search until so many columns are found, or none in some volleys."""
@@ -65,7 +66,8 @@ class SparseVectors:
             held = held[held.norm(dim=1) > LEAST_LEFT * length]
         if not len(held):
             return basis[:, :0]
-        vectors = sparsest(basis, held)
+        # Masks are exact only after they are refined: single precision will do.
+        vectors = sparsest(basis.float(), held.float()).to(basis)
         return vectors / vectors.abs().amax(0).clamp_min(TINY)
 
     def _take_masks(self, vectors: Tensor) -> None:
@@ -86,8 +88,6 @@ class SparseVectors:
                 of = vectors[:, start:] if number < self._followed else vectors
                 self._take_differing(of, number)
         self._followed = done
-
-    _followed = 0
 
     def _take_differing(self, vectors: Tensor, number: int) -> None:
         """Take the masks whose x differs from that of a column by one of the vectors."""
@@ -153,7 +153,7 @@ EXPONENT = 0.5
 SHRINK = 0.6
 """Factor of the floor from one iteration to the next."""
 
-RIDGE = 1e-11
+RIDGE = 1e-7
 """Ridge of the least squares, relative to the largest weight."""
 
 ZERO = 1e-3

@@ -71,8 +71,10 @@ def found_columns(
             search.search(wanted, budget.reflections, budget.quiet)
         elif not by_kind:
             _in_column_space(sought, found, wanted, budget, seed)
-    if len(found) == wanted and not gradient.end.has_shortcut:
-        exchange(gradient, found)
+    if not gradient.end.has_shortcut:
+        found.complete(wanted)
+        if len(found) == wanted:
+            exchange(gradient, found)
     return found
 
 
