@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.swa_utils import update_bn
 from torchvision import models
 
 from leakbench import LabelledImages, Report, audit
@@ -73,7 +74,10 @@ def individuals(made: Callable[[Tensor], Tensor], count: int) -> LabelledImages:
 
 
 def trained(model: nn.Module, on: LabelledImages, steps: int = 10) -> nn.Module:
-    """Train for a few steps, which also sets BatchNorm's statistics."""
+    """Train for a few steps, and set BatchNorm's running statistics as many steps would.
+
+    With those of initialisation the outputs of deep networks are the same for everybody.
+    """
     optimiser = torch.optim.SGD(model.parameters(), lr=0.02)
     for _ in range(steps):
         rows = torch.randint(len(on), (16,))
@@ -81,6 +85,7 @@ def trained(model: nn.Module, on: LabelledImages, steps: int = 10) -> nn.Module:
         optimiser.zero_grad()
         functional.cross_entropy(model(on.images[rows]), on.labels[rows]).backward()
         optimiser.step()
+    update_bn(on.images.split(20), model)
     return model.eval()
 
 
