@@ -115,14 +115,17 @@ def row(name: str, out: Path | None) -> str:
     if out is not None:
         report.write(out / name.replace("/", "-").replace(" ", "-"))
     ran = [a for a in report.attacks if not a.control and not a.refused]
-    best = max(ran, key=lambda a: a.certified or 0)
-    certified = (
-        f"{best.certified} of {report.individuals} by {best.title}" if best.certified else "none"
-    )
+    certified = [each for each in report.exposed if each.certified_by]
+    exact = certified or [each for each in report.exposed if each.exact_by]
+    found = "none"
+    if exact:
+        (by, *_) = exact[0].certified_by or exact[0].exact_by
+        found = f"{len(exact)} of {report.individuals} by {by}"
+        found += "" if certified else ", not certified"
     false = sum(a.false_certificates or 0 for a in ran)
     return (
         f"| {name} | {report.model.trained:,} | `{report.model.split}` | "
-        f"{report.model.features} | {certified} | {false} | {report.verdict.outcome} | "
+        f"{report.model.features} | {found} | {false} | {report.verdict.outcome} | "
         f"{seconds:.0f} |"
     )
 

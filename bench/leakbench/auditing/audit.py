@@ -41,6 +41,7 @@ from leakbench.auditing.defending import (
     sends_alike,
 )
 from leakbench.auditing.fitted_model import EXAMPLES, PixelNumbers, fit_together
+from leakbench.auditing.fitting_attacks import fitting_attacks
 from leakbench.auditing.image_files import read_labelled_images
 from leakbench.auditing.label_texts import label_texts
 from leakbench.auditing.labelled_images import LabelledImages
@@ -242,7 +243,9 @@ def audit(
     case = replace(case, left_out=(*left_out, *case.left_out), notes=notes, quick=quick)
     for why in case.left_out:
         on_status(f"left out: {why}")
-    chosen = with_controls(_attacks(attacks, case, budget), case)
+    wanted, unfit = _attacks(attacks, case, budget)
+    case = replace(case, notes=(*case.notes, *unfit))
+    chosen = with_controls(wanted, case)
     if quick and chosen_defenses is None:
         chosen_defenses = []
     clock.expect(expected_seconds(case, chosen), _times(case, chosen_defenses))
@@ -330,16 +333,16 @@ def _defended(
 
 def _attacks(
     attacks: Sequence[str] | Mapping[str, Mapping[str, Any]] | None, case: Case, budget: int
-) -> list[PluginSpec]:
-    """Return attacks with their parameters."""
+) -> tuple[list[PluginSpec], list[str]]:
+    """Return attacks with their parameters, and why usual ones are left out."""
     if isinstance(attacks, Mapping):
         given = [PluginSpec(name, parameters) for name, parameters in attacks.items()]
-        return [with_fallback(spec, case) for spec in given]
+        return [with_fallback(spec, case) for spec in given], []
     usual = quick_attacks(case) if case.quick else default_attacks(case, budget)
     if attacks is None:
-        return usual
+        return fitting_attacks(usual, case)
     by_name = {spec.name: spec for spec in usual}
-    return [by_name.get(name, with_fallback(PluginSpec(name), case)) for name in attacks]
+    return [by_name.get(name, with_fallback(PluginSpec(name), case)) for name in attacks], []
 
 
 def _images(given: LabelledImages | Path | str, size: int | None, role: str) -> LabelledImages:

@@ -207,8 +207,8 @@ def audit(
         typer.Option(
             "--fail-on",
             metavar="CONDITION",
-            help="Exit with code 1 if it holds: certified, advantage>0.1 (the interval's lower "
-            "end) or undecided; repeatable.",
+            help="Exit with code 1 if it holds: leaks, certified, advantage>0.1 (the interval's "
+            "lower end) or undecided; repeatable.",
         ),
     ] = None,
     _: Annotated[
