@@ -146,7 +146,7 @@ def test_what_was_not_tested_is_said() -> None:
     attacks = [attack("ours", {"bright": WIDE}), attack("mask_demixing", refused="no ReLU")]
     made = report(attacks, [update("a", [{}], check="not checked")])
     said = " ".join(made.not_tested)
-    assert "No property but bright was inferred." in said
+    assert "Properties other than bright were not inferred." in said
     assert "Chosen, but not run: Mask_demixing" in said
     assert "newton_demixing" in said and "mask_demixing," not in said and "blind" not in said
     assert "No defense was tried." in said

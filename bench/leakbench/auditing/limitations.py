@@ -113,8 +113,8 @@ def _on_batches(case: Case, updates: Sequence[AuditedUpdate]) -> list[str]:
         )
     elif known and len(known) < FEW_BATCHES:
         found.append(
-            f"Only {len(known)} batches have a known truth. Intervals are wide, and the absence of "
-            f"a leak is hardly shown."
+            f"The truth is known of {len(known)} batches only: intervals are wide, and it can "
+            f"hardly be shown that there is no leak."
         )
     if known and len(known) < len(updates):
         found.append(
