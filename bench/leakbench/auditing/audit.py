@@ -42,6 +42,7 @@ from leakbench.auditing.defending import (
 )
 from leakbench.auditing.fitted_model import EXAMPLES, PixelNumbers, fit_together
 from leakbench.auditing.fitting_attacks import fitting_attacks
+from leakbench.auditing.hardest import check_hardest
 from leakbench.auditing.image_files import read_labelled_images
 from leakbench.auditing.label_texts import label_texts
 from leakbench.auditing.labelled_images import LabelledImages
@@ -99,6 +100,7 @@ def audit(
     label_names: Sequence[str] = (),
     quick: bool = False,
     time_limit: float | None = None,
+    hardest: int = 0,
     name: str = "",
     on_status: Callable[[str], None] = lambda _: None,
 ) -> Report:
@@ -148,6 +150,8 @@ def audit(
         quick: whether to answer within about two minutes; see `leakbench.auditing.quick` for what
             is left out.
         time_limit: minutes after which attacks end; the report says what was not run.
+        hardest: individuals of the truth on whom the model errs most: so many are reported apart,
+            as hard cases; see `leakbench.auditing.hardest`.
         name: of the model in the report; its class by default.
         on_status: called with a short description of each step, and the time that is left.
 
@@ -178,6 +182,7 @@ def audit(
         logits=logits,
         label_names=label_names,
         time_limit=time_limit,
+        hardest=hardest,
         name=name,
     )
     size = batch_sizes(batch_size)
@@ -243,6 +248,7 @@ def audit(
     case = replace(case, left_out=(*left_out, *case.left_out), notes=notes, quick=quick)
     for why in case.left_out:
         on_status(f"left out: {why}")
+    check_hardest(hardest, case)
     wanted, unfit = _attacks(attacks, case, budget)
     case = replace(case, notes=(*case.notes, *unfit))
     chosen = with_controls(wanted, case)
@@ -254,7 +260,8 @@ def audit(
         attacked = attack_all(case, chosen, case.batches, clock)
         _check_any_ran(attacked)
         defended = _defended(case, chosen, attacked, chosen_defenses, fitted.training, clock)
-    return report_of(case, attacked, defended, name or type(model).__name__, own.split, labels)
+    title = name or type(model).__name__
+    return report_of(case, attacked, defended, title, own.split, labels, hardest)
 
 
 def _sizes(batch_size: int | list[int] | None) -> list[int]:

@@ -16,7 +16,6 @@ from leakbench.auditing.report_contents import ReportContents
 from leakbench.auditing.report_parts import attacks_run, defense_label
 from leakbench.auditing.sentences import percent, verdict_text
 from leakbench.auditing.verdicts import RELEVANT_ADVANTAGE
-from leakbench.auditing.worst_case import worst_case_text
 from leakbench.metrics.estimates import MIN_GROUPS
 from leakbench.metrics.formatting import MISSING
 from leakbench.metrics.of_attacks import FALSE_POSITIVE_RATE, FEATURE_COSINE, SWAPPED_COSINE
@@ -57,7 +56,6 @@ def html_page(report: ReportContents) -> str:
         "undecided_text": undecided_text,
         "utc": _utc,
         "verdict_text": verdict_text,
-        "worst_case_text": worst_case_text,
     }
     return environment.get_template("audit.html").render(
         report=report,

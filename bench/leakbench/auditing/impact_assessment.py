@@ -9,7 +9,6 @@ from leakbench.auditing.more_batches import undecided_text
 from leakbench.auditing.report_contents import ReportContents
 from leakbench.auditing.report_parts import defense_label
 from leakbench.auditing.sentences import verdict_text
-from leakbench.auditing.worst_case import worst_case_text
 
 ATLAS = (
     "The nearest technique of MITRE ATLAS is AML.T0024.001, Invert AI Model. It describes queries "
@@ -83,7 +82,7 @@ def _likelihood(report: ReportContents) -> list[str]:
             for finding, text in zip(report.findings_as_data, report.findings, strict=True)
             if not isinstance(finding, DefenseEffect)
         ),
-        *(worst_case_text(each) for each in report.worst_cases),
+        *report.worst_case_sentences,
         *(undecided_text(each) for each in report.undecided),
         "How likely it is that the server attacks cannot be told from an audit.",
     ]
