@@ -95,6 +95,7 @@ def test_updates_that_differ_are_never_a_verdict_of_no_leak() -> None:
         (["leaks"], "; the only defense that was tried, d0, is not shown to stop the attacks."),
         (["no leak", "leaks"], "; of 2 defenses that were tried, d0 stops the attacks."),
         (["no leak"] * 2, "; of 2 defenses that were tried, d0 and d1 stop the attacks."),
+        (["no leak"] * 3, "; of 3 defenses that were tried, d0, d1 and d2 stop the attacks."),
         (["leaks", "undecided"], "; of 2 defenses that were tried, none is shown to stop the att"),
     ],
 )

@@ -51,6 +51,7 @@ def html_page(report: ReportContents) -> str:
     environment.filters |= {
         "cosines": _cosines,
         "defense_text": _defense_text,
+        "in_percent": in_percent,
         "label_text": partial(shown_label, texts=report.model.labels),
         "percent": percent,
         "undecided_text": undecided_text,
@@ -89,6 +90,18 @@ def _cosines(metrics: Metrics) -> list[str]:
     if metrics.feature_cosine is None:
         return [MISSING]
     return [str(FEATURE_COSINE.text(metrics)), f"swapped {SWAPPED_COSINE.text(metrics)}"]
+
+
+def in_percent(probability: float) -> str:
+    """Return a probability in percent, which is below 50 where the probability is below ½.
+
+    >>> in_percent(0.73), in_percent(0.503), in_percent(0.4999)
+    ('73', '50.3', '49.9')
+    """
+    text = f"{100 * probability:.0f}"
+    if text != "50":
+        return text
+    return "49.9" if 0.4995 <= probability < 0.5 else f"{100 * probability:.1f}"
 
 
 def _defense_text(table: Mapping[str, Any]) -> str:

@@ -129,6 +129,6 @@ def _on_defenses(findings: Sequence[Finding]) -> str:
     if tried == 1:
         label, stops = effects[0].defenses[0], "stops" if stopping else "is not shown to stop"
         return f"; the only defense that was tried{where}, {label}, {stops} the attacks"
-    by = " and ".join(stopping) or "none"
+    by = " and ".join(filter(None, (", ".join(stopping[:-1]), *stopping[-1:]))) or "none"
     stops = ("stop" if len(stopping) > 1 else "stops") if stopping else "is shown to stop"
     return f"; of {tried} defenses that were tried{where}, {by} {stops} the attacks"
