@@ -109,6 +109,10 @@ def test_a_verdict_is_no_leak_only_where_an_advantage_is_excluded(with_truth: Re
             "no leak: an advantage of more than 6 points over the best baseline is excluded",
         ),
         (
+            Verdict(outcome="no leak", reason="advantage excluded", bound=0.0),
+            "no leak: any advantage over the best baseline is excluded",
+        ),
+        (
             Verdict(outcome="undecided", reason="wide interval", bound=0.3),
             "undecided: no advantage shown, but up to 30 points are not excluded",
         ),

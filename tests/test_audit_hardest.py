@@ -39,7 +39,7 @@ def test_the_hardest_are_those_with_the_largest_gradient_by_the_logits(tmp_path:
     wanted = [f"individual {row + 1} of update client {row // 4}" for row in rows]
     assert report.hardest.names == wanted
     assert (report.hardest.exact, report.hardest.others_exact, report.hardest.others) == (3, 5, 5)
-    said = "Of the 3 individuals on whom the model errs most 3 are exposed, 3 by an exact feature"
+    said = "Of the 3 individuals on whom the model errs most, 3 are exposed, 3 by an exact feature"
     assert said in report.summary and wanted[0] not in report.summary
     page = report.write(tmp_path)[0].read_text(encoding="utf-8")
     assert said in page and wanted[0] in page

@@ -107,7 +107,7 @@ def hardest_individuals(
 def hardest_text(hardest: HardestIndividuals) -> str:
     """Return who is exposed among them as a sentence, which names nobody."""
     return (
-        f"Of the {hardest.count} individuals on whom the model errs most {hardest.exposed} are "
+        f"Of the {hardest.count} individuals on whom the model errs most, {hardest.exposed} are "
         f"exposed, {hardest.exact} by an exact feature; of the {hardest.others} others "
         f"{hardest.others_exposed} are, {hardest.others_exact} by an exact feature."
     )

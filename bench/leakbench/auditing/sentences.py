@@ -185,6 +185,8 @@ def reason_text(verdict: Verdict) -> str:
         "advantage": f"{percent(verdict.advantage, sign=True)} points above the best baseline",
         "advantage excluded": (
             f"an advantage of more than {_points(verdict.bound)} over the best baseline is excluded"
+            if verdict.bound
+            else "any advantage over the best baseline is excluded"
         ),
         "attack not run": "no advantage shown, but not every attack was run",
         "no baseline": f"no baseline with the attacks' knowledge was measured in {properties}",
