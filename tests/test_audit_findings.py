@@ -26,7 +26,7 @@ from leakbench.auditing.findings import (
     NoBaseline,
     findings_of,
 )
-from leakbench.auditing.report_parts import Verdict
+from leakbench.auditing.report_parts import AttackReport, Verdict
 from leakbench.auditing.sentences import sentence, verdict_text
 from leakbench.auditing.verdicts import verdict_on
 from leakbench.federation.shared_model import deep_features
@@ -41,12 +41,19 @@ def _with_truth() -> Report:
     return audited_with_truth()
 
 
+def inexact(attack: AttackReport) -> AttackReport:
+    """An attack of whose features it is not known how many are exact."""
+    assert attack.metrics is not None
+    metrics = attack.metrics.model_copy(update={"exact": None})
+    return attack.model_copy(update={"metrics": metrics})
+
+
 def judged(
     report: Report, blind: float = 0.5, refused: str = "", **advantages: Estimate
 ) -> Verdict:
     """The verdict where an attack that certifies nothing has these advantages."""
     attacks = by_name(report.attacks)
-    base, control = attacks["mask_demixing"], attacks["blind"]
+    base, control = inexact(attacks["mask_demixing"]), attacks["blind"]
     assert control.metrics is not None
     found = control.metrics.properties["bright"]
     accuracy = found.balanced_accuracy.model_copy(update={"value": blind})
@@ -102,6 +109,10 @@ def test_a_verdict_is_no_leak_only_where_an_advantage_is_excluded(with_truth: Re
             "no leak: an advantage of more than 6 points over the best baseline is excluded",
         ),
         (
+            Verdict(outcome="no leak", reason="advantage excluded", bound=0.0),
+            "no leak: any advantage over the best baseline is excluded",
+        ),
+        (
             Verdict(outcome="undecided", reason="wide interval", bound=0.3),
             "undecided: no advantage shown, but up to 30 points are not excluded",
         ),
@@ -136,7 +147,7 @@ def test_a_verdict_is_a_table_cell(verdict: Verdict, text: str) -> None:
 def test_a_verdict_without_a_baseline_says_so_and_not_that_the_property_is_constant(
     with_truth: Report,
 ) -> None:
-    found = by_name(with_truth.attacks)["mask_demixing"]
+    found = inexact(by_name(with_truth.attacks)["mask_demixing"])
     lacking = found.model_copy(
         update={
             "certified": None,
@@ -162,7 +173,7 @@ def test_the_page_shows_the_swapped_cosine_beside_each_cosine(
     attack = by_name(with_truth.attacks)["mask_demixing"]
     assert attack.metrics is not None and attack.metrics.swapped_cosine is not None
     assert attack.metrics.swapped_cosine.value is not None
-    assert f"; swapped {attack.metrics.swapped_cosine.value:.3f}" in text
+    assert f"<br>swapped {attack.metrics.swapped_cosine.value:.3f}" in text
     answers = [i.answers["mask_demixing"] for u in with_truth.updates for i in u.individuals]
     cosines = [each.swapped_cosine for each in answers if each.swapped_cosine is not None]
     assert len(cosines) == len(answers) == 24
@@ -174,7 +185,7 @@ def test_the_page_shows_the_swapped_cosine_beside_each_cosine(
 
 
 def test_certificates_that_are_false_are_no_leak(with_truth: Report) -> None:
-    found = by_name(with_truth.attacks)["mask_demixing"]
+    found = inexact(by_name(with_truth.attacks)["mask_demixing"])
     assert (found.certified, found.false_certificates) == (24, 0)
     undefined = {"bright": Estimate(value=None, low=None, high=None)}
     false = found.model_copy(update={"false_certificates": 24, "advantage": undefined})

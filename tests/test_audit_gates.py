@@ -56,6 +56,10 @@ DIFFERENT = report([attack("ours", {"bright": EXCLUDED})], [update("a", [{}], ch
         ("advantage>0.1", DIFFERENT, "undecided"),
         ("undecided", UNDECIDED, "holds"),
         ("undecided", QUIET, "does not hold"),
+        ("undecided", LEAKING, "does not hold"),
+        ("leaks", LEAKING, "holds"),
+        ("leaks", QUIET, "does not hold"),
+        ("leaks", UNDECIDED, "undecided"),
     ],
 )
 def test_a_condition_holds_only_where_it_is_shown(condition: str, of: Report, outcome: str) -> None:
@@ -64,10 +68,10 @@ def test_a_condition_holds_only_where_it_is_shown(condition: str, of: Report, ou
 
 
 @pytest.mark.parametrize(
-    "text", ["", "leaks", "advantage", "advantage>", "advantage<0.1", "advantage>x", "certified>1"]
+    "text", ["", "leak", "advantage", "advantage>", "advantage<0.1", "advantage>x", "certified>1"]
 )
 def test_a_condition_that_is_not_understood_is_a_sentence(text: str) -> None:
-    with pytest.raises(UsageError, match="is not understood; give certified, undecided, or adv"):
+    with pytest.raises(UsageError, match="is not understood; give leaks, certified, undecided, or"):
         QUIET.holds(text)
 
 
@@ -115,7 +119,7 @@ def test_the_exit_code_says_whether_a_condition_holds(
 @pytest.mark.parametrize(
     ("condition", "said"),
     [
-        ("leaks", "condition 'leaks' is not understood"),
+        ("leak", "condition 'leak' is not understood"),
         ("advantage>0.1", "can never hold without the truth"),
     ],
 )
@@ -152,9 +156,10 @@ def test_sarif_has_what_the_standard_requires(tmp_path: Path) -> None:
     driver = only["tool"]["driver"]
     assert driver["name"] == "leakbench"
     rules = [rule["id"] for rule in driver["rules"]]
-    assert rules == ["certified-features", "property-advantage"]
+    assert rules == ["certified-features", "exact-features", "property-advantage"]
+    leaking = ["certified-features", "property-advantage"]
     assert all(rule["shortDescription"]["text"] for rule in driver["rules"])
-    assert [each["ruleId"] for each in only["results"]] == rules
+    assert [each["ruleId"] for each in only["results"]] == leaking
     for result in only["results"]:
         assert rules[result["ruleIndex"]] == result["ruleId"]
         assert result["message"]["text"] and result["level"] == "error"

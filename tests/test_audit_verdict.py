@@ -95,6 +95,7 @@ def test_updates_that_differ_are_never_a_verdict_of_no_leak() -> None:
         (["leaks"], "; the only defense that was tried, d0, is not shown to stop the attacks."),
         (["no leak", "leaks"], "; of 2 defenses that were tried, d0 stops the attacks."),
         (["no leak"] * 2, "; of 2 defenses that were tried, d0 and d1 stop the attacks."),
+        (["no leak"] * 3, "; of 3 defenses that were tried, d0, d1 and d2 stop the attacks."),
         (["leaks", "undecided"], "; of 2 defenses that were tried, none is shown to stop the att"),
     ],
 )
@@ -146,7 +147,7 @@ def test_what_was_not_tested_is_said() -> None:
     attacks = [attack("ours", {"bright": WIDE}), attack("mask_demixing", refused="no ReLU")]
     made = report(attacks, [update("a", [{}], check="not checked")])
     said = " ".join(made.not_tested)
-    assert "No property but bright was inferred." in said
+    assert "Properties other than bright were not inferred." in said
     assert "Chosen, but not run: Mask_demixing" in said
     assert "newton_demixing" in said and "mask_demixing," not in said and "blind" not in said
     assert "No defense was tried." in said

@@ -18,7 +18,17 @@ def cells(row: str) -> list[str]:
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("name", ["tabular MLP", "token classifier"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tabular MLP",
+        "token classifier",
+        "MobileNetV3-Small",
+        "ResNet-18",
+        "EfficientNet-B0",
+        "ViT-B/16",
+    ],
+)
 def test_the_page_has_the_row_of_a_model(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "tests" / "examples"))
     monkeypatch.delitem(sys.modules, "known_models", raising=False)

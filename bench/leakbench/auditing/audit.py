@@ -41,6 +41,8 @@ from leakbench.auditing.defending import (
     sends_alike,
 )
 from leakbench.auditing.fitted_model import EXAMPLES, PixelNumbers, fit_together
+from leakbench.auditing.fitting_attacks import fitting_attacks
+from leakbench.auditing.hardest import check_hardest
 from leakbench.auditing.image_files import read_labelled_images
 from leakbench.auditing.label_texts import label_texts
 from leakbench.auditing.labelled_images import LabelledImages
@@ -98,6 +100,7 @@ def audit(
     label_names: Sequence[str] = (),
     quick: bool = False,
     time_limit: float | None = None,
+    hardest: int = 0,
     name: str = "",
     on_status: Callable[[str], None] = lambda _: None,
 ) -> Report:
@@ -147,6 +150,8 @@ def audit(
         quick: whether to answer within about two minutes; see `leakbench.auditing.quick` for what
             is left out.
         time_limit: minutes after which attacks end; the report says what was not run.
+        hardest: individuals of the truth on whom the model errs most: so many are reported apart,
+            as hard cases; see `leakbench.auditing.hardest`.
         name: of the model in the report; its class by default.
         on_status: called with a short description of each step, and the time that is left.
 
@@ -177,6 +182,7 @@ def audit(
         logits=logits,
         label_names=label_names,
         time_limit=time_limit,
+        hardest=hardest,
         name=name,
     )
     size = batch_sizes(batch_size)
@@ -242,7 +248,10 @@ def audit(
     case = replace(case, left_out=(*left_out, *case.left_out), notes=notes, quick=quick)
     for why in case.left_out:
         on_status(f"left out: {why}")
-    chosen = with_controls(_attacks(attacks, case, budget), case)
+    check_hardest(hardest, case)
+    wanted, unfit = _attacks(attacks, case, budget)
+    case = replace(case, notes=(*case.notes, *unfit))
+    chosen = with_controls(wanted, case)
     if quick and chosen_defenses is None:
         chosen_defenses = []
     clock.expect(expected_seconds(case, chosen), _times(case, chosen_defenses))
@@ -251,7 +260,8 @@ def audit(
         attacked = attack_all(case, chosen, case.batches, clock)
         _check_any_ran(attacked)
         defended = _defended(case, chosen, attacked, chosen_defenses, fitted.training, clock)
-    return report_of(case, attacked, defended, name or type(model).__name__, own.split, labels)
+    title = name or type(model).__name__
+    return report_of(case, attacked, defended, title, own.split, labels, hardest)
 
 
 def _sizes(batch_size: int | list[int] | None) -> list[int]:
@@ -330,16 +340,16 @@ def _defended(
 
 def _attacks(
     attacks: Sequence[str] | Mapping[str, Mapping[str, Any]] | None, case: Case, budget: int
-) -> list[PluginSpec]:
-    """Return attacks with their parameters."""
+) -> tuple[list[PluginSpec], list[str]]:
+    """Return attacks with their parameters, and why usual ones are left out."""
     if isinstance(attacks, Mapping):
         given = [PluginSpec(name, parameters) for name, parameters in attacks.items()]
-        return [with_fallback(spec, case) for spec in given]
+        return [with_fallback(spec, case) for spec in given], []
     usual = quick_attacks(case) if case.quick else default_attacks(case, budget)
     if attacks is None:
-        return usual
+        return fitting_attacks(usual, case)
     by_name = {spec.name: spec for spec in usual}
-    return [by_name.get(name, with_fallback(PluginSpec(name), case)) for name in attacks]
+    return [by_name.get(name, with_fallback(PluginSpec(name), case)) for name in attacks], []
 
 
 def _images(given: LabelledImages | Path | str, size: int | None, role: str) -> LabelledImages:

@@ -40,6 +40,7 @@ EXPECTED: Mapping[str, tuple[tuple[Any, ...], str]] = {
         "FederatedTraining, or a function that trains",
     ),
     "budget": ((int,), "a whole number of gradient evaluations above 0"),
+    "hardest": ((int,), "a whole number of individuals to report apart, or 0"),
     "time_limit": ((int, float, ABSENT), "minutes above 0, or None"),
     "image_size": ((int, ABSENT), "a whole number of pixels, or None"),
     "logits": ((str, int, ABSENT), "a key, field or place in the model's output, or None"),

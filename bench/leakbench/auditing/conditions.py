@@ -13,7 +13,7 @@ from leakbench.base.errors import UsageError
 
 _ADVANTAGE = re.compile(r"advantage\s*>\s*(\d*\.?\d+)")
 
-Subject = Literal["certified", "advantage", "undecided"]
+Subject = Literal["leaks", "certified", "advantage", "undecided"]
 
 Outcome = Literal["holds", "does not hold", "undecided"]
 """Of a condition; `undecided` where it is neither shown nor excluded."""
@@ -36,9 +36,9 @@ class Condition:
     """A condition on a report.
 
     Attributes:
-        subject: `certified`: some attack certifies an exact feature that the truth does not show
-            false; `advantage`: an advantage over the best baseline is above the threshold, its
-            whole interval; `undecided`: the report's verdict is.
+        subject: `leaks` or `undecided`: the report's verdict is; `certified`: some attack certifies
+            an exact feature that the truth does not show false; `advantage`: an advantage over the
+            best baseline is above the threshold, its whole interval.
         threshold: a share in [0, 1).
     """
 
@@ -58,12 +58,14 @@ class Condition:
         text = text.strip()
         if text == "certified":
             return cls("certified")
+        if text == "leaks":
+            return cls("leaks")
         if text == "undecided":
             return cls("undecided")
         found = _ADVANTAGE.fullmatch(text)
         if found is None:
             raise UsageError(
-                f"condition {text!r} is not understood; give certified, undecided, or "
+                f"condition {text!r} is not understood; give leaks, certified, undecided, or "
                 f"advantage>0.1 with a share between 0 and 1"
             )
         threshold = float(found.group(1))
@@ -85,10 +87,10 @@ class Condition:
             return _on_certificates(report)
         if self.subject == "advantage":
             return _on_advantage(report, self.threshold)
-        outcome = report.verdict.outcome
-        return Judged(
-            "holds" if outcome == "undecided" else "does not hold", f"the verdict is {outcome}"
-        )
+        outcome, reason = report.verdict.outcome, f"the verdict is {report.verdict.outcome}"
+        if self.subject == outcome:
+            return Judged("holds", reason)
+        return Judged("undecided" if outcome == "undecided" else "does not hold", reason)
 
 
 def _on_certificates(report: ReportContents) -> Judged:

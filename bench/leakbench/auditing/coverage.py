@@ -32,7 +32,7 @@ def not_tested(
     others = [name for name in _installed_attacks() if name not in chosen]
     not_tried = [d.label for d in defenses if d.refused]
     unchecked = sum(update.check == "not checked" for update in updates)
-    found = [f"No property but {', '.join(properties)} was inferred."]
+    found = [f"Properties other than {', '.join(properties)} were not inferred."]
     if refused:
         found.append(f"Chosen, but not run: {', '.join(refused)}; the limitations give the reason.")
     if others:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from itertools import chain
 
 from leakbench.auditing.report_parts import (
@@ -13,8 +13,9 @@ from leakbench.auditing.report_parts import (
     ReportPart,
     attacks_run,
     is_shown,
+    shows_exact_features,
 )
-from leakbench.metrics.of_attacks import CERTIFIED
+from leakbench.metrics.of_attacks import CERTIFIED, EXACT
 
 
 class ReadProperty(ReportPart):
@@ -46,13 +47,16 @@ class ExposedIndividual(ReportPart):
         update, name: as in the report's updates.
         certified_by: titles of attacks that certify the exact deep feature, without certificates
             that the truth shows false.
-        read: of a certified individual, what the first of these attacks infers from the exact
-            feature; else what attacks infer whose advantage in that property is shown.
+        exact_by: of an individual that none certifies, titles of attacks that find the exact deep
+            feature, as the truth shows.
+        read: of an individual with an exact feature, what the first of these attacks infers from
+            it; else what attacks infer whose advantage in that property is shown.
     """
 
     update: str
     name: str
     certified_by: list[str]
+    exact_by: list[str]
     read: list[ReadProperty]
 
 
@@ -61,16 +65,18 @@ def exposed_individuals(
 ) -> list[ExposedIndividual]:
     """Return the individuals of whom an attack reads something, most exposed first.
 
-    An individual counts as exposed where an attack certifies the exact feature, or where an attack
-    whose advantage over the best baseline is shown infers a property right, or the truth is not
-    known. First come those with a certified feature, then those of whom more properties are read,
-    then those of whom the attack is surer.
+    An individual counts as exposed where an attack certifies the exact feature, or finds it, as the
+    truth shows, see `shows_exact_features`; or where an attack whose advantage over the best
+    baseline is shown infers a property, and not wrong as far as the truth is known. First come
+    those with a certified feature, then those with an exact one, then those of whom more properties
+    are read, then those of whom the attack is surer.
 
     Args:
         attacks: with the controls, on these updates.
     """
     ran = attacks_run(attacks)
-    found = chain.from_iterable(_of_update(update, ran) for update in updates)
+    exact = {a.name for a in ran if shows_exact_features(a, attacks)}
+    found = chain.from_iterable(_of_update(update, ran, exact) for update in updates)
     return sorted(found, key=_rank)
 
 
@@ -87,15 +93,17 @@ def is_certified(answer: Answer | None, update: AuditedUpdate) -> bool:
     return update.check != "differs"
 
 
-def _rank(individual: ExposedIndividual) -> tuple[bool, int, float]:
+def _rank(individual: ExposedIndividual) -> tuple[bool, bool, int, float]:
     read = [each for each in individual.read if each.right is not False]
     surest = sum(each.confidence for each in read) / max(len(read), 1)
-    return (not individual.certified_by, -len(read), -surest)
+    return (not individual.certified_by, not individual.exact_by, -len(read), -surest)
 
 
-def _of_update(update: AuditedUpdate, ran: Sequence[AttackReport]) -> list[ExposedIndividual]:
+def _of_update(
+    update: AuditedUpdate, ran: Sequence[AttackReport], exact: Set[str]
+) -> list[ExposedIndividual]:
     attacks = ran if update.truth_known else _one_order(update, ran)
-    found = (_exposed(individual, update, attacks) for individual in update.individuals)
+    found = (_exposed(individual, update, attacks, exact) for individual in update.individuals)
     return [each for each in found if each is not None]
 
 
@@ -123,12 +131,17 @@ def _shown(attack: AttackReport) -> list[tuple[str, float]]:
 
 
 def _exposed(
-    individual: Individual, update: AuditedUpdate, attacks: Sequence[AttackReport]
+    individual: Individual,
+    update: AuditedUpdate,
+    attacks: Sequence[AttackReport],
+    exact: Set[str],
 ) -> ExposedIndividual | None:
     certifying = [a for a in attacks if is_certified(individual.answers.get(a.name), update)]
-    if certifying:
-        answer = individual.answers[certifying[0].name]
-        read = [_read(name, answer, certifying[0]) for name in answer.probabilities]
+    finding = [] if certifying else _finding(individual, attacks, exact)
+    if certifying or finding:
+        first = (certifying or finding)[0]
+        answer = individual.answers[first.name]
+        read = [_read(name, answer, first) for name in answer.probabilities]
     else:
         read = _by_advantage(individual, attacks)
         if all(each.right is False for each in read):
@@ -137,8 +150,17 @@ def _exposed(
         update=update.name,
         name=individual.name,
         certified_by=[a.title for a in certifying],
+        exact_by=[a.title for a in finding],
         read=read,
     )
+
+
+def _finding(
+    individual: Individual, attacks: Sequence[AttackReport], exact: Set[str]
+) -> list[AttackReport]:
+    """Return the attacks among `exact` that find an individual's feature exactly."""
+    answers = [(a, individual.answers.get(a.name)) for a in attacks if a.name in exact]
+    return [a for a, answer in answers if answer and (answer.cosine or 0.0) >= EXACT]
 
 
 def _by_advantage(individual: Individual, attacks: Sequence[AttackReport]) -> list[ReadProperty]:

@@ -16,6 +16,7 @@ from leakbench.auditing.report_parts import (
     attacks_run,
     baseline_of,
     is_shown,
+    shows_exact_features,
 )
 from leakbench.auditing.trained_parts import kind_of_training
 from leakbench.metrics.estimates import Estimate
@@ -54,6 +55,19 @@ class CertifiedFeatures(ReportPart):
     certified: int
     individuals: int
     false: int | None
+
+
+class ExactFeatures(ReportPart):
+    """An attack finds exact deep features, as the truth shows, and certifies none.
+
+    Attributes:
+        attack: its title.
+        share: of the individuals whose truth is known.
+    """
+
+    kind: Literal["exact features"] = "exact features"
+    attack: str
+    share: Estimate
 
 
 class PartlyTrained(ReportPart):
@@ -157,6 +171,7 @@ Finding = Annotated[
     UpdatesDiffer
     | PartlyTrained
     | CertifiedFeatures
+    | ExactFeatures
     | TruthUnknown
     | InferredProperty
     | ConstantProperty
@@ -190,7 +205,15 @@ def findings_of(
     if not any(update.truth_known for update in updates):
         return [*differ, *certified, TruthUnknown()]
     properties = [_on_property(name, ran, attacks) for name in _properties(attacks)]
-    return [*differ, *certified, *properties, *_on_defenses(defenses)]
+    exact = [
+        ExactFeatures(attack=attack.title, share=attack.metrics.exact)
+        for attack in ran
+        if not attack.certified
+        and attack.metrics is not None
+        and attack.metrics.exact is not None
+        and shows_exact_features(attack, attacks)
+    ]
+    return [*differ, *certified, *exact, *properties, *_on_defenses(defenses)]
 
 
 def _on_updates(updates: Sequence[AuditedUpdate]) -> list[UpdatesDiffer]:

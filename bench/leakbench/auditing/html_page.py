@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -11,10 +13,9 @@ from leakbench.auditing.impact_assessment import impact_assessment
 from leakbench.auditing.label_texts import shown_label
 from leakbench.auditing.more_batches import undecided_text
 from leakbench.auditing.report_contents import ReportContents
-from leakbench.auditing.report_parts import attacks_run
+from leakbench.auditing.report_parts import attacks_run, defense_label
 from leakbench.auditing.sentences import percent, verdict_text
 from leakbench.auditing.verdicts import RELEVANT_ADVANTAGE
-from leakbench.auditing.worst_case import worst_case_text
 from leakbench.metrics.estimates import MIN_GROUPS
 from leakbench.metrics.formatting import MISSING
 from leakbench.metrics.of_attacks import FALSE_POSITIVE_RATE, FEATURE_COSINE, SWAPPED_COSINE
@@ -49,11 +50,13 @@ def html_page(report: ReportContents) -> str:
     )
     environment.filters |= {
         "cosines": _cosines,
+        "defense_text": _defense_text,
+        "in_percent": in_percent,
         "label_text": partial(shown_label, texts=report.model.labels),
         "percent": percent,
         "undecided_text": undecided_text,
+        "utc": _utc,
         "verdict_text": verdict_text,
-        "worst_case_text": worst_case_text,
     }
     return environment.get_template("audit.html").render(
         report=report,
@@ -82,8 +85,30 @@ def html_page(report: ReportContents) -> str:
     )
 
 
-def _cosines(metrics: Metrics) -> str:
+def _cosines(metrics: Metrics) -> list[str]:
     """Return the feature cosine of an attack's answers, and that of those for other batches."""
     if metrics.feature_cosine is None:
-        return MISSING
-    return f"{FEATURE_COSINE.text(metrics)}; swapped {SWAPPED_COSINE.text(metrics)}"
+        return [MISSING]
+    return [str(FEATURE_COSINE.text(metrics)), f"swapped {SWAPPED_COSINE.text(metrics)}"]
+
+
+def in_percent(probability: float) -> str:
+    """Return a probability in percent, which is below 50 where the probability is below ½.
+
+    >>> in_percent(0.73), in_percent(0.503), in_percent(0.4999)
+    ('73', '50.3', '49.9')
+    """
+    text = f"{100 * probability:.0f}"
+    if text != "50":
+        return text
+    return "49.9" if 0.4995 <= probability < 0.5 else f"{100 * probability:.1f}"
+
+
+def _defense_text(table: Mapping[str, Any]) -> str:
+    """Return a defense with its parameters."""
+    return defense_label(table["name"], {k: v for k, v in table.items() if k != "name"})
+
+
+def _utc(time: str) -> str:
+    """Return a time in UTC, in ISO's format, as people write it."""
+    return f"{time[:16].replace('T', ' ')} UTC"

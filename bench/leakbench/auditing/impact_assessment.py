@@ -9,7 +9,6 @@ from leakbench.auditing.more_batches import undecided_text
 from leakbench.auditing.report_contents import ReportContents
 from leakbench.auditing.report_parts import defense_label
 from leakbench.auditing.sentences import verdict_text
-from leakbench.auditing.worst_case import worst_case_text
 
 ATLAS = (
     "The nearest technique of MITRE ATLAS is AML.T0024.001, Invert AI Model. It describes queries "
@@ -65,25 +64,25 @@ def _assets(report: ReportContents) -> list[str]:
     return [
         f"Data of {report.individuals} individuals in {len(report.updates)} updates, {each} in "
         f"each.",
-        f"Of each individual: the deep feature ({report.model.features} numbers) and "
-        f"{', '.join(report.auxiliary.properties)}. Whether these are special categories of "
-        f"personal data is for the controller to judge.",
+        f"Of each individual: the deep feature ({report.model.features} numbers), and as "
+        f"properties {', '.join(report.auxiliary.properties)}. Whether these are special "
+        f"categories of personal data is for the controller to judge.",
     ]
 
 
 def _likelihood(report: ReportContents) -> list[str]:
-    exposed, certified = len(report.exposed), sum(bool(e.certified_by) for e in report.exposed)
+    exposed = len(report.exposed)
+    exact = sum(bool(each.certified_by or each.exact_by) for each in report.exposed)
     return [
-        "If the server attacks:",
-        report.verdict_sentence,
-        f"Of {report.individuals} individuals {exposed} are shown to be exposed, {certified} of "
-        f"them by an exact feature.",
+        f"If the server attacks, this is what it learns. {report.verdict_sentence}",
+        f"Of {report.individuals} individuals {exposed} are shown to be exposed, {exact} of them "
+        f"by an exact feature.",
         *(
             text
             for finding, text in zip(report.findings_as_data, report.findings, strict=True)
             if not isinstance(finding, DefenseEffect)
         ),
-        *(worst_case_text(each) for each in report.worst_cases),
+        *report.worst_case_sentences,
         *(undecided_text(each) for each in report.undecided),
         "How likely it is that the server attacks cannot be told from an audit.",
     ]

@@ -16,6 +16,10 @@ from leakbench.auditing.update_check import ROUNDING
 from leakbench.auditing.verdicts import RELEVANT_ADVANTAGE
 from leakbench.metrics.estimates import MIN_GROUPS
 
+EQUAL_LOGITS = 1e-4
+"""Standard deviation of logits below which exact attacks cannot tell individuals apart, since their
+errors differ by little more than rounding."""
+
 FEW_BATCHES = 20
 """Batches below which intervals are so wide that the absence of a leak can hardly be shown."""
 
@@ -36,6 +40,7 @@ def limitations_of(
         ),
         *(f"Left out: {why}." for why in case.left_out),
         *case.notes,
+        *_on_outputs(case),
         *_on_checks(case),
         *_on_batches(case, updates),
         *_on_model(case),
@@ -54,6 +59,23 @@ def limitations_of(
             if case.known_batches
             else []
         ),
+    ]
+
+
+def _on_outputs(case: Case) -> list[str]:
+    """Return that the model tells nobody apart, if that is so."""
+    space = case.server.feature_space
+    assert space is not None
+    with torch.no_grad():
+        logits = case.model.classifier(space.features)
+    spread = float(logits.double().std(0).max())
+    if not spread < EQUAL_LOGITS:
+        return []
+    return [
+        f"The model returns nearly the same logits for everybody in D_aux (standard deviation "
+        f"{spread:.1g}), as deep networks do that are not trained. Attacks then find less than "
+        f"with trained weights: audit the weights, and running statistics of BatchNorm, that "
+        f"clients will have."
     ]
 
 
@@ -91,8 +113,8 @@ def _on_batches(case: Case, updates: Sequence[AuditedUpdate]) -> list[str]:
         )
     elif known and len(known) < FEW_BATCHES:
         found.append(
-            f"Only {len(known)} batches have a known truth. Intervals are wide, and the absence of "
-            f"a leak is hardly shown."
+            f"The truth is known of {len(known)} batches only: intervals are wide, and it can "
+            f"hardly be shown that there is no leak."
         )
     if known and len(known) < len(updates):
         found.append(

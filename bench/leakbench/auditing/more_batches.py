@@ -15,6 +15,7 @@ from leakbench.auditing.report_parts import (
 from leakbench.auditing.sentences import percent
 from leakbench.auditing.verdicts import RELEVANT_ADVANTAGE
 from leakbench.metrics.estimates import MIN_GROUPS, Estimate
+from leakbench.metrics.formatting import counted
 
 
 class UndecidedProperty(ReportPart):
@@ -146,6 +147,7 @@ def undecided_text(undecided: UndecidedProperty) -> str:
             f"the best baseline is so accurate that no relevant advantage is possible."
         )
     return (
-        f"{undecided.subject} is undecided ({now}): about {undecided.more} more batches of the "
-        f"same kind would decide it, if the estimates stay where they are."
+        f"{undecided.subject} is undecided ({now}): about "
+        f"{counted(undecided.more, 'more batch', 'more batches')} of the same kind would decide "
+        f"it, if the estimates stay where they are."
     )

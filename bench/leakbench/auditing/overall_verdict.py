@@ -15,6 +15,7 @@ from leakbench.auditing.report_parts import (
 )
 from leakbench.auditing.sentences import percent, reason_text
 from leakbench.auditing.verdicts import verdict_on
+from leakbench.metrics.formatting import counted
 
 
 def overall_verdict(
@@ -24,8 +25,9 @@ def overall_verdict(
 ) -> Verdict:
     """Return whether the attacks learn something from the updates as they were sent.
 
-    Certified features and shown advantages are facts even where captured updates are not what the
-    model computes, since the truth confirms them; that nothing leaks is then not known.
+    Certified features, exact ones and shown advantages are facts even where captured updates are
+    not what the model computes, since the truth confirms them; that nothing leaks is then not
+    known.
 
     Args:
         attacks: with the controls, on these updates.
@@ -40,7 +42,7 @@ def overall_verdict(
             certified=certified,
             not_run=found.not_run,
         )
-    if found.reason == "advantage":
+    if found.reason in ("exact features", "advantage"):
         return found
     if any(update.check == "differs" for update in updates):
         return Verdict(outcome="undecided", reason="updates differ", not_run=found.not_run)
@@ -69,7 +71,8 @@ def verdict_sentence(
         case _:
             text = f"Undecided whether the updates leak: {reason_text(verdict)}"
             if more_batches is not None:
-                text += f"; about {more_batches} more batches of the same kind would decide it"
+                more = counted(more_batches, "more batch", "more batches")
+                text += f"; about {more} of the same kind would decide it"
     return f"{text}{_on_defenses(findings) if verdict.outcome == 'leaks' else ''}."
 
 
@@ -96,6 +99,11 @@ def _leak(
             f"a server can compute the exact deep features of {verdict.certified} of {individuals} "
             f"individuals{'' if checked else ', by certificates that no truth was there to check'}"
         )
+    if verdict.exact is not None:
+        parts.append(
+            f"a server can compute {percent(verdict.exact)} % of the individuals' deep features "
+            f"exactly, as the truth shows, though it cannot certify them"
+        )
     shown = [
         (advantage.low, name, attack.title, advantage)
         for attack in attacks_run(attacks)
@@ -121,6 +129,6 @@ def _on_defenses(findings: Sequence[Finding]) -> str:
     if tried == 1:
         label, stops = effects[0].defenses[0], "stops" if stopping else "is not shown to stop"
         return f"; the only defense that was tried{where}, {label}, {stops} the attacks"
-    by = " and ".join(stopping) or "none"
+    by = " and ".join(filter(None, (", ".join(stopping[:-1]), *stopping[-1:]))) or "none"
     stops = ("stop" if len(stopping) > 1 else "stops") if stopping else "is shown to stop"
     return f"; of {tried} defenses that were tried{where}, {by} {stops} the attacks"

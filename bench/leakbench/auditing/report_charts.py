@@ -269,6 +269,7 @@ def _interval_chart(
     for place, (advantage, look, label, more) in enumerate(rows):
         low, high = _positions(advantage, axis)
         value = percent(advantage, sign=True)
+        short = label if len(label) <= LETTERS else label.replace(" = ", "=")
         marks.append(
             Mark(
                 x=axis.at(100 * (advantage.value or 0.0)),
@@ -276,7 +277,7 @@ def _interval_chart(
                 low=low,
                 high=high,
                 look=look,
-                label=label if len(label) <= LETTERS else f"{label[: LETTERS - 1]}…",
+                label=short if len(short) <= LETTERS else f"{short[: LETTERS - 1]}…",
                 value=value,
                 about=f"{label}, {name}: {value} points {more}".strip(),
             )

@@ -6,6 +6,7 @@ from typing import Any
 
 from leakbench.auditing.exposure import ExposedIndividual
 from leakbench.auditing.findings import Finding
+from leakbench.auditing.hardest import HardestIndividuals, hardest_text
 from leakbench.auditing.more_batches import UndecidedProperty, undecided_text
 from leakbench.auditing.report_parts import (
     AttackReport,
@@ -31,6 +32,7 @@ class ReportContents(ReportPart):
         exposed: individuals of whom something is read, most exposed first; see
             `leakbench.auditing.exposure.exposed_individuals`.
         worst_cases: the true positive rate at 1 % false positives in each property.
+        hardest: individuals on whom the model errs most, if they were asked for.
         undecided: properties that are undecided, and how many more batches would decide them.
         not_tested: in sentences.
         findings: in sentences.
@@ -59,6 +61,7 @@ class ReportContents(ReportPart):
     updates: list[AuditedUpdate]
     defenses: list[DefenseReport]
     interrupted: bool = False
+    hardest: HardestIndividuals | None = None
 
     @property
     def individuals(self) -> int:
@@ -66,12 +69,18 @@ class ReportContents(ReportPart):
         return sum(update.size for update in self.updates)
 
     @property
+    def worst_case_sentences(self) -> list[str]:
+        """The worst cases; first who is exposed among the hardest individuals."""
+        hardest = [] if self.hardest is None else [hardest_text(self.hardest)]
+        return hardest + [worst_case_text(each) for each in self.worst_cases]
+
+    @property
     def summary(self) -> str:
         """The verdict, the findings and what limits them, as text; it lists no individual."""
         parts = (
             ("Verdict", [self.verdict_sentence]),
             ("Findings", self.findings),
-            ("Worst case", [worst_case_text(each) for each in self.worst_cases]),
+            ("Worst case", self.worst_case_sentences),
             ("Undecided", [undecided_text(each) for each in self.undecided]),
             ("Not tested", self.not_tested),
             ("Limitations", self.limitations),

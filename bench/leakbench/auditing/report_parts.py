@@ -127,11 +127,33 @@ def baseline_of(
     return next((each for each in attacks if each.name == baseline), None)
 
 
+def shows_exact_features(attack: AttackReport, attacks: Sequence[AttackReport]) -> bool:
+    """Whether the truth shows that an attack finds deep features exactly, certified or not.
+
+    The interval of the share of exact features is above those of all controls that do not know the
+    features: where features have few values, such as rows of yes and no, guesses are exact too.
+
+    Args:
+        attacks: with the controls.
+    """
+    own = _exact(attack)
+    if attack.control or own is None or own.low is None:
+        return False
+    guessing = [_exact(a) for a in attacks if a.control and "features" not in a.knows]
+    highest = max((each.high or 0.0 for each in guessing if each is not None), default=0.0)
+    return own.low > highest
+
+
+def _exact(attack: AttackReport) -> Estimate | None:
+    return None if attack.metrics is None else attack.metrics.exact
+
+
 Outcome = Literal["leaks", "no leak", "undecided", "not applied"]
 """Whether attacks still learn something; `undecided` where neither can be shown."""
 
 Reason = Literal[
     "certified features",
+    "exact features",
     "advantage",
     "advantage excluded",
     "attack not run",
@@ -151,8 +173,9 @@ class Verdict(ReportPart):
     """Whether the attacks learn something from updates, under a defense or without one.
 
     Attributes:
-        reason: `leaks` because of certified features, or of an advantage over the best baseline
-            whose interval is above 0. `no leak` because a relevant advantage is excluded.
+        reason: `leaks` because of certified features, of exact features that the truth shows, see
+            `shows_exact_features`, or of an advantage over the best baseline whose interval is
+            above 0. `no leak` because a relevant advantage is excluded.
             `undecided` because an attack was not run, no baseline with an attack's knowledge was, a
             property is the same for everybody, there are too few batches for an interval, the best
             baseline is so accurate that no relevant advantage is possible, or the interval is too
@@ -161,6 +184,7 @@ class Verdict(ReportPart):
         certified: exact features that one attack certifies, less those that the truth shows false,
             of the attack that certifies most; of the whole audit, individuals whose feature some
             attack certifies.
+        exact: the largest share of exact features that the truth shows, if that is the reason.
         advantage: the one with the highest lower bound, if that is above 0.
         bound: the highest upper bound of any advantage, at least 0; None where it is not known.
         properties: without a baseline, the same for everybody, or known to the best baseline.
@@ -171,6 +195,7 @@ class Verdict(ReportPart):
     outcome: Outcome
     reason: Reason
     certified: int = 0
+    exact: Estimate | None = None
     advantage: Estimate | None = None
     bound: float | None = None
     properties: list[str] = []

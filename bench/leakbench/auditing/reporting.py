@@ -9,6 +9,7 @@ from itertools import islice
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from leakbench.auditing.attack_reports import attack_report
 from leakbench.auditing.attacking import Attacked, runs_of_known
@@ -18,6 +19,7 @@ from leakbench.auditing.coverage import not_tested
 from leakbench.auditing.defending import Defended
 from leakbench.auditing.exposure import exposed_individuals
 from leakbench.auditing.findings import findings_of
+from leakbench.auditing.hardest import hardest_individuals, hardest_rows
 from leakbench.auditing.limitations import limitations_of
 from leakbench.auditing.more_batches import batches_to_verdict, undecided_properties
 from leakbench.auditing.overall_verdict import overall_verdict, verdict_sentence
@@ -52,6 +54,7 @@ def report_of(
     name: str,
     split: str,
     labels: Sequence[str] = (),
+    hardest: int = 0,
 ) -> Report:
     """Return the report of an audit.
 
@@ -59,7 +62,9 @@ def report_of(
         attacked: on all batches.
         name, split: of the model.
         labels: the texts of main-task labels.
+        hardest: individuals on whom the model errs most, so many are reported apart.
     """
+    rows = hardest_rows(case, hardest)
     swapped = {name: _swapped_cosines(each, case) for name, each in attacked.items()}
     updates = [
         _update(case, batch, number, attacked, swapped) for number, batch in enumerate(case.batches)
@@ -95,7 +100,8 @@ def report_of(
             batches_to_verdict(updates, attacks) if verdict.reason == "wide interval" else None,
         ),
         exposed=exposed,
-        worst_cases=_worst_cases(case, attacked),
+        worst_cases=_worst_cases(case, attacked, rows),
+        hardest=hardest_individuals(rows.tolist(), updates, exposed) if hardest else None,
         undecided=undecided_properties(updates, attacks),
         not_tested=[
             *([LEFT_OUT] if case.quick else []),
@@ -111,8 +117,14 @@ def report_of(
     )
 
 
-def _worst_cases(case: Case, attacked: Mapping[str, Attacked]) -> list[WorstCase]:
-    """Return the worst case in each property; none where no truth is known."""
+def _worst_cases(
+    case: Case, attacked: Mapping[str, Attacked], hardest: NDArray[np.int64]
+) -> list[WorstCase]:
+    """Return the worst case in each property; none where no truth is known.
+
+    Args:
+        hardest: rows of individuals of whom it is given apart, if any.
+    """
     truths = [batch.truth for batch in case.known_batches]
     if not truths:
         return []
@@ -130,6 +142,7 @@ def _worst_cases(case: Case, attacked: Mapping[str, Attacked]) -> list[WorstCase
             if attack.control == control
         }
 
+    apart = np.isin(np.arange(sum(map(len, truths))), hardest)
     return [
         worst_case(
             name,
@@ -137,8 +150,10 @@ def _worst_cases(case: Case, attacked: Mapping[str, Attacked]) -> list[WorstCase
             scores(name, None),
             scores(name, "baseline"),
             bootstrap,
+            of,
         )
         for name in truths[0].properties
+        for of in ((None, apart) if len(hardest) else (None,))
     ]
 
 

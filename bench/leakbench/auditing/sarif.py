@@ -11,7 +11,7 @@ from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
 
-from leakbench.auditing.findings import CertifiedFeatures, InferredProperty
+from leakbench.auditing.findings import CertifiedFeatures, ExactFeatures, InferredProperty
 from leakbench.auditing.report_contents import ReportContents
 from leakbench.auditing.sentences import sentence
 from leakbench.base.seeds import digest
@@ -20,7 +20,8 @@ SCHEMA = (
     "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 )
 
-CERTIFIED_RULE, ADVANTAGE_RULE = "certified-features", "property-advantage"
+CERTIFIED_RULE, EXACT_RULE = "certified-features", "exact-features"
+ADVANTAGE_RULE = "property-advantage"
 
 _RULES: tuple[dict[str, Any], ...] = (
     {
@@ -31,6 +32,21 @@ _RULES: tuple[dict[str, Any], ...] = (
             "text": "An attack computes deep features of individuals exactly from their client's "
             "update, and certifies that they are exact. Properties that the features tell can be "
             "inferred as well as from the individual's own data."
+        },
+        "help": {
+            "text": "Try defenses with `leakbench audit --defense`, aggregate more individuals, or "
+            "train with differential privacy; then audit again."
+        },
+        "defaultConfiguration": {"level": "error"},
+    },
+    {
+        "id": EXACT_RULE,
+        "name": "ExactFeatures",
+        "shortDescription": {"text": "Updates reveal deep features of individuals exactly."},
+        "fullDescription": {
+            "text": "An attack computes deep features of individuals exactly from their client's "
+            "update, as the truth shows. It does not certify them, so that a server does not know "
+            "which are exact."
         },
         "help": {
             "text": "Try defenses with `leakbench audit --defense`, aggregate more individuals, or "
@@ -59,9 +75,10 @@ _RULES: tuple[dict[str, Any], ...] = (
 def sarif_log(report: ReportContents, model_file: str | None = None) -> dict[str, Any]:
     """Return the report as a SARIF log of one run.
 
-    There is a result for each attack with certified features that nothing refutes, and for each
-    property in which an advantage is shown. An undecided verdict and limitations are notifications
-    of the tool, so that a log without results is not taken for a proof.
+    There is a result for each attack with certified features that nothing refutes, or with exact
+    features that the truth shows, and for each property in which an advantage is shown. An
+    undecided verdict and limitations are notifications of the tool, so that a log without results
+    is not taken for a proof.
 
     Args:
         model_file: the source of the model, where results are shown; None names the model alone.
@@ -110,6 +127,9 @@ def _leaks(report: ReportContents) -> list[tuple[str, Sequence[str], str, dict[s
         if isinstance(finding, CertifiedFeatures) and finding.attack in certifying:
             values = {"certified": finding.certified, "individuals": finding.individuals}
             found.append((CERTIFIED_RULE, [finding.attack], text, values))
+        elif isinstance(finding, ExactFeatures):
+            share = finding.share.model_dump(include={"value", "low", "high"})
+            found.append((EXACT_RULE, [finding.attack], text, {"share": share}))
         elif isinstance(finding, InferredProperty) and finding.shown:
             advantage = finding.advantage.model_dump(include={"value", "low", "high"})
             found.append((ADVANTAGE_RULE, [finding.subject], text, {"advantage": advantage}))

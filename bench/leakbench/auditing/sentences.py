@@ -8,6 +8,7 @@ from leakbench.auditing.findings import (
     CertifiedFeatures,
     ConstantProperty,
     DefenseEffect,
+    ExactFeatures,
     Finding,
     InferredProperty,
     NoBaseline,
@@ -46,6 +47,11 @@ def sentence(finding: Finding) -> str:
             text = _on_differing(finding)
         case CertifiedFeatures():
             text = _on_certificates(finding)
+        case ExactFeatures():
+            text = (
+                f"{finding.attack} finds {percent(finding.share)} % of the deep features exactly, "
+                f"as the truth shows. It certifies none: a server does not know which are exact."
+            )
         case PartlyTrained():
             text = (
                 f"Clients train {finding.what}, {finding.trained} of {finding.tensors} parameters: "
@@ -172,9 +178,15 @@ def reason_text(verdict: Verdict) -> str:
     properties = ", ".join(verdict.properties) or "every property"
     texts: dict[Reason, str] = {
         "certified features": f"{verdict.certified} exact features certified",
+        "exact features": (
+            f"{percent(verdict.exact)} % of the deep features are found exactly, though not "
+            f"certified"
+        ),
         "advantage": f"{percent(verdict.advantage, sign=True)} points above the best baseline",
         "advantage excluded": (
             f"an advantage of more than {_points(verdict.bound)} over the best baseline is excluded"
+            if verdict.bound
+            else "any advantage over the best baseline is excluded"
         ),
         "attack not run": "no advantage shown, but not every attack was run",
         "no baseline": f"no baseline with the attacks' knowledge was measured in {properties}",

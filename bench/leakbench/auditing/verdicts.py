@@ -10,6 +10,7 @@ from leakbench.auditing.report_parts import (
     attacks_run,
     baseline_of,
     is_shown,
+    shows_exact_features,
 )
 
 RELEVANT_ADVANTAGE = 0.1
@@ -32,6 +33,14 @@ def _verdict(attacks: Sequence[AttackReport]) -> Verdict:
     certified = max(map(_truly_certified, ran), default=0)
     if certified:
         return Verdict(outcome="leaks", reason="certified features", certified=certified)
+    exact = [
+        a.metrics.exact
+        for a in ran
+        if a.metrics is not None and a.metrics.exact and shows_exact_features(a, attacks)
+    ]
+    if exact:
+        most = max(exact, key=lambda each: each.low or 0.0)
+        return Verdict(outcome="leaks", reason="exact features", exact=most)
     advantages = [each for a in ran for each in a.advantage.values()]
     shown = [each for each in advantages if is_shown(each)]
     if shown:

@@ -33,6 +33,8 @@ class WorstCase(ReportPart):
         baseline: that baseline's rate.
         compared: attacks of which this is the best.
         not_measured: why there is no rate; empty where there is.
+        hardest: the individuals on whom the model errs most, of whom alone those with the property
+            are counted; 0 where all are.
     """
 
     subject: str
@@ -44,6 +46,7 @@ class WorstCase(ReportPart):
     baseline: Estimate | None = None
     compared: int = 0
     not_measured: str = ""
+    hardest: int = 0
 
 
 Scores = NDArray[np.float64]
@@ -56,6 +59,7 @@ def worst_case(
     attacks: Mapping[str, Scores],
     baselines: Mapping[str, Scores],
     bootstrap: Bootstrap,
+    hardest: NDArray[np.bool_] | None = None,
 ) -> WorstCase:
     """Return the attack with the highest true positive rate in a property.
 
@@ -63,15 +67,23 @@ def worst_case(
         present: the truth, shape (n,).
         attacks, baselines: by title.
         bootstrap: of the same n individuals.
+        hardest: those of whom alone the ones with the property are counted, shape (n,); the
+            threshold is that of all without it.
     """
-    counts = WorstCase(subject=subject, present=int(present.sum()), absent=int((~present).sum()))
+    counted = np.ones(len(present), bool) if hardest is None else ~present | hardest
+    counts = WorstCase(
+        subject=subject,
+        present=int((present & counted).sum()),
+        absent=int((~present).sum()),
+        hardest=0 if hardest is None else int(hardest.sum()),
+    )
     why = _too_few(counts) or ("" if attacks else "no attack was run")
     if why:
         return counts.model_copy(update={"not_measured": why})
-    title, rate = _highest(present, attacks, bootstrap)
+    title, rate = _highest(present, counted, attacks, bootstrap)
     found = {"attack": title, "rate": rate, "compared": len(attacks)}
     if baselines:
-        control, baseline = _highest(present, baselines, bootstrap)
+        control, baseline = _highest(present, counted, baselines, bootstrap)
         found |= {"control": control, "baseline": baseline}
     return counts.model_copy(update=found)
 
@@ -82,17 +94,23 @@ def _too_few(counts: WorstCase) -> str:
             f"that takes at least {LEAST_ABSENT} individuals without the property whose truth is "
             f"known, and there are {counts.absent}"
         )
-    return "" if counts.present else "no individual whose truth is known has the property"
+    if counts.present:
+        return ""
+    whose = "of these has it" if counts.hardest else "whose truth is known has the property"
+    return f"no individual {whose}"
 
 
 def _highest(
-    present: NDArray[np.bool_], scores: Mapping[str, Scores], bootstrap: Bootstrap
+    present: NDArray[np.bool_],
+    counted: NDArray[np.bool_],
+    scores: Mapping[str, Scores],
+    bootstrap: Bootstrap,
 ) -> tuple[str, Estimate]:
     metric = tpr_at_fpr(FALSE_POSITIVE_RATE)
-    everybody = np.ones((1, len(present)))
+    everybody = counted[None].astype(np.float64)
     title = max(scores, key=lambda each: float(metric(scores[each], present, everybody)[0]))
     best = scores[title]
-    return title, bootstrap.estimate(lambda weights: metric(best, present, weights))
+    return title, bootstrap.estimate(lambda weights: metric(best, present, weights * counted))
 
 
 def worst_case_text(case: WorstCase) -> str:
@@ -102,13 +120,14 @@ def worst_case_text(case: WorstCase) -> str:
     'smile: no true positive rate at 1 % false positives is given, since none has.'
     """
     share = f"{100 * FALSE_POSITIVE_RATE:g} % false positives"
+    about = case.subject
+    if case.hardest:
+        about += f", of the {case.hardest} individuals on whom the model errs most"
     if case.rate is None:
-        return (
-            f"{case.subject}: no true positive rate at {share} is given, since {case.not_measured}."
-        )
+        return f"{about}: no true positive rate at {share} is given, since {case.not_measured}."
     best = f" (the best of {case.compared} attacks, chosen afterwards: biased upwards)"
     text = (
-        f"{case.subject}: at {share} {case.attack} finds {percent(case.rate)} % of the "
+        f"{about}: at {share} {case.attack} finds {percent(case.rate)} % of the "
         f"{case.present} individuals with the property{best if case.compared > 1 else ''}"
     )
     if case.baseline is None:

@@ -193,6 +193,15 @@ def audit(
         float | None,
         typer.Option("--time-limit", metavar="MINUTES", help="After which attacks end."),
     ] = None,
+    hardest: Annotated[
+        int,
+        typer.Option(
+            "--hardest",
+            metavar="N",
+            min=0,
+            help="Report apart the N individuals of the truth on whom the model errs most.",
+        ),
+    ] = 0,
     device: DeviceOption = "auto",
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
     out: Annotated[Path, typer.Option("--out", help="Folder of audit.html and audit.json.")] = Path(
@@ -207,8 +216,8 @@ def audit(
         typer.Option(
             "--fail-on",
             metavar="CONDITION",
-            help="Exit with code 1 if it holds: certified, advantage>0.1 (the interval's lower "
-            "end) or undecided; repeatable.",
+            help="Exit with code 1 if it holds: leaks, certified, advantage>0.1 (the interval's "
+            "lower end) or undecided; repeatable.",
         ),
     ] = None,
     _: Annotated[
@@ -253,6 +262,7 @@ def audit(
         label_names=label_names or (),
         quick=quick,
         time_limit=time_limit,
+        hardest=hardest,
         mode=mode,
         labels_known=labels_known,
         budget=budget,
