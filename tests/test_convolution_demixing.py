@@ -21,10 +21,22 @@ from leakbench.base.registry import MODELS
 from leakbench.federation.shared_model import SharedModel
 
 
+def with_slopes(slopes: torch.Tensor) -> nn.PReLU:
+    activation = nn.PReLU(len(slopes))
+    activation.weight.data = slopes
+    return activation
+
+
 @pytest.mark.parametrize(
     ("classes", "activation"),
-    [(2, nn.ReLU()), (2, nn.ReLU6()), (2, nn.PReLU(192, init=0.2)), (8, nn.LeakyReLU(0.1))],
-    ids=["ReLU", "ReLU6", "PReLU", "LeakyReLU, K = 8"],
+    [
+        (2, nn.ReLU()),
+        (2, nn.ReLU6()),
+        (2, nn.PReLU(192, init=0.2)),
+        (2, with_slopes(torch.linspace(-2, 1.4, 192))),
+        (8, nn.LeakyReLU(0.1)),
+    ],
+    ids=["ReLU", "ReLU6", "PReLU", "PReLU of all slopes", "LeakyReLU, K = 8"],
 )
 def test_everybody_is_found_exactly_with_their_labels(classes: int, activation: nn.Module) -> None:
     batch = planted_images(3, network(classes, activation))

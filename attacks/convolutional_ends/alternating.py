@@ -56,7 +56,7 @@ class AlternatingProjections:
             else:
                 size = (x * vector).sum(0) / vector.square().sum(0).clamp_min(TINY)
                 x = x / torch.where(size == 0, 1.0, size)
-            before, mask = mask, self._mask(x, self.directions @ r.mT)
+            before, mask = mask, self.activation.nearer(x, self.directions @ r.mT)
             changed = (before != mask).any(0)
             if int(changed.sum()) <= self.runs // FEW:
                 break
@@ -88,12 +88,6 @@ class AlternatingProjections:
             r = torch.where(keeps_r, self.found.residuals[some].to(x), r)
         r = r * (x.shape[0] ** 0.5 / (self.directions @ r.mT).norm(dim=0).clamp_min(TINY))[:, None]
         return x, r, keeps_r
-
-    def _mask(self, x: Tensor, direction: Tensor) -> Tensor:
-        """Return where x is nearer to a direction than to slope times it."""
-        slope = self.activation.slope[:, None]
-        nearer: Tensor = (x - (1 + slope) / 2 * direction) * direction > 0
-        return nearer
 
 
 KEPT = 0.75

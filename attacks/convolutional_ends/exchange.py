@@ -55,9 +55,12 @@ def contradicted(gradient: PositionGradient, vectors: Tensor, active: Tensor) ->
     factor = extended[:, -1:]
     z = end.convolution.z(extended[:, :-1] / torch.where(factor == 0, 1.0, factor))
     sure = end.activation.from_kinks(z) > UNSURE * z.abs().mean(0)
-    sure &= gradient.space.scale[:, None] > 0
+    sure &= ((gradient.space.scale > 0) & ((1 - end.activation.slope).abs() > FLAT))[:, None]
     return ((end.activation.active(z) != active) & sure).any(0)
 
+
+FLAT = 0.1
+"""A channel whose slopes differ by less hardly shows whether it is active."""
 
 LEAST_SHARE = 0.05
 """Share of a column in another above which they depend on each other."""

@@ -7,6 +7,7 @@ is small beside the feature is large beside these differences.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -67,7 +68,10 @@ def feature_errors(
     activation = gradient.end.activation
     # A channel whose z is near a kink may pass it.
     near = activation.from_kinks(z) < NEAR * errors
-    slopes = activation.derivative(activation.active(z) | near)
+    slopes = activation.derivative(activation.active(z)).abs()
+    slopes = torch.where(
+        near, slopes.clamp_min(1.0).maximum(activation.slope.abs()[:, None]), slopes
+    )
     moved = (slopes * errors).reshape(len(z), -1, gradient.end.positions).mean(2).mT
     standardise = gradient.standardise
     length = standardise(features).norm(dim=1).clamp_min(TINY)

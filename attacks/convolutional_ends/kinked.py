@@ -44,6 +44,16 @@ class Kinked:
         top = _by_channel(self.top, z)
         return torch.where(z > top / 2, torch.maximum(z, top), z.clamp_max(0))
 
+    def nearer(self, x: Tensor, direction: Tensor) -> Tensor:
+        """Return where x is nearer to a direction than to slope times it, shape (m, …).
+
+        Args:
+            x, direction: shape (m, …).
+        """
+        slope = self._slopes(x)
+        # (x − slope d)² > (x − d)²
+        return (1 - slope) * direction * (2 * x - (1 + slope) * direction) > 0
+
     def from_kinks(self, z: Tensor) -> Tensor:
         """Return the distance from the nearest kink, same shape."""
         return torch.minimum(z.abs(), (z - _by_channel(self.top, z)).abs())
@@ -76,8 +86,7 @@ def kinked_activation(module: nn.Module, channels: int) -> Kinked | None:
         slope = zeros + module.weight.detach().double().cpu()
     else:
         return None
-    # A channel of slope 1 has no kink, and tells nothing.
-    return Kinked(slope, zeros + torch.inf) if bool((slope < 1).all()) else None
+    return Kinked(slope, zeros + torch.inf) if bool((slope != 1).all()) else None
 
 
 def _by_channel(numbers: Tensor, like: Tensor) -> Tensor:

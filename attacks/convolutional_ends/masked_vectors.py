@@ -77,14 +77,13 @@ def refined(active: Tensor, sought: Sought) -> tuple[Tensor, Tensor, Tensor, Ten
         space, shape (n,).
     """
     activation, basis = sought.activation.to(sought.basis), sought.basis
-    slope = activation.slope[:, None]
     for iteration in range(REFINEMENTS):
         derivative = activation.derivative(active)
         r = nearest_residuals(derivative, sought.directions, sought.basis)
         direction = sought.directions @ r.mT
         vector = derivative * direction
         inside = basis @ (basis.mT @ vector)
-        better = (inside - (1 + slope) / 2 * direction) * direction > 0
+        better = activation.nearer(inside, direction)
         if torch.equal(better, active) or iteration == REFINEMENTS - 1:
             break
         active = better

@@ -96,8 +96,8 @@ class SparseVectors:
         inside = (vectors.abs() > ZERO) & (direction != 0)[:, None]
         # A channel that is active for the first and not for the second is one of the direction's
         # sign, one the other way round of the opposite.
-        signed = torch.where(mask, direction, -direction)
-        share = vectors / torch.where(direction == 0, torch.inf, signed)[:, None]
+        signed = torch.where(mask, direction, -direction) * (1 - self.sought.activation.slope)
+        share = vectors / torch.where(signed == 0, torch.inf, signed)[:, None]
         count = inside.sum(0)
         mean = torch.where(inside, share, 0.0).sum(0) / count.clamp_min(1)
         off = torch.where(inside, share - mean, 0.0).square().sum(0) / count.clamp_min(1)

@@ -147,11 +147,9 @@ def _take_all(
     """
     x = gradient.space.gradient @ torch.linalg.pinv(extended)
     direction = sought.directions @ residuals.repeat_interleave(gradient.end.positions, 0).mT
-    slope = sought.activation.slope[:, None]
-    share = x / torch.where(direction == 0, torch.inf, direction)
     scale = (x * direction).sum(0) / direction.square().sum(0)
     for _ in range(FITS):
-        active = share / scale > (1 + slope) / 2
+        active = sought.activation.nearer(x / scale, direction)
         vector = sought.activation.derivative(active) * direction
         scale = (x * vector).sum(0) / vector.square().sum(0).clamp_min(LEAST)
     inside = sought.basis @ (sought.basis.mT @ vector)
