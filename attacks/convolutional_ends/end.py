@@ -52,6 +52,12 @@ class ConvolutionalEnd(DemixableEnd):
         """Whether z is more than a function of a."""
         return self.branch is not None
 
+    @property
+    def largest_batch(self) -> int:
+        """Individuals whose positions may be independent, by the rank of the gradient."""
+        channels, inputs = self.convolution.weight.shape
+        return min(inputs + 1, channels) // self.positions
+
     def preactivations(self, model: SharedModel, images: Tensor) -> Tensor:
         """Return W a + b + s of images, one position after another, shape (m, n · P)."""
         taken = inputs_of(model, self.module, images)

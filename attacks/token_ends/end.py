@@ -79,6 +79,12 @@ class TokenEnd(DemixableEnd):
         return len(self.output.bias)
 
     @property
+    def largest_batch(self) -> int:
+        """Individuals for whom there are as many equations as unknowns, m − B for 2 B − 2."""
+        units, inputs = self.first.weight.shape
+        return min((units + 2) // 3, inputs + 1)
+
+    @property
     def activation(self) -> Smooth:
         """φ."""
         assert isinstance(self.first.activation, Smooth)

@@ -21,7 +21,15 @@ from leakbench.cli.options import (
 )
 
 FigureKind = Literal[
-    "batches", "budget", "defense", "tradeoff", "phase", "ablation", "features", "reconstructions"
+    "batches",
+    "budget",
+    "defense",
+    "tradeoff",
+    "phase",
+    "edges",
+    "ablation",
+    "features",
+    "reconstructions",
 ]
 
 
@@ -126,13 +134,14 @@ def figure(
     ] = True,
     out: OutOption = DEFAULT_OUT,
 ) -> None:
-    """Draw a figure: the first six from records, the last two by running the attacks.
+    """Draw a figure: the first seven from records, the last two by running the attacks.
 
     batches: accuracy against batch size, of the first group that has records. budget: accuracy
     against budget. defense: accuracy and utility against a defense's level. tradeoff: leakage
     against utility of all defenses. phase: share of individuals recovered exactly, over batch size
-    and hidden units. ablation: accuracy against λ. features: t-SNE of deep features before and
-    after training. reconstructions: images that attacks reconstruct from the first victim batch.
+    and hidden units. edges: the same by network. ablation: accuracy against λ. features: t-SNE of
+    deep features before and after training. reconstructions: images that attacks reconstruct from
+    the first victim batch.
     """
     from leakbench.reports.drawing import (
         DEFAULT_FORMATS,

@@ -38,6 +38,7 @@ class SuiteEntry:
         swept: parameter of attacks → value in this cell's row, in which the column may stand
             without having the parameter.
         optional: whether it may be left out, see `Group`.
+        limit: of the batch size, see `Group`.
     """
 
     resolved: ResolvedCell
@@ -47,6 +48,7 @@ class SuiteEntry:
     column: str
     swept: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     optional: bool = False
+    limit: int | None = None
 
     @property
     def cell(self) -> Cell:
@@ -92,6 +94,7 @@ def expand(name: str, suite: Suite, only: Iterable[str] = ()) -> list[SuiteEntry
                             column=titles[column],
                             swept=swept,
                             optional=group.optional,
+                            limit=group.limit,
                         )
                     )
     if not entries:

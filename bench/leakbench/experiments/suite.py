@@ -6,9 +6,9 @@ from copy import deepcopy
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from leakbench.base.errors import UsageError
 from leakbench.base.files import read_regular
@@ -84,6 +84,7 @@ class Group(BaseModel):
             columns.
         optional: whether its cells are left out where their data set is not there; the table then
             says what they need.
+        limit: the largest batch size whose individuals the equations may tell apart, for figures.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -92,6 +93,7 @@ class Group(BaseModel):
     layout: Layout
     preset: str | None = None
     optional: bool = False
+    limit: Annotated[int, Field(gt=0)] | None = None
     cell: dict[str, Any] = {}
     sweep: dict[str, list[Any]] = {}
     attack: dict[str, GroupColumn] = {}

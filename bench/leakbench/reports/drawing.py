@@ -20,7 +20,7 @@ from leakbench.metrics.formatting import percent
 from leakbench.records.folder import read_records
 from leakbench.records.measured import Measured
 from leakbench.records.store import Store, no_record, warn_of
-from leakbench.reports.figures import ablation, batches, budget, defense, phase, tradeoff
+from leakbench.reports.figures import ablation, batches, budget, defense, edges, phase, tradeoff
 from leakbench.reports.figures.canvas import save
 from leakbench.reports.figures.same_settings import attacks_of_others
 from leakbench.reports.site.view import slug
@@ -53,6 +53,7 @@ RECORDED: Mapping[str, RecordedFigure] = {
     "defense": RecordedFigure(defense.figures, defense.NEEDS, defense.EXAMPLE, True),
     "tradeoff": RecordedFigure(tradeoff.figures, tradeoff.NEEDS, tradeoff.EXAMPLE, True),
     "phase": RecordedFigure(phase.figures, phase.NEEDS, phase.EXAMPLE),
+    "edges": RecordedFigure(edges.figures, edges.NEEDS, edges.EXAMPLE),
     "ablation": RecordedFigure(ablation.figures, ablation.NEEDS, ablation.EXAMPLE),
 }
 

@@ -19,6 +19,7 @@ KINDS: Mapping[str, str] = {
     "defense": "Accuracy, and utility, against a defense's level",
     "tradeoff": "Leakage against utility of all defenses",
     "phase": "Share of individuals found exactly, over batch size and hidden units",
+    "edges": "Share of individuals found exactly, and seconds, by network and batch size",
     "ablation": "Accuracy against λ by batch size",
     "features": "Victims' deep features before and after training, by property (t-SNE)",
     "reconstructions": "What attacks reconstruct of the first victim batch",
