@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from leakbench.base.errors import UsageError
+from leakbench.cli.loading import loading
 from leakbench.cli.options import (
     DEFAULT_OUT,
     DataRootOption,
@@ -78,7 +79,8 @@ def publish(
 
     Exit code 1 if no suite lays out the records, so that there is no table.
     """
-    from leakbench.reports.publishing import publish as write
+    with loading():
+        from leakbench.reports.publishing import publish as write
 
     done = write(
         out,
@@ -134,13 +136,14 @@ def figure(
     and hidden units. ablation: accuracy against λ. features: t-SNE of deep features before and
     after training. reconstructions: images that attacks reconstruct from the first victim batch.
     """
-    from leakbench.reports.drawing import (
-        DEFAULT_FORMATS,
-        Style,
-        draw_features,
-        draw_reconstructions,
-        draw_recorded,
-    )
+    with loading():
+        from leakbench.reports.drawing import (
+            DEFAULT_FORMATS,
+            Style,
+            draw_features,
+            draw_reconstructions,
+            draw_recorded,
+        )
 
     changes, chosen = settings or [], only or []
     style = Style([each.value for each in formats] if formats else DEFAULT_FORMATS, title)
