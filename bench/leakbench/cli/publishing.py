@@ -130,12 +130,22 @@ def figure(
 ) -> None:
     """Draw a figure: the first six from records, the last two by running the attacks.
 
-    batches: accuracy against batch size, of the first group that has records. budget: accuracy
-    against budget. defense (Fig. 5 of the paper): accuracy and utility against a defense's level.
-    tradeoff: leakage against utility of all defenses. phase: share of individuals recovered
-    exactly, over batch size and hidden units. ablation (Fig. 6): accuracy against λ. features
-    (Fig. 2): t-SNE of deep features before and after training. reconstructions (Fig. 4): images
-    that attacks reconstruct from the first victim batch, with their PSNR and feature cosine.
+    batches: accuracy against batch size, of the first group with records.
+
+    budget: accuracy against budget.
+
+    defense: accuracy and utility against a defense's level (the paper's Fig. 5).
+
+    tradeoff: leakage against utility of all defenses.
+
+    phase: share of individuals found exactly, over batch size and hidden units.
+
+    ablation: accuracy against λ (Fig. 6).
+
+    features: t-SNE of deep features before and after training (Fig. 2).
+
+    reconstructions: images that attacks reconstruct from the first victim batch, with the PSNR and
+    feature cosine of each (Fig. 4).
     """
     with loading():
         from leakbench.reports.drawing import (
