@@ -12,6 +12,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from leakbench.base.documents import plain, print_document
 from leakbench.base.terminal_tables import Column, print_table
 from leakbench.cli.loading import ERASE_LINE
 from leakbench.sweep.console import RunConsole
@@ -103,6 +104,23 @@ def test_long_leading_columns_become_lines_above_the_rows_that_share_them() -> N
 def test_no_value_is_broken_where_it_fits_alone() -> None:
     columns = [Column("B", ["1", "8"], 0), Column("Mask demixing", [VALUE] * 2, 1)]
     assert printed(columns, len(VALUE)) == ["Mask demixing", "B = 1", VALUE, "B = 8", VALUE]
+
+
+def test_sentences_break_between_words_on_a_terminal_and_not_at_all_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sentence = (
+        f"Mask demixing certifies the exact deep feature of {'8 of 8 individuals, ' * 6}\x1b]0;"
+    )
+    print_document([sentence], plain)
+    assert capsys.readouterr().out == f"{sentence}\n"
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    print_document([sentence], plain)
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 60
+    assert out.split()[:-1] == sentence.split()[:-1]
+    assert "\x1b]" not in out
 
 
 def test_a_terminal_says_at_once_that_the_program_loads(

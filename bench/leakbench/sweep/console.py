@@ -140,7 +140,7 @@ class RunConsole:
         rate = [part for part in (self._rate(), left) if part]
         parts: list[RenderableType] = [
             Text(f"{self._counted()} cells" if self._cells else "starting"),
-            ProgressBar(total=100, completed=self._share(), width=30 if width >= WIDE else 10),
+            ProgressBar(total=100, completed=self._share(), width=20 if width >= WIDE else 10),
             Text(f"{self._share():.0f} %"),
         ]
         parts += [running, failed, Text(f"– {', '.join(rate)}")] if width >= WIDE else [Text(left)]
