@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-from matplotlib.transforms import Bbox
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.text import Annotation
+    from matplotlib.transforms import Bbox
 
-PLACES = (
+PLACES: Sequence[tuple[int, int, Literal["left", "right"], Literal["bottom", "top"]]] = (
     (4, 3, "left", "bottom"),
     (4, -3, "left", "top"),
     (-4, 3, "right", "bottom"),
@@ -90,6 +89,8 @@ def _place(written: Annotation, taken: Sequence[Bbox], panel: Bbox) -> Bbox | No
 
 def _markers(figure: Figure, ax: Axes) -> list[Bbox]:
     """Return the boxes of a panel's markers."""
+    from matplotlib.transforms import Bbox
+
     half = MARKER * figure.dpi / 72
     shown = [line for line in ax.lines if line.get_marker() not in ("", "None", None)]
     return [
