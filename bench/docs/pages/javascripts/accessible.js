@@ -11,12 +11,13 @@ const mend = () => {
     section.removeAttribute("aria-labelledby");
     section.setAttribute("aria-label", `Section ${title}`);
   }
-  // Entries of one name in a table of contents, such as a module and a field.
+  // Entries of one name in a table of contents, such as a module and its class.
   const named = new Map();
   for (const entry of document.querySelectorAll("nav.md-nav[aria-label]")) {
     const name = (entry.dataset.name ??= entry.getAttribute("aria-label"));
-    named.set(name, (named.get(name) ?? 0) + 1);
-    if (named.get(name) > 1) entry.setAttribute("aria-label", `${name} ${named.get(name)}`);
+    const number = (named.get(name.toLowerCase()) ?? 0) + 1;
+    named.set(name.toLowerCase(), number);
+    if (number > 1) entry.setAttribute("aria-label", `${name} ${number}`);
   }
   document.querySelectorAll("nav.md-code__nav").forEach((buttons, place) => {
     buttons.setAttribute("aria-label", `Copy block ${place + 1}`);
