@@ -129,6 +129,9 @@ def test_a_terminal_says_at_once_that_the_program_loads(
     _, _, piped = run("list", "suites")
     assert "loading" not in piped
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "dumb")
+    assert "loading" not in run("list", "suites")[2]
+    monkeypatch.setenv("TERM", "xterm")
     _, out, shown = run("list", "suites")
     assert shown == f"loading leakbench …{ERASE_LINE}"
     assert "loading" not in out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,8 @@ def loading() -> Iterator[None]:
 
     PyTorch takes seconds, more where its files have not been read yet.
     """
-    shown = sys.stderr.isatty()
+    # A dumb terminal, such as an editor's, cannot erase the line again.
+    shown = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
     if shown:
         print("loading leakbench …", end="", file=sys.stderr, flush=True)
     try:
