@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
+from leakbench.base.documents import as_text, plain
 from leakbench.base.errors import UsageError
 from leakbench.base.plugins import build, parameters_of
 from leakbench.base.registry import MODELS
@@ -329,7 +330,7 @@ def test_an_image_size_that_resnet18_cannot_take_as_it_is_is_resized_if_asked() 
 
 
 def test_show_says_input_parameters_splits_and_what_is_trained() -> None:
-    text = description("mobilefacenet")
+    text = as_text(description("mobilefacenet"), plain)
     for part in (
         "Input: 112×96 (height × width)",
         "from 19.9 % to 79.6 % of its width",
@@ -340,4 +341,4 @@ def test_show_says_input_parameters_splits_and_what_is_trained() -> None:
         "conv2.prelu",
     ):
         assert part in text, part
-    assert "Input: 224×224" in description("vit_b_16")
+    assert "Input: 224×224" in as_text(description("vit_b_16"), plain)

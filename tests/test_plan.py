@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from leakbench.base.choices import Redo
+from leakbench.base.documents import as_text, markdown
 from leakbench.evaluation.loading import data_fingerprint
 from leakbench.experiments.expansion import SuiteEntry
 from leakbench.metrics.estimates import Estimate
@@ -17,7 +18,7 @@ from leakbench.sweep.events import SharedDone
 from leakbench.sweep.gradient_timing import seconds_of_gradient
 from leakbench.sweep.log import RunLog
 from leakbench.sweep.pending import select_cells
-from leakbench.sweep.plan import plan, plan_text
+from leakbench.sweep.plan import Plan, plan, plan_document
 from leakbench.sweep.rates import Rates
 from leakbench.sweep.steps import Prepare, steps_of
 from records import measured, suite_entries, version_of
@@ -131,14 +132,17 @@ def test_a_plan_counts_cells_and_what_they_share(tmp_path: Path, quick: list[Sui
         )
     )
     found = select_cells(quick, store, None, False, "failed")
-    text = plan_text(
-        plan(len(quick), found.pending, Rates(store.all(), "cpu"), None, "cpu"), 2, "cpu"
-    )
+    text = said(plan(len(quick), found.pending, Rates(store.all(), "cpu"), None, "cpu"))
     assert (
         f"{len(quick)} cells: 1 have their record, 1 failed, {len(quick) - 2} have no record"
         in (text)
     )
     assert "with 2 workers on cpu, learnt from 1 record" in text
     assert text.count("small_cnn for ") == len({c.cell.setup.model_dump_json() for c in quick})
-    nothing = plan_text(plan(1, [], Rates([], "cpu"), None, "cpu"), 2, "cpu")
+    nothing = said(plan(1, [], Rates([], "cpu"), None, "cpu"))
     assert nothing == "1 cell: 1 have their record. There is nothing to measure."
+
+
+def said(found: Plan) -> str:
+    """The plan as it is piped into a file."""
+    return as_text(plan_document(found, 2, "cpu"), markdown)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from math import log10
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from leakbench.experiments.cell import Cell
 from leakbench.federation.shared_model import deep_features
 from leakbench.reports.reconstructions import (
     Block,
+    Row,
     chosen_cells,
     reconstruct,
     reconstruction_figure,
@@ -124,9 +126,14 @@ def test_a_reconstruction_stands_below_the_individual_to_whom_it_is_matched(
     assert len(true) == 8
     for block in blocks:
         assert list(block.rows) == [1, 4, 12]
-        for size, images in block.rows.items():
-            torch.testing.assert_close(images, answers[size][:8])
-            torch.testing.assert_close(images, true[:size] * 0.9)
+        for size, row in block.rows.items():
+            torch.testing.assert_close(row.images, answers[size][:8])
+            torch.testing.assert_close(row.images, true[:size] * 0.9)
+            errors = (0.1 * true[:size]).square().mean((1, 2, 3))
+            for mark, error in zip(row.marks, errors.tolist(), strict=True):
+                decibels, cosine = mark.split(" dB, ")
+                assert float(decibels) == pytest.approx(-10 * log10(error), abs=0.051)
+                assert 0.5 < float(cosine) <= 1
 
 
 def test_controls_are_not_drawn(suite: str, context: EvaluationContext) -> None:
@@ -137,9 +144,10 @@ def test_controls_are_not_drawn(suite: str, context: EvaluationContext) -> None:
 
 def test_images_are_drawn_pixel_by_pixel_and_clamped(suite: str) -> None:
     image = torch.tensor([-0.5, 0.0, 0.5, 1.7]).view(1, 2, 2).expand(3, 2, 2)
-    block = Block("Any", {1: image[None]})
+    block = Block("Any", {1: Row(image[None], ["12.3 dB, 0.45"])})
     figure = reconstruction_figure("Title", suite_entries(suite)[0], image[None], [block])
     assert len(figure.images) == 2
+    assert "12.3 dB, 0.45" in [text.get_text() for text in figure.texts]
     for drawn in figure.images:
         pixels = drawn.get_array()
         assert pixels is not None

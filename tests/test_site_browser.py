@@ -257,6 +257,30 @@ def test_a_page_fits_a_phone_and_tables_scroll_within_it(browser: Browser, site:
     phone.context.close()
 
 
+def test_a_phone_shows_the_winner_first_and_keeps_the_first_column(
+    browser: Browser, site: Path
+) -> None:
+    phone = Watched(browser, viewport={"width": 390, "height": 844})
+    phone.page.goto((site / "index.html").as_uri())
+    leader = phone.page.locator(".leader").first
+    box = leader.bounding_box()
+    assert "leads" in leader.inner_text() and box is not None
+    assert box["y"] + box["height"] < 844
+    moved, before, after = phone.page.evaluate(
+        """() => {
+            const region = document.querySelector(".scroll[aria-label^=Ranking]");
+            const first = region.querySelector("tbody tr:not(.group) th");
+            const left = () => first.getBoundingClientRect().left;
+            const before = left();
+            region.scrollLeft = 1000;
+            return [region.scrollLeft, before, left()];
+        }"""
+    )
+    assert moved > 50
+    assert abs(after - before) <= 1
+    phone.context.close()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_stands_out_from_its_ground(browser: Browser, site: Path, scheme: str) -> None:
     watched = Watched(browser, color_scheme=scheme)

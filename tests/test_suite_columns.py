@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from leakbench.base.documents import as_text, plain
 from leakbench.base.errors import UsageError
 from leakbench.experiments.expansion import SuiteEntry, expand
 from leakbench.experiments.overrides import override
@@ -156,10 +157,10 @@ def test_a_preset_that_is_set_gives_way_only_to_other_settings(
 
 @pytest.mark.usefixtures("presets")
 def test_show_lists_presets_with_their_parameters() -> None:
-    shown = description("feature").partition("Presets")[2]
+    shown = as_text(description("feature"), plain).partition("Presets")[2]
     assert re.search(r"attack\.feature\.preset=NAME", shown)
     assert re.search(r"^paper +budget = 9, lam = 0\.25, restarts = 3$", shown, re.M)
-    assert "Presets" not in description("prior")
+    assert "Presets" not in as_text(description("prior"), plain)
 
 
 def _groups() -> list[tuple[str, list[SuiteEntry]]]:

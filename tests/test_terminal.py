@@ -14,7 +14,7 @@ from rich.console import Console
 
 from leakbench.metrics.estimates import Estimate
 from leakbench.records.measured import Measured
-from leakbench.reports.conclusion import NOTHING_TO_COMPARE, conclusion, leads
+from leakbench.reports.conclusion import NOTHING_TO_COMPARE, Conclusion, conclusion, leads
 from leakbench.reports.terminal import print_report
 from publishing import HOSTILE, defended_suite, done, failed, write_run
 from records import suite_entries
@@ -39,26 +39,28 @@ def test_the_conclusion_names_attack_advantage_and_batch_size(cells: list[Measur
     )
     only = [m for m in best if m.entry.cell.defense == "none"]
     # Blind, the better control, has 55 %; each interval is 3 points to both sides.
-    assert conclusion(only) == (
-        "IG leads: 35.0 points [30.8, 39.2] of balanced accuracy above the best control with its "
-        "knowledge, at B = 8, mean of 4 properties (“By defense”); the largest of 6 comparisons."
+    assert conclusion(only) == Conclusion(
+        "IG leads by 35.0 points [30.8, 39.2].",
+        "Points of balanced accuracy above the best control with its knowledge, at B = 8, mean of "
+        "4 properties (“By defense”); the largest of 6 comparisons.",
     )
     under = with_values(
         cells,
         lambda m: 0.99 if (m.entry.column, m.entry.cell.defense) == ("IG", "quantise") else None,
     )
-    assert "at B = 1, defense = quantise, level = bits = 4, mean" in conclusion(under)
+    assert "at B = 1, defense = quantise, level = bits = 4, mean" in conclusion(under).details
 
 
 def test_the_conclusion_is_honest_where_nothing_is_above_a_control(cells: list[Measured]) -> None:
     level = with_values(cells, lambda m: 0.57 if m.entry.column in ("IG", "Proposed") else 0.55)
-    assert conclusion(level).startswith(
-        "No attack is certainly above the best control with its knowledge; the nearest is "
-        "Proposed, 2.0 points [-2.2, 6.2] of balanced accuracy, at B = 1"
+    assert conclusion(level).headline == "No attack is certainly above the best control."
+    assert conclusion(level).details.startswith(
+        "The nearest is Proposed: 2.0 points [-2.2, 6.2] of balanced accuracy above the best "
+        "control with its knowledge, at B = 1"
     )
     below = with_values(cells, lambda m: 0.5 if m.entry.column == "IG" else 0.55)
     without = [m for m in below if m.entry.column != "Proposed"]
-    assert "the nearest is IG, -5.0 points [" in conclusion(without)
+    assert "The nearest is IG: -5.0 points [" in conclusion(without).details
 
 
 def test_a_lead_without_an_interval_is_not_certain(cells: list[Measured]) -> None:
@@ -78,8 +80,8 @@ def test_a_lead_without_an_interval_is_not_certain(cells: list[Measured]) -> Non
         return Measured(m.entry, m.record.model_copy(update={"metrics": metrics}))
 
     said = conclusion([*map(bare, cells)])
-    assert said.startswith("No attack is certainly above")
-    assert "25.0 points (too few victim batches for an interval)" in said
+    assert said.headline.startswith("No attack is certainly above")
+    assert "25.0 points (too few victim batches for an interval)" in said.details
 
 
 def test_an_attack_without_all_its_controls_is_not_compared(cells: list[Measured]) -> None:
@@ -104,7 +106,7 @@ def test_tables_fit_the_width_and_say_which_columns_are_left_out(
     lines = shown(cells, width)
     assert max(map(cell_len, lines)) <= width
     text = " ".join(" ".join(lines).split())
-    assert text.startswith("Proposed leads: 25.0 points")
+    assert text.startswith("Proposed leads by 25.0 points")
     assert "individuals in each cell" not in text
     said = text.partition("Left out at this width: ")[2].partition(".")[0]
     if width == 40:
@@ -150,7 +152,7 @@ def test_only_a_terminal_gets_a_conclusion(
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     _, at_terminal, _ = run("report", "quick", "--out", "out")
-    assert " leads: " in at_terminal.splitlines()[0] + at_terminal.splitlines()[1]
+    assert " leads by " in at_terminal.splitlines()[0]
     assert "- individuals in each cell" not in at_terminal
     assert "The report is in out/quick.md" in at_terminal
     assert (tmp_path / "out" / "quick.md").read_text() == page

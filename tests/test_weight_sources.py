@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from leakbench.base.cache import DamagedFileWarning
+from leakbench.base.documents import as_text, plain
 from leakbench.base.errors import UsageError
 from leakbench.base.files import WriteError
 from leakbench.base.plugins import PluginSpec, parameters_of
@@ -395,7 +396,7 @@ def test_tables_show_twelve_digits_and_the_title_of_known_weights() -> None:
 
 
 def test_show_says_where_weights_come_from_and_their_terms(model: str) -> None:
-    said = description(model)
+    said = as_text(description(model), plain)
     assert "Weights:\n- none: random weights\n- FILE:" in said
     of = {name: "\n".join(weight_registry.sources_text(name)) for name in (*PUBLISHED, *PACKAGED)}
     assert all("download: " in of[name] and "terms: " in of[name] for name in PUBLISHED)

@@ -22,6 +22,7 @@ from leakbench.auditing.outputs import check_writable
 from leakbench.auditing.report import Report
 from leakbench.auditing.training import FederatedTraining
 from leakbench.base.devices import chosen_device
+from leakbench.base.documents import plain, print_document
 from leakbench.base.errors import UsageError
 from leakbench.base.plugins import PluginSpec
 from leakbench.base.registry import ATTACKS
@@ -91,7 +92,7 @@ def audit_from_files(
     page, data = report.write(out)
     if sarif is not None:
         report.write_sarif(sarif, _source_file(model))
-    typer.echo(report.summary)
+    print_document([report.summary], plain)
     typer.echo(f"The report is in {page}, its numbers in {data}.")
     if report.interrupted:
         raise typer.Exit(INTERRUPTED_CODE)

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from leakbench.base.choices import Mode
+from leakbench.cli.loading import loading
 from leakbench.cli.options import DeviceOption
 
 UpdateKind = Literal["gradient", "difference", "weights"]
@@ -231,8 +232,9 @@ def audit(
     ] = False,
 ) -> None:
     """Attack the updates of your own model, and report what a server infers from them."""
-    from leakbench.auditing.from_files import audit_from_files
-    from leakbench.auditing.named_loss import named_loss
+    with loading():
+        from leakbench.auditing.from_files import audit_from_files
+        from leakbench.auditing.named_loss import named_loss
 
     audit_from_files(
         model,

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from leakbench.cli.loading import loading
 from leakbench.cli.options import DataRootOption
 
 Kind = Literal["attacks", "baselines", "datasets", "defenses", "models", "suites"]
@@ -24,9 +25,12 @@ def list_plugins(
     data_root: DataRootOption = None,
 ) -> None:
     """List attacks (baselines included), baselines, data sets, defenses, models or suites."""
-    from leakbench.experiments.plugin_catalogue import listing
+    with loading():
+        from leakbench.base.documents import plain, print_document
+        from leakbench.experiments.plugin_catalogue import listing
 
-    typer.echo(listing(kind, pattern, data_root))
+        found = listing(kind, pattern, data_root)
+    print_document(found, plain)
 
 
 def list_datasets(pattern: Pattern = "*", data_root: DataRootOption = None) -> None:
@@ -45,16 +49,20 @@ def check_dataset(
     ] = None,
 ) -> None:
     """Read a data set, decode every image, and report what was found and what is missing."""
-    from leakbench.conformance.dataset_check import checked
+    with loading():
+        from leakbench.conformance.dataset_check import checked
 
     typer.echo(checked(name, settings or [], data_root))
 
 
 def show(name: str) -> None:
     """Show a plugin or suite: reference, parameters with defaults, knowledge needed."""
-    from leakbench.experiments.plugin_catalogue import description
+    with loading():
+        from leakbench.base.documents import plain, print_document
+        from leakbench.experiments.plugin_catalogue import description
 
-    typer.echo(description(name))
+        found = description(name)
+    print_document(found, plain)
 
 
 def check(
@@ -73,10 +81,11 @@ def check(
 
     Exit code 0 if it conforms, 1 if it does not.
     """
-    from rich.console import Console
+    with loading():
+        from rich.console import Console
 
-    from leakbench.conformance.suite import check_plugin
-    from leakbench.experiments.overrides import parameters_from
+        from leakbench.conformance.suite import check_plugin
+        from leakbench.experiments.overrides import parameters_from
 
     parameters = parameters_from(settings or [])
     with Console(stderr=True).status(f"checking {name}") as status:
@@ -97,6 +106,7 @@ def new_plugin(
     ] = None,
 ) -> None:
     """Write a small working plugin that conforms, as a start for your own."""
-    from leakbench.conformance.scaffold.new_plugin import new_plugin as write_plugin
+    with loading():
+        from leakbench.conformance.scaffold.new_plugin import new_plugin as write_plugin
 
     typer.echo(write_plugin(kind, name, outside).text())

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from leakbench.base.errors import UsageError
+from leakbench.cli.loading import loading
 from leakbench.cli.options import (
     DEFAULT_OUT,
     DataRootOption,
@@ -86,7 +87,8 @@ def publish(
 
     Exit code 1 if no suite lays out the records, so that there is no table.
     """
-    from leakbench.reports.publishing import publish as write
+    with loading():
+        from leakbench.reports.publishing import publish as write
 
     done = write(
         out,
@@ -136,20 +138,40 @@ def figure(
 ) -> None:
     """Draw a figure: the first seven from records, the last two by running the attacks.
 
-    batches: accuracy against batch size, of the first group that has records. budget: accuracy
-    against budget. defense: accuracy and utility against a defense's level. tradeoff: leakage
-    against utility of all defenses. phase: share of individuals recovered exactly, over batch size
-    and hidden units. edges: the same by network. ablation: accuracy against λ. features: t-SNE of
-    deep features before and after training. reconstructions: images that attacks reconstruct from
-    the first victim batch.
+    <<<<<<< HEAD
+        batches: accuracy against batch size, of the first group that has records. budget: accuracy
+        against budget. defense: accuracy and utility against a defense's level. tradeoff: leakage
+        against utility of all defenses. phase: share of individuals recovered exactly, over batch size
+        and hidden units. edges: the same by network. ablation: accuracy against λ. features: t-SNE of
+        deep features before and after training. reconstructions: images that attacks reconstruct from
+        the first victim batch.
+    =======
+        batches: accuracy against batch size, of the first group with records.
+
+        budget: accuracy against budget.
+
+        defense: accuracy and utility against a defense's level (the paper's Fig. 5).
+
+        tradeoff: leakage against utility of all defenses.
+
+        phase: share of individuals found exactly, over batch size and hidden units.
+
+        ablation: accuracy against λ (Fig. 6).
+
+        features: t-SNE of deep features before and after training (Fig. 2).
+
+        reconstructions: images that attacks reconstruct from the first victim batch, with the PSNR and
+        feature cosine of each (Fig. 4).
+    >>>>>>> pages2
     """
-    from leakbench.reports.drawing import (
-        DEFAULT_FORMATS,
-        Style,
-        draw_features,
-        draw_reconstructions,
-        draw_recorded,
-    )
+    with loading():
+        from leakbench.reports.drawing import (
+            DEFAULT_FORMATS,
+            Style,
+            draw_features,
+            draw_reconstructions,
+            draw_recorded,
+        )
 
     changes, chosen = settings or [], only or []
     style = Style([each.value for each in formats] if formats else DEFAULT_FORMATS, title)

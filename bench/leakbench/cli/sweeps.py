@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from leakbench.base.choices import Compiling, DeviceName, ExecutorName
+from leakbench.cli.loading import loading
 from leakbench.cli.options import (
     DEFAULT_OUT,
     DataRootOption,
@@ -43,8 +44,9 @@ def plan(
 
     Data sets are read, and stay decoded in the cache, to find which trained models are there.
     """
-    from leakbench.sweep.run_options import RunOptions
-    from leakbench.sweep.session import plan_suite
+    with loading():
+        from leakbench.sweep.run_options import RunOptions
+        from leakbench.sweep.session import plan_suite
 
     options = RunOptions(
         data_root=data_root,
@@ -55,7 +57,7 @@ def plan(
         shard=shard,
         redo=redo,
     )
-    typer.echo(plan_suite(suite, settings or [], only or [], options))
+    plan_suite(suite, settings or [], only or [], options)
 
 
 def run(
@@ -105,8 +107,9 @@ def run(
     ] = 2,
 ) -> None:
     """Measure the cells of a suite that have no record yet, and print its tables."""
-    from leakbench.sweep.run_options import RunOptions
-    from leakbench.sweep.session import run_suite
+    with loading():
+        from leakbench.sweep.run_options import RunOptions
+        from leakbench.sweep.session import run_suite
 
     options = RunOptions(
         data_root=data_root,
@@ -139,7 +142,8 @@ def report(
     trust_verified: TrustVerifiedOption = False,
 ) -> None:
     """Print a suite's tables from existing records."""
-    from leakbench.sweep.suite_tables import report_suite
+    with loading():
+        from leakbench.sweep.suite_tables import report_suite
 
     report_suite(suite, settings or [], only or [], out, trust_verified)
 
@@ -151,7 +155,8 @@ def merge(
     out: OutOption = DEFAULT_OUT,
 ) -> None:
     """Unite the records of several runs; refuse, and name, records that contradict each other."""
-    from leakbench.records.merge import merge as unite
+    with loading():
+        from leakbench.records.merge import merge as unite
 
     done = unite(folders, out)
     for path, why in done.left_out.items():
@@ -206,7 +211,8 @@ def verify(
     Exit code 0 if nothing is wrong and the whole sample agrees; 1 if a record has a fault or
     differs; 3 if nothing is wrong, but part of the sample cannot be measured or tested here.
     """
-    from leakbench.verification.verify import verify as check_records
+    with loading():
+        from leakbench.verification.verify import verify as check_records
 
     try:
         found = check_records(folder, data_root, sample, seed, device, rule, keep)
@@ -226,6 +232,7 @@ def results(
 
     In Python, `leakbench.results(folder)` returns the same table as a pandas DataFrame.
     """
-    from leakbench.records.data_frame import write_results
+    with loading():
+        from leakbench.records.data_frame import write_results
 
     typer.echo(f"Wrote {write_results(out, path)} rows to {path}.")

@@ -85,8 +85,8 @@ def trained_model(
         for stop in remaining:
             for rounds in _parts(range(start, stop), setup.rounds):
                 on_status(
-                    f"training {setup.model} for {setup.main_task}{how}: round {rounds.start} of "
-                    f"{setup.rounds}"
+                    f"round {rounds.start} of {setup.rounds}: training {setup.model} for "
+                    f"{setup.main_task}{how}"
                 )
                 train(
                     model,

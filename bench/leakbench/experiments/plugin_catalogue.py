@@ -9,8 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from tabulate import tabulate
-
+from leakbench.base.documents import Document, TextTable
 from leakbench.base.errors import UsageError
 from leakbench.base.registry import ATTACKS, DATASETS, DEFENSES, MODELS, Registry
 from leakbench.experiments.suite import FOLDER, load_suite, suite_names
@@ -31,7 +30,7 @@ REGISTRIES: dict[str, Registry] = {
 }
 
 
-def listing(kind: str, pattern: str, data_root: Path | None = None) -> str:
+def listing(kind: str, pattern: str, data_root: Path | None = None) -> Document:
     """Return a table of the plugins or suites of a kind whose names match a glob.
 
     Args:
@@ -46,6 +45,7 @@ def listing(kind: str, pattern: str, data_root: Path | None = None) -> str:
         UsageError: none matches.
     """
     faults: list[str] = []
+    order: list[str] = []
     if kind == "suites":
         rows = [[name, load_suite(name)[1].title] for name in suite_names(pattern)]
         columns = ["suite", "title"]
@@ -56,22 +56,23 @@ def listing(kind: str, pattern: str, data_root: Path | None = None) -> str:
         ]
         rows = [[name, *_row_or_fault(registry, name, data_root, faults)] for name in names]
         columns = [registry.kind, *_COLUMNS[registry.kind]]
+        order = _ORDER.get(registry.kind, order)
         faults = list(dict.fromkeys([*faults, *registry.broken.values()]))
     if not rows:
         raise UsageError(f"no {kind} match {pattern!r}; try `leakbench list {kind}`")
-    return "\n".join([tabulate(rows, columns, tablefmt="simple"), *(f"\n{f}" for f in faults)])
+    return [TextTable(columns, rows, order, PROSE), *faults]
 
 
-def description(name: str) -> str:
+def description(name: str) -> Document:
     """Return what there is to know of the plugins and suites called `name`.
 
     Raises:
         UsageError: there is none.
     """
     registries = (ATTACKS, DATASETS, MODELS, DEFENSES)
-    found = [_describe(r, name) for r in registries if name in r.names()]
+    found = [part for r in registries if name in r.names() for part in _describe(r, name)]
     if name in suite_names():
-        found.append(f"suite {name}\n\n{(FOLDER / f'{name}.toml').read_text(encoding='utf-8')}")
+        found += [f"suite {name}", (FOLDER / f"{name}.toml").read_text(encoding="utf-8")]
     if not found:
         from difflib import get_close_matches
 
@@ -80,7 +81,7 @@ def description(name: str) -> str:
         faults = dict.fromkeys(each for r in registries for each in r.broken.values())
         broken = "".join(f" ({each})" for each in faults)
         raise UsageError(f"nothing is called {name!r}; did you mean {', '.join(near)}?{broken}")
-    return "\n\n".join(found)
+    return found
 
 
 def _is_baseline(name: str) -> bool:
@@ -96,6 +97,15 @@ _COLUMNS = {
     "model": ["splits", "reference"],
     "defense": ["changes", "parameters", "reference"],
 }
+
+_ORDER = {
+    "attack": ["column", "knows", "control", "reference"],
+    "data set": ["found", "folder", "whole", "terms", "properties"],
+}
+"""The order in which a narrow terminal shows columns, where it is another one."""
+
+PROSE = ("title", "reference", "terms", "whole", "properties", "splits", "parameters")
+"""Columns whose texts may be broken between words."""
 
 
 def _row_or_fault(
@@ -149,9 +159,13 @@ def _found(folder: str | None, data_root: Path | None) -> str:
     return "yes" if (data_root / folder).is_dir() else "no"
 
 
-def _describe(registry: Registry, name: str) -> str:
+def _describe(registry: Registry, name: str) -> Document:
     plugin = registry.get(name)
-    parts = [f"{registry.kind} {name}", inspect.getdoc(plugin) or "", *_shared(plugin)]
+    parts: list[str | TextTable] = [
+        f"{registry.kind} {name}",
+        inspect.getdoc(plugin) or "",
+        *_shared(plugin),
+    ]
     reference = getattr(plugin, "reference", "")
     if reference:
         parts.append(f"Reference: {reference}")
@@ -170,8 +184,8 @@ def _describe(registry: Registry, name: str) -> str:
     if registry is MODELS and issubclass(plugin, Backbone):
         parts.append(backbone_description(plugin()))
     if registry is ATTACKS and plugin.presets:
-        parts.append(_presets(plugin))
-    return "\n\n".join(parts)
+        parts += _presets(plugin)
+    return parts
 
 
 def _shared(plugin: type) -> list[str]:
@@ -197,20 +211,20 @@ def parameters(plugin: type) -> list[list[str]]:
 PARAMETER_HEADINGS = ["parameter", "type", "default"]
 
 
-def _parameters(plugin: type) -> str:
+def _parameters(plugin: type) -> str | TextTable:
     rows = parameters(plugin)
     if not rows:
         return "Parameters: none"
-    return tabulate(rows, PARAMETER_HEADINGS, tablefmt="simple", disable_numparse=True)
+    return TextTable(PARAMETER_HEADINGS, rows, ["default", "type"])
 
 
-def _presets(attack: type[Attack]) -> str:
+def _presets(attack: type[Attack]) -> Document:
     rows = [
         [name, ", ".join(f"{parameter} = {value!r}" for parameter, value in preset.items())]
         for name, preset in attack.presets.items()
     ]
-    table = tabulate(rows, ["preset", "parameters"], tablefmt="simple", disable_numparse=True)
-    return f"Presets, taken by --set attack.{attack.name}.preset=NAME:\n\n{table}"
+    table = TextTable(["preset", "parameters"], rows, prose=PROSE)
+    return [f"Presets, taken by --set attack.{attack.name}.preset=NAME:", table]
 
 
 def _type(field: dataclasses.Field[Any], hint: Any) -> str:

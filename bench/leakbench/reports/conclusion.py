@@ -1,4 +1,4 @@
-"""A suite's result in one sentence: which attack learns most from updates, and how much."""
+"""A suite's result in one line: which attack learns most from updates, and how much."""
 
 from __future__ import annotations
 
@@ -47,13 +47,28 @@ MEASURES: Mapping[str, str] = {
 }
 """Layout → what its numbers are; balanced accuracy for all others, which come first."""
 
-NOTHING_TO_COMPARE = (
-    "No conclusion: no attack is measured together with all controls that have its knowledge."
+
+@dataclass(frozen=True)
+class Conclusion:
+    """A suite's result.
+
+    Attributes:
+        headline: the attack and its advantage, in less than a line of a terminal.
+        details: of what, over what, and where.
+    """
+
+    headline: str
+    details: str
+
+
+NOTHING_TO_COMPARE = Conclusion(
+    "No conclusion.",
+    "No attack is measured together with all controls that have its knowledge.",
 )
 
 
-def conclusion(cells: Sequence[Measured]) -> str:
-    """Return the result of these cells in one sentence.
+def conclusion(cells: Sequence[Measured]) -> Conclusion:
+    """Return the result of these cells.
 
     It names the attack and setting with the largest mean advantage among those whose interval lies
     above zero, or says that there is none.
@@ -67,13 +82,15 @@ def conclusion(cells: Sequence[Measured]) -> str:
     over = f", mean of {best.properties} properties" if best.properties > 1 else ""
     where = one_line(f"at {best.setting}{over} (“{best.group}”)")
     if certain:
-        return (
-            f"{best.attack} leads: {_points(best.above)} of {measure} above the best control with "
-            f"its knowledge, {where}; the largest of {counted(len(found), 'comparison')}."
+        return Conclusion(
+            f"{best.attack} leads by {_points(best.above)}.",
+            f"Points of {measure} above the best control with its knowledge, {where}; the largest "
+            f"of {counted(len(found), 'comparison')}.",
         )
-    return (
-        f"No attack is certainly above the best control with its knowledge; the nearest is "
-        f"{best.attack}, {_points(best.above)} of {measure}, {where}."
+    return Conclusion(
+        "No attack is certainly above the best control.",
+        f"The nearest is {best.attack}: {_points(best.above)} of {measure} above the best control "
+        f"with its knowledge, {where}.",
     )
 
 

@@ -24,6 +24,7 @@ from leakbench.evaluation.measuring import (
 from leakbench.evaluation.preparation import EvaluationContext
 from leakbench.experiments.cell import Cell
 from leakbench.experiments.expansion import SuiteEntry
+from leakbench.metrics.image_metrics import psnr
 from leakbench.metrics.matching import match_individuals
 from leakbench.metrics.standardisation import Standardisation
 from leakbench.records.measured import Measured
@@ -40,8 +41,21 @@ INDIVIDUALS_A_ROW = 8
 MIN_TILE, GAP, MARGIN, MIN_WIDTH = 90, 5, 85, 560
 """In dots: an image's least side, the gap between images, the left margin, the least width."""
 
-TITLE, TEXT = 11, 8
+TITLE, TEXT, MARK = 11, 8, 5.5
 """Points."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """An attack's reconstructions of the first individuals of a victim batch.
+
+    Attributes:
+        images: in the individuals' order, shape (≤ 8, 3, size, size).
+        marks: what is written below each image; empty for none.
+    """
+
+    images: Tensor
+    marks: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -50,11 +64,11 @@ class Block:
 
     Attributes:
         title: its heading.
-        rows: batch size → images in the individuals' order, shape (≤ 8, 3, size, size) each.
+        rows: batch size → its images.
     """
 
     title: str
-    rows: Mapping[int, Tensor]
+    rows: Mapping[int, Row]
 
 
 def chosen_cells(cells: Sequence[SuiteEntry]) -> list[SuiteEntry]:
@@ -117,7 +131,7 @@ def reconstruct(
         UsageError: none does, or there are too few victims.
     """
     standardise = standardisation_of(context)
-    rows: dict[str, dict[int, Tensor]] = {}
+    rows: dict[str, dict[int, Row]] = {}
     spent: dict[str, list[int]] = {}
     for entry in cells:
         cell = entry.cell
@@ -129,8 +143,8 @@ def reconstruct(
         exchange = Exchange.of(entry.resolved)
         (result,) = infer(entry.resolved.attack, [truth], exchange, context, lambda _: None).results
         if result.images is not None:
-            images = _in_order(result, truth, standardise)[:INDIVIDUALS_A_ROW]
-            rows.setdefault(entry.column, {})[cell.batch_size] = images
+            row = _in_order(result, truth, standardise)
+            rows.setdefault(entry.column, {})[cell.batch_size] = row
             spent.setdefault(entry.column, []).append(result.steps)
     if not rows:
         raise UsageError(
@@ -145,13 +159,25 @@ def reconstruct(
     return true, blocks
 
 
-def _in_order(result: AttackResult, truth: GroundTruth, standardise: Standardisation) -> Tensor:
-    """Return the reconstructed images in the order of the individuals they are matched to."""
+def _in_order(result: AttackResult, truth: GroundTruth, standardise: Standardisation) -> Row:
+    """Return the first images in the order of the individuals they are matched to, with marks.
+
+    A mark is an image's PSNR and, where the attack reconstructs features, their standardised cosine
+    with the individual's: the metrics of tables, of one image.
+    """
     assert result.images is not None
-    if result.features is None:
-        return result.images
-    order, _ = match_individuals(standardise(result.features), standardise(truth.features))
-    return result.images[order.to(result.images.device)]
+    images, cosines = result.images.detach().cpu(), None
+    if result.features is not None:
+        order, cosines = match_individuals(
+            standardise(result.features), standardise(truth.features)
+        )
+        images = images[order]
+    first, true = images[:INDIVIDUALS_A_ROW], truth.images[:INDIVIDUALS_A_ROW].detach().cpu()
+    marks = [f"{each:.1f} dB" for each in psnr(first.clamp(0, 1), true).tolist()]
+    if cosines is not None:
+        of_first = cosines[: len(marks)].tolist()
+        marks = [f"{mark}, {each:.2f}" for mark, each in zip(marks, of_first, strict=True)]
+    return Row(first, marks)
 
 
 def reconstruction_figure(
@@ -168,7 +194,7 @@ def reconstruction_figure(
     """
     sheet = _Sheet(len(true), true.shape[-1])
     sheet.heading(title, _settings(entry))
-    for block in (Block("True images", {0: true}), *blocks):
+    for block in (Block("True images", {0: Row(true)}), *blocks):
         sheet.block(block)
     return sheet.figure()
 
@@ -180,7 +206,8 @@ def _settings(entry: SuiteEntry) -> str:
     )
     return (
         f"first victim batch; {dataset}, main task {task}, {cell.model} after {cell.rounds} "
-        f"rounds, defense {cell.defense}"
+        f"rounds, defense {cell.defense}; below an image its PSNR, and the cosine of its deep "
+        f"feature with the individual's"
     )
 
 
@@ -205,14 +232,19 @@ class _Sheet:
         self._height += 3 * GAP
         for line in self._wrapped(block.title, TEXT, MARGIN):
             self._text(MARGIN, line, TEXT, fontweight="bold")
-        for batch_size, images in block.rows.items():
+        for batch_size, row in block.rows.items():
             if batch_size:
                 middle = self._height + self._tile / 2
                 label: dict[str, Any] = {"ha": "right", "va": "center", "fontsize": TEXT}
                 self._texts.append((MARGIN - 2 * GAP, middle, f"B = {batch_size}", label))
-            for i, image in enumerate(images):
+            for i, image in enumerate(row.images):
                 self._images.append((MARGIN + i * (self._tile + GAP), self._height, image))
             self._height += self._tile + GAP
+            below: dict[str, Any] = {"ha": "center", "va": "top", "fontsize": MARK}
+            for i, mark in enumerate(row.marks):
+                middle = MARGIN + i * (self._tile + GAP) + self._tile / 2
+                self._texts.append((middle, self._height, mark, below))
+            self._height += round(1.8 * MARK * DPI / 72) if row.marks else 0
 
     def figure(self) -> Figure:
         from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -73,7 +73,8 @@ def terms(cells: Sequence[Measured]) -> str:
                 for value, columns in values.items()
             ]
             if shares:
-                parts.append(wording.format(", ".join(shares)))
+                said = wording.format(", ".join(shares))
+                parts.append(said.replace("evaluations", "evaluation") if shares == ["1"] else said)
     return f"Attacks have {'; '.join(parts)}." if parts else ""
 
 

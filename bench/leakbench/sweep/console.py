@@ -33,6 +33,9 @@ LINE_EVERY = 30.0
 
 WORKERS_SHOWN = 16
 
+WIDE = 110
+"""Columns of a terminal that the whole line of progress takes."""
+
 
 class RunConsole:
     """Shows finished cells, what workers are doing, the share of work done, and the time left."""
@@ -112,31 +115,40 @@ class RunConsole:
             self._print(f"{self._share():.0f} % done, {self._rate()}{self._left(', ')}")
 
     def _view(self) -> RenderableType:
-        line = Table.grid(padding=(0, 1))
-        bar = ProgressBar(total=100, completed=self._share(), width=30)
-        failed = Text(f"{self._failed} failed", style="red" if self._failed else "")
-        line.add_row(
-            Text(f"{self._counted()} cells"),
-            bar,
-            Text(f"{self._share():.0f} %"),
-            Text(f"{len(self._workers)} running,"),
-            failed,
-            Text(f"– {self._rate()}{self._left(', ')}"),
-        )
+        line = self._line(self._console.width)
         workers = Table("worker", "does", "", "for", box=None, header_style="dim")
         for name, work in list(self._workers.items())[:WORKERS_SHOWN]:
             share = self._state.shares.get(name, 0.0)
-            did = f"{work.what}: {work.doing}" if work.doing else work.what
+            # First what changes: on a narrow terminal the rest is cut off.
+            did = f"{work.doing} – {work.what}" if work.doing else work.what
             workers.add_row(
                 Text(name),
                 Text(did, no_wrap=True, overflow="ellipsis"),
-                Text(f"{100 * share:.0f} %" if share else ""),
+                Text(f"{100 * share:.0f} %" if share else "", no_wrap=True),
                 Text(duration(time.monotonic() - work.since), no_wrap=True),
             )
         hidden = len(self._workers) - WORKERS_SHOWN
         if hidden > 0:
             workers.add_row(Text("…"), Text(f"and {hidden} more workers"), Text(""), Text(""))
         return Group(line, workers)
+
+    def _line(self, width: int) -> RenderableType:
+        """Return the share of work done; in a narrow terminal a shorter bar, and no rate."""
+        failed = Text(f"{self._failed} failed", style="red" if self._failed else "")
+        running = Text(f"{len(self._workers)} running,")
+        left = self._left("")
+        rate = [part for part in (self._rate(), left) if part]
+        parts: list[RenderableType] = [
+            Text(f"{self._counted()} cells" if self._cells else "starting"),
+            ProgressBar(total=100, completed=self._share(), width=20 if width >= WIDE else 10),
+            Text(f"{self._share():.0f} %"),
+        ]
+        parts += [running, failed, Text(f"– {', '.join(rate)}")] if width >= WIDE else [Text(left)]
+        line = Table.grid(padding=(0, 1))
+        for _ in parts:
+            line.add_column(no_wrap=True)
+        line.add_row(*parts)
+        return line
 
     def _counted(self) -> str:
         return f"{self._done + self._failed + self._elsewhere}/{self._cells}"

@@ -8,9 +8,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from leakbench.base.documents import Document, TextTable
 from leakbench.base.durations import duration
 from leakbench.base.errors import UsageError
-from leakbench.base.markdown import markdown_table
 from leakbench.evaluation.loading import load_individuals
 from leakbench.evaluation.required_weights import WeightsHere
 from leakbench.evaluation.shared_training import is_trained
@@ -89,20 +89,19 @@ def _is_cached(task: Prepare | Train, data: str, device: str) -> bool:
     return is_trained(task.setup, data, device)
 
 
-def plan_text(plan: Plan, workers: int, device: str) -> str:
-    """Return a plan as printable text."""
+def plan_document(plan: Plan, workers: int, device: str) -> Document:
+    """Return a plan as sentences and tables."""
     reasons = Counter(each.reason for each in plan.pending)
     parts = [f"{count} {REASONS[reason]}" for reason, count in reasons.items()]
     done = plan.cells - len(plan.pending)
     summary = f"{counted(plan.cells, 'cell')}: {', '.join([f'{done} have their record', *parts])}."
     if not plan.pending:
-        return f"{summary} There is nothing to measure."
-    return "\n\n".join(
-        [summary, _columns(plan), _shared(plan), *_lacking(plan), _estimate(plan, workers, device)]
-    )
+        return [f"{summary} There is nothing to measure."]
+    tables = [table for table in (_columns(plan), _shared(plan)) if table.rows]
+    return [summary, *tables, *_lacking(plan), _estimate(plan, workers, device)]
 
 
-def _columns(plan: Plan) -> str:
+def _columns(plan: Plan) -> TextTable:
     counts: Counter[str] = Counter()
     seconds: dict[str, float] = defaultdict(float)
     for step in plan.steps:
@@ -110,10 +109,10 @@ def _columns(plan: Plan) -> str:
             counts[step.entry.column] += 1
             seconds[step.entry.column] += plan.seconds[step.name]
     rows = [[name, str(counts[name]), duration(seconds[name])] for name in counts]
-    return markdown_table(rows, ["attack", "to measure", "on one worker"])
+    return TextTable(["attack", "to measure", "on one worker"], rows)
 
 
-def _shared(plan: Plan) -> str:
+def _shared(plan: Plan) -> TextTable:
     needed = Counter(need for step in plan.steps for need in step.needs)
     rows = []
     for step in plan.steps:
@@ -122,7 +121,8 @@ def _shared(plan: Plan) -> str:
             state = "in the cache" if step.name in plan.cached else seconds
             state = "cannot be done" if step.name in plan.lacking else state
             rows.append([step.description, str(needed[step.name]), state])
-    return markdown_table(rows, ["shared work", "for cells", "on one worker"])
+    headings = ["shared work", "for cells", "on one worker"]
+    return TextTable(headings, rows, ["on one worker", "for cells"], ["shared work"])
 
 
 def _lacking(plan: Plan) -> list[str]:

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from leakbench.base.cache import cache_folder
 from leakbench.base.devices import chosen_device, default_workers
+from leakbench.base.documents import markdown, print_document
 from leakbench.base.errors import UsageError
 from leakbench.base.leftovers import remove_leftovers
 from leakbench.evaluation.loading import AttributesHere, check_available
@@ -26,7 +27,7 @@ from leakbench.sweep.console import first_line
 from leakbench.sweep.execution import measure_cells
 from leakbench.sweep.outcome import Failure, Outcome
 from leakbench.sweep.pending import Pending, select_cells
-from leakbench.sweep.plan import plan, plan_text
+from leakbench.sweep.plan import plan, plan_document
 from leakbench.sweep.rates import Rates
 from leakbench.sweep.run_options import RunOptions
 from leakbench.sweep.shard import Shard
@@ -58,7 +59,8 @@ def run_suite(
     _check_attributes(cells, options.data_root)
     weights = find_lpips_weights(options.lpips_weights)
     wants_lpips = options.lpips_weights is not None
-    selection = select_cells(cells, store, options.data_root, wants_lpips, options.redo)
+    with console.status(READING):
+        selection = select_cells(cells, store, options.data_root, wants_lpips, options.redo)
     if selection.kept:
         console.print(f"{len(selection.kept)} of {len(cells)} cells have their record")
     pending, left_out = _available(selection.pending, options.data_root)
@@ -91,8 +93,8 @@ def run_suite(
 
 def plan_suite(
     suite_name: str, changes: Sequence[str], only: Sequence[str], options: RunOptions
-) -> str:
-    """Return what `run_suite` would do with the same arguments, and an estimate of its time.
+) -> None:
+    """Print what `run_suite` would do with the same arguments, and an estimate of its time.
 
     Raises:
         UsageError: the suite, a setting, the data or the weights are invalid or missing.
@@ -102,16 +104,20 @@ def plan_suite(
     _check_attributes(cells, options.data_root)
     store = Store(options.out / "records")
     wants_lpips = options.lpips_weights is not None
-    selection = select_cells(cells, store, options.data_root, wants_lpips, options.redo)
+    console = Console(stderr=True)
+    with console.status(READING):
+        selection = select_cells(cells, store, options.data_root, wants_lpips, options.redo)
     warn_of(selection.unusable)
     _without_weights(selection.pending, WeightsHere(options.data_root, "refused"))
     device = chosen_device(options.device)
     # All records of the folder are of use, also those of other suites.
     known = selection.records()
     records = chain(known.values(), store.all(known=known))
-    rates = Rates(records, device, options.log, timing=True)
-    found = plan(len(cells), selection.pending, rates, options.data_root, device)
-    return plan_text(found, options.workers or default_workers(device), device)
+    with console.status(READING):
+        rates = Rates(records, device, options.log, timing=True)
+        found = plan(len(cells), selection.pending, rates, options.data_root, device)
+    workers = options.workers or default_workers(device)
+    print_document(plan_document(found, workers, device), markdown)
 
 
 def _check_attributes(cells: Sequence[SuiteEntry], data_root: Path | None) -> None:
@@ -201,6 +207,9 @@ def _remove_leftovers(out: Path, records: Path, console: Console) -> None:
     if removed:
         _print(console, f"deleted {counted(len(removed), 'file')} that killed runs have left")
 
+
+READING = "reading records and data sets …"
+"""What a terminal shows before the first cell, for data sets that are read for the first time."""
 
 CACHE_DEPTH = 4
 """Levels of folders in the cache."""

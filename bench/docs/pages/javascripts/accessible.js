@@ -1,5 +1,5 @@
-// What Material leaves unnamed or out of the keyboard's reach: the search, sections of the navigation
-// that have a page of their own, and regions that scroll sideways.
+// What Material leaves unnamed, named like another or out of the keyboard's reach: the search, parts of
+// the navigation, and regions that scroll sideways.
 "use strict";
 
 const mend = () => {
@@ -10,6 +10,14 @@ const mend = () => {
     if (!title) continue;
     section.removeAttribute("aria-labelledby");
     section.setAttribute("aria-label", `Section ${title}`);
+  }
+  // Entries of one name in a table of contents, such as a module and its class.
+  const named = new Map();
+  for (const entry of document.querySelectorAll("nav.md-nav[aria-label]")) {
+    const name = (entry.dataset.name ??= entry.getAttribute("aria-label"));
+    const number = (named.get(name.toLowerCase()) ?? 0) + 1;
+    named.set(name.toLowerCase(), number);
+    if (number > 1) entry.setAttribute("aria-label", `${name} ${number}`);
   }
   document.querySelectorAll("nav.md-code__nav").forEach((buttons, place) => {
     buttons.setAttribute("aria-label", `Copy block ${place + 1}`);

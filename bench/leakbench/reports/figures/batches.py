@@ -30,6 +30,7 @@ from leakbench.reports.figures.curves import (
     scaled,
     shared_settings,
 )
+from leakbench.reports.figures.demixing_limit import LIMIT, demixing_limit
 from leakbench.reports.figures.end_labels import EndLabel, label_ends
 from leakbench.reports.figures.styles import Style, styles_of
 from leakbench.reports.rows import LAYOUTS, settings_text, varying_settings
@@ -46,6 +47,12 @@ PANELS_A_ROW = 2
 
 ASIDE = 0.07
 """Doublings of the batch size between the points of two attacks that are drawn side by side."""
+
+MARGIN = 0.06
+"""Of a panel at the left and right of what is drawn, in widths of that."""
+
+FARTHEST = 4
+"""Times the largest batch size, up to which the limit of mask demixing is drawn."""
 
 BASELINE, ORACLE = "best baseline", "oracle"
 
@@ -115,10 +122,15 @@ def _figure(cells: Sequence[Measured], panels: Mapping[str, Panel]) -> Figure:
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
     styles = styles_of(cells)
     sizes = sorted({m.entry.cell.batch_size for m in cells})
+    limit = demixing_limit(cells)
+    if limit is not None and not sizes[0] <= limit <= FARTHEST * sizes[-1]:
+        limit = None
     ends = {}
     for ax, (title, panel) in zip(axes, panels.items(), strict=False):
         ax.set_title(title, fontsize=LABEL, parse_math=False)
         ends[ax] = _draw_panel(ax, panel, styles, sizes)
+        if limit is not None:
+            _draw_limit(ax, limit, sizes)
     for ax in axes[len(panels) :]:
         ax.set_axis_off()
     drawn = [
@@ -128,7 +140,8 @@ def _figure(cells: Sequence[Measured], panels: Mapping[str, Panel]) -> Figure:
         for column, of in by_column.items()
     ]
     axes[0].set_ylim(*accuracy_range(drawn))
-    figure.suptitle(_title(cells, letters=int(13 * width)), fontsize=TITLE, parse_math=False)
+    title = _title(cells, limit, letters=int(13 * width))
+    figure.suptitle(title, fontsize=TITLE, parse_math=False)
     figure.supylabel(BALANCED_ACCURACY.heading, fontsize=LABEL)
     figure.supxlabel("individuals in the batch, B", fontsize=LABEL)
     label_ends(figure, ends, TICK)
@@ -141,7 +154,7 @@ def _draw_panel(
     """Draw a line for each attack and the band of the controls; return the lines' labels."""
     plain_axes(ax)
     ax.set_xticks([log2(size) for size in sizes], [str(size) for size in sizes])
-    margin = 0.06 * (log2(sizes[-1]) - log2(sizes[0]))
+    margin = MARGIN * (log2(sizes[-1]) - log2(sizes[0]))
     ax.set_xlim(log2(sizes[0]) - margin, log2(sizes[-1]) + margin)
     labels = _draw_band(ax, panel, sizes)
     for number, (column, by_size) in enumerate(panel.attacks.items()):
@@ -155,6 +168,16 @@ def _draw_panel(
         line.set_color(style.colour)
         labels.append(EndLabel(column, x[-1], value[-1], style.colour))
     return labels
+
+
+def _draw_limit(ax: Axes, limit: float, sizes: Sequence[int]) -> None:
+    """Draw the batch size up to which mask demixing finds individuals, the axis reaching there."""
+    ax.axvline(log2(limit), color=GREY, linewidth=1, dashes=(6, 3), zorder=1)
+    low, high = ax.get_xlim()
+    ax.set_xlim(low, max(high, log2(limit) + MARGIN * (log2(limit) - low)))
+    if limit not in sizes:
+        ticks = sorted([*sizes, limit])
+        ax.set_xticks([log2(size) for size in ticks], [f"{size:g}" for size in ticks])
 
 
 def _draw_band(ax: Axes, panel: Panel, sizes: Sequence[int]) -> list[EndLabel]:
@@ -186,11 +209,13 @@ def _best(by_column: Mapping[str, BySize], sizes: Sequence[int]) -> np.ndarray:
     return PERCENT * np.array([best(size) for size in sizes])
 
 
-def _title(cells: Sequence[Measured], letters: int) -> str:
+def _title(cells: Sequence[Measured], limit: float | None, letters: int) -> str:
     """Return the group's title and, below it, what is drawn."""
     shared = shared_settings(cells, TASK)
     below = (
         f"{shared}; bars: 95 % intervals; grey: from the best baseline (prior, blind, labels) to "
         "the oracle"
     )
+    if limit is not None:
+        below += f"; vertical: mask demixing's limit, {LIMIT} = {limit:g}"
     return f"{fill(cells[0].entry.group, letters)}\n{fill(below, letters)}"

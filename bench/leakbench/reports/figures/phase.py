@@ -16,6 +16,7 @@ from leakbench.records.record import Record
 from leakbench.reports.columns import seconds_per_batch
 from leakbench.reports.figures.canvas import LABEL, TICK, TITLE, blank_figure
 from leakbench.reports.figures.curves import shared_settings
+from leakbench.reports.figures.demixing_limit import DEMIXING, LIMIT
 from leakbench.reports.rows import LAYOUTS, leading_values, settings_text, varying_settings
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ NEEDS = 'group with layout = "exact" that sweeps batch_size and hidden units'
 EXAMPLE = (
     "batch_size = [8, 32], model_parameters = [{ hidden = 128 }, { hidden = 256 }] in its `sweep`"
 )
+
+RED = "#C00000"
+"""Of the limit, on the map's yellow and blue."""
 
 
 @dataclass(frozen=True, order=True)
@@ -110,6 +114,7 @@ def _figure(cells: Sequence[Measured], panels: Panels, title: str) -> Figure:
     width = max(2.9 * len(panels) + 0.8, 5.0)
     figure = blank_figure(width, 6.4)
     axes = figure.subplots(2, len(panels), squeeze=False)
+    has_limit = all(m.entry.cell.attack == DEMIXING for m in cells)
     for column, (task, panel) in enumerate(panels.items()):
         units = sorted({phase.units for phase in panel})
         sizes = sorted({phase.batch_size for phase in panel})
@@ -122,10 +127,15 @@ def _figure(cells: Sequence[Measured], panels: Panels, title: str) -> Figure:
         top.set_title(_wrapped(task), fontsize=LABEL, parse_math=False)
         _draw(top, exact, units, sizes, "{:.0f}", (0.0, 100.0))
         _draw(bottom, np.log10(seconds), units, sizes, "{:.2g}", (-2.0, 2.0), shown=seconds)
+        if has_limit:
+            _draw_limit(top, units, sizes)
+            _draw_limit(bottom, units, sizes)
         bottom.set_xlabel("individuals in the update B", fontsize=LABEL)
         for ax, what in ((top, EXACT_SHARE.heading), (bottom, "seconds per batch")):
             ax.set_ylabel(f"hidden units m — {what}" if column == 0 else "", fontsize=LABEL)
     below = f"{shared_settings(cells, {'': 'data set'})}; blank: not measured"
+    if has_limit:
+        below += f"; red line: its limit, {LIMIT}"
     whole = f"{fill(title, int(11 * width))}\n{fill(below, int(12 * width))}"
     figure.suptitle(whole, fontsize=TITLE, parse_math=False)
     return figure
@@ -138,6 +148,18 @@ def _wrapped(task: str) -> str:
     ['Mouth_Slightly_Open+Black_Hair+', 'Bangs (K = 8)']
     """
     return fill(task.replace("+", "+ "), 34).replace("+ ", "+")
+
+
+def _draw_limit(ax: Axes, units: Sequence[int], sizes: Sequence[int]) -> None:
+    """Draw a line between the fields with B ≤ m / 2 and those with larger batches."""
+    from matplotlib.patheffects import withStroke
+
+    below = [sum(size <= m / 2 for size in sizes) for m in units]
+    # Columns and rows are equally wide, whatever B and m they stand for: the line has steps.
+    x = [number - 0.5 for number in below for _ in range(2)]
+    y = [row + aside for row in range(len(units)) for aside in (-0.5, 0.5)]
+    (line,) = ax.plot(x, y, color=RED, linewidth=2.5, solid_capstyle="butt", label=LIMIT)
+    line.set_path_effects([withStroke(linewidth=4.5, foreground="white")])
 
 
 def _draw(

@@ -66,11 +66,12 @@ def looks_of(attacks: Sequence[str]) -> dict[str, Look]:
 def styles_of(cells: Sequence[Measured]) -> dict[str, Style]:
     """Return each column's style, in the columns' order.
 
-    The first column of an attack has the attack's look; the next ones have colours that the figure
-    uses least.
+    The column of an attack's own title, or else its first, has the attack's look; the next ones
+    have colours that the figure uses least.
     """
     attacks = {m.entry.column: m.entry.cell.attack for m in cells}
     first = {attack: column for column, attack in reversed(attacks.items())}
+    first |= {a: c for c, a in attacks.items() if c == ATTACKS.get(a).title}
     looks = {first[a]: look for a, look in LOOKS.items() if a in first}
     dashes, styles = cycle(DASHES), {}
     for column, attack in attacks.items():

@@ -32,6 +32,7 @@ from leakbench.reports.figures.canvas import (
     plain_axes,
 )
 from leakbench.reports.figures.curves import defined, scaled, shared_settings
+from leakbench.reports.figures.point_labels import PointLabel, label_points
 from leakbench.reports.rows import LAYOUTS, leading_values, settings_text, varying_settings
 
 if TYPE_CHECKING:
@@ -196,6 +197,7 @@ def _figure(
     figure = blank_figure(width, 3.0 * rows + 1.8)
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     styles = _styles(list(dict.fromkeys(d for panel in panels.values() for d in panel)))
+    labels: dict[Axes, list[PointLabel]] = {}
     for number, (ax, (name, panel)) in enumerate(zip(axes, panels.items(), strict=False)):
         plain_axes(ax)
         ax.set_title(name, fontsize=LABEL, parse_math=False)
@@ -203,6 +205,7 @@ def _figure(
         ax.axvline(0, color=GREY, linewidth=0.8, zorder=1)
         for defense, points in panel.items():
             _draw(ax, points, styles[defense], defense)
+        labels[ax] = _labels(panel, styles)
         if number >= len(panels) - columns:
             ax.set_xlabel("main-task accuracy lost, points", fontsize=LABEL)
             ax.tick_params(labelbottom=True)
@@ -212,6 +215,7 @@ def _figure(
     title = _title(cells, setting, attacks, int(12 * width))
     figure.suptitle(title, fontsize=TITLE, parse_math=False)
     legend_below(figure, styles, width, size=TICK)
+    label_points(figure, labels, TICK - 1)
     return figure
 
 
@@ -248,17 +252,22 @@ def _draw(ax: Axes, points: Sequence[Point], style: _Style, label: str) -> None:
         linewidth=0.7,
         label=label,
     )
-    # Only the ends of a line are labelled, since more labels would overlap.
-    for point in {id(p): p for p in (points[0], points[-1])}.values() if len(points) > 1 else ():
-        ax.annotate(
-            _differing(point, points),
-            (100 * (point.lost.value or 0.0), 100 * (point.advantage.value or 0.0)),
-            xytext=(3, 3),
-            textcoords="offset points",
-            fontsize=TICK - 2,
-            color=style.colour,
-            parse_math=False,
+
+
+def _labels(panel: Panel, styles: Mapping[str, _Style]) -> list[PointLabel]:
+    """Return the labels of the ends of lines, those that cost most first: near 0 many meet."""
+    found = [
+        PointLabel(
+            text=_differing(point, points),
+            x=100 * (point.lost.value or 0.0),
+            y=100 * (point.advantage.value or 0.0),
+            colour=styles[defense].colour,
         )
+        for defense, points in panel.items()
+        if len(points) > 1
+        for point in (points[0], points[-1])
+    ]
+    return sorted(found, key=lambda label: label.x, reverse=True)
 
 
 def _differing(point: Point, points: Sequence[Point]) -> str:

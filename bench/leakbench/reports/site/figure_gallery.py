@@ -16,13 +16,13 @@ from leakbench.reports.site.view import made_unique, slug
 KINDS: Mapping[str, str] = {
     "batches": "Accuracy against batch size, between the best baseline and the oracle",
     "budget": "Accuracy against the budget of gradient evaluations",
-    "defense": "Accuracy, and utility, against a defense's level",
+    "defense": "Accuracy, and utility, against a defense's level, as in the paper's Fig. 5",
     "tradeoff": "Leakage against utility of all defenses",
     "phase": "Share of individuals found exactly, over batch size and hidden units",
     "edges": "Share of individuals found exactly, and seconds, by network and batch size",
-    "ablation": "Accuracy against λ by batch size",
-    "features": "Victims' deep features before and after training, by property (t-SNE)",
-    "reconstructions": "What attacks reconstruct of the first victim batch",
+    "ablation": "Accuracy against λ by batch size, as in the paper's Fig. 6",
+    "features": "Victims' deep features by round (t-SNE), as in the paper's Fig. 2",
+    "reconstructions": "Reconstructions of the first victim batch, as in the paper's Fig. 4",
 }
 """Kind of figure, see `leakbench figure` → what it shows."""
 
