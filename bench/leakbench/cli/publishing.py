@@ -136,20 +136,26 @@ def figure(
     ] = True,
     out: OutOption = DEFAULT_OUT,
 ) -> None:
-    """Draw a figure: the first seven from records, the last two by running the attacks. <<<<<<< HEAD
+    """Draw a figure: the first seven from records, the last two by running the attacks.
 
-    batches: accuracy against batch size, of the first group that has records. budget: accuracy
-    against budget. defense: accuracy and utility against a defense's level. tradeoff: leakage
-    against utility of all defenses. phase: share of individuals recovered exactly, over batch size
-    and hidden units. edges: the same by network. ablation: accuracy against λ. features: t-SNE of
-    deep features before and after training. reconstructions: images that attacks reconstruct from
-    the first victim batch. ======= batches: accuracy against batch size, of the first group with
-    records. budget: accuracy against budget. defense: accuracy and utility against a defense's
-    level (the paper's Fig. 5). tradeoff: leakage against utility of all defenses. phase: share of
-    individuals found exactly, over batch size and hidden units. ablation: accuracy against λ (Fig.
-    6). features: t-SNE of deep features before and after training (Fig. 2). reconstructions: images
-    that attacks reconstruct from the first victim batch, with the PSNR and feature cosine of each
-    (Fig. 4). >>>>>>> pages2
+    batches: accuracy against batch size, of the first group with records.
+
+    budget: accuracy against budget.
+
+    defense: accuracy and utility against a defense's level (the paper's Fig. 5).
+
+    tradeoff: leakage against utility of all defenses.
+
+    phase: share of individuals found exactly, over batch size and hidden units.
+
+    edges: the same, and seconds, by network and batch size.
+
+    ablation: accuracy against λ (Fig. 6).
+
+    features: t-SNE of deep features before and after training (Fig. 2).
+
+    reconstructions: images that attacks reconstruct from the first victim batch, with the PSNR and
+    feature cosine of each (Fig. 4).
     """
     with loading():
         from leakbench.reports.drawing import (
