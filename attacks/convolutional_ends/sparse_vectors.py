@@ -141,7 +141,7 @@ def sparsest(basis: Tensor, held: Tensor) -> Tensor:
 AT_ONCE = 32
 """Minimisations of a volley."""
 
-PATIENCE = 4
+PATIENCE = 8
 """Volleys without a new column after which the search ends."""
 
 ITERATIONS = 15
