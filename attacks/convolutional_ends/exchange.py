@@ -3,15 +3,18 @@
 If x_j − x_k are few channels that fit into another mask, x_i + x_j − x_k is a masked W_oᵀ r as well
 where all share r up to a factor, as with two classes. It lies in the space and is of no individual.
 Together with the three others it is dependent, so that one of the four is not among the columns:
-which, tells z.
+which, tells z. So it is with the sum of two masks that have no channel in common.
 """
 
 from __future__ import annotations
 
+from itertools import product
+
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from leakbench.attacks.convolutional_ends.found import FoundColumns
+from leakbench.attacks.convolutional_ends.found import Column, FoundColumns
 from leakbench.attacks.convolutional_ends.gradient import PositionGradient
 from leakbench.attacks.linear_layers.demixing.recovered import UNSURE
 
@@ -22,23 +25,53 @@ def exchange(gradient: PositionGradient, found: FoundColumns) -> None:
     Args:
         found: a column for each position, and spare ones; changed.
     """
+    masks_add_up = gradient.directions.shape[1] == 1 and not gradient.end.activation.slope.any()
     wrong = contradicted(gradient, found.vectors, found.active)
-    number = 0
-    while number < len(found.spare) and wrong.any():
-        column = found.spare[number]
-        shares = torch.linalg.lstsq(found.vectors, column.vector[:, None]).solution[:, 0]
-        for place in (shares.abs() > LEAST_SHARE).nonzero().flatten().tolist():
-            if not wrong[place]:
-                continue
-            vectors, active = found.vectors.clone(), found.active.clone()
-            vectors[:, place], active[:, place] = column.vector, column.active
-            better = contradicted(gradient, vectors, active)
-            if better.sum() < wrong.sum():
-                found.exchange(place, number)
-                # What did not help before may now.
-                wrong, number = better, -1
-                break
-        number += 1
+    better = True
+    while better and wrong.any():
+        others = list(found.spare)
+        if masks_add_up:
+            others += _sums_and_differences(gradient, found, wrong)
+        before = int(wrong.sum())
+        for column in others:
+            wrong = _placed(gradient, found, column, wrong)
+        better = int(wrong.sum()) < before
+
+
+def _placed(
+    gradient: PositionGradient, found: FoundColumns, column: Column, wrong: Tensor
+) -> Tensor:
+    """Put a column in the place of one that it depends on if that helps; return who is wrong."""
+    shares = torch.linalg.lstsq(found.vectors, column.vector[:, None]).solution[:, 0]
+    for place in ((shares.abs() > LEAST_SHARE) & wrong).nonzero().flatten().tolist():
+        vectors, active = found.vectors.clone(), found.active.clone()
+        vectors[:, place], active[:, place] = column.vector, column.active
+        better = contradicted(gradient, vectors, active)
+        if better.sum() < wrong.sum():
+            found.replace(place, column)
+            return better
+    return wrong
+
+
+def _sums_and_differences(
+    gradient: PositionGradient, found: FoundColumns, wrong: Tensor
+) -> list[Column]:
+    """Return what contradicted masks are without another, or together with one of few channels."""
+    columns = []
+    # Channels that nobody activates are in no mask.
+    masks = found.active & (gradient.space.scale > 0)[:, None]
+    small = masks.sum(0) <= SMALL
+    for place, other in product(wrong.nonzero().flatten().tolist(), range(len(found))):
+        mask, part = masks[:, place], masks[:, other]
+        if place != other and bool((part <= mask).all()):
+            active = mask & ~part
+        elif small[other] and not (part & mask).any():
+            active = mask | part
+        else:
+            continue
+        vector = functional.normalize(torch.where(active, gradient.directions[:, 0], 0.0), dim=0)
+        columns.append(Column(vector, active, found.residuals[place]))
+    return columns
 
 
 def contradicted(gradient: PositionGradient, vectors: Tensor, active: Tensor) -> Tensor:
@@ -58,6 +91,9 @@ def contradicted(gradient: PositionGradient, vectors: Tensor, active: Tensor) ->
     sure &= ((gradient.space.scale > 0) & ((1 - end.activation.slope).abs() > FLAT))[:, None]
     return ((end.activation.active(z) != active) & sure).any(0)
 
+
+SMALL = 20
+"""Channels of a mask that may be apart from many others."""
 
 FLAT = 0.1
 """A channel whose slopes differ by less hardly shows whether it is active."""

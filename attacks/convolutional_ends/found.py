@@ -87,12 +87,10 @@ class FoundColumns:
             if len(self) < wanted and float(left.norm()) > INDEPENDENT:
                 self._append(column, left)
 
-    def exchange(self, place: int, number: int) -> None:
-        """Put a column that depends on the others in the place of one of them, and that in its."""
-        column = self.spare[number]
-        self.spare[number] = Column(
-            self.vectors[:, place].clone(), self.active[:, place].clone(), self.residuals[place]
-        )
+    def replace(self, place: int, column: Column) -> None:
+        """Put a column that depends on the others in the place of one of them, which is spare."""
+        old = Column(self.vectors[:, place], self.active[:, place], self.residuals[place])
+        self.spare.append(old)
         self.vectors, self.active = self.vectors.clone(), self.active.clone()
         self.residuals = self.residuals.clone()
         self.vectors[:, place], self.active[:, place] = column.vector, column.active
