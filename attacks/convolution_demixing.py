@@ -41,8 +41,9 @@ class ConvolutionDemixing(CertifyingAttack):
     residual p − y of the individual, over B. So
 
     1. alternating projections find masks that fit the column space of G, which zeros at the edges
-       of maps take apart; relaxed reflections find those that are left with z = W a + b, whose
-       space each that is found makes smaller;
+       of maps take apart; its sparse vectors are masks, or what two masks differ by; relaxed
+       reflections find those that are left with z = W a + b, whose space each that is found makes
+       smaller;
     2. with all B·P of them least squares gives every a_ip;
     3. what a shortcut adds to z follows from the gradients of the convolutions beside it;
     4. the positions that share r_i are one individual's; their average is its feature;
@@ -62,7 +63,8 @@ class ConvolutionDemixing(CertifyingAttack):
     title = "Convolution demixing"
     reference = (
         "none for the attack; its search: Elser, Rankenburg, Thibault 2007, Searching with "
-        "iterated maps (PNAS); its fallback: Yang, Wang, Li 2022, Individual Property Inference "
+        "iterated maps (PNAS), and Chartrand, Yin 2008, Iteratively reweighted algorithms for "
+        "compressive sensing (ICASSP); its fallback: Yang, Wang, Li 2022, Individual Property Inference "
         "over Collaborative Learning in Deep Feature Space (ICME)"
     )
     example_setup: ClassVar[Mapping[str, Any]] = {
