@@ -16,6 +16,7 @@ from typing import Any, Self
 from pydantic import TypeAdapter, ValidationError
 
 from leakbench.base.errors import UsageError, nearest
+from leakbench.base.limits import MOST
 from leakbench.base.registry import Registry
 
 
@@ -105,11 +106,20 @@ def build(registry: Registry, name: str, parameters: Mapping[str, Any]) -> Any:
             )
         if isinstance(value, float) and not math.isfinite(value):
             raise UsageError(f"{registry.kind} {name!r}: {parameter} must be finite (got {value})")
+        if isinstance(value, int) and value > MOST and not parameter.endswith(SEED):
+            raise UsageError(
+                f"{registry.kind} {name!r}: {parameter} must be at most {MOST} (got "
+                f"{_shown(value)})"
+            )
     fields = plugin.from_flat(parameters) if issubclass(plugin, FlatParameters) else parameters
     try:
         return _adapter(plugin).validate_python(dict(fields))
     except ValidationError as error:
         raise UsageError(f"{registry.kind} {name!r}: {sentence(error)}") from None
+
+
+SEED = "seed"
+"""The end of names of parameters that are whole numbers, but count nothing."""
 
 
 @cache

@@ -11,12 +11,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from leakbench.base.limits import MOST_EPOCHS
 from leakbench.base.registry import register_defense
 from leakbench.federation.client import Client, Compute, Update
 from leakbench.federation.defense import Defense, Stage
 from leakbench.federation.shared_model import SharedModel
-
-PositiveInt = Annotated[int, Field(gt=0)]
 
 
 @register_defense("local_steps")
@@ -39,8 +38,8 @@ class LocalSteps(Defense):
     stage: ClassVar[Stage] = Stage.STEPS
     example_parameters: ClassVar = {"epochs": 2, "batch": 2}
 
-    epochs: PositiveInt = 1
-    batch: PositiveInt | None = None
+    epochs: Annotated[int, Field(gt=0, le=MOST_EPOCHS)] = 1
+    batch: Annotated[int, Field(gt=0)] | None = None
 
     def protect(self, compute: Compute) -> Compute:
         """Return a computation of several local steps, each by `compute`."""
