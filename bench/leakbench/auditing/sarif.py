@@ -111,7 +111,8 @@ def _leaks(report: ReportContents) -> list[tuple[str, Sequence[str], str, dict[s
             values = {"certified": finding.certified, "individuals": finding.individuals}
             found.append((CERTIFIED_RULE, [finding.attack], text, values))
         elif isinstance(finding, InferredProperty) and finding.shown:
-            advantage = finding.advantage.model_dump(include={"value", "low", "high"})
+            of = finding.advantage
+            advantage = {"value": of.value, "low": of.low, "high": of.high}
             found.append((ADVANTAGE_RULE, [finding.subject], text, {"advantage": advantage}))
     return found
 

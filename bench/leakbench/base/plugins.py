@@ -128,6 +128,29 @@ def _adapter(plugin: type) -> TypeAdapter[Any]:
     return TypeAdapter(plugin)
 
 
+class SharedPlugins:
+    """The plugins of many cells; those with the same name and parameters are built once.
+
+    Building them takes most of the time that large suites take, and folders of many records.
+    """
+
+    def __init__(self) -> None:
+        self._built: dict[tuple[str, str, str], tuple[Any, dict[str, Any]]] = {}
+
+    def get(self, registry: Registry, spec: PluginSpec) -> tuple[Any, dict[str, Any]]:
+        """Return a plugin and all its parameters.
+
+        Raises:
+            UsageError: see `build`.
+        """
+        # As text, in which 1, 1.0 and true differ.
+        place = (registry.kind, spec.name, repr(spec.parameters))
+        if place not in self._built:
+            plugin = spec.build(registry)
+            self._built[place] = plugin, parameters_of(plugin)
+        return self._built[place]
+
+
 def parameter_names(plugin: Any, given: Mapping[str, Any] | None = None) -> list[str]:
     """Return the names of the parameters that a plugin takes, in their order.
 
