@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 
 from leakbench.base.errors import UsageError
@@ -15,7 +16,7 @@ from leakbench.metrics.estimates import Estimate
 from leakbench.metrics.spec import Leaf, leaves
 from leakbench.records.measured import Measured
 from leakbench.records.possible_values import is_within
-from leakbench.records.record import Metrics, Record
+from leakbench.records.record import Cost, Metrics, Record
 from leakbench.records.store import Store, Unusable
 from leakbench.records.verified import Entries, Outcome, Remeasured, entries
 
@@ -140,11 +141,18 @@ def _fault(record: Record, plugins: SharedPlugins) -> str | None:
         ResolvedCell.of(record.cell, plugins)
     except UsageError as error:
         return str(error)
+    if record.cost is not None and not _is_finite(record.cost):
+        return "its cost is not finite"
     if record.metrics is None:
         if record.status == "failed":
             return None
         return f"its status is {record.status!r}, but it has no metrics"
     return _fault_of_metrics(record.metrics, record)
+
+
+def _is_finite(cost: Cost) -> bool:
+    numbers = (cost.seconds, cost.steps, cost.restarts or 0.0, cost.peak_memory_mib)
+    return all(map(isfinite, numbers))
 
 
 def _fault_of_metrics(metrics: Metrics, record: Record) -> str | None:
