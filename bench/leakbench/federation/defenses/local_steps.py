@@ -11,7 +11,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from leakbench.base.limits import MOST_EPOCHS
 from leakbench.base.registry import register_defense
 from leakbench.federation.client import Client, Compute, Update
 from leakbench.federation.defense import Defense, Stage
@@ -38,7 +37,7 @@ class LocalSteps(Defense):
     stage: ClassVar[Stage] = Stage.STEPS
     example_parameters: ClassVar = {"epochs": 2, "batch": 2}
 
-    epochs: Annotated[int, Field(gt=0, le=MOST_EPOCHS)] = 1
+    epochs: Annotated[int, Field(gt=0, le=10_000)] = 1
     batch: Annotated[int, Field(gt=0)] | None = None
 
     def protect(self, compute: Compute) -> Compute:
