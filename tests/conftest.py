@@ -14,6 +14,7 @@ import pytest
 import torch
 from filelock import FileLock
 
+import arrow_threads  # noqa: F401 – before pandas is imported.
 import forking
 import running
 from leakbench.attacks.feature import FeatureReconstruction

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,4 @@ def assert_same_inference(found: Metrics, oracle: Metrics) -> None:
         decided = [each.model_copy(update={"brier_score": None}) for each in (ours, theirs)]
         assert decided[0] == decided[1], name
         assert ours.brier_score is not None and theirs.brier_score is not None
-        assert ours.brier_score.model_dump() == pytest.approx(
-            theirs.brier_score.model_dump(), abs=1e-5
-        )
+        assert asdict(ours.brier_score) == pytest.approx(asdict(theirs.brier_score), abs=1e-5)

@@ -116,7 +116,7 @@ def write_run(out: Path, records: Iterable[Record]) -> Path:
     """Write records as a run does; return the run's folder."""
     store = Store(out / "records")
     for record in records:
-        store.write(record, finished="2026-01-01T00:00:00+00:00")
+        store.write(record.model_copy(update={"finished": "2026-01-01T00:00:00+00:00"}))
     return out
 
 

@@ -56,7 +56,7 @@ def judged(
     base, control = inexact(attacks["mask_demixing"]), attacks["blind"]
     assert control.metrics is not None
     found = control.metrics.properties["bright"]
-    accuracy = found.balanced_accuracy.model_copy(update={"value": blind})
+    accuracy = replace(found.balanced_accuracy, value=blind)
     known = dict.fromkeys(advantages, found.model_copy(update={"balanced_accuracy": accuracy}))
     return verdict_on(
         [

@@ -25,8 +25,7 @@ from leakbench.records.identity import content_key
 from leakbench.records.measured import Measured
 from leakbench.records.store import Store
 from leakbench.reports.rows import LAYOUTS, varying_settings
-from leakbench.reports.settings import settings
-from leakbench.reports.suite_report import reading_aid
+from leakbench.reports.suite_report import SuiteReport, reading_aid
 from leakbench.threat.server import Auxiliary
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -387,4 +386,4 @@ def measured(cell: Cell) -> Measured:
 def test_settings_name_the_limit(small_setup: Setup) -> None:
     content = small_setup.model_dump() | {"attack": "blind", "batch_size": 1}
     cell = Cell.model_validate(content | {"auxiliary_individuals": 50})
-    assert "are in D_aux (at most 50 individuals)" in settings([measured(cell)])
+    assert "are in D_aux (at most 50 individuals)" in SuiteReport([measured(cell)]).settings

@@ -18,8 +18,7 @@ from leakbench.federation.defenses.none import NoDefense
 from leakbench.metrics.estimates import Estimate
 from leakbench.records.measured import Measured
 from leakbench.records.record import DefenseMetrics, Record
-from leakbench.reports.settings import settings
-from leakbench.reports.suite_report import reading_aid
+from leakbench.reports.suite_report import SuiteReport, reading_aid
 from leakbench.reports.tables import table_of
 from records import record_of, suite_entries, table_rows
 
@@ -224,7 +223,7 @@ def test_the_reading_aid_explains_costs_where_there_are_any(suite: str) -> None:
 
 def test_settings_and_failures_name_the_defense(suite: str) -> None:
     cells = suite_entries(suite, only=["defense=none,gaussian"])
-    lines = settings([Measured(p, None) for p in cells]).splitlines()
+    lines = SuiteReport([Measured(p, None) for p in cells]).settings.splitlines()
     assert "- defense: none; gaussian (sigma = 0.01); gaussian (sigma = 0.1)" in lines
     said: list[Any] = [describe(p) for p in cells if p.cell.batch_size == 8]
     assert said[0] == "Proposed, synthetic faces, hat, B = 8"

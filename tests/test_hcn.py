@@ -37,6 +37,7 @@ from leakbench.records.measured import Measured
 from leakbench.records.record import Record
 from leakbench.reports.details import details
 from leakbench.reports.suite_page import Heading, page
+from leakbench.reports.suite_report import SuiteReport
 from leakbench.threat.server import Auxiliary, Server, granted
 
 FORMS = ("parametrised", "regularised", "honest")
@@ -261,7 +262,7 @@ def test_the_record_and_the_report_say_whose_accuracy_it_is(small_setup: Setup) 
     assert set(deployed[0]) == {"gender", "glasses"}
     assert deployed[2] is not None
     assert len(set(deployed[2].values())) == 1
-    report = page(Heading("t", "T", "leakbench run t"), cells)
+    report = page(Heading("t", "T", "leakbench run t"), SuiteReport(cells))
     assert "**HCN, Honest outputs**: another threat model" in report
     assert "- HCN (`hcn`): knows auxiliary, outputs; form = parametrised" in report
     rows = details(cells)

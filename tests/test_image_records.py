@@ -23,6 +23,7 @@ from leakbench.records.measured import Measured
 from leakbench.records.record import Cost, Metrics, Record
 from leakbench.reports.details import details
 from leakbench.reports.suite_page import LPIPS_AID, Heading, page
+from leakbench.reports.suite_report import SuiteReport
 from leakbench.threat.attack import AttackResult
 from leakbench.threat.observation import GroundTruth, Observation
 from leakbench.threat.validation import check_results
@@ -207,7 +208,9 @@ def reported(
         ResolvedCell.of(cell), key="0", group="Table 2", layout="table2", column="Stub"
     )
     cells = [Measured(entry, record)]
-    return details(cells).iloc[0].to_dict(), page(Heading("t", "T", "leakbench run t"), cells)
+    return details(cells).iloc[0].to_dict(), page(
+        Heading("t", "T", "leakbench run t"), SuiteReport(cells)
+    )
 
 
 IMAGES = ("PSNR, dB", "SSIM", "LPIPS", "≥ 20 dB, %")

@@ -8,8 +8,7 @@ from leakbench.reports.remarks import (
     MAIN_TASK_BEHIND_CENTRAL,
     MAIN_TASK_BELOW_MAJORITY,
 )
-from leakbench.reports.settings import settings
-from leakbench.reports.suite_report import main_tables
+from leakbench.reports.suite_report import SuiteReport, main_tables
 from leakbench.reports.tables import table_of
 from publishing import done
 from records import suite_entries
@@ -48,14 +47,17 @@ def test_a_row_says_where_clients_stay_behind_the_centrally_trained_model() -> N
 
 def test_the_settings_say_the_accuracy_of_the_centrally_trained_model_where_there_is_one() -> None:
     beside = "main-task accuracy 70.0 % (centrally trained 76.0 %, most frequent class 50.0 %)"
-    assert beside in settings(trained(0.7, central=0.76))
-    assert "main-task accuracy 70.0 % (most frequent class 50.0 %)" in settings(trained(0.7))
+    assert beside in SuiteReport(trained(0.7, central=0.76)).settings
+    assert (
+        "main-task accuracy 70.0 % (most frequent class 50.0 %)"
+        in SuiteReport(trained(0.7)).settings
+    )
 
 
 def test_the_settings_say_how_clients_train() -> None:
     def said(*changes: str) -> str:
         entry = suite_entries("quick", *changes)[0]
-        return settings([Measured(entry, None)])
+        return SuiteReport([Measured(entry, None)]).settings
 
     assert "rounds of SGD over 8 clients (batch 8, η = 0.1);" in said()
     averaged = said(

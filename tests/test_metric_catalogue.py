@@ -125,14 +125,14 @@ def test_an_earlier_record_is_written_as_it_was(tmp_path: Path) -> None:
     (tmp_path / "earlier" / path.name).write_text(json.dumps(before))
     record = Store(tmp_path / "earlier").read(path.stem)
     assert record is not None
-    Store(tmp_path / "now").write(record, finished=record.finished)
+    Store(tmp_path / "now").write(record)
     assert json.loads((tmp_path / "now" / path.name).read_text()) == before
 
 
 def test_a_later_metric_is_written_read_and_part_of_the_hash(
     tmp_path: Path, old: Record, new: Record
 ) -> None:
-    Store(tmp_path).write(new, finished="2026-01-01T00:00:00+00:00")
+    Store(tmp_path).write(new)
     read = Store(tmp_path).read(new.key)
     assert read is not None and read.metrics == new.metrics
     assert content_hash(new) != content_hash(old)

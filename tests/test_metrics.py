@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
@@ -78,8 +80,8 @@ def test_the_interval_counts_groups_not_individuals() -> None:
     of_group = np.random.default_rng(2).normal(size=100)
     alone = estimate_mean(of_group, [np.arange(100)], seed=0)
     batches = batches_of(100, 8)
-    assert estimate_mean(np.repeat(of_group, 8), [batches], seed=0).model_dump() == pytest.approx(
-        alone.model_dump()
+    assert asdict(estimate_mean(np.repeat(of_group, 8), [batches], seed=0)) == pytest.approx(
+        asdict(alone)
     )
 
 

@@ -20,6 +20,7 @@ from leakbench.reports.publishing import beside_of
 from leakbench.reports.site.figure_gallery import gallery
 from leakbench.reports.suite_page import LIMIT, Heading, figures_of
 from leakbench.reports.suite_page import page as suite_page
+from leakbench.reports.suite_report import SuiteReport
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 
@@ -46,7 +47,7 @@ def test_a_published_table_is_its_records_and_nothing_else(suite: str) -> None:
     reading = (RESULTS / f"{suite}.reading.md").read_text(encoding="utf-8")
     figures = figures_of(RESULTS, suite)
     heading = Heading(suite, content.title, f"leakbench run {suite}", reading, figures)
-    assert page == suite_page(heading, cells)
+    assert page == suite_page(heading, SuiteReport(cells))
     assert len(page.encode()) <= LIMIT
     assert (RESULTS / csv_name(suite)).read_text(encoding="utf-8") == details_csv(cells)
 

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import CodeType
+from typing import Any
 
 import pytest
 
 import leakbench.records.store
 import leakbench.reports.site.folder
 from counting import lines_run, more_than_linear
+from leakbench.base import files as base_files
+from leakbench.base import plugins
+from leakbench.base.long_lived import THRESHOLDS
 from leakbench.base.markdown import markdown_table
 from leakbench.cli.main import app
-from leakbench.reports import leaderboard, publishing
+from leakbench.records.measured import Measured
+from leakbench.reports import leaderboard, publishing, suite_report
+from leakbench.reports.missing import rows_without_data
 from leakbench.reports.site import paged
 from leakbench.reports.site.view import made_unique
+from leakbench.reports.tables import FAILED, UNMEASURED, Table, TableRow
 from leakbench.sweep.shard import Shard
 from many_records import OF_A_SEED, write_many
 from records import suite_entries
@@ -96,6 +104,78 @@ def test_a_record_is_read_once(
     assert len(reads) == OF_A_SEED
     # `report` looks for a first one before its tables.
     assert sum(reads.values()) <= times * OF_A_SEED + 1
+
+
+@pytest.mark.parametrize("command", ["report", "plan", "verify", "publish"])
+def test_plugins_of_many_cells_are_built_once(
+    command: str, folders: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As often for 32 records as for 8, whose attacks and defenses are the same."""
+    build, built = plugins.build, Counter[Path]()
+    for folder in (folders[1], folders[-1]):
+
+        def counted(*given: Any, at: Path = folder) -> Any:
+            built[at] += 1
+            return build(*given)
+
+        monkeypatch.setattr(plugins, "build", counted)
+        monkeypatch.chdir(folder)
+        ran(*COMMANDS[command])
+    few, many = (built[folder] for folder in (folders[1], folders[-1]))
+    assert 0 < many == few
+
+
+def test_a_table_is_computed_once(folders: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though it is on the page and printed, or in the leaderboard and on the site."""
+    computed: list[int] = []
+    table_of = suite_report.table_of
+
+    def noted(cells: Sequence[Measured]) -> Table:
+        computed.append(len(cells))
+        return table_of(cells)
+
+    monkeypatch.setattr(suite_report, "table_of", noted)
+    monkeypatch.chdir(folders[0])
+    for command in ("report", "publish"):
+        computed.clear()
+        ran(*COMMANDS[command])
+        assert computed == [OF_A_SEED]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_living_records_are_not_visited_again_and_again(
+    command: str, folders: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thresholds = set()
+    read = leakbench.records.store.read_regular
+
+    def noted(path: Path) -> bytes:
+        thresholds.add(gc.get_threshold())
+        return read(path)
+
+    monkeypatch.setattr(leakbench.records.store, "read_regular", noted)
+    monkeypatch.setattr(base_files, "read_regular", noted)
+    monkeypatch.chdir(folders[0])
+    before = gc.get_threshold()
+    ran(*COMMANDS[command])
+    assert thresholds == {THRESHOLDS}
+    assert gc.get_threshold() == before
+
+
+def test_rows_without_data_are_named_in_linear_time() -> None:
+    def table(size: int) -> Table:
+        rows = [
+            TableRow(
+                (str(seed), "gender"), {"IG": UNMEASURED if seed % 2 else FAILED}, (), None, ()
+            )
+            for seed in range(size)
+        ]
+        of = {"IG": "IG"}
+        return Table("T", ("seed", "property"), ("IG",), of, {"IG": "attack"}, (), tuple(rows))
+
+    counts = [lines_run(partial(rows_without_data, table(size))) for size in (32, 64, 128)]
+    assert "No data for 16 rows: seed = 1; seed = 3;" in rows_without_data(table(32))
+    assert more_than_linear(counts) == {}
 
 
 def test_counting_tells_quadratic_work_from_linear() -> None:

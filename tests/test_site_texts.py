@@ -10,6 +10,7 @@ from leakbench.reports.site.readings import reading_html
 from leakbench.reports.site.suite_tables import suite_tables
 from leakbench.reports.site.table_rows import rows_html
 from leakbench.reports.site.view import Column, RowView, TableView, ValueView
+from leakbench.reports.suite_report import SuiteReport
 from records import measured, suite_entries
 
 READING = """## Reading
@@ -43,7 +44,7 @@ def test_a_column_that_is_the_same_in_all_rows_is_named_below(tmp_path: Path) ->
     path = tmp_path / "small.toml"
     path.write_text(SUITE)
     cells = [Measured(entry, measured(entry)) for entry in suite_entries(str(path))]
-    first, *_ = suite_tables("small", cells)
+    first, *_ = suite_tables("small", SuiteReport(cells))
     headings = [column.heading for column in first.columns]
     assert "main task" not in headings and "property" in headings
     assert first.notes[0].startswith("The same in all rows: ")

@@ -24,8 +24,8 @@ from leakbench.reports.details import (
     details,
     details_csv,
 )
-from leakbench.reports.leaderboard import main_tables
 from leakbench.reports.suite_page import LIMIT, Heading, page
+from leakbench.reports.suite_report import SuiteReport, main_tables
 from publishing import defended_suite, done, failed, write_run
 from records import suite_entries
 
@@ -44,7 +44,7 @@ def headings_of(text: str) -> list[str]:
 
 
 def test_the_reading_comes_first_and_settings_are_folded(cells: list[Measured]) -> None:
-    text = page(HEADING, cells)
+    text = page(HEADING, SuiteReport(cells))
     assert headings_of(text) == [
         *("# T", "## Reading", "## By defense", "## How to read", "## All metrics"),
     ]
@@ -66,7 +66,7 @@ def test_figures_follow_the_tables_if_the_reading_does_not_show_them(
     found = suite_page.figures_of(tmp_path, "t")
     assert list(found) == ["t-budget.png", "t-phase-1.png"]
     reading = "## Reading\n\n![phases](figures/t-phase-1.svg)"
-    text = page(replace(HEADING, reading=reading, figures=found), cells)
+    text = page(replace(HEADING, reading=reading, figures=found), SuiteReport(cells))
     assert re.findall(r"\]\((figures/.+?)\)", text) == [
         "figures/t-phase-1.svg",
         "figures/t-budget.png",
@@ -82,12 +82,12 @@ def test_a_page_is_cut_where_it_would_be_longer_and_names_what_it_leaves_out(
         for number in range(4)
         for m in cells
     ]
-    whole = page(HEADING, groups)
+    whole = page(HEADING, SuiteReport(groups))
     length = len(whole.encode())
 
     def cut_to(limit: int) -> str:
         monkeypatch.setattr(suite_page, "LIMIT", limit)
-        text = page(HEADING, groups)
+        text = page(HEADING, SuiteReport(groups))
         assert len(text.encode()) <= limit
         return text
 
@@ -114,7 +114,7 @@ def test_thousands_of_failures_do_not_fill_the_page(cells: list[Measured]) -> No
         Measured(replace(m.entry, key=f"{number:024}"), broken)
         for number, m in enumerate(cells * 50)
     ]
-    text = page(HEADING, many)
+    text = page(HEADING, SuiteReport(many))
     assert len(text.encode()) <= LIMIT
     assert f"{len(many) - 20} more cells failed." in text
 

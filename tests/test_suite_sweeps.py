@@ -13,7 +13,7 @@ from leakbench.experiments.descriptions import describe
 from leakbench.experiments.expansion import expand
 from leakbench.experiments.suite import Suite, load_suite
 from leakbench.records.measured import Measured
-from leakbench.reports.settings import settings
+from leakbench.reports.suite_report import SuiteReport
 from leakbench.reports.tables import table_of
 from suite_files import BUDGET_GROUP, SECOND_GROUP, SMALL, cells, of_group, parameters
 
@@ -118,7 +118,7 @@ def test_a_table_has_a_leading_column_for_a_swept_parameter(write: Any, layout: 
 def test_the_settings_tell_what_was_swept_and_what_a_group_changed(write: Any) -> None:
     text = SMALL + BUDGET_GROUP + "[group.attack.feature]\n[group.attack.prior]"
     found = expand(*load_suite(write(text)))
-    lines = settings([Measured(p, None) for p in found]).splitlines()
+    lines = SuiteReport([Measured(p, None) for p in found]).settings.splitlines()
     proposed = [line for line in lines if line.startswith("- Proposed")]
     assert len(proposed) == 2
     assert "in “By batch size”: knows –; budget = 7, " in proposed[0]

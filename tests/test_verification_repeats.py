@@ -7,6 +7,8 @@ which is more than rounding does.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -57,12 +59,8 @@ class Cell:
 
 def shifted(estimate: Estimate, by: float) -> Estimate:
     assert estimate.value is not None and estimate.low is not None and estimate.high is not None
-    return estimate.model_copy(
-        update={
-            "value": estimate.value + by,
-            "low": estimate.low + by,
-            "high": estimate.high + by,
-        }
+    return replace(
+        estimate, value=estimate.value + by, low=estimate.low + by, high=estimate.high + by
     )
 
 
@@ -103,7 +101,7 @@ def test_claimed_components_let_nothing_through(claimed: float) -> None:
     cell = CELLS["trainings"]
     ours = cell.measured()
     components = Components(victims=claimed, seeds=claimed, trainings=claimed)
-    theirs = shifted(ours, 0.2).model_copy(update={"components": components})
+    theirs = replace(shifted(ours, 0.2), components=components)
     assert contradiction(theirs, ours, cell.sampling, ALL)
 
 
@@ -114,9 +112,7 @@ def test_a_narrow_interval_is_found(kind: str) -> None:
     ours = cell.measured()
     assert ours.value is not None and ours.components is not None
     components = ours.components.model_copy(update={"victims": ours.components.victims / 12})
-    theirs = ours.model_copy(
-        update={"low": ours.value - 0.002, "high": ours.value + 0.002, "components": components}
-    )
+    theirs = replace(ours, low=ours.value - 0.002, high=ours.value + 0.002, components=components)
     assert contradiction(theirs, ours, cell.sampling, ALL) == "the intervals differ in width", ours
 
 

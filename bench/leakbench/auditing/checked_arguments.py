@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 from leakbench.auditing.labelled_images import LabelledImages
 from leakbench.auditing.training import FederatedTraining
 from leakbench.base.errors import UsageError
+from leakbench.base.limits import MOST, MOST_PIXELS
 
 ABSENT = type(None)
 
@@ -39,7 +40,7 @@ EXPECTED: Mapping[str, tuple[tuple[Any, ...], str]] = {
         (FederatedTraining, Callable, ABSENT),
         "FederatedTraining, or a function that trains",
     ),
-    "budget": ((int,), "a whole number of gradient evaluations above 0"),
+    "budget": ((int,), f"a whole number of gradient evaluations above 0, {MOST} at most"),
     "hardest": ((int,), "a whole number of individuals to report apart, or 0"),
     "time_limit": ((int, float, ABSENT), "minutes above 0, or None"),
     "image_size": ((int, ABSENT), "a whole number of pixels, or None"),
@@ -54,9 +55,6 @@ EXPECTED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "pixel_deviation": ((Sequence,), "a list of one number for all channels, or one for each"),
 }
 """Argument → the types that it may have, and what to give, in words."""
-
-MOST_PIXELS = 8192
-"""To which a side of images is resized, at most."""
 
 LISTS = ("properties", "attacks", "defenses", "label_names")
 """Of a text in place of a list the letters would be taken one by one."""
@@ -80,7 +78,7 @@ def check_arguments(**given: Any) -> None:
         if isinstance(value, nn.Module) and name == "split":
             raise UsageError(f"split is a {type(value).__name__}; give {instead}")
         raise UsageError(f"{name} is of type {type(value).__name__}; give {instead}")
-    if given["budget"] < 1:
+    if not 0 < given["budget"] <= MOST:
         raise UsageError(f"budget is {given['budget']}; give {EXPECTED['budget'][1]}")
     if given["split"] == "":
         raise UsageError(f"split is empty; give {EXPECTED['split'][1]}")

@@ -131,7 +131,8 @@ def _leaks(report: ReportContents) -> list[tuple[str, Sequence[str], str, dict[s
             share = finding.share.model_dump(include={"value", "low", "high"})
             found.append((EXACT_RULE, [finding.attack], text, {"share": share}))
         elif isinstance(finding, InferredProperty) and finding.shown:
-            advantage = finding.advantage.model_dump(include={"value", "low", "high"})
+            of = finding.advantage
+            advantage = {"value": of.value, "low": of.low, "high": of.high}
             found.append((ADVANTAGE_RULE, [finding.subject], text, {"advantage": advantage}))
     return found
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from leakbench.auditing.labelled_images import kind_of
 from leakbench.auditing.model_splitting import SplitModel
 from leakbench.base.errors import UsageError
+from leakbench.base.limits import MOST
 from leakbench.base.seeds import generator_for, seed_for
 from leakbench.federation.client import gradient
 from leakbench.federation.defense import Defense
@@ -58,9 +59,12 @@ class FederatedTraining:
         """Return the training of a model of this architecture.
 
         Raises:
-            UsageError: the data are no images, a layer cannot be initialised, a label is no class
-                of the model, or there are fewer images than clients.
+            UsageError: the number of rounds is none that can be trained, the data are no images, a
+                layer cannot be initialised, a label is no class of the model, or there are fewer
+                images than clients.
         """
+        if not 0 < self.rounds <= MOST:
+            raise UsageError(f"rounds is {self.rounds}; give a number from 1 to {MOST}")
         if len(self.images) < self.clients:
             raise UsageError(
                 f"{len(self.images)} training images are too few for {self.clients} clients"

@@ -17,12 +17,17 @@ from leakbench.auditing.model_loading import Model, load_tensors
 from leakbench.auditing.model_splitting import SplitModel
 from leakbench.auditing.tensor_names import named_tensors
 from leakbench.base.errors import UsageError
+from leakbench.base.limits import MOST
 from leakbench.base.plugins import PluginSpec, sentence
 from leakbench.federation.client import Update
 
 UpdateKind = Literal["gradient", "difference", "weights"]
 """What an update's tensors are: the gradient of the mean loss; the difference of the client's
 weights, after training less before; or its weights after training."""
+
+
+MOST_STEPS = 10**5
+"""Local steps that an audit takes again; from more nobody could follow an update back."""
 
 
 class UpdateFormat(BaseModel):
@@ -41,10 +46,10 @@ class UpdateFormat(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: UpdateKind = "gradient"
-    batch_size: int | None = Field(default=None, gt=0)
+    batch_size: int | None = Field(default=None, gt=0, le=MOST)
     learning_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    local_steps: int = Field(default=1, gt=0)
-    local_batch: int | None = Field(default=None, gt=0)
+    local_steps: int = Field(default=1, gt=0, le=MOST_STEPS)
+    local_batch: int | None = Field(default=None, gt=0, le=MOST)
     weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
 
 

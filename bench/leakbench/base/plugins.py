@@ -16,6 +16,7 @@ from typing import Any, Self
 from pydantic import TypeAdapter, ValidationError
 
 from leakbench.base.errors import UsageError, nearest
+from leakbench.base.limits import MOST
 from leakbench.base.registry import Registry
 
 
@@ -105,6 +106,11 @@ def build(registry: Registry, name: str, parameters: Mapping[str, Any]) -> Any:
             )
         if isinstance(value, float) and not math.isfinite(value):
             raise UsageError(f"{registry.kind} {name!r}: {parameter} must be finite (got {value})")
+        if isinstance(value, int) and value > MOST and not parameter.endswith(SEED):
+            raise UsageError(
+                f"{registry.kind} {name!r}: {parameter} must be at most {MOST} (got "
+                f"{_shown(value)})"
+            )
     fields = plugin.from_flat(parameters) if issubclass(plugin, FlatParameters) else parameters
     try:
         return _adapter(plugin).validate_python(dict(fields))
@@ -112,10 +118,37 @@ def build(registry: Registry, name: str, parameters: Mapping[str, Any]) -> Any:
         raise UsageError(f"{registry.kind} {name!r}: {sentence(error)}") from None
 
 
+SEED = "seed"
+"""The end of names of parameters that are whole numbers, but count nothing."""
+
+
 @cache
 def _adapter(plugin: type) -> TypeAdapter[Any]:
     """Return what validates a plugin's parameters; making it takes longer than building many."""
     return TypeAdapter(plugin)
+
+
+class SharedPlugins:
+    """The plugins of many cells; those with the same name and parameters are built once.
+
+    Building them takes most of the time that large suites take, and folders of many records.
+    """
+
+    def __init__(self) -> None:
+        self._built: dict[tuple[str, str, str], tuple[Any, dict[str, Any]]] = {}
+
+    def get(self, registry: Registry, spec: PluginSpec) -> tuple[Any, dict[str, Any]]:
+        """Return a plugin and all its parameters.
+
+        Raises:
+            UsageError: see `build`.
+        """
+        # As text, in which 1, 1.0 and true differ.
+        place = (registry.kind, spec.name, repr(spec.parameters))
+        if place not in self._built:
+            plugin = spec.build(registry)
+            self._built[place] = plugin, parameters_of(plugin)
+        return self._built[place]
 
 
 def parameter_names(plugin: Any, given: Mapping[str, Any] | None = None) -> list[str]:

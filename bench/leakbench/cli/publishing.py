@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from leakbench.base.errors import UsageError
+from leakbench.base.long_lived import collecting_seldom
 from leakbench.cli.loading import loading
 from leakbench.cli.options import (
     DEFAULT_OUT,
@@ -90,15 +91,16 @@ def publish(
     with loading():
         from leakbench.reports.publishing import publish as write
 
-    done = write(
-        out,
-        site,
-        suites or [],
-        reconstructions,
-        trust_verified,
-        changes=settings or [],
-        submissions=submissions or [],
-    )
+    with collecting_seldom():
+        done = write(
+            out,
+            site,
+            suites or [],
+            reconstructions,
+            trust_verified,
+            changes=settings or [],
+            submissions=submissions or [],
+        )
     for sentence in done.left_out:
         typer.echo(sentence, err=True)
     typer.echo(f"The leaderboard is in {done.leaderboard}, the site in {done.site}.")

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from leakbench.base.choices import Compiling, DeviceName, ExecutorName
+from leakbench.base.long_lived import collecting_seldom
 from leakbench.cli.loading import loading
 from leakbench.cli.options import (
     DEFAULT_OUT,
@@ -57,7 +58,8 @@ def plan(
         shard=shard,
         redo=redo,
     )
-    plan_suite(suite, settings or [], only or [], options)
+    with collecting_seldom():
+        plan_suite(suite, settings or [], only or [], options)
 
 
 def run(
@@ -145,7 +147,8 @@ def report(
     with loading():
         from leakbench.sweep.suite_tables import report_suite
 
-    report_suite(suite, settings or [], only or [], out, trust_verified)
+    with collecting_seldom():
+        report_suite(suite, settings or [], only or [], out, trust_verified)
 
 
 def merge(
@@ -158,7 +161,8 @@ def merge(
     with loading():
         from leakbench.records.merge import merge as unite
 
-    done = unite(folders, out)
+    with collecting_seldom():
+        done = unite(folders, out)
     for path, why in done.left_out.items():
         typer.echo(f"not merged: {path}: {why}", err=True)
     if done.foreign:
@@ -215,7 +219,8 @@ def verify(
         from leakbench.verification.verify import verify as check_records
 
     try:
-        found = check_records(folder, data_root, sample, seed, device, rule, keep)
+        with collecting_seldom():
+            found = check_records(folder, data_root, sample, seed, device, rule, keep)
     except KeyboardInterrupt:
         typer.echo("leakbench: interrupted; what was measured again is in verified.json", err=True)
         raise typer.Exit(130) from None
@@ -235,4 +240,5 @@ def results(
     with loading():
         from leakbench.records.data_frame import write_results
 
-    typer.echo(f"Wrote {write_results(out, path)} rows to {path}.")
+    with collecting_seldom():
+        typer.echo(f"Wrote {write_results(out, path)} rows to {path}.")

@@ -14,12 +14,12 @@ from leakbench.base.choices import (
     Precision,
     PropertyModelKind,
 )
+from leakbench.base.limits import MOST, MOST_EPOCHS, MOST_PIXELS
 from leakbench.base.plugins import PluginSpec
 from leakbench.base.seeds import digest, seed_for
 
-PositiveInt = Annotated[int, Field(gt=0)]
-People = Annotated[int, Field(gt=0, le=10**7)]
-"""A number of individuals or clients; no data set has more."""
+People = Annotated[int, Field(gt=0, le=MOST)]
+"""A number of individuals or clients."""
 Repeats = Annotated[int, Field(gt=0, le=10**4)]
 """A number of trainings or attack seeds; each is listed when a suite is read."""
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -66,7 +66,7 @@ class Setup(BaseModel):
 
     dataset: str
     dataset_parameters: dict[str, Any] = {}
-    image_size: PositiveInt = 64
+    image_size: Annotated[int, Field(gt=0, le=MOST_PIXELS)] = 64
     properties: tuple[str, ...] = Field(min_length=1)
     main_task: str
     model: str = "small_cnn"
@@ -79,9 +79,9 @@ class Setup(BaseModel):
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     schedule: LearningRateSchedule = "constant"
     augmentation: Augmentation = "none"
-    local_epochs: Annotated[int, Field(ge=0)] = 0
+    local_epochs: Annotated[int, Field(ge=0, le=MOST_EPOCHS)] = 0
     local_batch: People | None = None
-    rounds: Annotated[int, Field(ge=0)] = 1000
+    rounds: Annotated[int, Field(ge=0, le=MOST)] = 1000
     auxiliary_share: Share = 0.45
     victim_share: Share = 0.15
     auxiliary_dataset: str = ""

@@ -47,7 +47,10 @@ def text_of(value: object) -> str:
         return ", ".join(
             f"{k} = {weights_text(v) if isinstance(v, str) else v}" for k, v in value.items()
         )
-    return weights_text(value) if isinstance(value, str) else json.dumps(value)
+    if isinstance(value, str):
+        return weights_text(value)
+    # As JSON has it; tables of thousands of cells ask for it again and again.
+    return str(value) if type(value) is int else json.dumps(value)
 
 
 def training_text(setup: Setup) -> str:

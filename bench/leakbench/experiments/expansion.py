@@ -13,8 +13,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from leakbench.base.errors import UsageError, nearest
-from leakbench.base.plugins import PluginSpec, parameter_names, parameters_of, sentence
-from leakbench.base.registry import ATTACKS, Registry
+from leakbench.base.plugins import PluginSpec, SharedPlugins, parameter_names, sentence
+from leakbench.base.registry import ATTACKS
 from leakbench.experiments.cell import Cell
 from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.experiments.suite import (
@@ -28,7 +28,7 @@ from leakbench.experiments.suite import (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SuiteEntry:
     """A cell of a suite and its place in the tables: its group and its column.
 
@@ -67,7 +67,7 @@ def expand(name: str, suite: Suite, only: Iterable[str] = ()) -> list[SuiteEntry
             cell is left.
     """
     filters = [_filter(text) for text in only]
-    plugins = _Plugins()
+    plugins = SharedPlugins()
     headings = {c: e.title or ATTACKS.get(e.attack or c).title for c, e in suite.attack.items()}
     headings = _told_apart(headings, suite.attack)
     entries = []
@@ -175,36 +175,13 @@ def _taken_apart(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     return apart
 
 
-class _Plugins:
-    """The plugins of a suite; cells with the same name and parameters share one.
-
-    Building them takes most of the time that large suites take.
-    """
-
-    def __init__(self) -> None:
-        self._built: dict[tuple[str, str, str], tuple[Any, dict[str, Any]]] = {}
-
-    def get(self, registry: Registry, spec: PluginSpec) -> tuple[Any, dict[str, Any]]:
-        """Return a plugin and all its parameters.
-
-        Raises:
-            UsageError: see `build`.
-        """
-        # As text, in which 1, 1.0 and true differ.
-        place = (registry.kind, spec.name, repr(spec.parameters))
-        if place not in self._built:
-            plugin = spec.build(registry)
-            self._built[place] = plugin, parameters_of(plugin)
-        return self._built[place]
-
-
 def _cell(
     name: str,
     fields: dict[str, Any],
     column: str,
     chosen: Column,
     swept: Mapping[str, Any],
-    plugins: _Plugins,
+    plugins: SharedPlugins,
 ) -> ResolvedCell:
     plugin = chosen.attack or column
     parameters = {**_preset(name, column, chosen), **chosen.parameters}

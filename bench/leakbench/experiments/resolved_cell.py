@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Self
 
 from leakbench.base.errors import UsageError
+from leakbench.base.plugins import SharedPlugins
 from leakbench.base.registry import ATTACKS, DEFENSES
 from leakbench.experiments.cell import Cell, Setup, consecutive_trainings
 from leakbench.federation.defense import Defense
 from leakbench.federation.protocol import under_protocol
 from leakbench.threat.attack import Attack, check_batch_size, check_grant, knowledge_used
 from leakbench.threat.knowledge import Knowledge
+
+_granted = lru_cache(maxsize=256)(Knowledge.parse)
+"""Of names: the cells of a suite share theirs."""
 
 
 @dataclass(frozen=True)
@@ -29,16 +33,20 @@ class ResolvedCell:
     defense: Defense
 
     @classmethod
-    def of(cls, cell: Cell) -> Self:
+    def of(cls, cell: Cell, plugins: SharedPlugins | None = None) -> Self:
         """Return a cell with its plugins.
+
+        Args:
+            plugins: of other cells, which this one shares; None builds its own.
 
         Raises:
             UsageError: a plugin is unknown, a parameter does not fit, or the defense takes local
                 steps in a setup whose clients take them already.
         """
-        resolved = cls(
-            cell, cell.spec("attack").build(ATTACKS), cell.spec("defense").build(DEFENSES)
-        )
+        shared = SharedPlugins() if plugins is None else plugins
+        attack, _ = shared.get(ATTACKS, cell.spec("attack"))
+        defense, _ = shared.get(DEFENSES, cell.spec("defense"))
+        resolved = cls(cell, attack, defense)
         # A defense that takes local steps itself is refused now, not when the cell is measured.
         under_protocol(resolved.protocol, resolved.defense)
         return resolved
@@ -63,7 +71,7 @@ class ResolvedCell:
     @cached_property
     def knowledge(self) -> Knowledge:
         """What the attack gets to know; see `knowledge_used`."""
-        return knowledge_used(self.attack, Knowledge.parse(self.cell.grant))
+        return knowledge_used(self.attack, _granted(self.cell.grant))
 
     @property
     def individuals_in_update(self) -> int:
@@ -110,7 +118,7 @@ class ResolvedCell:
                 batches of this size, or the individuals do not make whole batches, or they make
                 one batch where it needs candidates of others.
         """
-        check_grant(self.attack, Knowledge.parse(self.cell.grant))
+        check_grant(self.attack, _granted(self.cell.grant))
         check_batch_size(self.attack, self.individuals_in_update)
         if self.cell.individuals % self.individuals_in_update:
             raise UsageError(

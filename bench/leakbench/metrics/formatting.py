@@ -13,7 +13,7 @@ UNDEFINED = "undefined"
 """Printed for an estimate that is not defined, such as an AUC where a class is absent."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FormattedNumber:
     """A number as it is printed.
 

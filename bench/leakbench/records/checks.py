@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
 from leakbench.base.errors import UsageError
 from leakbench.base.files import read_json
-from leakbench.base.plugins import PluginSpec, parameters_of, sentence
+from leakbench.base.plugins import PluginSpec, SharedPlugins, sentence
 from leakbench.base.registry import ATTACKS, DATASETS, DEFENSES, MODELS, Registry
 from leakbench.experiments.cell import SCHEMA, SCHEMAS, Cell
 from leakbench.experiments.resolved_cell import ResolvedCell
@@ -53,11 +52,12 @@ def read_strictly(path: Path) -> Record:
         raise UsageError(f"is no record ({sentence(error)})") from None
 
 
-def faults(record: Record, name: str) -> Iterator[str]:
+def faults(record: Record, name: str, plugins: SharedPlugins | None = None) -> Iterator[str]:
     """Yield what is wrong with a record, a phrase each.
 
     Args:
         name: of its file, without the ending.
+        plugins: of other records, which this one shares; None builds its own.
     """
     if record.key != name:
         yield f"has the key {record.key}, which is not its name; rename it"
@@ -76,8 +76,9 @@ def faults(record: Record, name: str) -> Iterator[str]:
         yield f"has status {record.status!r} and no metrics"
         return
     try:
-        yield from _unfitting(record, buildable(record.cell))
-        numbers = list(impossible_values(record))
+        resolved = buildable(record.cell, plugins)
+        yield from _unfitting(record, resolved)
+        numbers = list(impossible_values(record, resolved))
     except UsageError as error:
         # Without its plugins neither its key nor its knowledge can be checked.
         yield f"cannot be measured here: {error}"
@@ -91,8 +92,11 @@ def faults(record: Record, name: str) -> Iterator[str]:
     yield from _undated(record)
 
 
-def buildable(cell: Cell) -> ResolvedCell:
+def buildable(cell: Cell, plugins: SharedPlugins | None = None) -> ResolvedCell:
     """Return the cell with its plugins.
+
+    Args:
+        plugins: see `faults`.
 
     Raises:
         UsageError: one of its plugins is unknown, lacks a parameter, or is not granted the
@@ -101,25 +105,26 @@ def buildable(cell: Cell) -> ResolvedCell:
     if takes_weights(MODELS.get(cell.model)):
         # Before the model is built, which would read a file that a stranger names.
         check_name(cell.model_parameters.get("weights", NONE), cell.model)
-    for registry, field in ((DATASETS, "dataset"), (MODELS, "model")):
-        _check_complete(registry, cell.spec(field), cell.spec(field).build(registry))
+    shared = SharedPlugins() if plugins is None else plugins
+    _check_complete(DATASETS, cell.spec("dataset"), shared)
+    _check_complete(MODELS, cell.spec("model"), shared)
     if cell.auxiliary_dataset:
-        auxiliary = cell.spec("auxiliary_dataset")
-        _check_complete(DATASETS, auxiliary, auxiliary.build(DATASETS))
-    resolved = ResolvedCell.of(cell)
-    _check_complete(DEFENSES, cell.spec("defense"), resolved.defense)
-    _check_complete(ATTACKS, cell.spec("attack"), resolved.attack)
+        _check_complete(DATASETS, cell.spec("auxiliary_dataset"), shared)
+    resolved = ResolvedCell.of(cell, shared)
+    _check_complete(DEFENSES, cell.spec("defense"), shared)
+    _check_complete(ATTACKS, cell.spec("attack"), shared)
     resolved.check()
     return resolved
 
 
-def _check_complete(registry: Registry, spec: PluginSpec, plugin: Any) -> None:
+def _check_complete(registry: Registry, spec: PluginSpec, plugins: SharedPlugins) -> None:
     """Refuse a plugin of which a parameter is missing: no suite would give the cell such a key.
 
     Raises:
-        UsageError: names the missing parameters.
+        UsageError: names the missing parameters, or the plugin that cannot be built.
     """
-    missing = [each for each in parameters_of(plugin) if each not in spec.parameters]
+    _, parameters = plugins.get(registry, spec)
+    missing = [each for each in parameters if each not in spec.parameters]
     if missing:
         raise UsageError(f"{registry.kind} {spec.name!r} lacks the parameter {', '.join(missing)}")
 

@@ -79,24 +79,25 @@ FORMULA = tuple("=+-@")
 
 
 def without_formulas(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a frame with `'` before every text, and heading, that would be a formula.
-
-    Carriage returns become line feeds.
-    """
-
-    def as_text(value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        # A carriage return would end the row, since the writer quotes line feeds only.
-        one = value.replace("\r\n", "\n").replace("\r", "\n")
-        return f"'{one}" if one.lstrip().startswith(FORMULA) else one
-
+    """Return a frame with its texts, and headings, as `without_formula` has them."""
     made = frame.copy()
     for name in frame.select_dtypes(exclude="number"):
         # With the column's type, since a new one would make integers with gaps floating point.
-        texts = [as_text(value) for value in frame[name]]
+        texts = [without_formula(value) for value in frame[name]]
         made[name] = pd.Series(texts, index=frame.index, dtype=frame[name].dtype)
-    return made.rename(columns=as_text)
+    return made.rename(columns=without_formula)
+
+
+def without_formula(value: Any) -> Any:
+    """Return a value for a CSV file, a text that would be a formula with `'` before it.
+
+    Carriage returns become line feeds.
+    """
+    if not isinstance(value, str):
+        return value
+    # A carriage return would end the row, since the writer quotes line feeds only.
+    one = value.replace("\r\n", "\n").replace("\r", "\n")
+    return f"'{one}" if one.lstrip().startswith(FORMULA) else one
 
 
 def _of_record(record: Record) -> dict[str, Any]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 
 from leakbench.base.errors import UsageError
+from leakbench.base.plugins import SharedPlugins
 from leakbench.experiments.expansion import SuiteEntry
 from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.metrics.catalogue import spec_of
@@ -14,7 +16,7 @@ from leakbench.metrics.estimates import Estimate
 from leakbench.metrics.spec import Leaf, leaves
 from leakbench.records.measured import Measured
 from leakbench.records.possible_values import is_within
-from leakbench.records.record import Metrics, Record
+from leakbench.records.record import Cost, Metrics, Record
 from leakbench.records.store import Store, Unusable
 from leakbench.records.verified import Entries, Outcome, Remeasured, entries
 
@@ -69,11 +71,12 @@ def read_records(out: Path, trust_verified: bool = False) -> RecordFolder:
     store = Store(folder)
     records: dict[str, Record] = {}
     left_out: dict[str, str] = {}
+    plugins = SharedPlugins()
     for path in sorted(folder.glob("*.json")):
         record = store.examine(path.stem)
         fault = record.why if isinstance(record, Unusable) else None
         if isinstance(record, Record):
-            fault = _fault(record)
+            fault = _fault(record, plugins)
             if fault is None:
                 records[record.key] = record
         if fault is not None:
@@ -105,9 +108,10 @@ def read_cells(
     store = Store(out / "records")
     records: dict[str, Record] = {}
     left_out: dict[str, str] = {}
+    plugins = SharedPlugins()
     for key, cell in {entry.key: entry.cell for entry in suite}.items():
         found = store.examine(key)
-        if isinstance(found, Record) and (fault := _fault(found)):
+        if isinstance(found, Record) and (fault := _fault(found, plugins)):
             found = Unusable(fault, "")
         if isinstance(found, Record):
             # One cell in memory, not two equal ones.
@@ -131,17 +135,24 @@ def _of_records(
     return own, foreign
 
 
-def _fault(record: Record) -> str | None:
+def _fault(record: Record, plugins: SharedPlugins) -> str | None:
     """Return why a record cannot be shown; None if it can."""
     try:
-        ResolvedCell.of(record.cell)
+        ResolvedCell.of(record.cell, plugins)
     except UsageError as error:
         return str(error)
+    if record.cost is not None and not _is_finite(record.cost):
+        return "its cost is not finite"
     if record.metrics is None:
         if record.status == "failed":
             return None
         return f"its status is {record.status!r}, but it has no metrics"
     return _fault_of_metrics(record.metrics, record)
+
+
+def _is_finite(cost: Cost) -> bool:
+    numbers = (cost.seconds, cost.steps, cost.restarts or 0.0, cost.peak_memory_mib)
+    return all(map(isfinite, numbers))
 
 
 def _fault_of_metrics(metrics: Metrics, record: Record) -> str | None:
@@ -164,17 +175,18 @@ def _is_possible(leaf: Leaf) -> bool:
 
     An estimate may have no interval.
     """
-    value, spec = leaf.value, spec_of(leaf.path)
+    spec = spec_of(leaf.path)
     if spec is None:
         return True
-    if not isinstance(value, Estimate):
-        return is_within(value, spec)
-    if value.low is None and value.high is None:
-        return value.value is None or is_within(value.value, spec)
-    if value.low is None or value.value is None or value.high is None:
+    if not isinstance(leaf.value, Estimate):
+        return is_within(leaf.value, spec)
+    low, value, high = leaf.value.low, leaf.value.value, leaf.value.high
+    if low is None and high is None:
+        return value is None or is_within(value, spec)
+    if low is None or value is None or high is None:
         return False
-    inside = all(is_within(number, spec) for number in (value.low, value.value, value.high))
-    return inside and value.low <= value.high
+    inside = is_within(low, spec) and is_within(value, spec) and is_within(high, spec)
+    return inside and low <= high
 
 
 def _text(value: Estimate | float) -> str:

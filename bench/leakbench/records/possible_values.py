@@ -17,10 +17,14 @@ ROUNDING = 1e-5
 """Of float32 means, relative."""
 
 
-def impossible_values(record: Record) -> Iterator[str]:
-    """Yield what cannot be in a record's metrics and cost, a phrase each."""
+def impossible_values(record: Record, resolved: ResolvedCell | None = None) -> Iterator[str]:
+    """Yield what cannot be in a record's metrics and cost, a phrase each.
+
+    Args:
+        resolved: its cell with its plugins, which are built if None.
+    """
     assert record.metrics is not None
-    resolved = ResolvedCell.of(record.cell)
+    resolved = ResolvedCell.of(record.cell) if resolved is None else resolved
     runs = record.metrics.runs or 1
     counted = {
         "individuals": record.cell.individuals * runs,

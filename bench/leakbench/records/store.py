@@ -62,9 +62,13 @@ class Store:
         Raises:
             UsageError: the folder is none, or its name is one that no folder can have.
         """
+        content = self.content(key)
+        return examined(content, key) if isinstance(content, bytes) else content
+
+    def content(self, key: str) -> bytes | Unusable | None:
+        """Return what the file of a record holds, whatever it is; see `examine`."""
         try:
-            record = Record.model_validate_json(read_regular(self.path(key)))
-            why = misnamed(record, key)
+            return read_regular(self.path(key))
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -74,10 +78,9 @@ class Store:
                     f"that a run had as --out"
                 ) from None
             return Unusable(f"it cannot be read: {error.strerror}", ".unreadable")
-        except (ValidationError, ValueError, RecursionError):
-            # Also integers of thousands of digits, and values nested too deeply to be hashed.
-            return Unusable("it holds no record that can be read", ".unreadable")
-        return Unusable(why, ".misnamed") if why else record
+        except ValueError:
+            # Of a key with NUL in it.
+            return NO_RECORD
 
     def read(self, key: str) -> Record | None:
         """Return the record with this key; None if it is missing or cannot be used."""
@@ -124,17 +127,32 @@ class Store:
         found = self.examine(key)
         return quarantine(self.path(key), found.ending) if isinstance(found, Unusable) else None
 
-    def write(self, record: Record, finished: str | None = None) -> None:
-        """Write a record, replacing any other with its key.
+    def copy(self, key: str, content: bytes) -> None:
+        """Write the content of a record's file, which `examined` has accepted, as it is."""
+        with replacing(self.path(key)) as temporary:
+            temporary.write_bytes(content)
 
-        Args:
-            finished: when it was measured; now if None.
-        """
+    def write(self, record: Record) -> None:
+        """Write a record, replacing any other with its key; one without a time was measured now."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        stamped = record.model_copy(update={"finished": finished or now})
+        stamped = record.model_copy(update={"finished": record.finished or now})
         text = json.dumps(stamped.model_dump(mode="json"), indent=1, ensure_ascii=False)
         with replacing(self.path(record.key)) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
+
+
+NO_RECORD = Unusable("it holds no record that can be read", ".unreadable")
+
+
+def examined(content: bytes, key: str) -> Record | Unusable:
+    """Return the record with this key that a file holds, or why it holds none."""
+    try:
+        record = Record.model_validate_json(content)
+        why = misnamed(record, key)
+    except (ValidationError, ValueError, RecursionError):
+        # Also integers of thousands of digits, and values nested too deeply to be hashed.
+        return NO_RECORD
+    return Unusable(why, ".misnamed") if why else record
 
 
 def no_record(store: Store, name: str, suite_name: str) -> UsageError:

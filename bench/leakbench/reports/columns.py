@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.metrics.catalogue import CELL_METRICS, PROPERTY_METRICS
 from leakbench.metrics.formatting import MISSING
 from leakbench.metrics.spec import MetricSpec
+from leakbench.records.measured import Measured
 from leakbench.records.record import Metrics, Record
 
 
 @dataclass(frozen=True)
-class RecordColumn:
-    """A column of a table with a row for each record.
+class CostColumn:
+    """A column on the cost of cells.
 
     Attributes:
         heading: of the column.
-        text: returns what it shows of a record.
+        text: returns what it shows of a cell.
     """
 
     heading: str
-    text: Callable[[Record], str]
+    text: Callable[[Measured], str]
 
 
 def property_metrics(records: Iterable[Record]) -> list[MetricSpec]:
@@ -56,28 +56,30 @@ def has_metric(spec: MetricSpec, metrics: Iterable[Metrics]) -> bool:
     )
 
 
-def _steps(record: Record) -> str:
-    return MISSING if record.cost is None else f"{record.cost.steps:.0f}"
+def _steps(measured: Measured) -> str:
+    cost = measured.cost
+    return MISSING if cost is None else f"{cost.steps:.0f}"
 
 
-def _seconds(record: Record) -> str:
-    return MISSING if record.cost is None else f"{seconds_per_batch(record):.3g}"
+def _seconds(measured: Measured) -> str:
+    seconds = seconds_per_batch(measured)
+    return MISSING if seconds is None else f"{seconds:.3g}"
 
 
-def _memory(record: Record) -> str:
-    return MISSING if record.cost is None else f"{record.cost.peak_memory_mib:.0f}"
+def _memory(measured: Measured) -> str:
+    cost = measured.cost
+    return MISSING if cost is None else f"{cost.peak_memory_mib:.0f}"
 
 
-STEPS = RecordColumn("steps", _steps)
-SECONDS = RecordColumn("s/batch", _seconds)
-MEMORY = RecordColumn("MiB", _memory)
+STEPS = CostColumn("steps", _steps)
+SECONDS = CostColumn("s/batch", _seconds)
+MEMORY = CostColumn("MiB", _memory)
 
 COST = (STEPS, SECONDS, MEMORY)
 """The cost of a cell: gradient evaluations and seconds per batch, and peak memory."""
 
 
-def seconds_per_batch(record: Record) -> float:
-    """Return the wall time of an attack per victim batch, in seconds; NaN if not measured."""
-    if record.cost is None:
-        return float("nan")
-    return record.cost.seconds / ResolvedCell.of(record.cell).updates
+def seconds_per_batch(measured: Measured) -> float | None:
+    """Return the wall time of an attack per victim batch, in seconds; None if not measured."""
+    cost = measured.cost
+    return None if cost is None else cost.seconds / measured.entry.resolved.updates

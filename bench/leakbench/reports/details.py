@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 import pandas as pd
@@ -16,7 +19,7 @@ from leakbench.metrics.formatting import MISSING
 from leakbench.metrics.of_attacks import LABEL_ACCURACY
 from leakbench.metrics.of_setups import DEPLOYED
 from leakbench.metrics.spec import MetricSpec
-from leakbench.records.data_frame import without_formulas
+from leakbench.records.data_frame import without_formula
 from leakbench.records.measured import Measured
 from leakbench.records.record import Metrics, Record
 from leakbench.reports.columns import seconds_per_batch
@@ -80,9 +83,12 @@ def details_csv(cells: Sequence[Measured]) -> str:
 
     Texts that spreadsheets would compute as formulas begin with `'`.
     """
-    # Pandas would write lines as the system does.
-    text: str = without_formulas(details(cells)).to_csv(index=False, lineterminator="\n")
-    return text
+    headings, rows = _table(cells)
+    written = io.StringIO()
+    writer = csv.writer(written, lineterminator="\n")
+    writer.writerow(map(without_formula, headings))
+    writer.writerows(map(without_formula, row) for row in rows)
+    return written.getvalue()
 
 
 def details(cells: Sequence[Measured]) -> pd.DataFrame:
@@ -94,6 +100,13 @@ def details(cells: Sequence[Measured]) -> pd.DataFrame:
     its cost; its status and key. Headings have units; shares are in %. Columns without any value
     are left out.
     """
+    headings, rows = _table(cells)
+    # As objects, since integers with gaps would become floating point.
+    return pd.DataFrame(rows, columns=headings, dtype=object)
+
+
+def _table(cells: Sequence[Measured]) -> tuple[list[str], list[list[Value]]]:
+    """Return headings and rows; see `details`."""
     settings = Settings.of(cells)
     groups: dict[str, dict[str, None]] = {}
     for m in cells:
@@ -111,7 +124,8 @@ def details(cells: Sequence[Measured]) -> pd.DataFrame:
         *(*CELL_HEADINGS, *models, *COST_HEADINGS),
         *("property", *PROPERTY_HEADINGS, "status", "key"),
     ]
-    rows: list[dict[str, Value]] = []
+    # Rows as lists, since a dictionary takes several times the memory.
+    rows: list[list[Value]] = []
     for m, record in measured:
         texts = (None if text == MISSING else text for text in settings.values(m))
         setting: dict[str, Value] = dict(zip(leading, texts, strict=True))
@@ -121,12 +135,12 @@ def details(cells: Sequence[Measured]) -> pd.DataFrame:
             "status": record.status,
             "key": record.key,
         }
-        of_cell |= setting | _of_cell(record) | _cost(record)
-        rows += [of_cell | of_property for of_property in _of_properties(record) or [{}]]
-    # As objects, since integers with gaps would become floating point.
-    values = [[row.get(heading) for heading in headings] for row in rows]
-    frame = pd.DataFrame(values, columns=headings, dtype=object)
-    return frame.dropna(axis="columns", how="all")
+        of_cell |= setting | _of_cell(record) | _cost(m)
+        for of_property in _of_properties(record) or [{}]:
+            row = of_cell | of_property
+            rows.append([row.get(heading) for heading in headings])
+    kept = [any(value is not None for value in values) for values in zip(*rows, strict=True)]
+    return list(compress(headings, kept)), [list(compress(row, kept)) for row in rows]
 
 
 def _of_cell(record: Record) -> dict[str, Value]:
@@ -134,7 +148,7 @@ def _of_cell(record: Record) -> dict[str, Value]:
     metrics = record.metrics
     if metrics is None:
         return {}
-    found = _values(CELL_COLUMNS, metrics)
+    found = _values(CELL_FIELDS, metrics)
     if metrics.label_accuracy is not None:
         granted = "labels" in record.knowledge
         found[LABELS] = "granted" if granted else "inferred"
@@ -151,33 +165,32 @@ def _of_properties(record: Record) -> list[dict[str, Value]]:
     if metrics is None:
         return []
     return [
-        {"property": name, **_values(PROPERTY_COLUMNS, metrics, name)}
-        for name in metrics.properties
+        {"property": name, **_values(PROPERTY_FIELDS, metrics, name)} for name in metrics.properties
     ]
 
 
-def _cost(record: Record) -> dict[str, Value]:
-    if record.cost is None:
+def _cost(measured: Measured) -> dict[str, Value]:
+    cost, seconds = measured.cost, seconds_per_batch(measured)
+    if cost is None or seconds is None:
         return {}
-    seconds = float(f"{seconds_per_batch(record):.4g}")
-    values = (round(record.cost.steps), seconds, round(record.cost.peak_memory_mib))
+    values = (round(cost.steps), float(f"{seconds:.4g}"), round(cost.peak_memory_mib))
     return dict(zip(COST_HEADINGS, values, strict=True))
 
 
-def _values(specs: Sequence[MetricSpec], metrics: Metrics, name: str = "") -> dict[str, Value]:
+def _values(fields: Sequence[Fields], metrics: Metrics, name: str = "") -> dict[str, Value]:
     """Return metrics by heading, estimates with the ends of their intervals.
 
     Args:
         name: the property.
     """
     found: dict[str, Value] = {}
-    for spec in specs:
+    for spec, headings in fields:
         value = spec.value(metrics, name)
         if isinstance(value, Estimate):
-            ends = (value.value, value.low, value.high)
-            found |= zip(_headings(spec), (_number(spec, end) for end in ends), strict=True)
+            for heading, end in zip(headings, (value.value, value.low, value.high), strict=True):
+                found[heading] = _number(spec, end)
         else:
-            found[spec.heading] = _number(spec, value)
+            found[headings[0]] = _number(spec, value)
     return found
 
 
@@ -210,5 +223,11 @@ COST_HEADINGS = ("steps per batch", "time per batch, s", "peak memory, MiB")
 
 PROPERTY_COLUMNS = [spec for spec in PROPERTY_METRICS if spec.exported]
 CELL_COLUMNS = [spec for spec in CELL_METRICS if spec.exported]
-PROPERTY_HEADINGS = [heading for spec in PROPERTY_COLUMNS for heading in _headings(spec)]
-CELL_HEADINGS = [heading for spec in CELL_COLUMNS for heading in _headings(spec)]
+
+Fields = tuple[MetricSpec, list[str]]
+"""A metric and its headings."""
+
+PROPERTY_FIELDS: list[Fields] = [(spec, _headings(spec)) for spec in PROPERTY_COLUMNS]
+CELL_FIELDS: list[Fields] = [(spec, _headings(spec)) for spec in CELL_COLUMNS]
+PROPERTY_HEADINGS = [heading for _, headings in PROPERTY_FIELDS for heading in headings]
+CELL_HEADINGS = [heading for _, headings in CELL_FIELDS for heading in headings]

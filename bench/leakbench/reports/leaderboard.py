@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from urllib.parse import quote
 
 from leakbench.base.errors import UsageError
@@ -19,8 +20,7 @@ from leakbench.reports.claims import Claim, claimed_cells, claims_lines
 from leakbench.reports.details import csv_name
 from leakbench.reports.ranking import rankings
 from leakbench.reports.ranking_text import ranking_section
-from leakbench.reports.settings import setting_lines
-from leakbench.reports.suite_report import main_tables, reading_lines
+from leakbench.reports.suite_report import SuiteReport, reading_lines
 from leakbench.reports.summaries import (
     Summary,
     costs,
@@ -58,6 +58,16 @@ class LaidOut:
     name: str
     title: str
     cells: Sequence[Measured]
+
+    @cached_property
+    def report(self) -> SuiteReport:
+        """What is said of its cells, in the leaderboard and on its page of the site."""
+        return SuiteReport(self.cells)
+
+    @cached_property
+    def costs(self) -> Summary:
+        """The cost of its cells."""
+        return costs(self.cells)
 
 
 def laid_out(
@@ -141,7 +151,8 @@ def leaderboard(
     ranked = [_trend(beside.trend), ranking_section(found)] if found else []
     below: list[str] = []
     for each in inside:
-        below += [f"## {each.title}", main_tables(each.cells, marked=True, level=3)]
+        sections = each.report.sections(marked=True, level=3)
+        below += [f"## {each.title}", *sections.values()]
     below += _below(inside) if inside or not shown else []
     below += claims_lines(beside.claims)
     below += _remeasured(shown, folder)
@@ -177,11 +188,10 @@ def _below(shown: Sequence[LaidOut]) -> list[str]:
     parts += _threat({each.name: each.cells for each in shown})
     parts += ["## Cost", COST_AID]
     for each in shown:
-        parts += [f"### {each.title}", _table(costs(each.cells))]
+        parts += [f"### {each.title}", _table(each.costs)]
     parts.append("## Settings")
     for each in shown:
-        lines = "\n".join(f"- {one_line(line)}" for line in setting_lines(each.cells))
-        parts += [f"### {each.title}", lines]
+        parts += [f"### {each.title}", each.report.settings]
     return parts
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from leakbench.base.registry import DATASETS
 from leakbench.experiments.descriptions import describe
@@ -22,9 +22,15 @@ def rows_without_data(table: Table) -> str:
         return ""
     if len(empty) == len(table.rows):
         return f"No data: none of {counted(len(empty), 'row')} has been measured."
+    columns = zip(*(row.leading for row in table.rows), strict=True)
+    differing = {
+        heading
+        for heading, values in zip(table.leading, columns, strict=True)
+        if heading != "property" and len(set(values)) > 1
+    }
     properties: dict[str, list[str]] = {}
     for row in empty:
-        properties.setdefault(_setting(table, row), []).append(_property(table, row))
+        properties.setdefault(_setting(table, row, differing), []).append(_property(table, row))
     every = {_property(table, row.leading) for row in table.rows}
     named = [
         setting if set(names) == every else f"{setting}: {', '.join(names)}".removeprefix(": ")
@@ -39,13 +45,12 @@ def _property(table: Table, row: Row) -> str:
     return row[table.leading.index("property")] if "property" in table.leading else ""
 
 
-def _setting(table: Table, row: Row) -> str:
-    """Return a row's leading values, besides the property, in which the table's rows differ."""
-    columns = zip(*(each.leading for each in table.rows), strict=True)
+def _setting(table: Table, row: Row, headings: Collection[str]) -> str:
+    """Return a row's leading values under some of the headings."""
     return ", ".join(
         f"{heading} = {value}"
-        for heading, value, values in zip(table.leading, row, columns, strict=True)
-        if heading != "property" and len(set(values)) > 1
+        for heading, value in zip(table.leading, row, strict=True)
+        if heading in headings
     )
 
 

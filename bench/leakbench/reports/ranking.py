@@ -78,9 +78,9 @@ class Ranked:
     def seconds(self, size: int) -> float | None:
         """Return the wall time of the attack per individual, mean over cells."""
         times = [
-            seconds_per_batch(m.record) / m.entry.resolved.individuals_in_update
+            seconds / m.entry.resolved.individuals_in_update
             for m in self.cells.get(size, ())
-            if m.record is not None and m.record.cost is not None
+            if (seconds := seconds_per_batch(m)) is not None
         ]
         return fmean(times) if times else None
 

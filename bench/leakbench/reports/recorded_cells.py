@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from leakbench.base.plugins import SharedPlugins
 from leakbench.experiments.defense_labels import defense_text
 from leakbench.experiments.descriptions import auxiliary_name
 from leakbench.experiments.expansion import SuiteEntry
@@ -12,16 +13,17 @@ from leakbench.records.measured import Measured
 from leakbench.records.record import Record
 
 
-def measured(record: Record) -> Measured:
+def measured(record: Record, plugins: SharedPlugins) -> Measured:
     """Return a record as an entry of no suite, in a column with its attack's title."""
-    resolved = ResolvedCell.of(record.cell)
+    resolved = ResolvedCell.of(record.cell, plugins)
     entry = SuiteEntry(resolved, record.key, "", "table1", resolved.attack.title)
     return Measured(entry, record)
 
 
 def measured_in_order(records: Sequence[Record]) -> list[Measured]:
     """Return records as `measured`, by attack, data, main task, batch size and defense."""
-    return list(map(measured, in_reading_order(records)))
+    plugins = SharedPlugins()
+    return [measured(record, plugins) for record in in_reading_order(records)]
 
 
 def in_reading_order(records: Sequence[Record]) -> list[Record]:

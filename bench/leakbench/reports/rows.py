@@ -31,22 +31,12 @@ LAYOUTS: Mapping[str, tuple[str, ...]] = {
 def leading_values(measured: Measured, name: str, columns: Sequence[str]) -> Row:
     """Return the values of the leading columns for a cell and one of its properties."""
     cell, swept = measured.entry.cell, measured.entry.swept
-    values: dict[str, Callable[[], str]] = {
-        "data set": lambda: dataset_name(cell),
-        "D_aux": lambda: auxiliary_name(cell),
-        "auxiliary_dataset": lambda: auxiliary_name(cell),
-        "main task": lambda: task_name(measured),
-        "property": lambda: name + (IMPLIED if is_implied(measured, name) else ""),
-        "m": lambda: text_of(cell.model_parameters.get("hidden", MISSING)),
-        "B": lambda: str(cell.batch_size),
-        "defense": lambda: defense_name(cell),
-        "level": lambda: defense_level(cell) or MISSING,
-        "defense_parameters": lambda: defense_level(cell) or MISSING,
-    }
 
     def value(column: str) -> str:
-        if column in values:
-            return values[column]()
+        if column == "property":
+            return name + (IMPLIED if is_implied(measured, name) else "")
+        if column in OF_A_CELL:
+            return OF_A_CELL[column](measured)
         if column in Cell.model_fields:
             return text_of(getattr(cell, column))
         return text_of(swept[column]) if column in swept else MISSING
@@ -115,6 +105,24 @@ def task_name(measured: Measured) -> str:
         if record is None or record.metrics is None
         else f"{task} (K = {record.metrics.classes})"
     )
+
+
+def _level(measured: Measured) -> str:
+    return defense_level(measured.entry.cell) or MISSING
+
+
+OF_A_CELL: Mapping[str, Callable[[Measured], str]] = {
+    "data set": lambda m: dataset_name(m.entry.cell),
+    "D_aux": lambda m: auxiliary_name(m.entry.cell),
+    "auxiliary_dataset": lambda m: auxiliary_name(m.entry.cell),
+    "main task": task_name,
+    "m": lambda m: text_of(m.entry.cell.model_parameters.get("hidden", MISSING)),
+    "B": lambda m: str(m.entry.cell.batch_size),
+    "defense": lambda m: defense_name(m.entry.cell),
+    "level": _level,
+    "defense_parameters": _level,
+}
+"""Leading columns that are not a field's, or not its value as it is → what they show."""
 
 
 def is_implied(measured: Measured, name: str) -> bool:

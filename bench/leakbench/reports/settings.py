@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from leakbench.base.markdown import one_line
 from leakbench.experiments.cell import Cell
 from leakbench.experiments.defense_labels import defense_text
 from leakbench.experiments.descriptions import dataset_name, text_of, training_text
@@ -13,16 +12,6 @@ from leakbench.metrics.formatting import MISSING, counted
 from leakbench.metrics.of_setups import CENTRAL_ACCURACY, MAIN_TASK_ACCURACY, MOST_FREQUENT_CLASS
 from leakbench.records.measured import Measured
 from leakbench.records.record import Metrics, Record
-
-
-def settings(cells: Sequence[Measured]) -> str:
-    """Return the section on settings under the tables."""
-    return f"## Settings\n\n{settings_list(cells)}"
-
-
-def settings_list(cells: Sequence[Measured]) -> str:
-    """Return the settings as a Markdown list."""
-    return "\n".join(f"- {one_line(line)}" for line in setting_lines(cells))
 
 
 def setting_lines(cells: Sequence[Measured]) -> list[str]:

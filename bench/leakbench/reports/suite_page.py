@@ -15,9 +15,8 @@ from leakbench.metrics.formatting import counted
 from leakbench.records.measured import Measured
 from leakbench.reports.columns import has_metric
 from leakbench.reports.details import CELL_COLUMNS, PROPERTY_COLUMNS, csv_name, details_csv
-from leakbench.reports.settings import settings_list
 from leakbench.reports.site.figure_gallery import gallery
-from leakbench.reports.suite_report import reading_aid, table_sections
+from leakbench.reports.suite_report import SuiteReport, reading_aid
 
 LIMIT = 100_000
 """Bytes of a page, more than which no reader scrolls through; the reading is never cut."""
@@ -49,14 +48,15 @@ class ReportFiles:
     metrics: Path
 
 
-def write_report(out: Path, heading: Heading, cells: Sequence[Measured]) -> ReportFiles:
+def write_report(out: Path, heading: Heading, report: SuiteReport) -> ReportFiles:
     """Write a suite's page and its metrics into a run's folder.
 
     Raises:
         WriteError: the folder cannot be written to.
     """
     files = ReportFiles(out / f"{heading.name}.md", out / csv_name(heading.name))
-    for path, text in ((files.metrics, details_csv(cells)), (files.page, page(heading, cells))):
+    metrics = details_csv(report.cells)
+    for path, text in ((files.metrics, metrics), (files.page, page(heading, report))):
         with replacing(path) as temporary:
             # As bytes, since a text file would have other line ends on Windows.
             temporary.write_bytes(text.encode("utf-8"))
@@ -85,7 +85,7 @@ def figures_of(out: Path, suite: str) -> dict[str, str]:
     return {each.source.name: each.caption for each in found.figures if each.suite == suite}
 
 
-def page(heading: Heading, cells: Sequence[Measured]) -> str:
+def page(heading: Heading, report: SuiteReport) -> str:
     """Return a suite's page: the reading, tables and figures, how to read them, settings folded.
 
     It has at most `LIMIT` bytes, as long as its reading leaves room: where it would have more,
@@ -97,11 +97,11 @@ def page(heading: Heading, cells: Sequence[Measured]) -> str:
         f"{harmless(f'Made by `{heading.command}`.')} {_metrics_link(heading.name)}",
         heading.reading.strip(),
     ]
-    aid = harmless(f"## How to read\n\n{reading_aid(cells, brief=True)}")
-    below = [_figures(heading), aid, columns_aid(cells), _settings(cells)]
+    aid = harmless(f"## How to read\n\n{reading_aid(report.cells, brief=True)}")
+    below = [_figures(heading), aid, columns_aid(report.cells), folded("Settings", report.settings)]
     if _size([*above, *below]) > LIMIT - ROOM_FOR_NOTE:
         below[-1] = f"## Settings\n\nThey are left out here. {HOW_TO_PRINT}"
-    tables = _fitting(cells, LIMIT - _size([*above, *below]))
+    tables = _fitting(report, LIMIT - _size([*above, *below]))
     return "\n\n".join(part for part in (*above, *tables, *below) if part) + "\n"
 
 
@@ -111,11 +111,11 @@ ROOM_FOR_NOTE = 3_000
 HOW_TO_PRINT = "`leakbench report`, piped into a file, prints everything."
 
 
-def _fitting(cells: Sequence[Measured], room: int) -> list[str]:
+def _fitting(report: SuiteReport, room: int) -> list[str]:
     """Return the sections of tables that fit into a number of bytes, and a note on the others."""
     sections: dict[str, str] = {}
     for padded in (True, False):
-        made = table_sections(cells, padded=padded)
+        made = report.sections(padded=padded)
         sections = {group: harmless(section) for group, section in made.items()}
         if _size(sections.values()) <= room:
             return list(sections.values())
@@ -154,10 +154,6 @@ def _figures(heading: Heading) -> str:
         if f"figures/{Path(name).stem}." not in heading.reading
     ]
     return "\n\n".join(["## Figures", *images]) if images else ""
-
-
-def _settings(cells: Sequence[Measured]) -> str:
-    return folded("Settings", settings_list(cells))
 
 
 def folded(summary: str, text: str) -> str:

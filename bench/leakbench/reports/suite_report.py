@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 from leakbench.base.markdown import markdown_table, one_line, printable
 from leakbench.base.registry import ATTACKS
@@ -13,14 +14,54 @@ from leakbench.reports.marks import BEST
 from leakbench.reports.missing import missing_lines, rows_without_data
 from leakbench.reports.remarks import FEW_BATCHES
 from leakbench.reports.rows import Row
-from leakbench.reports.settings import settings
-from leakbench.reports.tables import TableRow, by_group, table_of
+from leakbench.reports.settings import setting_lines
+from leakbench.reports.tables import Table, TableRow, by_group, table_of
 from leakbench.reports.utility_costs import cost_aid
 
 
-def printed(cells: Sequence[Measured]) -> str:
-    """Return a suite's tables, how to read them, and the settings, as Markdown to be printed."""
-    return printable("\n\n".join((main_tables(cells), reading_aid(cells), settings(cells))))
+class SuiteReport:
+    """What is said of a suite's cells; each part is computed once, however often it is shown.
+
+    Args:
+        cells: of the suite, with their records.
+    """
+
+    def __init__(self, cells: Sequence[Measured]) -> None:
+        self.cells = cells
+
+    @cached_property
+    def setting_lines(self) -> list[str]:
+        """The settings, one per line."""
+        return setting_lines(self.cells)
+
+    @property
+    def settings(self) -> str:
+        """The settings as a Markdown list."""
+        return "\n".join(f"- {one_line(line)}" for line in self.setting_lines)
+
+    @cached_property
+    def tables(self) -> dict[str, tuple[Table, str]]:
+        """Group → its table, and the sentence below it."""
+        groups = by_group(self.cells)
+        return {group: (table_of(cells), terms(cells)) for group, cells in groups.items()}
+
+    def sections(self, marked: bool = False, level: int = 2, padded: bool = True) -> dict[str, str]:
+        """Return group → its section, see `main_tables`.
+
+        Args:
+            padded: whether columns are aligned in the text too.
+        """
+        sections = {}
+        for group, (table, sentence) in self.tables.items():
+            parts = [f"{'#' * level} {group}", _group_table(table, marked, padded), sentence]
+            sections[group] = "\n\n".join(part for part in parts if part)
+        return sections
+
+    def printed(self) -> str:
+        """Return tables, how to read them, and the settings, as Markdown to be printed."""
+        tables = "\n\n".join(self.sections().values())
+        settings = f"## Settings\n\n{self.settings}"
+        return printable("\n\n".join((tables, reading_aid(self.cells), settings)))
 
 
 def main_tables(cells: Sequence[Measured], marked: bool = False, level: int = 2) -> str:
@@ -30,22 +71,7 @@ def main_tables(cells: Sequence[Measured], marked: bool = False, level: int = 2)
         marked: whether the best attack of a row is bold, where intervals permit.
         level: of the headings.
     """
-    return "\n\n".join(table_sections(cells, marked, level).values())
-
-
-def table_sections(
-    cells: Sequence[Measured], marked: bool = False, level: int = 2, padded: bool = True
-) -> dict[str, str]:
-    """Return group → its section, see `main_tables`.
-
-    Args:
-        padded: whether columns are aligned in the text too.
-    """
-    sections = {}
-    for group, of_group in by_group(cells).items():
-        parts = [f"{'#' * level} {group}", _group_table(of_group, marked, padded), terms(of_group)]
-        sections[group] = "\n\n".join(part for part in parts if part)
-    return sections
+    return "\n\n".join(SuiteReport(cells).sections(marked, level).values())
 
 
 def terms(cells: Sequence[Measured]) -> str:
@@ -78,9 +104,8 @@ def terms(cells: Sequence[Measured]) -> str:
     return f"Attacks have {'; '.join(parts)}." if parts else ""
 
 
-def _group_table(cells: Sequence[Measured], marked: bool, padded: bool) -> str:
+def _group_table(table: Table, marked: bool, padded: bool) -> str:
     """Return a group's table, and below it what its marks mean and which rows lack data."""
-    table = table_of(cells)
     rows = [row for row in table.rows if row.has_data]
     if not rows:
         return rows_without_data(table)

@@ -99,7 +99,7 @@ def costs(cells: Sequence[Measured]) -> Summary:
     for m in unique.values():
         record = m.record
         assert record is not None
-        cost = (column.text(record) for column in COST)
+        cost = (column.text(m) for column in COST)
         rows[(*settings.values(m), *cost, record.device)] = None
     headings = [*settings.headings, *(column.heading for column in COST), "device"]
     return Summary(headings, list(rows))

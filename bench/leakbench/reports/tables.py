@@ -19,7 +19,7 @@ from leakbench.metrics.of_attacks import (
 )
 from leakbench.metrics.of_properties import BALANCED_ACCURACY
 from leakbench.records.measured import Measured
-from leakbench.records.record import Metrics, Record
+from leakbench.records.record import Metrics
 from leakbench.reports.baselines import (
     Baseline,
     best_baseline,
@@ -42,7 +42,7 @@ REMARKS = "remarks"
 """The heading of the column of remarks."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TableValue:
     """What a row shows of an attack or control.
 
@@ -324,19 +324,20 @@ def _accuracy(measured: Measured, name: str) -> TableValue:
     return TableValue(number, compared=accuracy)
 
 
-def _exactness(record: Record, metrics: Metrics) -> TableValue:
+def _exactness(measured: Measured, metrics: Metrics) -> TableValue:
     """Return how many features were reconstructed exactly, and the seconds per batch."""
     remarks = []
     if metrics.certificates is not None:
         false = metrics.certificates.false
         certified = f"certified {CERTIFIED_SHARE.text(metrics)}"
         remarks.append(f"{certified} ({false} falsely)" if false else certified)
-    if record.cost is not None:
-        remarks.append(f"{seconds_per_batch(record):.2g} s")
+    seconds = seconds_per_batch(measured)
+    if seconds is not None:
+        remarks.append(f"{seconds:.2g} s")
     return TableValue(EXACT_SHARE.text(metrics), tuple(remarks), metrics.exact)
 
 
-def _membership(_: Record, metrics: Metrics) -> TableValue:
+def _membership(_: Measured, metrics: Metrics) -> TableValue:
     """Return how well members of batches are separated from other candidates."""
     if metrics.membership is None:
         return UNMEASURED
@@ -344,14 +345,14 @@ def _membership(_: Record, metrics: Metrics) -> TableValue:
     return TableValue(MEMBERSHIP_AUC.text(metrics), (true_positive_rate,), metrics.membership.auc)
 
 
-def _of_cell(show: Callable[[Record, Metrics], TableValue]) -> Callable[[Measured], TableValue]:
-    """Return what shows a cell by its record, if it has one, and its metrics."""
+def _of_cell(show: Callable[[Measured, Metrics], TableValue]) -> Callable[[Measured], TableValue]:
+    """Return what shows a cell by its metrics, if it has a record."""
 
     def value(measured: Measured) -> TableValue:
         record = measured.record
         if record is None:
             return UNMEASURED
-        return FAILED if record.metrics is None else show(record, record.metrics)
+        return FAILED if record.metrics is None else show(measured, record.metrics)
 
     return value
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from leakbench.base.errors import UsageError
 from leakbench.base.files import read_regular
+from leakbench.base.plugins import SharedPlugins
 from leakbench.experiments.cell import Cell, Setup
 from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.records.record import Record
@@ -50,6 +51,7 @@ class Rates:
         self.learnt_from = 0
         self._seconds: dict[tuple[object, ...], float] = defaultdict(float)
         self._work: dict[tuple[object, ...], float] = defaultdict(float)
+        self._plugins = SharedPlugins()
         for record in records:
             if record.cost is not None and record.device == device:
                 self._learn(record.cell, record.cost.seconds)
@@ -78,7 +80,7 @@ class Rates:
 
     def _learn(self, cell: Cell, seconds: float) -> None:
         try:
-            work = ResolvedCell.of(cell).work_of_run
+            work = ResolvedCell.of(cell, self._plugins).work_of_run
         except UsageError:
             # Its plugin is not installed any more.
             return

@@ -20,7 +20,7 @@ from leakbench.federation.backbones.weight_sources import named
 from leakbench.records.folder import read_cells
 from leakbench.records.store import Store, no_record, warn_of
 from leakbench.reports.suite_page import Heading, figures_of, reading_of, write_report
-from leakbench.reports.suite_report import printed
+from leakbench.reports.suite_report import SuiteReport
 from leakbench.reports.terminal import print_report
 
 
@@ -74,14 +74,16 @@ def print_tables(
     measured, left_out = read_cells(out, every, trust_verified)
     warn_of(left_out)
     heading = Heading(name, title, command, reading_of(out, name), figures_of(out, name))
-    files = write_report(out, heading, measured)
-    by_key = {m.entry.key: m for m in measured}
-    shown = [replace(by_key[entry.key], entry=entry) for entry in chosen]
+    report = SuiteReport(measured)
+    files = write_report(out, heading, report)
+    if chosen is not every:
+        by_key = {m.entry.key: m for m in measured}
+        report = SuiteReport([replace(by_key[entry.key], entry=entry) for entry in chosen])
     # Not rich's own answer, which environment variables change: what is piped stays Markdown.
     if sys.stdout.isatty():
-        print_report(Console(), shown)
+        print_report(Console(), report.cells)
     else:
-        print(printed(shown))
+        print(report.printed())
     print(f"\nThe report is in {files.page}, all metrics are in {files.metrics}.")
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from leakbench.base.devices import chosen_device
 from leakbench.base.errors import UsageError
+from leakbench.base.plugins import SharedPlugins
 from leakbench.records.checks import faults, read_strictly
 from leakbench.records.record import Record
 from leakbench.records.submission import NAME as SUBMISSION
@@ -245,13 +246,14 @@ def _measurable(
 def _sound(paths: Sequence[Path], found: Verification) -> list[Record]:
     """Return the records without faults; add the faults of the others."""
     sound = []
+    plugins = SharedPlugins()
     for path in paths:
         try:
             record = read_strictly(path)
         except UsageError as error:
             found.faulty.append(f"{path.name} {error}.")
             continue
-        wrong = list(faults(record, path.stem))
+        wrong = list(faults(record, path.stem, plugins))
         found.faulty += [f"{path.name} ({_cell(record)}) {each}." for each in wrong]
         if not wrong:
             sound.append(record)

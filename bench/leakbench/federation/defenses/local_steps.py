@@ -16,8 +16,6 @@ from leakbench.federation.client import Client, Compute, Update
 from leakbench.federation.defense import Defense, Stage
 from leakbench.federation.shared_model import SharedModel
 
-PositiveInt = Annotated[int, Field(gt=0)]
-
 
 @register_defense("local_steps")
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +37,8 @@ class LocalSteps(Defense):
     stage: ClassVar[Stage] = Stage.STEPS
     example_parameters: ClassVar = {"epochs": 2, "batch": 2}
 
-    epochs: PositiveInt = 1
-    batch: PositiveInt | None = None
+    epochs: Annotated[int, Field(gt=0, le=10_000)] = 1
+    batch: Annotated[int, Field(gt=0)] | None = None
 
     def protect(self, compute: Compute) -> Compute:
         """Return a computation of several local steps, each by `compute`."""

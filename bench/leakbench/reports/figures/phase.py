@@ -12,7 +12,6 @@ import numpy as np
 from leakbench.base.registry import ATTACKS
 from leakbench.metrics.of_attacks import EXACT_SHARE
 from leakbench.records.measured import Measured
-from leakbench.records.record import Record
 from leakbench.reports.columns import seconds_per_batch
 from leakbench.reports.figures.canvas import LABEL, TICK, TITLE, blank_figure
 from leakbench.reports.figures.curves import shared_settings
@@ -97,17 +96,17 @@ def _panels(cells: Sequence[Measured]) -> Panels:
             task = f"{task}, {settings_text(m, varying)}"
         cell = m.entry.cell
         phase = Phase(int(cell.model_parameters["hidden"]), cell.batch_size)
-        panels.setdefault(task, {})[phase] = _result(m.record)
+        panels.setdefault(task, {})[phase] = _result(m)
     return panels
 
 
-def _result(record: Record | None) -> Result | None:
-    if record is None or record.metrics is None or record.cost is None:
+def _result(measured: Measured) -> Result | None:
+    metrics = None if measured.record is None else measured.record.metrics
+    exact = None if metrics is None else metrics.exact
+    seconds = seconds_per_batch(measured)
+    if exact is None or exact.value is None or seconds is None:
         return None
-    exact = record.metrics.exact
-    if exact is None or exact.value is None:
-        return None
-    return Result(100 * exact.value, seconds_per_batch(record))
+    return Result(100 * exact.value, seconds)
 
 
 def _figure(cells: Sequence[Measured], panels: Panels, title: str) -> Figure:

@@ -17,7 +17,7 @@ from leakbench.records.verified import Remeasured
 from leakbench.reports.columns import (
     COST,
     SECONDS,
-    RecordColumn,
+    CostColumn,
     cell_metrics,
     property_metrics,
 )
@@ -203,11 +203,8 @@ def _metric(spec: MetricSpec) -> _Column:
     )
 
 
-def _cost(column: RecordColumn) -> _Column:
-    return _Column(
-        Column(column.heading, "number"),
-        lambda row: ValueView(MISSING if row[0].record is None else column.text(row[0].record)),
-    )
+def _cost(column: CostColumn) -> _Column:
+    return _Column(Column(column.heading, "number"), lambda row: ValueView(column.text(row[0])))
 
 
 def _status(cells: Sequence[Measured]) -> list[_Column]:

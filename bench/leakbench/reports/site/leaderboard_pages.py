@@ -13,14 +13,13 @@ from leakbench.reports.claims import Claim
 from leakbench.reports.columns import COST
 from leakbench.reports.leaderboard import COST_AID, LaidOut
 from leakbench.reports.ranking_text import READING
-from leakbench.reports.settings import setting_lines
 from leakbench.reports.site.figure_gallery import FigureView, Gallery
 from leakbench.reports.site.ranking_view import RankingView
 from leakbench.reports.site.readings import reading_html
 from leakbench.reports.site.suite_tables import suite_tables
 from leakbench.reports.site.view import Page, TableView, made_unique, marked_up, plain_table, slug
 from leakbench.reports.suite_report import reading_lines
-from leakbench.reports.summaries import costs, references, threat_models, threat_table
+from leakbench.reports.summaries import references, threat_models, threat_table
 from leakbench.threat.glossary import ADVERSARY, glossary
 
 MARKED = (
@@ -160,13 +159,13 @@ def _suite_view(suite: LaidOut, figures: Sequence[FigureView]) -> SuiteView:
     return SuiteView(
         name=suite.name,
         title=suite.title,
-        tables=suite_tables(suite.name, suite.cells),
+        tables=suite_tables(suite.name, suite.report),
         costs=plain_table(
             f"{slug(suite.name)}-cost",
             f"Cost: {suite.title}",
-            costs(suite.cells),
+            suite.costs,
             [column.heading for column in COST],
         ),
-        settings=[marked_up(line) for line in setting_lines(suite.cells)],
+        settings=[marked_up(line) for line in suite.report.setting_lines],
         figures=[figure for figure in figures if figure.suite == suite.name],
     )

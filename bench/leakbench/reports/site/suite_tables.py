@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from leakbench.records.measured import Measured
 from leakbench.reports.site.view import (
     LINK,
     Column,
@@ -17,17 +16,17 @@ from leakbench.reports.site.view import (
     number_view,
     slug,
 )
-from leakbench.reports.suite_report import terms
-from leakbench.reports.tables import UNMEASURED, Table, TableRow, by_group, table_of
+from leakbench.reports.suite_report import SuiteReport
+from leakbench.reports.tables import UNMEASURED, Table, TableRow
 
 Item = TypeVar("Item")
 
 
-def suite_tables(name: str, cells: Sequence[Measured]) -> list[TableView]:
+def suite_tables(name: str, report: SuiteReport) -> list[TableView]:
     """Return a table for each group of a suite."""
     return [
-        _table_view(f"{slug(name)}-{number}", table_of(of_group), terms(of_group))
-        for number, of_group in enumerate(by_group(cells).values(), start=1)
+        _table_view(f"{slug(name)}-{number}", table, note)
+        for number, (table, note) in enumerate(report.tables.values(), start=1)
     ]
 
 
