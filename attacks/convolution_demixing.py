@@ -64,8 +64,8 @@ class ConvolutionDemixing(CertifyingAttack):
     reference = (
         "none for the attack; its search: Elser, Rankenburg, Thibault 2007, Searching with "
         "iterated maps (PNAS), and Chartrand, Yin 2008, Iteratively reweighted algorithms for "
-        "compressive sensing (ICASSP); its fallback: Yang, Wang, Li 2022, Individual Property Inference "
-        "over Collaborative Learning in Deep Feature Space (ICME)"
+        "compressive sensing (ICASSP); its fallback: Yang, Wang, Li 2022, Individual Property "
+        "Inference over Collaborative Learning in Deep Feature Space (ICME)"
     )
     example_setup: ClassVar[Mapping[str, Any]] = {
         "model": "mobilefacenet",

@@ -15,6 +15,7 @@ from leakbench.auditing.findings import CertifiedFeatures, ExactFeatures, Inferr
 from leakbench.auditing.report_contents import ReportContents
 from leakbench.auditing.sentences import sentence
 from leakbench.base.seeds import digest
+from leakbench.metrics.estimates import Estimate
 
 SCHEMA = (
     "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
@@ -128,13 +129,16 @@ def _leaks(report: ReportContents) -> list[tuple[str, Sequence[str], str, dict[s
             values = {"certified": finding.certified, "individuals": finding.individuals}
             found.append((CERTIFIED_RULE, [finding.attack], text, values))
         elif isinstance(finding, ExactFeatures):
-            share = finding.share.model_dump(include={"value", "low", "high"})
+            share = _numbers(finding.share)
             found.append((EXACT_RULE, [finding.attack], text, {"share": share}))
         elif isinstance(finding, InferredProperty) and finding.shown:
-            of = finding.advantage
-            advantage = {"value": of.value, "low": of.low, "high": of.high}
+            advantage = _numbers(finding.advantage)
             found.append((ADVANTAGE_RULE, [finding.subject], text, {"advantage": advantage}))
     return found
+
+
+def _numbers(estimate: Estimate) -> dict[str, float | None]:
+    return {"value": estimate.value, "low": estimate.low, "high": estimate.high}
 
 
 def _result(

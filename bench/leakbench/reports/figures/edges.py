@@ -77,15 +77,15 @@ def _lines(cells: Sequence[Measured]) -> Lines:
     first = {m.entry.group: m.entry.column for m in reversed(cells)}
     for m in cells:
         metrics = m.record.metrics if m.record else None
-        if m.entry.column != first[m.entry.group] or metrics is None or m.record is None:
-            continue
-        if metrics.exact is None or metrics.exact.value is None:
+        share, seconds = metrics.exact if metrics else None, seconds_per_batch(m)
+        if m.entry.column != first[m.entry.group] or share is None or share.value is None:
             continue
         (task,) = leading_values(m, "", ["main task"])
         assert m.entry.limit is not None
         line = found.setdefault((m.entry.group, task), Line(task, m.entry.limit))
-        line.exact[m.entry.cell.batch_size] = PERCENT * metrics.exact.value
-        line.seconds[m.entry.cell.batch_size] = seconds_per_batch(m.record)
+        line.exact[m.entry.cell.batch_size] = PERCENT * share.value
+        if seconds is not None:
+            line.seconds[m.entry.cell.batch_size] = seconds
     return found
 
 
