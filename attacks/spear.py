@@ -51,7 +51,7 @@ class Spear(Attack):
     )
     presets = {"paper": {"samples": 2**28, "samples_at_once": 2**14}}  # noqa: RUF012
 
-    samples: Annotated[int, Field(gt=0)] = 200_000
+    samples: Annotated[int, Field(gt=0, le=2**29)] = 200_000
     samples_at_once: Annotated[int, Field(gt=0)] = 4096
 
     @property

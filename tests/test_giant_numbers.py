@@ -61,7 +61,8 @@ def test_a_field_of_a_cell(field: str) -> None:
 )
 def test_a_parameter_of_a_plugin(registry: Registry, name: str, parameter: str) -> None:
     for value in (GIANT, 10**5_000):
-        with pytest.raises(UsageError, match=f"{parameter}.* must be at most {MOST} "):
+        said = f"must be at most {MOST} |should be less than or equal to "
+        with pytest.raises(UsageError, match=f"{parameter}.* ({said})"):
             PluginSpec(name, {parameter: value}).build(registry)
 
 

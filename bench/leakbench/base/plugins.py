@@ -106,7 +106,7 @@ def build(registry: Registry, name: str, parameters: Mapping[str, Any]) -> Any:
             )
         if isinstance(value, float) and not math.isfinite(value):
             raise UsageError(f"{registry.kind} {name!r}: {parameter} must be finite (got {value})")
-        if isinstance(value, int) and value > MOST and not parameter.endswith(SEED):
+        if isinstance(value, int) and value > MOST and _is_counted(plugin, parameter):
             raise UsageError(
                 f"{registry.kind} {name!r}: {parameter} must be at most {MOST} (got "
                 f"{_shown(value)})"
@@ -116,6 +116,12 @@ def build(registry: Registry, name: str, parameters: Mapping[str, Any]) -> Any:
         return _adapter(plugin).validate_python(dict(fields))
     except ValidationError as error:
         raise UsageError(f"{registry.kind} {name!r}: {sentence(error)}") from None
+
+
+def _is_counted(plugin: type, parameter: str) -> bool:
+    """Whether a parameter is a number of things, and states no limit of its own."""
+    declared = _adapter(plugin).json_schema().get("properties", {}).get(parameter, {})
+    return not parameter.endswith(SEED) and "maximum" not in declared
 
 
 SEED = "seed"
