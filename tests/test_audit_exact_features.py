@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -57,7 +58,7 @@ def test_exact_features_are_a_leak_though_none_is_certified() -> None:
         (None, None),
         (Estimate(value=1.0, low=None, high=None), None),
         # Features of few values: guesses are exact too.
-        (MANY, FEW.model_copy(update={"high": 0.7})),
+        (MANY, replace(FEW, high=0.7)),
     ],
     ids=["interval reaches 0", "not known", "no interval", "control as exact"],
 )

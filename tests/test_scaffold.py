@@ -29,7 +29,15 @@ def copy_of_checkout(folder: Path) -> Path:
         shutil.copytree(CHECKOUT / name, copy / name, symlinks=True, ignore=ignored)
     shutil.copy(CHECKOUT / "pyproject.toml", copy)
     (copy / "tests").mkdir()
-    for module in ("conftest", "forking", "ordering", "running", "sampling", "suite_files"):
+    for module in (
+        "arrow_threads",
+        "conftest",
+        "forking",
+        "ordering",
+        "running",
+        "sampling",
+        "suite_files",
+    ):
         shutil.copy(CHECKOUT / "tests" / f"{module}.py", copy / "tests")
     return copy
 
