@@ -65,6 +65,7 @@ def test_no_certificate_is_false(name: str) -> None:
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(3_000)
 def test_no_certificate_is_false_over_twenty_thousand_individuals(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
