@@ -16,6 +16,7 @@ from leakbench.attacks.linear_layers.demixing.recovered import RecoveredIndividu
 from leakbench.federation.client import client_update
 from leakbench.federation.shared_model import SharedModel
 from leakbench.metrics.of_attacks import CERTIFIED
+from leakbench.metrics.standardisation import Standardisation
 from leakbench.threat.observation import Observation
 from leakbench.threat.server import Auxiliary, FeatureSpace, Server
 
@@ -133,11 +134,10 @@ class PlantedImages:
         return found
 
     def falsely_certified(self, found: RecoveredIndividuals) -> int:
-        """How many certified features are nobody's."""
-        space = self.model.features(self.auxiliary).detach().double()
-        mean, deviation = space.mean(0), space.std(0).clamp_min(1e-6)
-        certified = (found.features[found.certified] - mean) / deviation
-        true = (self.features.double() - mean) / deviation
+        """How many certified features are nobody's, standardised as scores are."""
+        standardise = Standardisation.of(self.model.features(self.auxiliary).detach().double())
+        certified = standardise(found.features[found.certified])
+        true = standardise(self.features.double())
         if not len(certified):
             return 0
         cosines = functional.cosine_similarity(certified[:, None], true[None], dim=2)
