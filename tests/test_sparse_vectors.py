@@ -1,4 +1,4 @@
-"""Facts about masks that differ in few channels, and about masks that are nobody's."""
+"""Facts about masks that differ in few channels, and about masks that belong to no position."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def planted_columns(batch: PlantedImages) -> tuple[PositionGradient, FoundColumn
     return gradient, found
 
 
-def test_a_mask_that_is_nobody_s_gives_way_to_the_true_one() -> None:
+def test_a_mask_of_no_position_is_replaced_by_the_true_one() -> None:
     gradient, found = planted_columns(planted_images(3, network()))
     assert not contradicted(gradient, found.vectors, found.active).any()
     true = Column(found.vectors[:, 0], found.active[:, 0], found.residuals[0])

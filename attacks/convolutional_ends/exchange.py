@@ -1,4 +1,4 @@
-"""Exchange of columns that are in the space and of no individual.
+"""Exchange of columns that are in the space, but of no individual.
 
 If x_j − x_k are few channels that fit into another mask, x_i + x_j − x_k is a masked W_oᵀ r as well
 where all share r up to a factor, as with two classes. It lies in the space and is of no individual.
@@ -58,7 +58,7 @@ def _sums_and_differences(
 ) -> list[Column]:
     """Return what contradicted masks are without another, or together with one of few channels."""
     columns = []
-    # Channels that nobody activates are in no mask.
+    # Masks say nothing of channels that no individual activates.
     masks = found.active & (gradient.space.scale > 0)[:, None]
     small = masks.sum(0) <= SMALL
     for place, other in product(wrong.nonzero().flatten().tolist(), range(len(found))):

@@ -44,15 +44,16 @@ class Kinked:
         top = _by_channel(self.top, z)
         return torch.where(z > top / 2, torch.maximum(z, top), z.clamp_max(0))
 
-    def nearer(self, x: Tensor, direction: Tensor) -> Tensor:
+    def nearer(self, x: Tensor, direction: Tensor, than: Tensor | float = 0.0) -> Tensor:
         """Return where x is nearer to a direction than to slope times it, shape (m, …).
 
         Args:
             x, direction: shape (m, …).
+            than: by how much squares of distances must differ, shape (m, …).
         """
         slope = self._slopes(x)
-        # (x − slope d)² > (x − d)²
-        return (1 - slope) * direction * (2 * x - (1 + slope) * direction) > 0
+        # (x − slope d)² − (x − d)²
+        return (1 - slope) * direction * (2 * x - (1 + slope) * direction) > than
 
     def from_kinks(self, z: Tensor) -> Tensor:
         """Return the distance from the nearest kink, same shape."""

@@ -145,11 +145,7 @@ class PositionSearch:
 
     def _mask(self, direction: Tensor, away: list[Tensor]) -> Tensor:
         """Return where (z, x) is nearer to an active channel's than to an inactive one's."""
-        # (x − slope d)² − (x − d)² = (1 − slope) d (2x − (1 + slope) d)
-        slope = self.activation.slope[:, None]
-        gain = (1 - slope) * direction * (2 * self.x - (1 + slope) * direction)
-        nearer: Tensor = gain > self.trust * (away[1] - away[0])
-        return nearer
+        return self.activation.nearer(self.x, direction, self.trust * (away[1] - away[0]))
 
     def _harvest(self, x: Tensor, active: Tensor) -> bool:
         """Take masks that are in the space and new; return whether there are any."""

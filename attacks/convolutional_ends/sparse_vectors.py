@@ -33,6 +33,7 @@ class SparseVectors:
 
     def __init__(self, sought: Sought, found: FoundColumns, seed: int) -> None:
         self.sought, self.found = sought, found
+        self.activation = sought.activation.to(sought.basis)
         self.generator = torch.Generator().manual_seed(seed)
         length = sought.basis.norm(dim=1)
         self._channels = (length > LEAST_LENGTH * length.max()).nonzero().flatten()
@@ -73,7 +74,7 @@ class SparseVectors:
     def _take_masks(self, vectors: Tensor) -> None:
         """Take those that are an x themselves."""
         active = vectors.abs() > ZERO
-        derivative = self.sought.activation.to(self.sought.basis).derivative(active)
+        derivative = self.activation.derivative(active)
         r = nearest_residuals(derivative, self.sought.directions, self.sought.basis)
         self._take(active, derivative * (self.sought.directions @ r.mT))
 
@@ -94,9 +95,9 @@ class SparseVectors:
         mask, r = self.found.active[:, number], self.found.residuals[number]
         direction = self.sought.directions @ r
         inside = (vectors.abs() > ZERO) & (direction != 0)[:, None]
-        # A channel that is active for the first and not for the second is one of the direction's
-        # sign, one the other way round of the opposite.
-        signed = torch.where(mask, direction, -direction) * (1 - self.sought.activation.slope)
+        # x_1 − x_2 has the direction's sign where only the first is active, the opposite sign where
+        # only the second is.
+        signed = torch.where(mask, direction, -direction) * (1 - self.activation.slope)
         share = vectors / torch.where(signed == 0, torch.inf, signed)[:, None]
         count = inside.sum(0)
         mean = torch.where(inside, share, 0.0).sum(0) / count.clamp_min(1)
@@ -104,7 +105,7 @@ class SparseVectors:
         rows = ((off.sqrt() < ALIKE * mean.abs()) & (count > 0)).nonzero().flatten()
         if len(rows):
             active = mask[:, None] ^ inside[:, rows]
-            derivative = self.sought.activation.to(vectors).derivative(active)
+            derivative = self.activation.derivative(active)
             self._take(active, derivative * direction[:, None])
 
     def _take(self, active: Tensor, vectors: Tensor) -> None:

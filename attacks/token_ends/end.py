@@ -80,7 +80,7 @@ class TokenEnd(DemixableEnd):
 
     @property
     def largest_batch(self) -> int:
-        """Individuals for whom there are as many equations as unknowns, m − B for 2 B − 2."""
+        """The largest B with at least as many equations, m − B, as unknowns, 2 B − 2."""
         units, inputs = self.first.weight.shape
         return min((units + 2) // 3, inputs + 1)
 
