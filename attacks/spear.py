@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
-from leakbench.attacks.linear_layers.activations import Rectifier
-from leakbench.attacks.linear_layers.auxiliary_fallback import auxiliary_features, auxiliary_result
-from leakbench.attacks.linear_layers.certifying_attack import refuse_batch_statistics
-from leakbench.attacks.linear_layers.head import Head, head_of
-from leakbench.attacks.linear_layers.sparse_columns import Separation, SparseColumns
-from leakbench.base.errors import UsageError
+from leakbench.attacks.linear_layers.sparse_column_attack import SparseColumnAttack
+from leakbench.attacks.linear_layers.sparse_columns import SparseColumns
 from leakbench.base.registry import register_attack
-from leakbench.threat.attack import Attack, AttackResult, Progress, part_of
-from leakbench.threat.knowledge import Knowledge
-from leakbench.threat.observation import Observation
-from leakbench.threat.server import Server
 
 
 @register_attack("spear")
 @dataclass(frozen=True, kw_only=True)
-class Spear(Attack):
+class Spear(SparseColumnAttack):
     """Finds a batch's features exactly where the split is before a hidden ReLU layer.
 
     Random rows of the layer's gradient are sampled until, for each individual, B − 1 of them belong
@@ -45,97 +37,29 @@ class Spear(Attack):
         "Federated Learning (NeurIPS), OpenReview lPDxPVS6ix"
     )
     example_parameters: ClassVar = {"samples": 500}
-    note = (
-        "a batch is certified as a whole or not at all; where it does not find as many matching "
-        "columns as individuals, it answers with random individuals of D_aux, as the blind control"
-    )
     presets = {"paper": {"samples": 2**28, "samples_at_once": 2**14}}  # noqa: RUF012
 
     samples: Annotated[int, Field(gt=0, le=2**29)] = 200_000
     samples_at_once: Annotated[int, Field(gt=0)] = 4096
 
     @property
-    def required_knowledge(self) -> Knowledge:
-        """The model and the update, and D_aux for f_p and for individuals that are not found."""
-        return Knowledge.MODEL | Knowledge.UPDATE | Knowledge.AUXILIARY
+    def proposals(self) -> int:
+        """One of each sample."""
+        return self.samples
 
-    def check_head(self, head: Head) -> None:
-        """Refuse a classifier without a ReLU after its first layer.
+    @property
+    def proposals_at_once(self) -> int:
+        """One of each sample."""
+        return self.samples_at_once
 
-        Raises:
-            UsageError: names what to use.
-        """
-        if head.first.activation != Rectifier():
-            raise UsageError(
-                f"attack {self.name!r} needs a classifier whose first layer is followed by ReLU; "
-                f"take newton_demixing for other activations and for an output layer alone"
-            )
+    def propose(self, columns: SparseColumns, count: int, generator: torch.Generator) -> Tensor:
+        """Sample rows."""
+        return columns.sampled(count, generator)
 
     def work(self, batch_size: int) -> float:
         """The work of the samples."""
         return min(self.samples, DRAWS * 2.0**batch_size) * DRAW / batch_size
 
-    def infer(
-        self, server: Server, observations: Sequence[Observation], progress: Progress
-    ) -> list[AttackResult]:
-        """Search each batch by itself."""
-        assert server.model is not None
-        refuse_batch_statistics(server, self.name)
-        head = head_of(server.model, self.name)
-        self.check_head(head)
-        answers = []
-        for number, observation in enumerate(observations):
-            part = part_of(progress, number, len(observations))
-            answers.append(self._answer(server, head, observation, part))
-            part(1.0)
-        return answers
-
-    def _answer(
-        self, server: Server, head: Head, observation: Observation, progress: Progress
-    ) -> AttackResult:
-        assert server.feature_space is not None and observation.update is not None
-        if not bool(head.first.gradient(observation.update).isfinite().all()):
-            return auxiliary_result(server, observation, certifies=True)
-        batch = self._search(head, observation, progress)
-        size = observation.batch_size
-        features = server.feature_space.features[:0]
-        if batch is not None:
-            features = torch.cat([features, batch.features.to(features)])
-        missing = size - len(features)
-        if missing:
-            features = torch.cat([features, auxiliary_features(server, observation, missing)])
-        # Fewer columns than individuals may be those of mixtures, which activate all units of
-        # theirs.
-        exact = batch is not None and batch.exact and not missing
-        return AttackResult(
-            scores=server.feature_space.property_model(features),
-            features=features,
-            certified=torch.full((size,), exact, device=features.device),
-            diverged=batch is None,
-        )
-
-    def _search(
-        self, head: Head, observation: Observation, progress: Progress
-    ) -> Separation | None:
-        """Return the batch if enough independent columns are found and they match; else None."""
-        assert observation.update is not None
-        columns = SparseColumns(head, observation.update, observation.batch_size)
-        if not columns.tells_apart:
-            return None
-        generator = torch.Generator().manual_seed(observation.seed)
-        batch = columns.search(self.samples, self.samples_at_once, generator, progress)
-        if (
-            batch is None
-            or batch.score < FITTING
-            or not bool(batch.features.float().isfinite().all())
-        ):
-            return None
-        return batch
-
-
-FITTING = 0.65
-"""Score below which features are further from the individuals than those of D_aux; the score of
-random columns is 0.5. Measured on CelebA, 256 hidden units."""
 
 DRAWS = 4
 """Samples that a batch takes, in multiples of 2ᴮ."""

@@ -2,10 +2,8 @@
 
 The gradient of the layer's [W, b] is G = X H over the B individuals: x_i, the i-th column of X, is
 zero where individual i does not activate a unit, and the i-th row of H is [h_i, 1]. With G = U S Vᵀ
-of rank b, X = U Q and H = Q⁻¹ S Vᵀ for some invertible Q. Of b − 1 rows of U whose units an
-individual does not activate, if they have rank b − 1, the kernel is its column q of Q: rows are
-sampled until this holds, which takes about 2ᵇ samples where half of the units are active. All other
-units tell whether a kernel is a column: a wrong one vanishes at none of them.
+of rank b, X = U Q and H = Q⁻¹ S Vᵀ for some invertible Q. Attacks propose columns q of Q, and the
+zeros of U q tell whether it is one: a wrong one vanishes at no unit besides those it was made from.
 
 After Dimitrov, Baader, Müller, Vechev 2024 (SPEAR), Algorithms 1 and 2. Rows of G are scaled to
 unit length throughout, so that rounding is alike in all of them.
@@ -97,17 +95,17 @@ class SparseColumns:
 
     def search(
         self,
-        samples: int,
+        propose: Callable[[int], Tensor],
+        proposals: int,
         at_once: int,
-        generator: torch.Generator,
         progress: Callable[[float], None],
     ) -> Separation | None:
-        """Sample rows until a batch fits or the samples are spent.
+        """Ask for candidates until a batch fits or so many were proposed.
 
         Args:
-            samples: samples, at most.
-            at_once: samples side by side.
-            generator: a CPU generator.
+            propose: returns n vectors or fewer, nearly of unit length, shape (≤ n, b).
+            proposals: n of all calls together, at most.
+            at_once: n of one call.
 
         Returns:
             The batch that fits best; None if there are not enough independent candidates.
@@ -118,14 +116,14 @@ class SparseColumns:
         candidates = self.settle(self.space.basis[:0])
         best = None
         drawn, exchanged_at = 0, 0
-        while drawn < samples:
-            count = min(at_once, samples - drawn)
+        while drawn < proposals:
+            count = min(at_once, proposals - drawn)
             drawn += count
-            fresh = self.settle(self._sparse(self.kernels(self.draw(count, generator))))
-            progress(drawn / samples)
+            fresh = self.settle(self._sparse(propose(count)))
+            progress(drawn / proposals)
             candidates = _distinct(_together(candidates, fresh))[:MOST]
             # Exchanges take long: the more draws they have failed on, the more come before others.
-            exchange = drawn >= min(AGAIN * exchanged_at, samples)
+            exchange = drawn >= min(AGAIN * exchanged_at, proposals)
             if exchange:
                 exchanged_at = drawn
             elif not len(fresh):
@@ -134,6 +132,17 @@ class SparseColumns:
             if best is not None and best.exact:
                 break
         return best
+
+    def sampled(self, count: int, generator: torch.Generator) -> Tensor:
+        """Return the kernels of samples of b − 1 rows of U, shape (≤ count, b).
+
+        Of rows whose units an individual does not activate, if they have rank b − 1, the kernel is
+        its column of Q. About one sample of 2ᵇ is such, where half of the units are active.
+
+        Args:
+            generator: a CPU generator.
+        """
+        return self.kernels(self.draw(count, generator))
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Return samples of b − 1 different units that at least one individual activates.
@@ -181,7 +190,7 @@ class SparseColumns:
     def settle(self, vectors: Tensor) -> Columns:
         """Return the sparse ones of vectors (n, b), fitted to all their zeros, without repeats.
 
-        Sampled rows may be nearly dependent, and magnify rounding.
+        Candidates come with rounding: sampled rows, for one, may be nearly dependent.
         """
         zeros = self.zeros(vectors, COARSE)
         for _ in range(FITS):
@@ -252,7 +261,7 @@ class SparseColumns:
         return vectors[self._enough(self.zeros(vectors, COARSE))]
 
     def _enough(self, zeros: Tensor) -> Tensor:
-        """Whether more units vanish than were sampled; always for a single individual."""
+        """Whether more units vanish than for any vector; always for a single individual."""
         if self.rank == 1:
             return torch.ones_like(zeros[:, 0])
         return zeros[:, self._live].sum(1) >= self.rank - 1 + SPARE_ZEROS
@@ -314,17 +323,17 @@ def _exchanges(chosen: Tensor, place: int, count: int) -> Tensor:
 
 
 SPARE_ZEROS = 3
-"""Fewest units besides the sampled ones at which a candidate vanishes."""
+"""Fewest units, besides the b − 1 at which some vector always vanishes, where a candidate does."""
 
 FEW = 64
-"""Samples at once, at most, in multiples of 2ᵇ: a small batch is found in fewer."""
+"""Proposals at once, at most, in multiples of 2ᵇ: a small batch is found in fewer."""
 
 MOST = 512
 """Candidates that are kept. With two classes the difference of two columns vanishes wherever both
 individuals have the same mask, at more units than either: many wrong candidates are as sparse."""
 
 AGAIN = 4
-"""Factor by which the samples grow before exchanges are tried again."""
+"""Factor by which the proposals grow before exchanges are tried again."""
 
 SINGULAR = 1e-8
 """Pivots smaller than this, relative to the largest, say that rows depend on each other."""

@@ -28,6 +28,7 @@ LOOKS: Mapping[str, Look] = {
     "token_demixing": (VERMILION, "s"),
     "feature_lbfgs": (BROWN, "<"),
     "spear": (GREEN, "P"),
+    "spear_plus_plus": (INDIGO, "P"),
     "cocktail_party": (PINK, "o"),
     "class_means": (SKY, "^"),
     "row_space": (ORANGE, "s"),
