@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 from pydantic import Field
 
+from leakbench.attacks.convolutional_ends.batch_normalised import as_frozen, can_be_frozen
 from leakbench.attacks.convolutional_ends.end import ConvolutionalEnd
 from leakbench.attacks.convolutional_ends.gradient import position_gradient
 from leakbench.attacks.convolutional_ends.positions import (
@@ -19,13 +20,18 @@ from leakbench.attacks.convolutional_ends.rules import CONVOLUTION
 from leakbench.attacks.convolutional_ends.whole_search import PositionBudget, found_columns
 from leakbench.attacks.demixable_ends.registry import end_of
 from leakbench.attacks.linear_layers.auxiliary_fallback import has_finite_update
-from leakbench.attacks.linear_layers.certifying_attack import CertifyingAttack, refuse_other_losses
+from leakbench.attacks.linear_layers.certifying_attack import (
+    CertifyingAttack,
+    refuse_batch_statistics,
+    refuse_other_losses,
+)
 from leakbench.attacks.linear_layers.demixing.recovered import RecoveredIndividuals
 from leakbench.base.errors import UsageError
 from leakbench.base.registry import register_attack
 from leakbench.federation.batch_norm import batch_norm_layers
 from leakbench.federation.shared_model import SharedModel
 from leakbench.threat.attack import Progress
+from leakbench.threat.knowledge import Knowledge
 from leakbench.threat.observation import Observation
 from leakbench.threat.server import Server
 
@@ -52,6 +58,9 @@ class ConvolutionDemixing(CertifyingAttack):
     Labels need not be known. B·P must be below the convolution's inputs and about half its
     channels. The activation is ReLU, ReLU6, leaky or parametric ReLU.
 
+    Clients may normalise by their batch: where they send its statistics, the gradient that a frozen
+    BatchNorm would give follows, see `convolutional_ends.batch_normalised`.
+
     Attributes:
         volleys: of alternating projections, at most; they end with the first that finds few.
         sparse_volleys: of minimisations that end at sparse vectors, at most.
@@ -75,6 +84,7 @@ class ConvolutionDemixing(CertifyingAttack):
         "rounds": 0,
     }
     example_parameters: ClassVar = {"budget": 2, "reflections": 200}
+    optional_knowledge: ClassVar = Knowledge.STATISTICS
 
     volleys: Annotated[int, Field(ge=0)] = 100
     sparse_volleys: Annotated[int, Field(ge=0)] = 50
@@ -87,20 +97,49 @@ class ConvolutionDemixing(CertifyingAttack):
     ) -> list[RecoveredIndividuals]:
         """Demix the last convolution's gradient of each batch."""
         assert server.model is not None and server.auxiliary is not None
-        if server.mode == "train" and batch_norm_layers(server.model):
-            raise UsageError(
-                f"attack {self.name!r} needs clients that compute in evaluation mode where the "
-                f"model has BatchNorm; take mode=eval"
-            )
+        refuse_batch_statistics(server, self.name)
         refuse_other_losses(server.model, self.name)
         images = server.auxiliary.images[:AUXILIARY_IMAGES]
         end = self.end(server.model, images)
-        starts = end.preactivations(server.model, images)
+        norm = self._batch_norm(server, end, observations)
         results = []
         for number, observation in enumerate(observations):
-            results.append(self._recovered(end, observation, starts))
+            together = observation.batch_size if server.mode == "train" else None
+            starts = end.preactivations(server.model, images, together)
+            variance = None
+            if norm is not None:
+                assert observation.statistics is not None
+                variance = observation.statistics[norm][1]
+            results.append(self._recovered(end, observation, starts, variance))
             progress((number + 1) / len(observations))
         return results
+
+    def _batch_norm(
+        self, server: Server, end: ConvolutionalEnd, observations: Sequence[Observation]
+    ) -> str | None:
+        """Return the BatchNorm after the convolution if it normalises by the batch.
+
+        Raises:
+            UsageError: its statistics are not known, or do not suffice for this end.
+        """
+        assert server.model is not None
+        layers = batch_norm_layers(server.model)
+        name = next((name for name, each in layers.items() if each is end.convolution.norm), None)
+        if server.mode == "eval" or (name is None and not (layers and end.has_shortcut)):
+            return None
+        if not can_be_frozen(end):
+            raise UsageError(
+                f"attack {self.name!r} needs, where clients' BatchNorm normalises by the batch, a "
+                f"last convolution without padding, without a shortcut, and with a factor that "
+                f"clients train; take mode=eval, or another attack, such as feature"
+            )
+        assert name is not None
+        if any(name not in (each.statistics or {}) for each in observations):
+            raise UsageError(
+                f"attack {self.name!r} needs the statistics of clients' batches where the last "
+                f"BatchNorm normalises by the batch; grant statistics, or take mode=eval"
+            )
+        return name
 
     def end(self, model: SharedModel, examples: torch.Tensor) -> ConvolutionalEnd:
         """Return the part of a model that is demixed.
@@ -114,13 +153,28 @@ class ConvolutionDemixing(CertifyingAttack):
         return end_of(model, examples, CONVOLUTION, ConvolutionalEnd, self.name)
 
     def _recovered(
-        self, end: ConvolutionalEnd, observation: Observation, starts: torch.Tensor
+        self,
+        end: ConvolutionalEnd,
+        observation: Observation,
+        starts: torch.Tensor,
+        variance: torch.Tensor | None,
     ) -> RecoveredIndividuals:
-        """Return the individuals of one batch; none where not all positions are found."""
+        """Return the individuals of one batch; none where not all positions are found.
+
+        Args:
+            starts: z of positions of D_aux, shape (m, n · P).
+            variance: before the last BatchNorm where it normalises by the batch, shape (m,).
+        """
         assert observation.update is not None
         if not has_finite_update(observation):
             return no_individuals(end)
-        gradient = position_gradient(end, observation.update, observation.batch_size, starts)
+        update, size, sent = observation.update, observation.batch_size, None
+        if variance is not None:
+            completed = as_frozen(end, update, variance, size)
+            if completed is None:
+                return no_individuals(end)
+            end, sent = completed.end, completed.gradient
+        gradient = position_gradient(end, update, size, starts, sent)
         if not gradient.is_searchable:
             return no_individuals(end)
         budget = PositionBudget(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,8 @@ class Convolution:
         weight: W, shape (m, d) with d = input channels × kernel.
         bias: b, shape (m,).
         row_scale: factor of BatchNorm in each row of W, shape (m,); ones without it.
+        norm: BatchNorm after the convolution, if any.
+        scale_name: of its factor γ in an update; empty where no update has it.
     """
 
     module: nn.Conv2d
@@ -33,6 +35,8 @@ class Convolution:
     weight: Tensor
     bias: Tensor
     row_scale: Tensor
+    norm: nn.BatchNorm2d | None = None
+    scale_name: str = ""
 
     @property
     def known_rows(self) -> Tensor:
@@ -99,6 +103,26 @@ def convolution_of(
         weight=weight * factor[:, None],
         bias=bias,
         row_scale=factor,
+        norm=norm,
+        scale_name="" if norm is None else names.get(id(norm.weight), ""),
+    )
+
+
+def normalised_by(convolution: Convolution, deviations: Tensor) -> Convolution:
+    """Return a convolution whose BatchNorm takes away a batch's mean and divides by deviations.
+
+    It takes what the kernel sees, less the mean of that over the batch.
+
+    Args:
+        convolution: with BatchNorm.
+        deviations: σ, shape (m,).
+    """
+    norm = convolution.norm
+    assert norm is not None
+    factor = double(norm.weight) / deviations
+    raw = double(convolution.module.weight).flatten(1)
+    return replace(
+        convolution, weight=raw * factor[:, None], bias=double(norm.bias), row_scale=factor
     )
 
 

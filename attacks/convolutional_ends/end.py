@@ -13,6 +13,7 @@ from leakbench.attacks.convolutional_ends.kinked import Kinked
 from leakbench.attacks.demixable_ends.calls import inputs_of
 from leakbench.attacks.demixable_ends.registry import DemixableEnd
 from leakbench.attacks.linear_layers.head import Layer
+from leakbench.federation.batch_norm import in_mode
 from leakbench.federation.shared_model import SharedModel
 
 
@@ -58,9 +59,23 @@ class ConvolutionalEnd(DemixableEnd):
         channels, inputs = self.convolution.weight.shape
         return min(inputs + 1, channels) // self.positions
 
-    def preactivations(self, model: SharedModel, images: Tensor) -> Tensor:
-        """Return W a + b + s of images, one position after another, shape (m, n · P)."""
-        taken = inputs_of(model, self.module, images)
+    def preactivations(
+        self, model: SharedModel, images: Tensor, together: int | None = None
+    ) -> Tensor:
+        """Return W a + b + s of images, one position after another, shape (m, n · P).
+
+        Args:
+            together: images of a batch by which BatchNorm normalises; what does not fill one is
+                left out. None for running statistics.
+        """
+        if together is None:
+            taken = inputs_of(model, self.module, images)
+        else:
+            place = next(name for name, each in model.named_modules() if each is self.module)
+            by_batch = in_mode(model, "train")
+            together = min(together, len(images))
+            whole = images[: len(images) // together * together]
+            taken = inputs_of(by_batch, by_batch.get_submodule(place), whole, together)
         return taken.flatten(2).transpose(0, 1).flatten(1)
 
     def pooled(self, z: Tensor) -> Tensor:

@@ -41,6 +41,7 @@ class PositionGradient:
         precision: the unit of the last place of the update's numbers.
         standardise: by D_aux's features.
         deviations: of z at D_aux's positions, shape (m,).
+        misfit: root mean square error of entries of the gradient that were computed, not sent.
     """
 
     end: ConvolutionalEnd
@@ -53,6 +54,7 @@ class PositionGradient:
     precision: float
     standardise: Standardisation
     deviations: Tensor
+    misfit: float = 0.0
 
     @property
     def is_searchable(self) -> bool:
@@ -85,6 +87,7 @@ class PositionGradient:
         else:
             # Nothing is left in which noise is seen: it is rounding at least.
             entry = self.precision * float(whole.square().mean().sqrt())
+        entry = sqrt(entry**2 + self.misfit**2 * float(space.scale.square().mean()))
         weights = torch.cat([own.weight, own.bias[:, None]], dim=1)
         outside = (noise @ weights.mT).square().sum(0) / max(1, rows)
         inside = entry**2 * self.layer.square().sum(1)
@@ -141,7 +144,11 @@ class PositionGradient:
 
 
 def position_gradient(
-    end: ConvolutionalEnd, update: Mapping[str, Tensor], individuals: int, starts: Tensor
+    end: ConvolutionalEnd,
+    update: Mapping[str, Tensor],
+    individuals: int,
+    starts: Tensor,
+    observed: ObservedGradient | None = None,
 ) -> PositionGradient:
     """Return the spaces of one victim batch.
 
@@ -149,6 +156,7 @@ def position_gradient(
         update: finite.
         individuals: B.
         starts: z of positions of D_aux, shape (m, n · P).
+        observed: the convolution's gradient; by default that of the update.
     """
     precision = end.convolution.precision(update)
     weight, bias = (double(update[name]) for name in end.output.names)
@@ -159,10 +167,7 @@ def position_gradient(
     directions = end.output.weight.mT @ residuals
     length = directions.norm(dim=1)
     scale = 1 / length.clamp_min(LEAST_CHANNEL * length.median().clamp_min(TINY))
-    gradient = end.gradient(update)
-    observed = ObservedGradient(
-        gradient, end.convolution.known_rows, torch.ones(gradient.shape[1] - 1, dtype=torch.bool)
-    )
+    observed = observed or _sent(end, update)
     space = space_of(observed, individuals * end.positions, scale, precision)
     return PositionGradient(
         end=end,
@@ -175,7 +180,14 @@ def position_gradient(
         precision=precision,
         standardise=Standardisation.of(end.pooled(starts)),
         deviations=starts.std(dim=1),
+        misfit=observed.misfit,
     )
+
+
+def _sent(end: ConvolutionalEnd, update: Mapping[str, Tensor]) -> ObservedGradient:
+    gradient = end.gradient(update)
+    columns = torch.ones(gradient.shape[1] - 1, dtype=torch.bool)
+    return ObservedGradient(gradient, end.convolution.known_rows, columns)
 
 
 LEFT_MARGIN = 10.0

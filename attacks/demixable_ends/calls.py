@@ -63,14 +63,20 @@ def calls_of(model: SharedModel, examples: Tensor) -> tuple[list[Call], Tensor]:
     return calls, features
 
 
-def inputs_of(model: SharedModel, module: nn.Module, images: Tensor) -> Tensor:
-    """Return what the last call of a layer takes, in double precision on the CPU, shape (n, …)."""
+def inputs_of(
+    model: SharedModel, module: nn.Module, images: Tensor, at_once: int | None = None
+) -> Tensor:
+    """Return what the last call of a layer takes, in double precision on the CPU, shape (n, …).
+
+    Args:
+        at_once: images that the model computes at once, where that makes a difference.
+    """
     taken: list[Tensor] = []
     parts = []
     handle = module.register_forward_pre_hook(lambda _, inputs: taken.append(inputs[0].clone()))
     try:
         with torch.no_grad():
-            for some in torch.split(images, AT_ONCE):
+            for some in torch.split(images, at_once or AT_ONCE):
                 taken.clear()
                 model.features(some)
                 parts.append(double(taken[-1]))

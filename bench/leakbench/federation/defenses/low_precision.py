@@ -26,8 +26,8 @@ class LowPrecision(Defense):
     """
 
     reference: ClassVar[str] = (
-        "Micikevicius et al. 2018, Mixed Precision Training (ICLR); bfloat16: Kalamkar et al. 2019, "
-        "A Study of BFLOAT16 for Deep Learning Training (arXiv 1905.12322)"
+        "float16: Micikevicius et al. 2018, Mixed Precision Training (ICLR); bfloat16: Kalamkar "
+        "et al. 2019, A Study of BFLOAT16 for Deep Learning Training (arXiv 1905.12322)"
     )
     example_parameters: ClassVar = {"format": "bfloat16"}
 
