@@ -131,13 +131,14 @@ class ConvolutionDemixing(CertifyingAttack):
             raise UsageError(
                 f"attack {self.name!r} needs, where clients' BatchNorm normalises by the batch, a "
                 f"last convolution without padding, without a shortcut, and with a factor that "
-                f"clients train; take mode=eval, or another attack, such as feature"
+                f"clients train; take another attack, such as feature"
             )
         assert name is not None
         if any(name not in (each.statistics or {}) for each in observations):
             raise UsageError(
                 f"attack {self.name!r} needs the statistics of clients' batches where the last "
-                f"BatchNorm normalises by the batch; grant statistics, or take mode=eval"
+                f"BatchNorm normalises by the batch; grant statistics, in an audit capture weights "
+                f"with their running statistics, or take another attack, such as feature"
             )
         return name
 

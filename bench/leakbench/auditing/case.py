@@ -21,6 +21,7 @@ from leakbench.auditing.client_batches import (
 from leakbench.auditing.labelled_images import Kind, LabelledImages, kind_of
 from leakbench.auditing.model_splitting import SplitModel
 from leakbench.auditing.part_errors import error_text
+from leakbench.auditing.sent_statistics import sent_statistics
 from leakbench.auditing.threat_model import ThreatModel
 from leakbench.auditing.update_check import UpdateCheck, check_update
 from leakbench.auditing.updates import ReadUpdates, UpdateFormat
@@ -126,6 +127,7 @@ def case_of(
     batches: list[Batch] = []
     left_out: list[str] = []
     skipped: list[str] = []
+    example = auxiliary.images[:1].to(clients.device)
     every = [each.name for each in updates.captured] or list(rows)
     if most is not None and len(every) > most:
         skipped = [f"{len(every) - most} of {len(every)} updates, for a quick audit"]
@@ -134,7 +136,9 @@ def case_of(
         captured = next((each for each in updates.captured if each.name == name), None)
         try:
             if captured is not None:
-                batches.append(captured_batch(captured, clients, truth, rows.get(name, ())))
+                batch = captured_batch(captured, clients, truth, rows.get(name, ()))
+                sent = sent_statistics(captured, batch, clients, example)
+                batches.append(replace(batch, statistics=sent))
             else:
                 assert truth is not None
                 batches.append(computed_batch(name, clients, truth, rows[name], update_format))

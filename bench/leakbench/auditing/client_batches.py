@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from leakbench.auditing.batch_features import features_together
 from leakbench.auditing.client_defense import combined_defense
@@ -39,6 +40,8 @@ class Batch:
         update: as it was captured; None if it is computed from the truth.
         defense: under which the update is sent, local steps included.
         learning_rate: η of the client.
+        statistics: of the batch before each BatchNorm layer, see `Observation`; None where the
+            client does not send them.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Batch:
     update: Update | None
     defense: PluginSpec
     learning_rate: float
+    statistics: Mapping[str, tuple[Tensor, Tensor]] | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,8 @@ def granted_knowledge(attack: Attack, threat: ThreatModel, batch: Batch) -> Know
         grant |= Knowledge.LABELS
     if batch.defense != NO_DEFENSE:
         grant |= Knowledge.DEFENSE
+    if batch.statistics is not None:
+        grant |= Knowledge.STATISTICS
     if attack.control:
         grant |= Knowledge.FEATURES & attack.required_knowledge  # The oracle's, no server's.
     missing = attack.required_knowledge & ~grant
@@ -107,7 +109,8 @@ def answer(
         seed = exchange.attack_seed(attack, number)
         if not isinstance(batch, KnownBatch):
             update = batch.update if Knowledge.UPDATE in knowledge else None
-            observations.append(Observation(batch.size, seed, update))
+            known = batch.statistics if Knowledge.STATISTICS in knowledge else None
+            observations.append(Observation(batch.size, seed, update, statistics=known))
             distortions.append(0.0)
             continue
         client = Client(
@@ -118,7 +121,7 @@ def answer(
             generator=exchange.defense_generator(batch.truth, number),
         )
         sent = compute(client) if batch.update is None else batch.update
-        observations.append(observe(batch.truth, sent, knowledge, seed))
+        observations.append(observe(batch.truth, sent, knowledge, seed, batch.statistics))
         undefended = batch.defense == NO_DEFENSE
         distortions.append(0.0 if undefended else distortion(sent, gradient(client)))
     runs = attack.least_runs if attack.is_random else 1
