@@ -138,7 +138,7 @@ def test_frozen_layers_are_refused() -> None:
 
 def test_clients_that_normalise_by_the_batch_are_refused() -> None:
     server = replace(planted_images(2, network()).server, mode="train")
-    with pytest.raises(UsageError, match="take mode=eval"):
+    with pytest.raises(UsageError, match="needs clients that compute in evaluation mode"):
         ConvolutionDemixing().infer(server, [], lambda share: None)
 
 
