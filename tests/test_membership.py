@@ -13,6 +13,7 @@ from leakbench.base.errors import UsageError
 from leakbench.evaluation.preparation import EvaluationContext, prepare
 from leakbench.experiments.cell import Cell, Setup
 from leakbench.experiments.resolved_cell import ResolvedCell
+from leakbench.federation.defenses.local_steps import LocalSteps
 from leakbench.metrics.classification import tpr_at_fpr
 from leakbench.metrics.estimates import Estimate
 from leakbench.records.measured import Measured
@@ -41,6 +42,14 @@ def test_who_is_in_the_batch_is_in_the_row_space_and_nobody_else(
     outside = distances(batch.head, batch.update, individuals, batch.auxiliary)
     assert inside.max() < 1e-3
     assert outside.min() > 0.05
+
+
+def test_local_steps_of_the_head_alone_leave_the_row_space_as_it_is() -> None:
+    """Features stay the same while the head moves: the sum of all steps has rank B."""
+    batch = planted(8)
+    update = batch.changed(LocalSteps(epochs=8))
+    assert distances(batch.head, update, 8, batch.features).max() < 1e-3
+    assert distances(batch.head, update, 8, batch.auxiliary).min() > 0.05
 
 
 def test_an_update_that_is_not_finite_reveals_nothing() -> None:
