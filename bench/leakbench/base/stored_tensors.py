@@ -46,7 +46,7 @@ class TensorStore:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise WriteError(f"cannot write to {folder}: {error.strerror}") from error
-        self._file = tempfile.SpooledTemporaryFile(IN_MEMORY, dir=folder)  # noqa: SIM115
+        self._file = tempfile.SpooledTemporaryFile(IN_MEMORY, dir=str(folder))  # noqa: SIM115
         self._end = 0
         # Attacks may read in several threads.
         self._turn = threading.Lock()
@@ -67,7 +67,7 @@ class TensorStore:
         try:
             with self._turn:
                 self._file.seek(place.start)
-                self._file.write(memoryview(flat.numpy()))
+                self._file.write(flat.numpy().data)
                 self._file.flush()
         except OSError as error:
             raise WriteError(
@@ -79,7 +79,7 @@ class TensorStore:
     def read(self, place: _Place) -> Tensor:
         """Return a tensor as it was written, in memory of its own."""
         flat = torch.empty(place.shape.numel(), dtype=place.dtype)
-        left = memoryview(flat.view(torch.uint8).numpy())
+        left = flat.view(torch.uint8).numpy().data
         with self._turn:
             self._file.seek(place.start)
             while left:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from leakbench.federation.gradient_parts import individuals_at_once
+from leakbench.federation.gradient_parts import number_of_parts
 from leakbench.federation.shared_model import SharedModel
 
 
@@ -48,19 +48,21 @@ def client_update(model: SharedModel, images: Tensor, targets: Tensor) -> dict[s
     """Return the gradient of the model's loss over a batch, by parameter name.
 
     Where a batch's activations would need much memory, it is the sum of its parts' gradients, equal
-    up to rounding; see `individuals_at_once`.
+    up to rounding; see `number_of_parts`.
 
     Args:
         model: as the client runs it, see `in_mode`.
         images: shape (B, 3, size, size).
         targets: classes, shape (B,), or class probabilities, shape (B, K).
     """
-    at_once = individuals_at_once(model, images)
-    if at_once >= len(images):
+    parts = number_of_parts(model, images)
+    if parts == 1:
         return _gradient(model, images, targets)
     whole = model.loss.denominator(targets)
     update: dict[str, Tensor] = {}
-    for some, of_them in zip(images.split(at_once), targets.split(at_once), strict=True):
+    # Of sizes that differ by one at most: a model may not take a single individual.
+    split = torch.tensor_split(images, parts), torch.tensor_split(targets, parts)
+    for some, of_them in zip(*split, strict=True):
         share = model.loss.denominator(of_them) / whole
         for name, part in _gradient(model, some, of_them, share).items():
             update[name] = update[name] + part if name in update else part

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
@@ -15,26 +17,26 @@ HELD = 2**30
 each individual, a ViT-B/16 (224 px) 134 MiB, the small networks less than one."""
 
 FEWEST = 8
-"""Individuals that always pass the network together."""
+"""Individuals up to which a batch is never parted."""
 
 
-def individuals_at_once(model: SharedModel, images: Tensor) -> int:
-    """Return how many individuals of a batch pass the network together for its gradient.
+def number_of_parts(model: SharedModel, images: Tensor) -> int:
+    """Return in how many parts a batch passes the network for its gradient.
 
-    All of them where their activations fit into `HELD`, since a sum of parts is rounded otherwise;
-    and where the model mixes individuals, draws random numbers or is in training mode, since then
-    the gradient is no such sum.
+    One where its activations fit into `HELD`, since a sum of parts is rounded otherwise; and where
+    the model mixes individuals, draws random numbers or is in training mode, since then the
+    gradient is no such sum.
 
     Args:
         model: as the client runs it.
         images: shape (B, 3, size, size), or other inputs, one a row.
     """
     if len(images) <= FEWEST or model.training or normalises_by_batch(model):
-        return len(images)
+        return 1
     fit = max(FEWEST, HELD // max(1, _bytes_held(model, images[:2]) // 2))
     if fit >= len(images) or not _treats_each_alone(model, images[:FEWEST]):
-        return len(images)
-    return fit
+        return 1
+    return math.ceil(len(images) / fit)
 
 
 def _bytes_held(model: SharedModel, images: Tensor) -> int:
@@ -60,7 +62,7 @@ def _treats_each_alone(model: SharedModel, images: Tensor) -> bool:
     with torch.no_grad():
         together = model(images)
         # Not in halves, nor one by one: a model may compare pairs, or not take a single input.
-        apart = torch.cat([model(some) for some in images.split(3)])
+        apart = torch.cat([model(some) for some in torch.split(images, 3)])
     if apart.shape != together.shape:
         return False
     rounding = ROUNDING * together.abs().amax()

@@ -66,7 +66,7 @@ class Observation:
         batch_size: number of individuals B.
         seed: for the attack's own randomness.
         update: parameter name → gradient of the mean cross-entropy over the batch, or the
-            defended update.
+            defended update. Every look-up may read a copy from a file, so keep what you need often.
         labels: main-task classes in ascending order, shape (B,): which individual has which label
             is not known.
         statistics: BatchNorm layer → mean and variance of its input over the batch, shape
