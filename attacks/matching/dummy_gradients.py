@@ -30,7 +30,12 @@ from leakbench.attacks.matching.priors import Statistics
 from leakbench.attacks.matching.runs import each_tensor
 from leakbench.attacks.matching.second_derivatives import twice_differentiable
 from leakbench.base.memory import is_out_of_memory
-from leakbench.federation.batch_norm import batch_norm_layers, channel_moments, recorded_statistics
+from leakbench.federation.batch_norm import (
+    batch_norm_layers,
+    channel_moments,
+    normalises_by_batch,
+    recorded_statistics,
+)
 from leakbench.federation.client import client_update
 from leakbench.federation.shared_model import SharedModel, watched
 
@@ -88,8 +93,7 @@ def layers_with_rules(model: SharedModel, images: Tensor) -> list[str] | None:
     Args:
         images: any batch, shape (B, 3, size, size).
     """
-    batch_norm = batch_norm_layers(model).values()
-    if any(layer.training or layer.running_mean is None for layer in batch_norm):
+    if normalises_by_batch(model):
         return None
     layers = [n for n, m in model.named_modules() if list(m.parameters(recurse=False))]
     tried = torch.stack([images[:1], images[:1].flip(-1)])

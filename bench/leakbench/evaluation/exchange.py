@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
+from torch import Tensor
 
 from leakbench.base.choices import Compiling, Mode, Precision
 from leakbench.base.seeds import seed_for
+from leakbench.base.stored_tensors import TensorStore
 from leakbench.evaluation.defense_cost import distortion
 from leakbench.evaluation.preparation import EvaluationContext
 from leakbench.evaluation.shared_training import learning_rate_of
 from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.federation.batch_norm import in_mode
-from leakbench.federation.client import Client, Update, gradient
+from leakbench.federation.client import Client, gradient
 from leakbench.federation.defense import Defense
 from leakbench.threat.attack import Attack
 from leakbench.threat.knowledge import Knowledge
@@ -104,25 +106,30 @@ class Sent:
     """What clients send, the same in all runs on one training.
 
     Attributes:
-        updates: one for each victim batch; empty where neither the attack sees them nor a defense
-            changes them, since a gradient of a deep network takes longer than a control.
+        updates: one for each victim batch, stored; empty where neither the attack sees them nor a
+            defense changes them, since a gradient of a deep network takes longer than a control.
         changes: `distortion` of each; none without a defense.
     """
 
-    updates: list[Update]
+    updates: list[Mapping[str, Tensor]]
     changes: list[float]
 
 
 def sent_by_clients(
     truths: Sequence[GroundTruth], exchange: Exchange, context: EvaluationContext
 ) -> Sent:
-    """Return what the clients of victim batches send."""
+    """Return what the clients of victim batches send.
+
+    Raises:
+        WriteError: updates are large, and the disk is full.
+    """
     assert context.server.model is not None
     model = in_mode(context.server.model, exchange.mode)
     compute = exchange.defense.protect(gradient)
     undefended = exchange.protocol.protect(gradient) if exchange.protocol else gradient
     sees_update = Knowledge.UPDATE in exchange.knowledge
-    updates: list[Update] = []
+    store = TensorStore()
+    updates: list[Mapping[str, Tensor]] = []
     changes: list[float] = []
     for number, truth in enumerate(truths):
         client = Client(
@@ -132,8 +139,9 @@ def sent_by_clients(
             learning_rate=exchange.learning_rate,
             generator=exchange.defense_generator(truth, number),
         )
-        updates.append(compute(client) if sees_update or exchange.is_defended else {})
+        update = compute(client) if sees_update or exchange.is_defended else {}
+        updates.append(store.keep(update))
         if exchange.is_defended:
             again = replace(client, generator=exchange.defense_generator(truth, number))
-            changes.append(distortion(updates[-1], undefended(again)))
+            changes.append(distortion(update, undefended(again)))
     return Sent(updates, changes)

@@ -75,24 +75,30 @@ class EvaluationContext:
 
 
 def prepare(
-    setup: Setup, data_root: Path | None, device: str, on_status: Callable[[str], None]
+    setup: Setup,
+    data_root: Path | None,
+    device: str,
+    on_status: Callable[[str], None],
+    beside: EvaluationContext | None = None,
 ) -> EvaluationContext:
     """Do, or find in the cache, all the work that cells of this setup share.
 
     Args:
         on_status: called with a short description of each long step.
+        beside: of another training of the same setup, on the same data and device, with which it
+            shares individuals and D_aux; None to load them.
 
     Raises:
         UsageError: data, main task, properties, model, weights or split are not as they must be.
     """
     provide_weights(setup, data_root)
     on_status(f"loading {setup.dataset}")
-    individuals = load_individuals(setup, data_root)
+    individuals = beside.individuals if beside else load_individuals(setup, data_root)
     foreign = load_auxiliary_individuals(setup, data_root)
-    split = _split(individuals, setup)
+    split = beside.split if beside else _split(individuals, setup)
     for name in setup.properties:
         individuals.attribute(name, "property")
-    auxiliary, rows = _auxiliary(setup, individuals, split, foreign, device)
+    auxiliary, rows = _auxiliary(setup, individuals, split, foreign, device, beside)
     model = trained_model(setup, individuals, split, device, on_status)
     on_status(f"reading D_aux of {setup.auxiliary_source}")
     data = fingerprint(individuals, foreign)
@@ -196,6 +202,7 @@ def _auxiliary(
     split: Split,
     foreign: Individuals | None,
     device: str,
+    beside: EvaluationContext | None,
 ) -> tuple[Auxiliary, NDArray[np.int64]]:
     """Return D_aux, people set aside in the victims' data set or those of another, and its rows.
 
@@ -215,6 +222,8 @@ def _auxiliary(
             f"empty; choose another `auxiliary_dataset`"
         )
     rows = at_most(rows, source.people, setup.auxiliary_individuals, setup.seed)
+    if beside and beside.server.auxiliary:
+        return beside.server.auxiliary, rows
     return auxiliary_of(source, rows, labels, setup.properties, device), rows
 
 

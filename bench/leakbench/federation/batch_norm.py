@@ -32,6 +32,12 @@ def batch_norm_layers(model: SharedModel) -> dict[str, _BatchNorm]:
     return {name: m for name, m in model.named_modules() if isinstance(m, _BatchNorm)}
 
 
+def normalises_by_batch(model: SharedModel) -> bool:
+    """Return whether BatchNorm layers mix the individuals of a batch, as in training mode."""
+    layers = batch_norm_layers(model).values()
+    return any(layer.training or layer.running_mean is None for layer in layers)
+
+
 def batch_statistics(model: SharedModel, images: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
     """Return mean and variance of every BatchNorm layer's input over a batch.
 

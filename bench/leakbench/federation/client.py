@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from leakbench.federation.gradient_parts import number_of_parts
 from leakbench.federation.shared_model import SharedModel
 
 
@@ -46,12 +47,33 @@ def gradient(client: Client) -> Update:
 def client_update(model: SharedModel, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
     """Return the gradient of the model's loss over a batch, by parameter name.
 
+    Where a batch's activations would need much memory, it is the sum of its parts' gradients, equal
+    up to rounding; see `number_of_parts`.
+
     Args:
         model: as the client runs it, see `in_mode`.
         images: shape (B, 3, size, size).
         targets: classes, shape (B,), or class probabilities, shape (B, K).
     """
+    parts = number_of_parts(model, images)
+    if parts == 1:
+        return _gradient(model, images, targets)
+    whole = model.loss.denominator(targets)
+    update: dict[str, Tensor] = {}
+    # Of sizes that differ by one at most: a model may not take a single individual.
+    split = torch.tensor_split(images, parts), torch.tensor_split(targets, parts)
+    for some, of_them in zip(*split, strict=True):
+        share = model.loss.denominator(of_them) / whole
+        for name, part in _gradient(model, some, of_them, share).items():
+            update[name] = update[name] + part if name in update else part
+    return update
+
+
+def _gradient(
+    model: SharedModel, images: Tensor, targets: Tensor, share: float = 1.0
+) -> dict[str, Tensor]:
+    """Return the gradient of a share of the loss, by parameter name."""
     parameters = {name: p.detach().requires_grad_() for name, p in model.named_parameters()}
-    loss = model.loss.value(functional_call(model, parameters, (images,)), targets)
+    loss = share * model.loss.value(functional_call(model, parameters, (images,)), targets)
     gradients = torch.autograd.grad(loss, list(parameters.values()))
     return dict(zip(parameters, gradients, strict=True))

@@ -102,7 +102,8 @@ def _prepared(setup: Setup, site: Site, on_status: Callable[[str], None]) -> Eva
         _kept.clear()
     key = (setup.training, of_all_trainings, where)
     if key not in _kept:
-        _kept[key] = prepare(setup, site.data_root, site.device, on_status)
+        other = next(iter(_kept.values()), None)
+        _kept[key] = prepare(setup, site.data_root, site.device, on_status, beside=other)
     return _kept[key]
 
 

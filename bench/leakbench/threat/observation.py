@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from leakbench.base.seeds import digest, generator_for, tensor_digest
+from leakbench.base.stored_tensors import StoredTensors
 from leakbench.threat.knowledge import Knowledge
 
 
@@ -65,7 +66,7 @@ class Observation:
         batch_size: number of individuals B.
         seed: for the attack's own randomness.
         update: parameter name → gradient of the mean cross-entropy over the batch, or the
-            defended update.
+            defended update. Every look-up may read a copy from a file, so keep what you need often.
         labels: main-task classes in ascending order, shape (B,): which individual has which label
             is not known.
         statistics: BatchNorm layer → mean and variance of its input over the batch, shape
@@ -95,14 +96,16 @@ def observe(
     outputs: Mapping[str, Tensor] | None = None,
     candidates: Tensor | None = None,
 ) -> Observation:
-    """Return what an adversary with `knowledge` observes of a victim batch, as copies."""
+    """Return what an adversary with `knowledge` observes of a victim batch, as copies.
+
+    Args:
+        update: as the client sent it; stored tensors are copies whenever they are read.
+    """
     known = statistics if Knowledge.STATISTICS in knowledge else None
     return Observation(
         batch_size=len(truth),
         seed=seed,
-        update={name: value.clone() for name, value in update.items()}
-        if Knowledge.UPDATE in knowledge
-        else None,
+        update=_copied(update) if Knowledge.UPDATE in knowledge else None,
         labels=truth.labels.sort().values.clone() if Knowledge.LABELS in knowledge else None,
         statistics=None
         if known is None
@@ -115,3 +118,9 @@ def observe(
         else candidates.clone(),
         features=truth.features.clone() if Knowledge.FEATURES in knowledge else None,
     )
+
+
+def _copied(update: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    if isinstance(update, StoredTensors):
+        return update
+    return {name: value.clone() for name, value in update.items()}
