@@ -137,7 +137,20 @@ def test_what_else_differs_has_panels_of_its_own(suite: Path) -> None:
 
 def test_another_parameter_of_the_model_is_a_column(suite: Path) -> None:
     suite.write_text(SUITE.replace("{ hidden = 128 }", "{ hidden = 128, width = 8 }"))
-    assert "model_parameters" in table_rows(measured(suite_entries(str(suite))))[0]
+    head, *rows = table_rows(measured(suite_entries(str(suite))))
+    column = head.index("model.width")
+    assert {"32", "8"} <= {row[column] for row in rows}
+
+
+def test_hidden_units_are_shown_where_there_are_hidden_layers(suite: Path) -> None:
+    deep = "{ name = 'mobilenet_v2', hidden = 64 }, { name = 'mobilenet_v2', hidden_layers = 0 }"
+    changed = SUITE.replace(
+        "model_parameters = [{ hidden = 64 }, { hidden = 128 }]", f"model = [{deep}]"
+    )
+    suite.write_text(changed.replace('"hat", "hat+dark_hair"', '"hat"'))
+    head, *rows = table_rows(measured(suite_entries(str(suite))))
+    units = {row[head.index("m")] for row in rows if row[head.index("B")] in {"8", "32"}}
+    assert units - {""} == {"64", "–"}
 
 
 def test_a_control_has_no_phases(suite: Path) -> None:

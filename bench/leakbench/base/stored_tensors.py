@@ -83,7 +83,10 @@ class TensorStore:
         with self._turn:
             self._file.seek(place.start)
             while left:
-                left = left[self._file.readinto(left) :]
+                count = self._file.readinto(left)
+                if not count:
+                    raise WriteError(f"the file of updates in {cache_folder()} is cut short")
+                left = left[count:]
         return flat.as_strided(place.shape, place.stride).to(place.device)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from leakbench.data.split import task_attributes
 from leakbench.experiments.cell import Cell
@@ -15,6 +16,8 @@ from leakbench.reports.marks import IMPLIED
 
 Row = tuple[str, ...]
 
+OF_MODEL = "model."
+"""What columns of single parameters of the model begin with, as they do in `--set`."""
 
 LAYOUTS: Mapping[str, tuple[str, ...]] = {
     "table1": ("data set", "property"),
@@ -37,6 +40,8 @@ def leading_values(measured: Measured, name: str, columns: Sequence[str]) -> Row
             return name + (IMPLIED if is_implied(measured, name) else "")
         if column in OF_A_CELL:
             return OF_A_CELL[column](measured)
+        if column.startswith(OF_MODEL):
+            return text_of(cell.model_parameters.get(column.removeprefix(OF_MODEL), MISSING))
         if column in Cell.model_fields:
             return text_of(getattr(cell, column))
         return text_of(swept[column]) if column in swept else MISSING
@@ -50,7 +55,10 @@ def settings_text(measured: Measured, columns: Sequence[str]) -> str:
 
 
 def varying_settings(entries: Sequence[SuiteEntry], leading: Sequence[str]) -> list[str]:
-    """Return the settings, besides the leading columns, that differ between cells of a table."""
+    """Return the settings, besides the leading columns, that differ between cells of a table.
+
+    Where all cells have one model, each of its parameters is a setting, as `model.width`.
+    """
     cells = [each.cell for each in entries]
     shown = {
         "data set": {"dataset"},
@@ -72,7 +80,7 @@ def varying_settings(entries: Sequence[SuiteEntry], leading: Sequence[str]) -> l
         # The settings under the table list the individuals by batch size.
         return f"{owner}, B = {cell.batch_size}" if field == "individuals" else owner
 
-    def value(field: str, cell: Cell) -> object:
+    def value(field: str, cell: Cell) -> Any:
         if field == "model_parameters" and "m" in leading:
             return {key: of for key, of in cell.model_parameters.items() if key != "hidden"}
         own = field == "auxiliary_dataset_parameters" and not cell.auxiliary_dataset
@@ -88,9 +96,19 @@ def varying_settings(entries: Sequence[SuiteEntry], leading: Sequence[str]) -> l
         }
         return len(found) > len({name for name, _ in found})
 
+    def columns(field: str) -> list[str]:
+        if field != "model_parameters" or len({cell.model for cell in cells}) > 1:
+            return [field]
+        given = dict.fromkeys(name for cell in cells for name in value(field, cell))
+        texts = {
+            name: {text_of(cell.model_parameters.get(name, MISSING)) for cell in cells}
+            for name in given
+        }
+        return [OF_MODEL + name for name, found in texts.items() if len(found) > 1]
+
     swept = dict.fromkeys(name for each in entries for name in each.swept if name not in leading)
     return [
-        *(f for f in Cell.model_fields if f not in ignored and varies(f)),
+        *(c for f in Cell.model_fields if f not in ignored and varies(f) for c in columns(f)),
         *(p for p in swept if len({text_of(each.swept.get(p, MISSING)) for each in entries}) > 1),
     ]
 
@@ -107,6 +125,12 @@ def task_name(measured: Measured) -> str:
     )
 
 
+def _hidden_units(measured: Measured) -> str:
+    parameters = measured.entry.cell.model_parameters
+    hidden = parameters.get("hidden", MISSING) if parameters.get("hidden_layers", 1) else MISSING
+    return text_of(hidden)
+
+
 def _level(measured: Measured) -> str:
     return defense_level(measured.entry.cell) or MISSING
 
@@ -116,7 +140,7 @@ OF_A_CELL: Mapping[str, Callable[[Measured], str]] = {
     "D_aux": lambda m: auxiliary_name(m.entry.cell),
     "auxiliary_dataset": lambda m: auxiliary_name(m.entry.cell),
     "main task": task_name,
-    "m": lambda m: text_of(m.entry.cell.model_parameters.get("hidden", MISSING)),
+    "m": _hidden_units,
     "B": lambda m: str(m.entry.cell.batch_size),
     "defense": lambda m: defense_name(m.entry.cell),
     "level": _level,
