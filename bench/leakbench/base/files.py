@@ -9,10 +9,11 @@ import os
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import from_json
 from safetensors import SafetensorError
 
 from leakbench.base.errors import UsageError
@@ -53,8 +54,12 @@ def read_json(path: Path) -> Any:
         ValueError: it is no JSON in UTF-8, is nested too deeply, or holds an integer of thousands
             of digits.
     """
+    content = read_regular(path)
+    with suppress(ValueError):
+        # The same in a third of the time, but stricter, and its messages say less.
+        return from_json(content)
     try:
-        return json.loads(read_regular(path).decode("utf-8"))
+        return json.loads(content.decode("utf-8"))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
