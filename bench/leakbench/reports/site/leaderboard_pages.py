@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from markupsafe import Markup
 
@@ -134,9 +135,14 @@ def leaderboard_pages(content: SiteContent, ranked: Sequence[RankingView]) -> li
     pages = [Page("index.html", "index.html", "Leaderboard", first)]
     for each in content.found:
         reading = reading_html(content.readings.get(each.name, ""), paths, figures)
-        view = {"view": tables_view([each], figures), "reading": reading}
-        pages.append(Page(paths[each.name], "suite.html", each.title, view))
+        view = partial(_view, each, figures)
+        path = paths[each.name]
+        pages.append(Page(path, "suite.html", each.title, {"reading": reading}, view))
     return pages
+
+
+def _view(suite: LaidOut, figures: Sequence[FigureView]) -> dict[str, object]:
+    return {"view": tables_view([suite], figures)}
 
 
 def tables_view(suites: Sequence[LaidOut], figures: Sequence[FigureView]) -> TablesView:

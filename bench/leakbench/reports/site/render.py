@@ -51,7 +51,8 @@ def site(content: SiteContent) -> dict[str, Content]:
     environment.filters["rows_html"] = rows_html
 
     def rendered(page: Page) -> bytes:
-        html = environment.get_template(page.template).render(page=page, **page.content)
+        content = {**page.content, **page.of_writing()}
+        html = environment.get_template(page.template).render(page=page, **content)
         return html.encode("utf-8", errors="replace")
 
     files: dict[str, Content] = {page.path: partial(rendered, page) for page in pages(content)}
