@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from leakbench.base.errors import UsageError
-from leakbench.base.files import quarantine, read_regular, replacing
+from leakbench.base.files import quarantine, read_regular, replacing, write_replacing
 from leakbench.records.identity import misnamed
 from leakbench.records.record import Record
 
@@ -139,8 +139,7 @@ class Store:
 
     def copy(self, key: str, content: bytes) -> None:
         """Write the content of a record's file, which `examined` has accepted, as it is."""
-        with replacing(self.path(key)) as temporary:
-            temporary.write_bytes(content)
+        write_replacing(self.path(key), content)
 
     def write(self, record: Record) -> None:
         """Write a record, replacing any other with its key; one without a time was measured now."""
