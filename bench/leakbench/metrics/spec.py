@@ -82,7 +82,7 @@ class MetricSpec:
         """The path's parts."""
         return tuple(self.path.split("."))
 
-    @property
+    @cached_property
     def is_per_property(self) -> bool:
         """Whether each property has a value of its own."""
         return self.fields[:2] == OF_EACH_PROPERTY
@@ -106,7 +106,13 @@ class MetricSpec:
             each: the property or model, for a path with `*`.
         """
         found: Any = metrics
-        for field in self.fields:
+        # Nearly all are in the metrics themselves or in those of a property, and large tables ask
+        # for millions.
+        if self.is_per_property and found is not None:
+            found, fields = found.properties.get(each), self.fields[2:]
+        else:
+            fields = self.fields
+        for field in fields:
             if found is None:
                 return None
             key = each if field == EACH else field

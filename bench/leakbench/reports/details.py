@@ -193,8 +193,12 @@ def _values(fields: Sequence[Fields], metrics: Metrics, name: str = "") -> list[
     for spec, headings in fields:
         value = spec.value(metrics, name)
         if isinstance(value, Estimate):
-            ends = zip(headings, (value.value, value.low, value.high), strict=True)
-            found += [_number(spec, end) for _, end in ends]
+            number, low, high = value.value, value.low, value.high
+            assert len(headings) == len(("number", "low", "high"))
+            if spec.unit == "%" and number is not None and low is not None and high is not None:
+                found += (_in_percent(number), _in_percent(low), _in_percent(high))
+            else:
+                found += (_number(spec, number), _number(spec, low), _number(spec, high))
         else:
             found.append(_number(spec, value))
             found += [None] * (len(headings) - 1)
@@ -219,8 +223,12 @@ def _number(spec: MetricSpec, value: Any) -> Value:
     if spec.form == ".0f" and not spec.unit:
         whole: int = round(value)
         return whole
-    # Records have six digits after the point, which multiplying must not blur.
-    return round(100.0 * value, 4) if spec.unit == "%" else float(f"{value:.6g}")
+    return _in_percent(value) if spec.unit == "%" else float(f"{value:.6g}")
+
+
+def _in_percent(share: float) -> float:
+    """Return a share in percent; records have six digits, which multiplying must not blur."""
+    return round(100.0 * share, 4)
 
 
 LABELS = "labels were"

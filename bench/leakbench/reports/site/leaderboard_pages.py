@@ -13,6 +13,7 @@ from leakbench.reports.claims import ABOUT as CLAIMS
 from leakbench.reports.claims import Claim
 from leakbench.reports.columns import COST
 from leakbench.reports.leaderboard import COST_AID, LaidOut
+from leakbench.reports.ranking import Ranking
 from leakbench.reports.ranking_text import READING
 from leakbench.reports.site.figure_gallery import FigureView, Gallery
 from leakbench.reports.site.ranking_view import RankingView
@@ -83,6 +84,7 @@ class SiteContent:
         found: all suites that have records.
         leading: those among them whose attacks the first page ranks.
         folder: the records.
+        ranked: the rankings of those suites.
         figures: of the suites.
         readings: suite → its reading, in Markdown; empty where it has none.
         claims: folders that others submitted.
@@ -91,6 +93,7 @@ class SiteContent:
     found: Sequence[LaidOut]
     leading: Sequence[LaidOut]
     folder: RecordFolder
+    ranked: Sequence[Ranking]
     figures: Gallery
     readings: Mapping[str, str] = field(default_factory=dict)
     claims: Sequence[Claim] = ()
