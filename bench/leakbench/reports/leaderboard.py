@@ -155,7 +155,7 @@ def leaderboard(
     inside = [each for each in shown if each.name not in beside.pages]
     parts = ["# Leaderboard", _made_of(folder, trust_verified)]
     text = harmless("\n\n".join(parts))
-    ranked = [_trend(beside.trend), ranking_section(found)] if found else []
+    first = [_trend(beside.trend), ranking_section(found)] if found else []
     below: list[str] = []
     for each in inside:
         sections = each.report.sections(marked=True, level=3)
@@ -167,7 +167,7 @@ def leaderboard(
         left_out = [f"- {name}: {one_line(why)}" for name, why in folder.left_out.items()]
         below += ["## Records left out", "\n".join(left_out)]
     rest = harmless("\n\n".join(part for part in below if part))
-    return "\n\n".join(filter(None, (text, *ranked, _links(linked), rest))) + "\n"
+    return "\n\n".join(filter(None, (text, *first, _links(linked), rest))) + "\n"
 
 
 def _trend(figure: str) -> str:
