@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +56,7 @@ def shown(number: Estimate | None, knowledge: frozenset[str] = GIVEN) -> TableVa
 def label_baseline(
     number: Estimate | None, knowledge: frozenset[str] = GIVEN - {"update"}
 ) -> TableValue:
-    return replace(shown(number, knowledge), tells_labels=True)
+    return shown(number, knowledge)._replace(tells_labels=True)
 
 
 GOOD, POOR = shown(estimate(0.8, 0.02)), shown(estimate(0.6, 0.02))

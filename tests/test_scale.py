@@ -18,8 +18,8 @@ import pytest
 import leakbench.records.store
 import leakbench.reports.site.folder
 from counting import lines_run, more_than_linear
+from leakbench.base import canonical, plugins
 from leakbench.base import files as base_files
-from leakbench.base import plugins
 from leakbench.base.long_lived import THRESHOLDS
 from leakbench.base.markdown import markdown_table
 from leakbench.cli.main import app
@@ -140,6 +140,41 @@ def test_a_table_is_computed_once(folders: list[Path], monkeypatch: pytest.Monke
         computed.clear()
         ran(*COMMANDS[command])
         assert computed == [OF_A_SEED]
+
+
+def test_attacks_are_ranked_once(folders: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the leaderboard and for the site."""
+    ranked: list[int] = []
+    rank = leaderboard.rankings
+
+    def noted(cells: Sequence[Measured], *claims: Any) -> Any:
+        ranked.append(len(cells))
+        return rank(cells, *claims)
+
+    monkeypatch.setattr(leaderboard, "rankings", noted)
+    monkeypatch.chdir(folders[0])
+    ran("publish", "--out", "run", "--suite", "many.toml", "--site", "ranked")
+    assert ranked == [OF_A_SEED]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_tables_of_parameters_are_encoded_once(
+    command: str, folders: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As often for 32 records as for 8, which have the same tables."""
+    write, encoded = canonical._written, Counter[Path]()
+    for folder in (folders[1], folders[-1]):
+
+        def counted(value: Any, at: Path = folder) -> str:
+            encoded[at] += 1
+            return write(value)
+
+        canonical._of_exact.cache_clear()
+        monkeypatch.setattr(canonical, "_written", counted)
+        monkeypatch.chdir(folder)
+        ran(*COMMANDS[command])
+    few, many = (encoded[folder] for folder in (folders[1], folders[-1]))
+    assert 0 < many == few
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -6,13 +6,15 @@ import errno
 import io
 import json
 import os
+import secrets
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import from_json
 from safetensors import SafetensorError
 
 from leakbench.base.errors import UsageError
@@ -53,8 +55,12 @@ def read_json(path: Path) -> Any:
         ValueError: it is no JSON in UTF-8, is nested too deeply, or holds an integer of thousands
             of digits.
     """
+    content = read_regular(path)
+    with suppress(ValueError):
+        # The same in a third of the time, but stricter, and its messages say less.
+        return from_json(content)
     try:
-        return json.loads(read_regular(path).decode("utf-8"))
+        return json.loads(content.decode("utf-8"))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
@@ -87,6 +93,45 @@ def replacing(path: Path) -> Iterator[Path]:
         raise WriteError(f"cannot write {path}: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_replacing(path: Path, content: bytes) -> None:
+    """Write a file that replaces `path`, atomically; as `replacing`, in a third of the time.
+
+    For thousands of small files, each of which is opened once.
+
+    Raises:
+        WriteError: see `replacing`.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        handle = _opened(temporary)
+    except OSError as error:
+        raise WriteError(f"cannot write to {path.parent}: {error.strerror}") from error
+    try:
+        with io.FileIO(handle, "w") as file:
+            left = memoryview(content)
+            while left:
+                left = left[file.write(left) or 0 :]
+            os.fsync(handle)
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise WriteError(f"cannot write {path}: {error.strerror}") from error
+        raise
+
+
+def _opened(path: Path) -> int:
+    """Return the handle of a new file, whose folder is made where there is none."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    try:
+        return os.open(path, flags, 0o600)
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, flags, 0o600)
 
 
 def quarantine(path: Path, ending: str) -> Path | None:

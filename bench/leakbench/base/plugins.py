@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from pydantic import TypeAdapter, ValidationError
 
+from leakbench.base.canonical import exact
 from leakbench.base.errors import UsageError, nearest
 from leakbench.base.limits import MOST
 from leakbench.base.registry import Registry
@@ -141,7 +142,7 @@ class SharedPlugins:
     """
 
     def __init__(self) -> None:
-        self._built: dict[tuple[str, str, str], tuple[Any, dict[str, Any]]] = {}
+        self._built: dict[tuple[str, str, bytes | str], tuple[Any, dict[str, Any]]] = {}
 
     def get(self, registry: Registry, spec: PluginSpec) -> tuple[Any, dict[str, Any]]:
         """Return a plugin and all its parameters.
@@ -149,8 +150,9 @@ class SharedPlugins:
         Raises:
             UsageError: see `build`.
         """
-        # As text, in which 1, 1.0 and true differ.
-        place = (registry.kind, spec.name, repr(spec.parameters))
+        # In neither are 1, 1.0 and true the same.
+        parameters = exact(spec.parameters) or repr(spec.parameters)
+        place = (registry.kind, spec.name, parameters)
         if place not in self._built:
             plugin = spec.build(registry)
             self._built[place] = plugin, parameters_of(plugin)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from typing import Any
 
 import torch
 
+from leakbench.base.canonical import canonical
+
 
 def digest(*parts: Any) -> str:
     """Return a SHA-256 over the canonical JSON of `parts`, 64 hexadecimal digits."""
-    return hashlib.sha256(_canonical(parts).encode()).hexdigest()
+    return text_digest(canonical(parts))
 
 
-_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode
+def text_digest(text: str) -> str:
+    """Return a SHA-256 over a text, 64 hexadecimal digits."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def tensor_digest(tensor: torch.Tensor) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from leakbench.base.canonical import canonical, canonical_object
 from leakbench.base.choices import (
     Augmentation,
     LearningRateSchedule,
@@ -16,7 +18,7 @@ from leakbench.base.choices import (
 )
 from leakbench.base.limits import MOST, MOST_EPOCHS, MOST_PIXELS
 from leakbench.base.plugins import PluginSpec
-from leakbench.base.seeds import digest, seed_for
+from leakbench.base.seeds import digest, seed_for, text_digest
 
 People = Annotated[int, Field(gt=0, le=MOST)]
 """A number of individuals or clients."""
@@ -93,24 +95,17 @@ class Setup(BaseModel):
     central: bool = False
 
     @model_validator(mode="after")
-    def _leave_some_for_the_clients(self) -> Self:
+    def _fit_together(self) -> Self:
+        # In one method, since each that pydantic calls takes as long as reading ten fields.
         if self.auxiliary_share + self.victim_share >= 1:
             raise ValueError(
                 "auxiliary_share and victim_share must sum to less than 1, to leave clients some"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _give_parameters_to_a_data_set(self) -> Self:
         if self.auxiliary_dataset_parameters and not self.auxiliary_dataset:
             raise ValueError(
                 "auxiliary_dataset_parameters are given but no auxiliary_dataset; name the data "
                 "set that D_aux comes from"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _give_a_batch_to_local_epochs(self) -> Self:
         if self.local_batch is not None and not self.local_epochs:
             raise ValueError(
                 "local_batch is given but local_epochs is 0, so that clients take no local steps; "
@@ -218,12 +213,27 @@ class Cell(Setup):
         Args:
             schema: that of an earlier record; today's if None.
         """
-        content = self.model_dump(mode="json") | {"grant": sorted(self.grant)}
-        for field, value in LATER_FIELDS.items():
-            if content[field] == value:
-                del content[field]
-        versions = SCHEMAS[schema or SCHEMA]
-        return digest("cell", [*versions, attack_version], content)[:24]
+        content = self.__dict__ | {"grant": tuple(sorted(self.grant))}
+        later = LATER_FIELDS
+        cell = canonical_object(
+            [
+                (field, content[field])
+                for field in SORTED_FIELDS
+                if field not in later or content[field] != later[field]
+            ]
+        )
+        versions = _versions(schema or SCHEMA, attack_version)
+        return text_digest(f'["cell",{versions},{cell}]')[:24]
+
+
+@lru_cache(maxsize=256)
+def _versions(schema: int, attack_version: int) -> str:
+    """Return the canonical JSON of the versions in a key."""
+    return canonical([*SCHEMAS[schema], attack_version])
+
+
+SORTED_FIELDS = tuple(sorted(Cell.model_fields))
+"""Fields of a cell in the order of canonical JSON."""
 
 
 LATER_FIELDS: Mapping[str, Any] = {

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import marshal
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
+from leakbench.base.canonical import exact
 from leakbench.base.plugins import PluginSpec
 from leakbench.base.registry import DEFENSES
 from leakbench.experiments.cell import Cell
@@ -58,7 +60,18 @@ def _parts(cell: Cell) -> list[tuple[str, dict[str, Any]]]:
 
 def _given(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parameters that are not at their default; if none is, all numbers."""
-    defaults = _defaults(DEFENSES.get(name))
+    defense, content = DEFENSES.get(name), exact(parameters)
+    # A copy of what is known, since thousands of cells ask for it.
+    return _of(defense, parameters) if content is None else dict(_of_exact(defense, content))
+
+
+@lru_cache(maxsize=4096)
+def _of_exact(defense: type, content: bytes) -> dict[str, Any]:
+    return _of(defense, marshal.loads(content))
+
+
+def _of(defense: type, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    defaults = _defaults(defense)
     given = {key: value for key, value in parameters.items() if value != defaults.get(key)}
     return given or {key: value for key, value in parameters.items() if is_number(value)}
 

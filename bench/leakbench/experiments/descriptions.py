@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import marshal
 from collections.abc import Mapping
+from functools import lru_cache
 
+from leakbench.base.canonical import exact
 from leakbench.experiments.cell import Cell, Setup
 from leakbench.experiments.defense_labels import defense_text
 from leakbench.experiments.expansion import SuiteEntry
@@ -43,14 +46,27 @@ def _with_subject(name: str, parameters: Mapping[str, object]) -> str:
 
 def text_of(value: object) -> str:
     """Return a setting as text, a mapping as `key = value, …`, names of weights shortened."""
+    if isinstance(value, str):
+        return weights_text(value)
+    if type(value) is int:
+        return str(value)
+    # Tables of thousands of cells ask for the same ones again and again.
+    content = exact(value)
+    return _text(value) if content is None else _text_of_exact(content)
+
+
+@lru_cache(maxsize=4096)
+def _text_of_exact(content: bytes) -> str:
+    return _text(marshal.loads(content))
+
+
+def _text(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(
             f"{k} = {weights_text(v) if isinstance(v, str) else v}" for k, v in value.items()
         )
-    if isinstance(value, str):
-        return weights_text(value)
-    # As JSON has it; tables of thousands of cells ask for it again and again.
-    return str(value) if type(value) is int else json.dumps(value)
+    # As JSON has it.
+    return json.dumps(value)
 
 
 def training_text(setup: Setup) -> str:

@@ -198,14 +198,14 @@ def _cell(
     except ValidationError as error:
         raise UsageError(f"suite {name}: {sentence(error)}") from None
     built: dict[str, Any] = {}
+    # Shared with the other cells of a plugin, not copied for each.
+    filled: dict[str, Any] = {"attack_parameters": parameters}
     for field, registry in PLUGIN_FIELDS.items():
         if not getattr(cell, field) and field == "auxiliary_dataset":
             continue
-        built[field], parameters = plugins.get(registry, cell.spec(field))
-        complete[f"{field}_parameters"] = parameters
-    tasks = built["dataset"].main_tasks()
-    complete["main_task"] = tasks.get(cell.main_task, cell.main_task)
-    resolved = ResolvedCell(Cell.model_validate(complete), attack, built["defense"])
+        built[field], filled[f"{field}_parameters"] = plugins.get(registry, cell.spec(field))
+    filled["main_task"] = built["dataset"].main_tasks().get(cell.main_task, cell.main_task)
+    resolved = ResolvedCell(cell.model_copy(update=filled), attack, built["defense"])
     try:
         resolved.check()
     except UsageError as error:

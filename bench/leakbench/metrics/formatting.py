@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from leakbench.metrics.estimates import Estimate
 
@@ -13,8 +13,7 @@ UNDEFINED = "undefined"
 """Printed for an estimate that is not defined, such as an AUC where a class is absent."""
 
 
-@dataclass(frozen=True, slots=True)
-class FormattedNumber:
+class FormattedNumber(NamedTuple):
     """A number as it is printed.
 
     Attributes:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import marshal
+import math
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from leakbench.base.canonical import exact
 from leakbench.base.errors import UsageError
 from leakbench.metrics.catalogue import CELL_METRICS, PROPERTY_METRICS
 from leakbench.metrics.estimates import Estimate
@@ -34,20 +37,41 @@ def results(folder: Path) -> pd.DataFrame:
     """
     records = folder / "records"
     # Apart, since a record has many times as many columns as one of its properties.
-    of_records: list[dict[str, Any]] = []
-    of_properties: list[dict[str, Any]] = []
+    of_records, of_properties = _Rows(), _Rows()
     numbers: list[int] = []
     left_out: dict[str, str] = {}
     for number, record in enumerate(Store(records).all(left_out)):
-        of_records.append(_of_record(record))
+        of_records.add(_of_record(record))
         rows = _of_properties(record) or [{}]
-        of_properties += rows
+        for row in rows:
+            of_properties.add(row)
         numbers += [number] * len(rows)
     warn_of(left_out)
-    if not of_records:
+    if not numbers:
         raise UsageError(f"{records} holds no records; name the folder that a run had as --out")
-    repeated = pd.DataFrame(of_records).iloc[numbers].reset_index(drop=True)
-    return pd.concat([repeated, pd.DataFrame(of_properties)], axis=1)
+    repeated = of_records.frame().iloc[numbers].reset_index(drop=True)
+    return pd.concat([repeated, of_properties.frame()], axis=1)
+
+
+class _Rows:
+    """Rows of a data frame as lists: a dictionary for each would take several times the memory."""
+
+    def __init__(self) -> None:
+        self._columns: dict[str, int] = {}
+        self._rows: list[list[Any]] = []
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Add a row, by column."""
+        if row.keys() != self._columns.keys():
+            for name in row:
+                self._columns.setdefault(name, len(self._columns))
+        self._rows.append([row.get(name, math.nan) for name in self._columns])
+
+    def frame(self) -> pd.DataFrame:
+        """Return the data frame, whose columns are in the order in which they came."""
+        for row in self._rows:
+            row.extend([math.nan] * (len(self._columns) - len(row)))
+        return pd.DataFrame(self._rows, columns=list(self._columns))
 
 
 def write_results(folder: Path, path: Path) -> int:
@@ -82,6 +106,9 @@ def without_formulas(frame: pd.DataFrame) -> pd.DataFrame:
     """Return a frame with its texts, and headings, as `without_formula` has them."""
     made = frame.copy()
     for name in frame.select_dtypes(exclude="number"):
+        # Few texts stand in many rows, and hardly any begins so.
+        if all(without_formula(each) is each for each in frame[name].unique()):
+            continue
         # With the column's type, since a new one would make integers with gaps floating point.
         texts = [without_formula(value) for value in frame[name]]
         made[name] = pd.Series(texts, index=frame.index, dtype=frame[name].dtype)
@@ -95,13 +122,15 @@ def without_formula(value: Any) -> Any:
     """
     if not isinstance(value, str):
         return value
+    if "\r" not in value and not value.lstrip().startswith(FORMULA):
+        return value
     # A carriage return would end the row, since the writer quotes line feeds only.
     one = value.replace("\r\n", "\n").replace("\r", "\n")
     return f"'{one}" if one.lstrip().startswith(FORMULA) else one
 
 
 def _of_record(record: Record) -> dict[str, Any]:
-    cell = {name: _flat(value) for name, value in record.cell.model_dump().items()}
+    cell = {name: _flat(value) for name, value in record.cell.__dict__.items()}
     return {
         "key": record.key,
         **cell,
@@ -158,11 +187,17 @@ _encode_tuple = lru_cache(maxsize=1024)(_encode)
 """Of names: records of a run share theirs."""
 
 
+@lru_cache(maxsize=1024)
+def _encode_exact(content: bytes) -> str:
+    """Return the JSON of what `exact` made bytes of: most records share their parameters."""
+    return _encode(marshal.loads(content))
+
+
 def _flat(value: Any) -> Any:
     """Return a value that fits into a field of a table."""
     if isinstance(value, tuple):
         return _encode_tuple(value)
     if not isinstance(value, (dict, list)):
         return value
-    # Most parameters of a cell are empty.
-    return _encode(value) if value else ("{}" if isinstance(value, dict) else "[]")
+    content = exact(value)
+    return _encode(value) if content is None else _encode_exact(content)

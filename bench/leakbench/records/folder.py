@@ -14,8 +14,9 @@ from leakbench.experiments.resolved_cell import ResolvedCell
 from leakbench.metrics.catalogue import spec_of
 from leakbench.metrics.estimates import Estimate
 from leakbench.metrics.spec import Leaf, leaves
+from leakbench.records.compact import SharedParts, share_cell
 from leakbench.records.measured import Measured
-from leakbench.records.possible_values import is_within
+from leakbench.records.possible_values import are_within, is_within
 from leakbench.records.record import Cost, Metrics, Record
 from leakbench.records.store import Store, Unusable
 from leakbench.records.verified import Entries, Outcome, Remeasured, entries
@@ -40,6 +41,10 @@ class RecordFolder:
 
     def measured(self, entries: Sequence[SuiteEntry]) -> list[Measured]:
         """Return the cells of a suite with their records, where there are any."""
+        for entry in entries:
+            record = self.records.get(entry.key)
+            if record is not None:
+                share_cell(record, entry.cell)
         return [
             Measured(entry, self.records.get(entry.key), self.remeasured.get(entry.key))
             for entry in entries
@@ -71,16 +76,16 @@ def read_records(out: Path, trust_verified: bool = False) -> RecordFolder:
     store = Store(folder)
     records: dict[str, Record] = {}
     left_out: dict[str, str] = {}
-    plugins = SharedPlugins()
-    for path in sorted(folder.glob("*.json")):
-        record = store.examine(path.stem)
+    plugins, parts = SharedPlugins(), SharedParts()
+    for name in store.names():
+        record = store.examine(name.removesuffix(".json"))
         fault = record.why if isinstance(record, Unusable) else None
         if isinstance(record, Record):
             fault = _fault(record, plugins)
             if fault is None:
-                records[record.key] = record
+                records[record.key] = parts.compact(record)
         if fault is not None:
-            left_out[path.name] = fault
+            left_out[name] = fault
     if left_out and not records:
         name, fault = next(iter(left_out.items()))
         raise UsageError(
@@ -108,15 +113,13 @@ def read_cells(
     store = Store(out / "records")
     records: dict[str, Record] = {}
     left_out: dict[str, str] = {}
-    plugins = SharedPlugins()
+    plugins, parts = SharedPlugins(), SharedParts()
     for key, cell in {entry.key: entry.cell for entry in suite}.items():
         found = store.examine(key)
         if isinstance(found, Record) and (fault := _fault(found, plugins)):
             found = Unusable(fault, "")
         if isinstance(found, Record):
-            # One cell in memory, not two equal ones.
-            shared = {"cell": cell} if found.cell == cell else {}
-            records[key] = found.model_copy(update=shared)
+            records[key] = parts.compact(found, cell)
         elif found is not None:
             left_out[store.path(key).name] = found.why
     remeasured, _ = _of_records(entries(out), records, trust_verified)
@@ -185,8 +188,7 @@ def _is_possible(leaf: Leaf) -> bool:
         return value is None or is_within(value, spec)
     if low is None or value is None or high is None:
         return False
-    inside = is_within(low, spec) and is_within(value, spec) and is_within(high, spec)
-    return inside and low <= high
+    return low <= high and are_within(leaf.value, spec)
 
 
 def _text(value: Estimate | float) -> str:

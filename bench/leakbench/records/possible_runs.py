@@ -32,7 +32,8 @@ def impossible_runs(metrics: Metrics, resolved: ResolvedCell) -> Iterator[str]:
         spec = spec_of(leaf.path)
         if spec is None or spec.name in OF_SETUPS or not isinstance(leaf.value, Estimate):
             continue
-        yield from _impossible_components(leaf, spec, trainings, resolved.runs)
+        if runs > 1 or leaf.value.components is not None:
+            yield from _impossible_components(leaf, spec, trainings, resolved.runs)
     yield from _unswapped(metrics, resolved)
 
 

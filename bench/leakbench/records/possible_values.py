@@ -35,12 +35,36 @@ def impossible_values(record: Record, resolved: ResolvedCell | None = None) -> I
         if spec is None:
             yield f"{leaf.name}, which is no known metric"
             continue
-        yield from _impossible(leaf, spec)
+        if not _is_plain(leaf.value, spec):
+            yield from _impossible(leaf, spec)
         if spec.counted is not None:
             yield from _uncountable(leaf, counted[spec.counted])
     yield from impossible_runs(record.metrics, resolved)
     yield from _inconsistent(record, record.metrics)
     yield from _costless(record)
+
+
+def are_within(estimate: Estimate, spec: MetricSpec) -> bool:
+    """Whether an estimate has an interval, of which and of its value `is_within` holds."""
+    if _is_plain(estimate, spec):
+        return True
+    numbers = (estimate.low, estimate.value, estimate.high)
+    return all(each is not None and is_within(each, spec) for each in numbers)
+
+
+def _is_plain(value: Estimate | float, spec: MetricSpec) -> bool:
+    """Whether a value is in its range and in its interval even without rounding, as nearly all are.
+
+    Asked first, since it is much faster than to look for what is wrong.
+    """
+    least, most = spec.range
+    if not isinstance(value, Estimate):
+        # False also where the value is no number.
+        return least <= value <= most and -math.inf < value < math.inf
+    low, middle, high = value.low, value.value, value.high
+    if low is None or middle is None or high is None:
+        return False
+    return least <= low <= middle <= high <= most and -math.inf < low and high < math.inf
 
 
 def is_within(value: float, spec: MetricSpec) -> bool:

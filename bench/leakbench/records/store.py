@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import warnings
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from leakbench.base.errors import UsageError
-from leakbench.base.files import quarantine, read_regular, replacing
+from leakbench.base.files import quarantine, read_regular, replacing, write_replacing
 from leakbench.records.identity import misnamed
 from leakbench.records.record import Record
 
@@ -56,6 +57,15 @@ class Store:
         """Return the file of the record with this key."""
         return self.folder / f"{key}.json"
 
+    def names(self) -> list[str]:
+        """Return the names of the files that may hold records, sorted; none without a folder."""
+        try:
+            with os.scandir(self.folder) as found:
+                return sorted(each.name for each in found if each.name.endswith(".json"))
+        except (OSError, ValueError):
+            # Also of a path with NUL in it.
+            return []
+
     def examine(self, key: str) -> Record | Unusable | None:
         """Return the record with this key, or why its file holds none; None if there is no file.
 
@@ -96,7 +106,7 @@ class Store:
             left_out: receives the names of the other files → why they hold no record.
             known: keys of records that are not read.
         """
-        for name in sorted(path.name for path in self.folder.glob("*.json")):
+        for name in self.names():
             if name.removesuffix(".json") in known:
                 continue
             found = self.examine(name.removesuffix(".json"))
@@ -129,8 +139,7 @@ class Store:
 
     def copy(self, key: str, content: bytes) -> None:
         """Write the content of a record's file, which `examined` has accepted, as it is."""
-        with replacing(self.path(key)) as temporary:
-            temporary.write_bytes(content)
+        write_replacing(self.path(key), content)
 
     def write(self, record: Record) -> None:
         """Write a record, replacing any other with its key; one without a time was measured now."""

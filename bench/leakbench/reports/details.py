@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from typing import Any
@@ -87,7 +87,9 @@ def details_csv(cells: Sequence[Measured]) -> str:
     written = io.StringIO()
     writer = csv.writer(written, lineterminator="\n")
     writer.writerow(map(without_formula, headings))
-    writer.writerows(map(without_formula, row) for row in rows)
+    writer.writerows(
+        [without_formula(each) if type(each) is str else each for each in row] for row in rows
+    )
     return written.getvalue()
 
 
@@ -102,10 +104,10 @@ def details(cells: Sequence[Measured]) -> pd.DataFrame:
     """
     headings, rows = _table(cells)
     # As objects, since integers with gaps would become floating point.
-    return pd.DataFrame(rows, columns=headings, dtype=object)
+    return pd.DataFrame(list(rows), columns=headings, dtype=object)
 
 
-def _table(cells: Sequence[Measured]) -> tuple[list[str], list[list[Value]]]:
+def _table(cells: Sequence[Measured]) -> tuple[list[str], Iterator[list[Value]]]:
     """Return headings and rows; see `details`."""
     settings = Settings.of(cells)
     groups: dict[str, dict[str, None]] = {}
@@ -113,7 +115,7 @@ def _table(cells: Sequence[Measured]) -> tuple[list[str], list[list[Value]]]:
         groups.setdefault(m.entry.key, {})[m.entry.group] = None
     measured = [(m, m.record) for m in {m.entry.key: m for m in cells}.values() if m.record]
     models = dict.fromkeys(
-        _deployed(name)
+        name
         for _, record in measured
         if record.metrics is not None
         for name in record.metrics.deployed or {}
@@ -121,76 +123,85 @@ def _table(cells: Sequence[Measured]) -> tuple[list[str], list[list[Value]]]:
     leading = ["attack", *settings.fields, *(f"attack.{name}" for name in settings.parameters)]
     headings = [
         *("group", *leading, "knows", LABELS),
-        *(*CELL_HEADINGS, *models, *COST_HEADINGS),
+        *(*CELL_HEADINGS, *map(_deployed, models), *COST_HEADINGS),
         *("property", *PROPERTY_HEADINGS, "status", "key"),
     ]
     # Rows as lists, since a dictionary takes several times the memory.
     rows: list[list[Value]] = []
+    no_property: list[Value] = [None] * (1 + len(PROPERTY_HEADINGS))
     for m, record in measured:
-        texts = (None if text == MISSING else text for text in settings.values(m))
-        setting: dict[str, Value] = dict(zip(leading, texts, strict=True))
-        of_cell: dict[str, Value] = {
-            "group": "; ".join(groups[m.entry.key]),
-            "knows": ", ".join(record.knowledge),
-            "status": record.status,
-            "key": record.key,
-        }
-        of_cell |= setting | _of_cell(record) | _cost(m)
-        for of_property in _of_properties(record) or [{}]:
-            row = of_cell | of_property
-            rows.append([row.get(heading) for heading in headings])
-    kept = [any(value is not None for value in values) for values in zip(*rows, strict=True)]
-    return list(compress(headings, kept)), [list(compress(row, kept)) for row in rows]
+        of_cell: list[Value] = [
+            "; ".join(groups[m.entry.key]),
+            *(None if text == MISSING else text for text in settings.values(m)),
+            ", ".join(record.knowledge),
+            *_of_cell(record, models),
+            *_cost(m),
+        ]
+        rows += [
+            [*of_cell, *of_property, record.status, m.entry.key]
+            for of_property in _of_properties(record) or [no_property]
+        ]
+    kept = [any(row[place] is not None for row in rows) for place in range(len(headings))]
+    return list(compress(headings, kept)), (list(compress(row, kept)) for row in rows)
 
 
-def _of_cell(record: Record) -> dict[str, Value]:
-    """Return the metrics of a cell."""
+def _of_cell(record: Record, models: Iterable[str]) -> list[Value]:
+    """Return how labels were known, the metrics of a cell, and those of deployed models.
+
+    Args:
+        models: that attacks of any cell deployed.
+    """
     metrics = record.metrics
     if metrics is None:
-        return {}
-    found = _values(CELL_FIELDS, metrics)
+        return [None, *(None for _ in CELL_HEADINGS), *(None for _ in models)]
+    labels, found = None, _values(CELL_FIELDS, metrics)
     if metrics.label_accuracy is not None:
         granted = "labels" in record.knowledge
-        found[LABELS] = "granted" if granted else "inferred"
+        labels = "granted" if granted else "inferred"
         if granted:
-            found[LABEL_ACCURACY.heading] = None
-    for name in metrics.deployed or {}:
-        found[_deployed(name)] = _number(DEPLOYED, DEPLOYED.value(metrics, name))
-    return found
+            found[CELL_HEADINGS.index(LABEL_ACCURACY.heading)] = None
+    deployed = metrics.deployed or {}
+    of_models = [
+        _number(DEPLOYED, DEPLOYED.value(metrics, name)) if name in deployed else None
+        for name in models
+    ]
+    return [labels, *found, *of_models]
 
 
-def _of_properties(record: Record) -> list[dict[str, Value]]:
-    """Return the metrics of each property of a cell."""
+def _of_properties(record: Record) -> list[list[Value]]:
+    """Return each property of a cell with its metrics."""
     metrics = record.metrics
     if metrics is None:
         return []
-    return [
-        {"property": name, **_values(PROPERTY_FIELDS, metrics, name)} for name in metrics.properties
-    ]
+    return [[name, *_values(PROPERTY_FIELDS, metrics, name)] for name in metrics.properties]
 
 
-def _cost(measured: Measured) -> dict[str, Value]:
+def _cost(measured: Measured) -> tuple[Value, ...]:
     cost, seconds = measured.cost, seconds_per_batch(measured)
     if cost is None or seconds is None:
-        return {}
-    values = (round(cost.steps), float(f"{seconds:.4g}"), round(cost.peak_memory_mib))
-    return dict(zip(COST_HEADINGS, values, strict=True))
+        return (None,) * len(COST_HEADINGS)
+    return (round(cost.steps), float(f"{seconds:.4g}"), round(cost.peak_memory_mib))
 
 
-def _values(fields: Sequence[Fields], metrics: Metrics, name: str = "") -> dict[str, Value]:
-    """Return metrics by heading, estimates with the ends of their intervals.
+def _values(fields: Sequence[Fields], metrics: Metrics, name: str = "") -> list[Value]:
+    """Return metrics in the order of their headings, estimates with the ends of their intervals.
 
     Args:
         name: the property.
     """
-    found: dict[str, Value] = {}
+    found: list[Value] = []
     for spec, headings in fields:
         value = spec.value(metrics, name)
         if isinstance(value, Estimate):
-            for heading, end in zip(headings, (value.value, value.low, value.high), strict=True):
-                found[heading] = _number(spec, end)
+            number, low, high = value.value, value.low, value.high
+            assert len(headings) == len(("number", "low", "high"))
+            if spec.unit == "%" and number is not None and low is not None and high is not None:
+                found += (_in_percent(number), _in_percent(low), _in_percent(high))
+            else:
+                found += (_number(spec, number), _number(spec, low), _number(spec, high))
         else:
-            found[headings[0]] = _number(spec, value)
+            found.append(_number(spec, value))
+            found += [None] * (len(headings) - 1)
     return found
 
 
@@ -212,8 +223,12 @@ def _number(spec: MetricSpec, value: Any) -> Value:
     if spec.form == ".0f" and not spec.unit:
         whole: int = round(value)
         return whole
-    # Records have six digits after the point, which multiplying must not blur.
-    return float(f"{100 * value:.4f}" if spec.unit == "%" else f"{value:.6g}")
+    return _in_percent(value) if spec.unit == "%" else float(f"{value:.6g}")
+
+
+def _in_percent(share: float) -> float:
+    """Return a share in percent; records have six digits, which multiplying must not blur."""
+    return round(100.0 * share, 4)
 
 
 LABELS = "labels were"

@@ -18,7 +18,7 @@ from leakbench.records.measured import Measured
 from leakbench.records.verified import Outcome, Remeasured
 from leakbench.reports.claims import Claim, claimed_cells, claims_lines
 from leakbench.reports.details import csv_name
-from leakbench.reports.ranking import rankings
+from leakbench.reports.ranking import Ranking, rankings
 from leakbench.reports.ranking_text import ranking_section
 from leakbench.reports.suite_report import SuiteReport, reading_lines
 from leakbench.reports.summaries import (
@@ -126,11 +126,17 @@ class Beside:
     claims: Sequence[Claim] = ()
 
 
+def ranked_attacks(shown: Sequence[LaidOut], claims: Sequence[Claim]) -> list[Ranking]:
+    """Return the rankings of the suites of a leaderboard, with what others claim."""
+    return rankings([m for each in shown for m in each.cells], claimed_cells(claims))
+
+
 def leaderboard(
     shown: Sequence[LaidOut],
     folder: RecordFolder,
     trust_verified: bool = False,
     beside: Beside | None = None,
+    ranked: Sequence[Ranking] | None = None,
 ) -> str:
     """Return `leaderboard.md`: the rankings, then links to the suites' pages.
 
@@ -141,14 +147,15 @@ def leaderboard(
         folder: the records they are made from.
         trust_verified: whether the folder was read so; the file says it.
         beside: to what it may link.
+        ranked: of `ranked_attacks`, which is asked if None.
     """
     beside = beside or Beside()
-    found = rankings([m for each in shown for m in each.cells], claimed_cells(beside.claims))
+    found = ranked_attacks(shown, beside.claims) if ranked is None else ranked
     linked = [each for each in shown if each.name in beside.pages]
     inside = [each for each in shown if each.name not in beside.pages]
     parts = ["# Leaderboard", _made_of(folder, trust_verified)]
     text = harmless("\n\n".join(parts))
-    ranked = [_trend(beside.trend), ranking_section(found)] if found else []
+    first = [_trend(beside.trend), ranking_section(found)] if found else []
     below: list[str] = []
     for each in inside:
         sections = each.report.sections(marked=True, level=3)
@@ -160,7 +167,7 @@ def leaderboard(
         left_out = [f"- {name}: {one_line(why)}" for name, why in folder.left_out.items()]
         below += ["## Records left out", "\n".join(left_out)]
     rest = harmless("\n\n".join(part for part in below if part))
-    return "\n\n".join(filter(None, (text, *ranked, _links(linked), rest))) + "\n"
+    return "\n\n".join(filter(None, (text, *first, _links(linked), rest))) + "\n"
 
 
 def _trend(figure: str) -> str:

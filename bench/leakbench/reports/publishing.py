@@ -11,7 +11,14 @@ from leakbench.experiments.suite import suite_names
 from leakbench.records.folder import read_records
 from leakbench.reports.claims import Claim, read_claims
 from leakbench.reports.details import csv_name
-from leakbench.reports.leaderboard import Beside, LaidOut, laid_out, leaderboard, leading_suites
+from leakbench.reports.leaderboard import (
+    Beside,
+    LaidOut,
+    laid_out,
+    leaderboard,
+    leading_suites,
+    ranked_attacks,
+)
 from leakbench.reports.site.figure_gallery import Gallery, gallery
 from leakbench.reports.site.folder import files_of_site, write_site
 from leakbench.reports.site.leaderboard_pages import SiteContent, trend_of
@@ -72,11 +79,13 @@ def publish(
     figures = gallery(out / "figures", known, pixels)
     readings = {each.name: reading_of(out, each.name) for each in found}
     beside = beside_of(out, leading, figures, claims)
+    ranked = ranked_attacks(leading, claims)
+    content = SiteContent(found, leading, records, ranked, figures, readings, claims)
     # First, since its folder may yet be refused.
-    write_site(place, site(SiteContent(found, leading, records, figures, readings, claims)))
+    write_site(place, site(content))
     path = out / "leaderboard.md"
     with replacing(path) as temporary:
-        text = leaderboard(leading, records, trust_verified, beside)
+        text = leaderboard(leading, records, trust_verified, beside, ranked)
         temporary.write_text(text, encoding="utf-8")
     unused = {**records.left_out, **figures.left_out}
     for claim, of in zip(claims, submissions, strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from statistics import fmean
 from typing import Any
 
@@ -57,11 +58,18 @@ class Ranked:
     claimed_by: str = ""
     cells: dict[int, list[Measured]] = field(default_factory=dict)
     advantages: dict[int, list[Estimate]] = field(default_factory=dict)
+    _means: dict[tuple[int, int], Estimate] = field(default_factory=dict, repr=False, compare=False)
 
     def advantage(self, size: int) -> Estimate | None:
         """Return the mean over cells of the advantage at a batch size; None where there is none."""
         found = self.advantages.get(size)
-        return mean_advantage(found) if found else None
+        if not found:
+            return None
+        # Asked for again and again, by rank, on pages and in sentences.
+        known = (size, len(found))
+        if known not in self._means:
+            self._means[known] = mean_advantage(found)
+        return self._means[known]
 
     def is_above(self, size: int) -> bool:
         """Whether the interval of the advantage at a batch size lies above 0."""
@@ -132,7 +140,19 @@ class Ranking:
         """All of its attacks."""
         return [each for group in self.groups for each in group.attacks]
 
-    @property
+    @cached_property
+    def hidden_kinds(self) -> frozenset[str]:
+        """The kinds of knowledge that need no mark.
+
+        Those are what all attacks have besides the update, which is always marked, and the shared
+        model where it comes with the update.
+        """
+        every = [frozenset(group.knowledge) for group in self.groups]
+        common = frozenset.intersection(*every) - {"update"}
+        with_update = all(("model" in each) == ("update" in each) for each in every)
+        return common | {"model"} if with_update else common
+
+    @cached_property
     def leader(self) -> Ranked:
         """The attack that learns most from updates; where none sees these, from anything.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 
 from leakbench.base.markdown import harmless, markdown_table, one_line
 from leakbench.base.registry import ATTACKS
@@ -44,34 +43,22 @@ READING = (
 """Paragraphs on how to read a ranking."""
 
 
-def hidden_kinds(ranking: Ranking) -> frozenset[str]:
-    """Return the kinds of knowledge that need no mark.
-
-    Those are what all attacks have besides the update, which is always marked, and the shared model
-    where it comes with the update.
-    """
-    every = [frozenset(group.knowledge) for group in ranking.groups]
-    common = frozenset.intersection(*every) - {"update"}
-    with_update = all(("model" in each) == ("update" in each) for each in every)
-    return common | {"model"} if with_update else common
-
-
 def marks(knowledge: Sequence[str], ranking: Ranking) -> str:
     """Return the marks of some knowledge, such as `U L`."""
-    hidden = hidden_kinds(ranking)
+    hidden = ranking.hidden_kinds
     return " ".join(MARKS[kind][0] for kind in MARKS if kind in knowledge and kind not in hidden)
 
 
 def in_words(knowledge: Sequence[str], ranking: Ranking) -> str:
     """Return what the marks of some knowledge say."""
-    hidden = hidden_kinds(ranking)
+    hidden = ranking.hidden_kinds
     found = [MARKS[kind][1] for kind in MARKS if kind in knowledge and kind not in hidden]
     return "; ".join(found) or "sees neither updates nor outputs"
 
 
 def legend(ranking: Ranking) -> str:
     """Return what the numbers and marks of a ranking mean, and what all of its attacks have."""
-    hidden = hidden_kinds(ranking)
+    hidden = ranking.hidden_kinds
     held = {kind for group in ranking.groups for kind in group.knowledge}
     shown = [f"{mark}: {text}" for kind, (mark, text) in MARKS.items() if kind in held - hidden]
     common = [
@@ -249,4 +236,4 @@ def _row(rank: int, attack: Ranked, ranking: Ranking) -> list[str]:
 
 def _bold_if_certain(attack: Ranked, size: int) -> str:
     text = advantage_text(attack, size)
-    return str(replace(text, value=f"**{text.value}**") if attack.is_above(size) else text)
+    return str(text._replace(value=f"**{text.value}**") if attack.is_above(size) else text)

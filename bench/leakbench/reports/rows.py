@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 from leakbench.data.split import task_attributes
@@ -37,7 +38,7 @@ def leading_values(measured: Measured, name: str, columns: Sequence[str]) -> Row
 
     def value(column: str) -> str:
         if column == "property":
-            return name + (IMPLIED if is_implied(measured, name) else "")
+            return property_text(measured, name)
         if column in OF_A_CELL:
             return OF_A_CELL[column](measured)
         if column.startswith(OF_MODEL):
@@ -47,6 +48,18 @@ def leading_values(measured: Measured, name: str, columns: Sequence[str]) -> Row
         return text_of(swept[column]) if column in swept else MISSING
 
     return tuple(value(column) for column in columns)
+
+
+def leading_of_properties(measured: Measured, columns: Sequence[str]) -> dict[str, Row]:
+    """Return property → the values of the leading columns, which else are the same."""
+    same = leading_values(measured, "", [column for column in columns if column != "property"])
+    if "property" not in columns:
+        return dict.fromkeys(measured.entry.cell.properties, same)
+    place = columns.index("property")
+    return {
+        name: (*same[:place], property_text(measured, name), *same[place:])
+        for name in measured.entry.cell.properties
+    }
 
 
 def settings_text(measured: Measured, columns: Sequence[str]) -> str:
@@ -80,26 +93,35 @@ def varying_settings(entries: Sequence[SuiteEntry], leading: Sequence[str]) -> l
         # The settings under the table list the individuals by batch size.
         return f"{owner}, B = {cell.batch_size}" if field == "individuals" else owner
 
-    def value(field: str, cell: Cell) -> Any:
+    def values_of(field: str) -> list[Any]:
         if field == "model_parameters" and "m" in leading:
-            return {key: of for key, of in cell.model_parameters.items() if key != "hidden"}
-        own = field == "auxiliary_dataset_parameters" and not cell.auxiliary_dataset
-        return cell.dataset_parameters if own else getattr(cell, field)
+            given = (cell.model_parameters for cell in cells)
+            return [{key: of for key, of in each.items() if key != "hidden"} for each in given]
+        if field == "auxiliary_dataset_parameters":
+            return [
+                cell.auxiliary_dataset_parameters
+                if cell.auxiliary_dataset
+                else cell.dataset_parameters
+                for cell in cells
+            ]
+        return list(map(attrgetter(field), cells))
 
     def varies(field: str) -> bool:
-        values = [value(field, cell) for cell in cells]
+        values = values_of(field)
         # Most are the same everywhere. In parameters, 1 and 1.0 are told apart below.
         if not isinstance(values[0], dict) and all(each == values[0] for each in values):
             return False
+        # Cells share their tables of parameters, whose text is made once.
+        texts = {id(each): text_of(each) for each in {id(each): each for each in values}.values()}
         found = {
-            (whose(field, cell), text_of(each)) for each, cell in zip(values, cells, strict=True)
+            (whose(field, cell), texts[id(each)]) for each, cell in zip(values, cells, strict=True)
         }
         return len(found) > len({name for name, _ in found})
 
     def columns(field: str) -> list[str]:
         if field != "model_parameters" or len({cell.model for cell in cells}) > 1:
             return [field]
-        given = dict.fromkeys(name for cell in cells for name in value(field, cell))
+        given = dict.fromkeys(name for each in values_of(field) for name in each)
         texts = {
             name: {text_of(cell.model_parameters.get(name, MISSING)) for cell in cells}
             for name in given
@@ -147,6 +169,11 @@ OF_A_CELL: Mapping[str, Callable[[Measured], str]] = {
     "defense_parameters": _level,
 }
 """Leading columns that are not a field's, or not its value as it is → what they show."""
+
+
+def property_text(measured: Measured, name: str) -> str:
+    """Return a property's name, with a mark if the main task's label implies it."""
+    return name + (IMPLIED if is_implied(measured, name) else "")
 
 
 def is_implied(measured: Measured, name: str) -> bool:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
-from leakbench.experiments.cell import Cell
+from leakbench.experiments.cell import Cell, Setup
 from leakbench.experiments.defense_labels import defense_text
 from leakbench.experiments.descriptions import dataset_name, text_of, training_text
 from leakbench.metrics.formatting import MISSING, counted
@@ -149,27 +150,55 @@ def _with_parameters(dataset: str, parameters: Mapping[str, Any]) -> str:
 
 def _setups(cells: Sequence[Measured]) -> dict[str, str]:
     """Return a sentence for each setup and its main task's accuracy."""
-    found: dict[str, str] = {}
-    # The last record counts: that of the most trainings, over which the accuracy is a mean.
+    # Sentence → the last record, that of the most trainings, over which the accuracy is a mean.
+    found: dict[str, Record | None] = {}
+    # The cells of a setup follow from each other by attack and defense alone.
+    sentences: dict[tuple[object, ...], str] = {}
     for m in sorted(cells, key=lambda m: m.entry.resolved.trainings):
         cell = m.entry.cell
-        sentence = (
-            f"{_with_parameters(cell.dataset, cell.dataset_parameters)}, {cell.image_size} px, "
-            f"main task {cell.main_task}; {cell.model} ({text_of(cell.model_parameters)}) split "
-            f"after {cell.split}; {training_text(cell)}; of all identities "
-            f"{100 * cell.auxiliary_share:.0f} % are {_auxiliary(cell)}, "
-            f"{100 * cell.victim_share:.0f} % victims; "
-            f"f_p {cell.property_model}; "
-            f"clients in {cell.mode} mode; seed {cell.seed}"
-        )
+        setup = (*SHOWN_OF_A_SETUP(cell), *map(id, PARAMETERS(cell)))
+        if setup not in sentences:
+            sentences[setup] = _setup(cell)
+        sentence = sentences[setup]
         if m.record is not None and m.record.metrics is not None:
-            task = m.record.metrics.main_task
-            found[sentence] = _accuracies(m.record.metrics)
-            if cell.auxiliary_dataset and not task["labelled_auxiliary"]:
-                found[sentence] += "; D_aux has no labels of the main task"
+            found[sentence] = m.record
         else:
-            found.setdefault(sentence, "main-task accuracy not measured yet")
-    return found
+            found.setdefault(sentence, None)
+    return {sentence: _reached(record) for sentence, record in found.items()}
+
+
+PARAMETER_FIELDS = ("dataset_parameters", "model_parameters", "auxiliary_dataset_parameters")
+
+PARAMETERS = attrgetter(*PARAMETER_FIELDS)
+
+SHOWN_OF_A_SETUP = attrgetter(
+    "mode", *(field for field in Setup.model_fields if field not in PARAMETER_FIELDS)
+)
+"""All that `_setup` says of a cell, and more, without parameters."""
+
+
+def _setup(cell: Cell) -> str:
+    """Return the sentence on a cell's setup."""
+    return (
+        f"{_with_parameters(cell.dataset, cell.dataset_parameters)}, {cell.image_size} px, "
+        f"main task {cell.main_task}; {cell.model} ({text_of(cell.model_parameters)}) split "
+        f"after {cell.split}; {training_text(cell)}; of all identities "
+        f"{100 * cell.auxiliary_share:.0f} % are {_auxiliary(cell)}, "
+        f"{100 * cell.victim_share:.0f} % victims; "
+        f"f_p {cell.property_model}; "
+        f"clients in {cell.mode} mode; seed {cell.seed}"
+    )
+
+
+def _reached(record: Record | None) -> str:
+    """Return the main-task accuracy in a record's setup."""
+    if record is None or record.metrics is None:
+        return "main-task accuracy not measured yet"
+    unlabelled = (
+        record.cell.auxiliary_dataset and not record.metrics.main_task["labelled_auxiliary"]
+    )
+    more = "; D_aux has no labels of the main task" if unlabelled else ""
+    return f"{_accuracies(record.metrics)}{more}"
 
 
 def _accuracies(metrics: Metrics) -> str:

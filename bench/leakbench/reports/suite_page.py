@@ -113,17 +113,21 @@ HOW_TO_PRINT = "`leakbench report`, piped into a file, prints everything."
 
 def _fitting(report: SuiteReport, room: int) -> list[str]:
     """Return the sections of tables that fit into a number of bytes, and a note on the others."""
-    sections: dict[str, str] = {}
+    groups = list(report.tables)
     for padded in (True, False):
-        made = report.sections(padded=padded)
-        sections = {group: harmless(section) for group, section in made.items()}
-        if _size(sections.values()) <= room:
-            return list(sections.values())
-    left_out, room = list(sections), room - ROOM_FOR_NOTE
+        if sum(map(report.least_size, groups)) > room:
+            break
+        sections = [harmless(report.section(group, padded=padded)) for group in groups]
+        if _size(sections) <= room:
+            return sections
+    left_out, room = groups, room - ROOM_FOR_NOTE
     kept: list[str] = []
-    while left_out and (size := _size([sections[left_out[0]]])) <= room:
-        kept.append(sections[left_out.pop(0)])
-        room -= size
+    while left_out and report.least_size(left_out[0]) <= room:
+        section = harmless(report.section(left_out[0], padded=False))
+        if _size([section]) > room:
+            break
+        kept.append(section)
+        left_out, room = left_out[1:], room - _size([section])
     return [*kept, _left_out(left_out)]
 
 

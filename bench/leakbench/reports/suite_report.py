@@ -51,11 +51,20 @@ class SuiteReport:
         Args:
             padded: whether columns are aligned in the text too.
         """
-        sections = {}
-        for group, (table, sentence) in self.tables.items():
-            parts = [f"{'#' * level} {group}", _group_table(table, marked, padded), sentence]
-            sections[group] = "\n\n".join(part for part in parts if part)
-        return sections
+        return {group: self.section(group, marked, level, padded) for group in self.tables}
+
+    def section(self, group: str, marked: bool = False, level: int = 2, padded: bool = True) -> str:
+        """Return a group's section; see `sections`."""
+        table, sentence = self.tables[group]
+        parts = [f"{'#' * level} {group}", _group_table(table, marked, padded), sentence]
+        return "\n\n".join(part for part in parts if part)
+
+    def least_size(self, group: str) -> int:
+        """Return a number of bytes below which no form of a group's section is, found fast."""
+        table, _ = self.tables[group]
+        # Two bars' worth of Markdown around each value, and a line end.
+        columns = len(table.leading) + len(table.columns) + len(table.cost_headings)
+        return (3 * columns + 2) * sum(row.has_data for row in table.rows)
 
     def printed(self) -> str:
         """Return tables, how to read them, and the settings, as Markdown to be printed."""

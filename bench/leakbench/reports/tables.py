@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from leakbench.base.registry import ATTACKS
 from leakbench.metrics.estimates import Estimate
@@ -31,7 +31,13 @@ from leakbench.reports.baselines import (
 from leakbench.reports.columns import seconds_per_batch
 from leakbench.reports.marks import DIFFERS, FAILURE, IMPLIED, explained_marks
 from leakbench.reports.remarks import batches_text, explained, row_remarks
-from leakbench.reports.rows import LAYOUTS, Row, leading_values, varying_settings
+from leakbench.reports.rows import (
+    LAYOUTS,
+    Row,
+    leading_of_properties,
+    leading_values,
+    varying_settings,
+)
 from leakbench.reports.utility_costs import cost_columns
 
 Role = Literal["attack", "baseline", "upper bound", "outputs"]
@@ -42,8 +48,7 @@ REMARKS = "remarks"
 """The heading of the column of remarks."""
 
 
-@dataclass(frozen=True, slots=True)
-class TableValue:
+class TableValue(NamedTuple):
     """What a row shows of an attack or control.
 
     Attributes:
@@ -169,12 +174,17 @@ def table_of(cells: Sequence[Measured]) -> Table:
     layout = cells[0].entry.layout
     leading = LAYOUTS[layout]
     varying = varying_settings([m.entry for m in cells], leading)
+    columns = (*varying, *leading)
     values: dict[Row, dict[str, TableValue]] = {}
     of_row: dict[Row, list[Measured]] = {}
     for measured in cells:
         of_cell = OF_ALL_PROPERTIES.get(measured.entry.layout)
-        for name in ("",) if of_cell else measured.entry.cell.properties:
-            row = leading_values(measured, name, (*varying, *leading))
+        rows = (
+            {"": leading_values(measured, "", columns)}
+            if of_cell
+            else leading_of_properties(measured, columns)
+        )
+        for name, row in rows.items():
             value = of_cell(measured) if of_cell else _accuracy(measured, name)
             values.setdefault(row, {})[measured.entry.column] = _with_outcome(
                 _in_context(value, measured), measured
@@ -205,7 +215,7 @@ def table_of(cells: Sequence[Measured]) -> Table:
 
     return Table(
         title=cells[0].entry.group,
-        leading=(*varying, *leading),
+        leading=columns,
         columns=tuple(roles),
         headings=_headings(cells, roles),
         roles=roles,
@@ -254,9 +264,8 @@ def _in_context(value: TableValue, measured: Measured) -> TableValue:
     number = value.number
     if value.compared is not None:
         batches = batches_text(measured.entry.resolved.updates)
-        number = replace(number, detail=" ".join(filter(None, (number.detail, batches))))
-    return replace(
-        value,
+        number = number._replace(detail=" ".join(filter(None, (number.detail, batches))))
+    return value._replace(
         number=number,
         knowledge=knowledge_of(measured),
         tells_labels=tells_labels(measured.entry.cell.attack),
@@ -305,7 +314,7 @@ def _with_outcome(value: TableValue, measured: Measured) -> TableValue:
     """Return a value with a remark if the cell, measured again, gave other numbers."""
     if measured.again is None or measured.again.outcome != "differs":
         return value
-    return replace(value, remarks=(*value.remarks, DIFFERS))
+    return value._replace(remarks=(*value.remarks, DIFFERS))
 
 
 def _accuracy(measured: Measured, name: str) -> TableValue:

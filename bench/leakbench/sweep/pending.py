@@ -11,6 +11,7 @@ from leakbench.base.choices import Redo
 from leakbench.base.errors import UsageError
 from leakbench.experiments.cell import Cell
 from leakbench.experiments.expansion import SuiteEntry
+from leakbench.records.compact import SharedParts
 from leakbench.records.record import Record
 from leakbench.records.store import Stamp, Store, Unusable
 
@@ -68,14 +69,14 @@ def select_cells(
         redo: which cells with a record are measured again.
     """
     found = Selection()
-    fingerprints = _Fingerprints(data_root)
+    fingerprints, parts = _Fingerprints(data_root), SharedParts()
     for entry in cells:
         # Before the record is read, so that what is written in between counts as another run's.
         stamp = store.stamp(entry.key)
         read = store.examine(entry.key)
         if isinstance(read, Unusable):
             found.unusable[store.path(entry.key).name] = read.why
-        record = read if isinstance(read, Record) else None
+        record = parts.compact(read, entry.cell) if isinstance(read, Record) else None
         reason = _reason(record, fingerprints, wants_lpips, redo)
         if reason is None:
             assert record is not None

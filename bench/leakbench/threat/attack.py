@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
@@ -104,6 +105,11 @@ class Attack(ABC):
     example_setup: ClassVar[Mapping[str, Any]] = {}
     example_parameters: ClassVar[Mapping[str, Any]] = {}
 
+    @cached_property
+    def _of_grants(self) -> dict[Knowledge, tuple[Knowledge, Knowledge]]:
+        """See `_of_grant`; kept, since thousands of cells share an attack, and flags are slow."""
+        return {}
+
     @property
     @abstractmethod
     def required_knowledge(self) -> Knowledge:
@@ -137,7 +143,17 @@ def knowledge_used(attack: Attack, granted: Knowledge) -> Knowledge:
 
     Otherwise it could use what the tables, which print this, say that it does not know.
     """
-    return attack.required_knowledge | (attack.optional_knowledge & granted)
+    return _of_grant(attack, granted)[0]
+
+
+def _of_grant(attack: Attack, granted: Knowledge) -> tuple[Knowledge, Knowledge]:
+    """Return what an attack gets to know under a grant, and what it lacks."""
+    known = attack._of_grants.get(granted)
+    if known is None:
+        required = attack.required_knowledge
+        known = required | (attack.optional_knowledge & granted), required & ~granted
+        attack._of_grants[granted] = known
+    return known
 
 
 def check_batch_size(attack: Attack, batch_size: int) -> None:
@@ -159,7 +175,7 @@ def check_grant(attack: Attack, granted: Knowledge) -> None:
     Raises:
         UsageError: names the missing knowledge.
     """
-    missing = attack.required_knowledge & ~granted
+    missing = _of_grant(attack, granted)[1]
     if missing:
         raise UsageError(
             f"attack {attack.name!r} needs to know {' and '.join(missing.names())}, which this "

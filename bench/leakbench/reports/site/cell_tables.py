@@ -159,7 +159,15 @@ def _table(
 
 
 def _text(heading: str, text: Callable[[Measured], str]) -> _Column:
-    return _Column(Column(heading, filtered=True), lambda row: ValueView(text(row[0])))
+    return _Column(Column(heading, filtered=True), lambda row: ValueView(text(row[0])), _cell)
+
+
+def _row(row: Row) -> Row:
+    return row
+
+
+def _cell(row: Row) -> Measured:
+    return row[0]
 
 
 _PROPERTY = _Column(
@@ -200,11 +208,14 @@ def _metric(spec: MetricSpec) -> _Column:
     return _Column(
         Column(spec.heading, "number"),
         lambda row: number_view(spec.format(_shown(spec, *row))),
+        # Each row is a part of its own where the metric is one of its property.
+        _row if spec.is_per_property else _cell,
     )
 
 
 def _cost(column: CostColumn) -> _Column:
-    return _Column(Column(column.heading, "number"), lambda row: ValueView(column.text(row[0])))
+    heading = Column(column.heading, "number")
+    return _Column(heading, lambda row: ValueView(column.text(row[0])), _cell)
 
 
 def _status(cells: Sequence[Measured]) -> list[_Column]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from markupsafe import Markup
 
@@ -12,6 +13,7 @@ from leakbench.reports.claims import ABOUT as CLAIMS
 from leakbench.reports.claims import Claim
 from leakbench.reports.columns import COST
 from leakbench.reports.leaderboard import COST_AID, LaidOut
+from leakbench.reports.ranking import Ranking
 from leakbench.reports.ranking_text import READING
 from leakbench.reports.site.figure_gallery import FigureView, Gallery
 from leakbench.reports.site.ranking_view import RankingView
@@ -82,6 +84,7 @@ class SiteContent:
         found: all suites that have records.
         leading: those among them whose attacks the first page ranks.
         folder: the records.
+        ranked: the rankings of those suites.
         figures: of the suites.
         readings: suite → its reading, in Markdown; empty where it has none.
         claims: folders that others submitted.
@@ -90,6 +93,7 @@ class SiteContent:
     found: Sequence[LaidOut]
     leading: Sequence[LaidOut]
     folder: RecordFolder
+    ranked: Sequence[Ranking]
     figures: Gallery
     readings: Mapping[str, str] = field(default_factory=dict)
     claims: Sequence[Claim] = ()
@@ -134,9 +138,14 @@ def leaderboard_pages(content: SiteContent, ranked: Sequence[RankingView]) -> li
     pages = [Page("index.html", "index.html", "Leaderboard", first)]
     for each in content.found:
         reading = reading_html(content.readings.get(each.name, ""), paths, figures)
-        view = {"view": tables_view([each], figures), "reading": reading}
-        pages.append(Page(paths[each.name], "suite.html", each.title, view))
+        view = partial(_view, each, figures)
+        path = paths[each.name]
+        pages.append(Page(path, "suite.html", each.title, {"reading": reading}, view))
     return pages
+
+
+def _view(suite: LaidOut, figures: Sequence[FigureView]) -> dict[str, object]:
+    return {"view": tables_view([suite], figures)}
 
 
 def tables_view(suites: Sequence[LaidOut], figures: Sequence[FigureView]) -> TablesView:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from math import ceil
 from typing import Generic, TypeVar
 
@@ -29,10 +29,26 @@ NEAR = 2
 
 @dataclass(frozen=True)
 class PagedColumn(Generic[Item]):
-    """A column of such a table, and what it shows of an item."""
+    """A column of such a table, and what it shows of an item.
+
+    Attributes:
+        part: returns the part of an item on which the value depends; items with the same one often
+            follow each other.
+    """
 
     column: Column
     value: Callable[[Item], ValueView]
+    part: Callable[[Item], object] = field(default=lambda item: item)
+
+    def values(self, items: Iterable[Item]) -> Iterator[ValueView]:
+        """Yield what it shows of each item, made once for those in a row with the same part."""
+        before: object = None
+        shown: ValueView | None = None
+        for item in items:
+            part = self.part(item)
+            if shown is None or part is not before:
+                shown, before = self.value(item), part
+            yield shown
 
 
 @dataclass(frozen=True)
@@ -72,9 +88,10 @@ class PagedTable(Generic[Item]):
     def page(self, number: int) -> TableView:
         """Return the table as a page shows it."""
         first = (number - 1) * ROWS
+        items = self.items[first : first + ROWS]
+        values = zip(*(each.values(items) for each in self.columns), strict=True)
         rows = tuple(
-            RowView(self.identifier(item), tuple(each.value(item) for each in self.columns))
-            for item in self.items[first : first + ROWS]
+            RowView(self.identifier(item), shown) for item, shown in zip(items, values, strict=True)
         )
         notes, caption = self.notes, self.caption
         if self.count > 1:
@@ -117,7 +134,7 @@ def without_constant(
     for each in columns:
         heading = each.column.heading
         first = each.value(rows[0]) if len(rows) > 1 else None
-        if first is None or heading in KEPT or any(each.value(row) != first for row in rows):
+        if first is None or heading in KEPT or any(value != first for value in each.values(rows)):
             shown.append(each)
         elif first.text == MISSING:
             missing.append(heading)

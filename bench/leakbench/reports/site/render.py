@@ -8,9 +8,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from leakbench.reports.claims import claimed_cells
 from leakbench.reports.leaderboard import NO_SUITE
-from leakbench.reports.ranking import rankings
 from leakbench.reports.recorded_cells import measured_in_order
 from leakbench.reports.site.attack_pages import attack_pages, attack_tables
 from leakbench.reports.site.cell_tables import every_cell
@@ -51,7 +49,8 @@ def site(content: SiteContent) -> dict[str, Content]:
     environment.filters["rows_html"] = rows_html
 
     def rendered(page: Page) -> bytes:
-        html = environment.get_template(page.template).render(page=page, **page.content)
+        content = {**page.content, **page.of_writing()}
+        html = environment.get_template(page.template).render(page=page, **content)
         return html.encode("utf-8", errors="replace")
 
     files: dict[str, Content] = {page.path: partial(rendered, page) for page in pages(content)}
@@ -73,16 +72,13 @@ def pages(content: SiteContent) -> list[Page]:
     places = {name: page for table in tables.values() for name, page in table.places().items()}
     every = every_cell(cells, places, content.folder.remeasured)
     drawn = {"figures": content.figures.figures, "left_out": content.figures.left_out}
-    ranked = rankings(
-        [m for each in content.leading for m in each.cells], claimed_cells(content.claims)
-    )
     attack_paths = {name: table.path for name, table in tables.items()}
-    first, *suites = leaderboard_pages(content, ranking_views(ranked, attack_paths))
+    first, *suites = leaderboard_pages(content, ranking_views(content.ranked, attack_paths))
     no_suite = {**first.content, "no_suite": marked_up(NO_SUITE)}
     return [
         Page(first.path, first.template, first.title, no_suite),
         *suites,
-        *attack_pages(tables, ranked),
+        *attack_pages(tables, content.ranked),
         *defense_pages(cells, places),
         *every.pages("All cells"),
         Page("metrics.html", "list.html", "Metrics", {"listed": metrics_table()}),

@@ -59,7 +59,7 @@ def _without_constant(view: TableView, leading: int) -> TableView:
     def kept(of: Sequence[Item]) -> tuple[Item, ...]:
         return tuple(each for place, each in enumerate(of) if place not in hidden)
 
-    rows = tuple(replace(row, values=kept(row.values)) for row in view.rows)
+    rows = tuple(row._replace(values=kept(row.values)) for row in view.rows)
     note = f"The same in all rows: {'; '.join(same)}."
     return replace(view, columns=kept(view.columns), rows=rows, notes=(note, *view.notes))
 

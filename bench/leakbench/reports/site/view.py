@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from markupsafe import Markup, escape
 
@@ -34,8 +34,7 @@ LINK = Column("link", "link")
 """The column of links to rows."""
 
 
-@dataclass(frozen=True, slots=True)
-class ValueView:
+class ValueView(NamedTuple):
     """The value of a row in a column.
 
     Attributes:
@@ -51,8 +50,7 @@ class ValueView:
     href: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class RowView:
+class RowView(NamedTuple):
     """A row of a table.
 
     Attributes:
@@ -106,12 +104,15 @@ class Page:
         template: its name.
         title: of the page.
         content: what the template shows.
+        of_writing: returns more of that, made when the page is written, since all tables of large
+            suites at once would take more memory than the records.
     """
 
     path: str
     template: str
     title: str
     content: Mapping[str, object] = field(default_factory=dict)
+    of_writing: Callable[[], Mapping[str, object]] = dict
 
 
 def number_view(number: FormattedNumber, best: bool = False) -> ValueView:
