@@ -13,6 +13,7 @@ from leakbench.reports.claims import Claim
 from leakbench.reports.columns import COST
 from leakbench.reports.leaderboard import COST_AID, LaidOut
 from leakbench.reports.ranking_text import READING
+from leakbench.reports.site.chart import MARGINS
 from leakbench.reports.site.figure_gallery import FigureView, Gallery
 from leakbench.reports.site.ranking_view import RankingView
 from leakbench.reports.site.readings import reading_html
@@ -117,6 +118,7 @@ def leaderboard_pages(content: SiteContent, ranked: Sequence[RankingView]) -> li
     trend = trend_of(figures, content.leading)
     first = {
         "rankings": ranked,
+        "size": MARGINS,
         "reading": [marked_up(text) for text in READING] if ranked else [],
         "trend": next((each for each in figures if each.source.name == trend), None),
         "leading": [(paths[each.name], each.title) for each in content.leading],
