@@ -146,7 +146,7 @@ def leaderboard(
     found = rankings([m for each in shown for m in each.cells], claimed_cells(beside.claims))
     linked = [each for each in shown if each.name in beside.pages]
     inside = [each for each in shown if each.name not in beside.pages]
-    parts = ["# Leaderboard", _made_of(folder, trust_verified)]
+    parts = ["# Leaderboard", ABOUT, _made_of(folder, trust_verified)]
     text = harmless("\n\n".join(parts))
     ranked = [_trend(beside.trend), ranking_section(found)] if found else []
     below: list[str] = []
@@ -199,6 +199,13 @@ NO_SUITE = (
     "No suite that comes with leakbench lays out these records; name the one that does with "
     "`leakbench publish --suite FILE.toml`."
 )
+
+
+ABOUT = (
+    "What an honest-but-curious server learns about each individual from the updates that clients "
+    "of federated learning send."
+)
+"""What is ranked."""
 
 
 def _made_of(folder: RecordFolder, trust_verified: bool) -> str:

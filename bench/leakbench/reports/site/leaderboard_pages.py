@@ -11,7 +11,7 @@ from leakbench.records.folder import RecordFolder
 from leakbench.reports.claims import ABOUT as CLAIMS
 from leakbench.reports.claims import Claim
 from leakbench.reports.columns import COST
-from leakbench.reports.leaderboard import COST_AID, LaidOut
+from leakbench.reports.leaderboard import ABOUT, COST_AID, LaidOut
 from leakbench.reports.ranking_text import READING
 from leakbench.reports.site.chart import MARGINS
 from leakbench.reports.site.figure_gallery import FigureView, Gallery
@@ -117,6 +117,7 @@ def leaderboard_pages(content: SiteContent, ranked: Sequence[RankingView]) -> li
     folder, figures = content.folder, content.figures.figures
     trend = trend_of(figures, content.leading)
     first = {
+        "about": ABOUT,
         "rankings": ranked,
         "size": MARGINS,
         "reading": [marked_up(text) for text in READING] if ranked else [],
