@@ -16,7 +16,7 @@ from leakbench.threat.server import Server
 @register_attack("dlg")
 @dataclass(frozen=True, kw_only=True)
 class DeepLeakage(GradientMatching):
-    """Zhu, Liu, Han 2019: minimise Σ‖∇ − ∇*‖² over images and soft labels together.
+    """Reconstructs images and soft labels together, by minimising Σ‖∇ − ∇*‖² (Zhu, Liu, Han 2019).
 
     1. x̃ ~ N(0, 1) in raw pixels, one vector of label logits ỹ ~ N(0, 1) for each individual.
     2. L-BFGS at PyTorch's defaults (history 100, no line search) on x̃ and ỹ, with the soft
@@ -51,7 +51,7 @@ class DeepLeakage(GradientMatching):
 @register_attack("idlg")
 @dataclass(frozen=True, kw_only=True)
 class ImprovedDeepLeakage(DeepLeakage):
-    """Zhao, Mopuri, Bilen 2020: DLG with the label read off the output layer's gradient first.
+    """DLG, with the label read off the output layer's gradient first (Zhao, Mopuri, Bilen 2020).
 
     The sign rule holds for a single individual, so that B > 1 is refused.
 

@@ -26,7 +26,7 @@ from leakbench.threat.server import Auxiliary, Server
 @register_attack("feature")
 @dataclass(frozen=True, kw_only=True)
 class FeatureReconstruction(GradientMatching):
-    """Yang, Wang, Li 2022: match the gradient, read properties off the dummies' deep features.
+    """Matches the gradient, and reads properties off dummies' deep features (Yang, Wang, Li 2022).
 
     1. Dummy data (x̃, ỹ) with gradients g̃_n of f_n and g̃_c of f_c (Eq. 1).
     2. Minimise L = λ · d(g_n, g̃_n) + d(g_c, g̃_c) (Eq. 2), d being Eq. 3.

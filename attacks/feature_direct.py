@@ -29,7 +29,7 @@ Labels = Literal["known", "joint", Scheme]
 @register_attack("feature_direct")
 @dataclass(frozen=True, kw_only=True)
 class DirectFeatureReconstruction(Attack):
-    """Yang, Wang, Li 2022 on features: the dummies are E(X) themselves, and g_c is matched.
+    """Matches the gradient g_c with dummies that are deep features (after Yang, Wang, Li 2022).
 
     1. Dummy features h̃ and labels ỹ, with the gradient g̃_c of f_c (Eq. 1).
     2. Minimise d(g_c, g̃_c), the part of Eq. 2 that the features alone determine.

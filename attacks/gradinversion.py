@@ -33,7 +33,7 @@ from leakbench.threat.server import Server
 @register_attack("gradinversion")
 @dataclass(frozen=True, kw_only=True)
 class GradInversion(GradientMatching):
-    """Yin, Mallya, Vahdat, Alvarez, Kautz, Molchanov 2021: gradients, priors and a group of seeds.
+    """Reconstructs images from several seeds, which are kept near their mean (Yin et al. 2021).
 
     1. Several seeds x̃ ~ N(0, 1) in normalised pixels; labels are recovered first (`row_minimum`).
     2. Minimise α_G Σ_l ‖∇_l − ∇*_l‖₂ + α_TV·TV + α_ℓ2·‖x̃‖₂ + α_BN·R_BN + α_group·‖x̃ − x̄‖₂, x̄

@@ -21,7 +21,7 @@ from leakbench.threat.server import Server
 @register_attack("ig")
 @dataclass(frozen=True, kw_only=True)
 class InvertingGradients(GradientMatching):
-    """Geiping, Bauermeister, Dröge, Moeller 2020: minimise 1 − cos(∇, ∇*) + α·TV(x̃).
+    """Reconstructs images by minimising 1 − cos(∇, ∇*) + α·TV(x̃) (Geiping et al. 2020).
 
     1. x̃ ~ N(0, 1) in normalised pixels; labels are known.
     2. Adam on the sign of the gradient (of distance and prior together), learning rate ×0.1 at 3/8,

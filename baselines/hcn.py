@@ -44,7 +44,7 @@ TRAINING_VERSION = 1
 @register_attack("hcn")
 @dataclass(frozen=True, kw_only=True)
 class HonestButCurious(Attack):
-    """Malekzadeh et al. 2021: for each property a classifier F whose outputs encode it.
+    """Deploys for each property a classifier F whose outputs encode it (Malekzadeh et al. 2021).
 
     F is trained on D_aux alone and deployed in the shared model's place; each individual's output
     answers for that individual. The property's terms weigh presence and absence alike, so that ½ is

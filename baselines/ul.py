@@ -34,7 +34,7 @@ Forest = Callable[[NDArray[np.float32]], NDArray[np.float64]]
 @register_attack("ul")
 @dataclass(frozen=True, kw_only=True)
 class UnintendedLeakage(Attack):
-    """Melis et al. 2019: one random forest a property, trained on simulated updates of D_aux.
+    """Answers by a random forest per property, trained on simulated updates (Melis et al. 2019).
 
     The server computes updates as a client does, on the attacked model and on batches of the
     victim's size. Half of them contain no individual with the property, the others some or only

@@ -177,7 +177,8 @@ def test_attacks_of_other_threat_models_are_ranked_apart(entries: list[SuiteEntr
         "points over the best control at B = 8."
     )
     assert "bold where its interval lies above 0. U: sees the update; O: sees" in legend(found)
-    assert "Each attack has D_aux; those that see updates know the shared model." in legend(found)
+    shared = "Each attack has D_aux, labelled images of others; those that see updates know the "
+    assert f"{shared}shared model." in legend(found)
 
 
 def test_what_all_attacks_see_is_said_in_every_group(entries: list[SuiteEntry]) -> None:
@@ -188,7 +189,8 @@ def test_what_all_attacks_see_is_said_in_every_group(entries: list[SuiteEntry]) 
         "sees the update; is given the batch's labels",
     ]
     assert "U: sees the update; L: " in legend(found)
-    assert legend(found).endswith("Each attack knows the shared model and has D_aux.")
+    shared = "Each attack knows the shared model and has D_aux, labelled images of others."
+    assert legend(found).endswith(shared)
 
 
 def test_a_leader_that_is_not_certain_says_so(entries: list[SuiteEntry]) -> None:

@@ -45,7 +45,7 @@ Run = Callable[..., tuple[int, str, str]]
 OURS = (
     "html head meta title link script body a header p nav ul li main h1 h2 h3 section footer table "
     "caption thead tbody tr th td div dl dt dd code small strong span details summary figure "
-    "figcaption svg g line circle rect path text wbr input label"
+    "figcaption svg g line polyline circle rect path text wbr input label"
 )
 """The elements that our templates have."""
 

@@ -18,7 +18,11 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Measure what a federated-learning server infers about each individual.",
+    help=(
+        "Measure what a federated-learning server infers about each individual.\n\n"
+        "To begin, type `leakbench run quick`. A suite is a list of cells; a cell is one "
+        "measurement of an attack in one setting, and leaves a record."
+    ),
 )
 
 datasets_app = typer.Typer(no_args_is_help=True, help="List and check data sets.")

@@ -20,16 +20,16 @@ Pattern = Annotated[str, typer.Argument(metavar="[GLOB]")]
 
 
 def list_plugins(
-    kind: Kind,
+    kind: Annotated[Kind | None, typer.Argument(help="What to describe; else all names.")] = None,
     pattern: Pattern = "*",
     data_root: DataRootOption = None,
 ) -> None:
     """List attacks (baselines included), baselines, data sets, defenses, models or suites."""
     with loading():
         from leakbench.base.documents import plain, print_document
-        from leakbench.experiments.plugin_catalogue import listing
+        from leakbench.experiments.plugin_catalogue import listing, overview
 
-        found = listing(kind, pattern, data_root)
+        found = listing(kind, pattern, data_root) if kind else overview()
     print_document(found, plain)
 
 

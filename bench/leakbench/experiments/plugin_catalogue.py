@@ -63,6 +63,18 @@ def listing(kind: str, pattern: str, data_root: Path | None = None) -> Document:
     return [TextTable(columns, rows, order, PROSE), *faults]
 
 
+def overview() -> Document:
+    """Return a table of the names of all plugins and suites, by kind."""
+    of_kind = {kind: registry.names("*") for kind, registry in REGISTRIES.items()}
+    of_kind["baselines"] = [name for name in of_kind["baselines"] if _is_baseline(name)]
+    of_kind["attacks"] = [name for name in of_kind["attacks"] if name not in of_kind["baselines"]]
+    rows = [
+        [kind, " ".join(names)] for kind, names in (*of_kind.items(), ("suites", suite_names()))
+    ]
+    more = "`leakbench list KIND` describes those of a kind, `leakbench show NAME` one of them."
+    return [TextTable(["kind", "names"], rows, prose=("names",)), more]
+
+
 def description(name: str) -> Document:
     """Return what there is to know of the plugins and suites called `name`.
 

@@ -153,7 +153,7 @@ def leaderboard(
     found = ranked_attacks(shown, beside.claims) if ranked is None else ranked
     linked = [each for each in shown if each.name in beside.pages]
     inside = [each for each in shown if each.name not in beside.pages]
-    parts = ["# Leaderboard", _made_of(folder, trust_verified)]
+    parts = ["# Leaderboard", ABOUT, _made_of(folder, trust_verified)]
     text = harmless("\n\n".join(parts))
     first = [_trend(beside.trend), ranking_section(found)] if found else []
     below: list[str] = []
@@ -206,6 +206,13 @@ NO_SUITE = (
     "No suite that comes with leakbench lays out these records; name the one that does with "
     "`leakbench publish --suite FILE.toml`."
 )
+
+
+ABOUT = (
+    "What an honest-but-curious server learns about each individual from the updates that clients "
+    "of federated learning send."
+)
+"""What is ranked."""
 
 
 def _made_of(folder: RecordFolder, trust_verified: bool) -> str:

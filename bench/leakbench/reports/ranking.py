@@ -6,19 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import fmean
-from typing import Any
 
 from leakbench.base.registry import ATTACKS
-from leakbench.data.split import task_attributes
 from leakbench.experiments.cell import Cell
-from leakbench.experiments.descriptions import dataset_name, text_of
 from leakbench.metrics.estimates import Estimate
-from leakbench.metrics.formatting import counted
 from leakbench.records.measured import Measured
 from leakbench.reports.advantage import mean_advantage
 from leakbench.reports.columns import seconds_per_batch
 from leakbench.reports.compared import Controls
 from leakbench.reports.remarks import row_remarks
+from leakbench.reports.setting_titles import is_pretrained, setting_titles
 
 PREFERRED_SIZES = (1, 8, 32)
 """The paper's batch sizes, by which attacks are ranked where they are measured."""
@@ -195,7 +192,9 @@ def rankings(
         settings.setdefault(setting, []).append((name, m))
     found = [_ranking(of) for of in settings.values()]
     with_numbers = [each for each in found if any(of.advantages for of in each.attacks)]
-    return _titled(sorted(with_numbers, key=_order))
+    ordered = sorted(with_numbers, key=_order)
+    titles = setting_titles([each.cell for each in ordered], NOT_OF_THE_SETTING)
+    return [replace(each, title=title) for each, title in zip(ordered, titles, strict=True)]
 
 
 def _counts(measured: Measured) -> bool:
@@ -264,45 +263,5 @@ def _sizes(attacks: Sequence[Ranked]) -> tuple[int, ...]:
     return tuple(sorted([*chosen, *others][:SIZES_SHOWN]))
 
 
-def is_pretrained(cell: Cell) -> bool:
-    """Whether the shared model began with pretrained weights."""
-    return str(cell.model_parameters.get("weights", "none")) != "none"
-
-
 def _order(ranking: Ranking) -> tuple[object, ...]:
     return (not is_pretrained(ranking.cell), -len(ranking.sizes), -len(ranking.attacks))
-
-
-def _titled(found: Sequence[Ranking]) -> list[Ranking]:
-    """Return rankings with titles; those of one data set and model say in what they differ."""
-    by_name: dict[str, list[Ranking]] = {}
-    for each in found:
-        by_name.setdefault(_name(each.cell), []).append(each)
-    titles = {}
-    for name, alike in by_name.items():
-        settings = [each.cell.model_dump(exclude=NOT_OF_THE_SETTING) for each in alike]
-        varying = [f for f in settings[0] if any(of[f] != settings[0][f] for of in settings)]
-        for each, setting in zip(alike, settings, strict=True):
-            details = [_detail(field, setting, settings) for field in varying]
-            titles[id(each)] = ", ".join([name, *details])
-    return [replace(each, title=titles[id(each)]) for each in found]
-
-
-def _name(cell: Cell) -> str:
-    pretrained = ", pretrained" if is_pretrained(cell) else ""
-    return f"{dataset_name(cell)}, {cell.model}{pretrained}"
-
-
-def _detail(name: str, setting: Mapping[str, Any], settings: Sequence[Mapping[str, Any]]) -> str:
-    """Return a field of a setting; of parameters, those in which the settings differ."""
-    value, every = setting[name], [of[name] for of in settings]
-    if isinstance(value, dict):
-        return text_of({k: v for k, v in value.items() if any(of.get(k) != v for of in every)})
-    if name == "rounds":
-        return counted(value, "round")
-    if name == "main_task":
-        # By the number of classes, as long as this tells the tasks apart.
-        classes = {task: len(task_attributes(task)) for task in every}
-        if all(classes.values()) and len(set(classes.values())) == len(classes):
-            return f"K = {2 ** classes[value]}"
-    return f"{name} = {text_of(list(value) if isinstance(value, tuple) else value)}"

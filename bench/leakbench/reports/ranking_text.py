@@ -23,7 +23,7 @@ MARKS: Mapping[str, tuple[str, str]] = {
     "candidates": ("C", "is shown candidates, half of whom are in the batch"),
     "features": ("F", "is given the true features"),
     "model": ("M", "knows the shared model"),
-    "auxiliary": ("A", "has D_aux"),
+    "auxiliary": ("A", "has D_aux, labelled images of others"),
 }
 """Kind of knowledge → its mark, and what the mark means."""
 

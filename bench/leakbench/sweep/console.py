@@ -86,9 +86,8 @@ class RunConsole:
             case CellDone(what=what, worker=worker, status=status, attack_seconds=seconds):
                 self._workers.pop(worker, None)
                 self._done += 1
-                self._print(
-                    f"{self._counted()} {what}: {status} in {duration(seconds)}{self._left(', ')}"
-                )
+                parts = (f"{self._counted()} {what}: {status} in {duration(seconds)}", self._left())
+                self._print(", ".join(filter(None, parts)))
             case Failed(what=what, worker=worker, error=error, cells=cells):
                 self._workers.pop(worker, None)
                 self._failed += cells
@@ -112,7 +111,8 @@ class RunConsole:
         now = time.monotonic()
         if not self._console.is_terminal and now - self._last_line >= LINE_EVERY:
             self._last_line = now
-            self._print(f"{self._share():.0f} % done, {self._rate()}{self._left(', ')}")
+            parts = (f"{self._share():.0f} % done", self._rate(), self._left())
+            self._print(", ".join(filter(None, parts)))
 
     def _view(self) -> RenderableType:
         line = self._line(self._console.width)
@@ -136,7 +136,7 @@ class RunConsole:
         """Return the share of work done; in a narrow terminal a shorter bar, and no rate."""
         failed = Text(f"{self._failed} failed", style="red" if self._failed else "")
         running = Text(f"{len(self._workers)} running,")
-        left = self._left("")
+        left = self._left()
         rate = [part for part in (self._rate(), left) if part]
         parts: list[RenderableType] = [
             Text(f"{self._counted()} cells" if self._cells else "starting"),
@@ -157,17 +157,20 @@ class RunConsole:
         return 100 * self._state.done / self._state.total if self._state.total else 100.0
 
     def _rate(self) -> str:
+        """Return how many cells an hour are done; empty before the first."""
         hours = (time.monotonic() - self._began) / 3600
-        rate = self._done / hours if hours else 0.0
+        if not self._done or not hours:
+            return ""
+        rate = self._done / hours
         return f"{rate / 60:.1f} cells a minute" if rate >= 60 else f"{rate:.1f} cells an hour"
 
-    def _left(self, before: str) -> str:
+    def _left(self) -> str:
         """Return the estimated time left at the rate so far; empty at the start."""
         if self._state.done <= 0:
             return ""
         elapsed = time.monotonic() - self._began
         left = elapsed * (self._state.total - self._state.done) / self._state.done
-        return f"{before}about {duration(left)} left"
+        return f"about {duration(left)} left"
 
     def _print_once(self, text: str) -> None:
         """Print a text that several workers report, such as the loading of data, only once."""

@@ -17,6 +17,19 @@ KNOWLEDGE: Mapping[str, str] = {
 }
 """Name of a kind of knowledge, see `leakbench.threat.knowledge.Knowledge` → its description."""
 
+SHORT_NAMES: Mapping[str, str] = {
+    "model": "the shared model",
+    "update": "the victim's update",
+    "outputs": "outputs of models that the server deployed",
+    "auxiliary": "D_aux (labelled images of others)",
+    "labels": "the batch's labels",
+    "statistics": "the batch's BatchNorm statistics",
+    "candidates": "candidates for membership",
+    "features": "the true features",
+    "defense": "the clients' defense",
+}
+"""Name of a kind of knowledge → its name in a sentence."""
+
 
 ADVERSARY = (
     "The adversary is an honest-but-curious server. The batch size is always known. Of what its "

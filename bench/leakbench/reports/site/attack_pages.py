@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
 from leakbench.base.markdown import one_line
 from leakbench.base.registry import ATTACKS
-from leakbench.experiments.plugin_catalogue import PARAMETER_HEADINGS, parameters, shared_parameters
-from leakbench.metrics.estimates import Estimate
+from leakbench.experiments.plugin_catalogue import (
+    PARAMETER_HEADINGS,
+    SECTION,
+    parameters,
+    shared_parameters,
+)
 from leakbench.records.measured import Measured
 from leakbench.reports.papers import PaperLink, paper_link
 from leakbench.reports.ranking import Ranking
-from leakbench.reports.ranking_text import result_text
 from leakbench.reports.settings import setting_lines
+from leakbench.reports.site.attack_curves import Curves, curves_of
 from leakbench.reports.site.cell_tables import CellTable, cells_of
 from leakbench.reports.site.chart import MARGINS, Chart, by_batch_size
 from leakbench.reports.site.view import (
@@ -33,7 +37,7 @@ from leakbench.reports.site.view import (
 )
 from leakbench.reports.summaries import Summary
 from leakbench.threat.attack import Attack
-from leakbench.threat.glossary import glossary
+from leakbench.threat.glossary import SHORT_NAMES, glossary
 
 
 @dataclass(frozen=True)
@@ -44,11 +48,11 @@ class AttackView:
         name, title, reference, note: the attack's.
         summary: what it does, knows and reaches, a sentence each.
         paper: the link to its paper.
-        chart: its advantage by batch size; None where it is in no ranking.
-        curves: what the chart's series are.
+        chart: what it reaches by batch size; None where nothing was measured.
+        curves: what the chart draws.
         kind: `attack` or `control`.
-        about: its documentation.
-        shared: documentation of the parameters that it shares with others.
+        explained: its documentation, without its first paragraph and its parameters.
+        documented: documentation of its own parameters, and of those that it shares with others.
         parameters, presets: tables; None where it has none.
         knowledge: each set of knowledge that its cells had, as text.
         glossary: kind of knowledge → what it is.
@@ -64,10 +68,10 @@ class AttackView:
     summary: Sequence[Markup]
     paper: PaperLink | None
     chart: Chart | None
-    curves: Sequence[str]
+    curves: Curves
     kind: str
-    about: Markup
-    shared: Sequence[Markup]
+    explained: Markup
+    documented: Sequence[Markup]
     parameters: TableView | None
     presets: TableView | None
     knowledge: Sequence[str]
@@ -134,36 +138,29 @@ def _list(views: Mapping[str, AttackView]) -> TableView:
     return TableView("attacks", "Attacks and controls", columns, tuple(rows))
 
 
-CURVES = 4
-"""Rankings that an attack's chart has at most, which is how many marks differ."""
+def _knows(known: Sequence[Sequence[str]]) -> str:
+    """Return in a sentence what an attack knows in all of its cells, and in some.
 
-
-def _curves(name: str, ranked: Sequence[Ranking]) -> dict[str, dict[int, Estimate]]:
-    """Return where an attack is ranked → batch size → its advantage, of the first rankings.
-
-    Of an attack with several kinds of knowledge, that of the first group that has numbers.
+    Args:
+        known: each set of knowledge that its cells had.
     """
-    found: dict[str, dict[int, Estimate]] = {}
-    for ranking in ranked:
-        for each in (of for of in ranking.attacks if of.attack == name and of.advantages):
-            sizes = {size: each.advantage(size) for size in sorted(each.advantages)}
-            curve = {size: above for size, above in sizes.items() if above is not None}
-            found.setdefault(ranking.title, curve)
-    return dict(list(found.items())[:CURVES])
+    always = [kind for kind in SHORT_NAMES if known and all(kind in of for of in known)]
+    at_times = [kind for kind in SHORT_NAMES if any(kind in of for of in known)]
+    more = [SHORT_NAMES[kind] for kind in at_times if kind not in always]
+    text = f"It knows {_and([SHORT_NAMES[kind] for kind in always]) or 'nothing'}"
+    return f"{text}; in some cells also {_and(more)}." if more else f"{text}."
 
 
-def _summary(
-    attack: type[Attack], known: Iterable[Sequence[str]], ranked: Sequence[Ranking]
-) -> list[Markup]:
-    """Return what an attack does, knows and reaches, a sentence each."""
-    about = (inspect.getdoc(attack) or "").split("\n\n")[0]
-    knows = "; or ".join(", ".join(kinds) or "nothing" for kinds in known)
-    sentences = [one_line(about), f"It knows: {knows}."]
-    if attack.control:
-        sentences.append("It is a control, with which attacks are compared.")
-    else:
-        sentences.append(result_text(attack.name, ranked))
-    return [with_code(text) for text in sentences]
+def _and(texts: Sequence[str]) -> str:
+    *first, last = texts or [""]
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _parts(attack: type[Attack]) -> tuple[str, str, str]:
+    """Return the first paragraph of an attack's documentation, what explains it, its parameters."""
+    text, _, own = (inspect.getdoc(attack) or "").partition(SECTION)
+    first, _, rest = text.partition("\n\n")
+    return first.strip(), rest.strip(), inspect.cleandoc(own)
 
 
 def _view(name: str, table: CellTable, ranked: Sequence[Ranking]) -> AttackView:
@@ -172,8 +169,9 @@ def _view(name: str, table: CellTable, ranked: Sequence[Ranking]) -> AttackView:
     cells = {m.entry.key: m for m, _ in table.items}
     own = [cells[key] for key in sorted(cells)]
     records = [m.record for m in own if m.record is not None]
-    known = dict.fromkeys(record.knowledge for record in records if record.status != "failed")
-    curves = _curves(name, ranked)
+    known = list(dict.fromkeys(record.knowledge for record in records if record.status != "failed"))
+    curves = curves_of(name, own, ranked)
+    first, explained, documented = _parts(attack)
     rows = parameters(attack)
     presets = [
         [preset, ", ".join(f"{key} = {value!r}" for key, value in of.items())]
@@ -184,13 +182,17 @@ def _view(name: str, table: CellTable, ranked: Sequence[Ranking]) -> AttackView:
         title=attack.title,
         reference=attack.reference,
         note=attack.note,
-        summary=_summary(attack, known, ranked),
+        summary=[with_code(text) for text in (one_line(first), _knows(known), curves.result)],
         paper=paper_link(attack.reference),
-        chart=by_batch_size(attack.title, curves),
-        curves=list(curves),
+        chart=by_batch_size(curves.title, curves.by_setting),
+        curves=curves,
         kind="control" if attack.control else "attack",
-        about=with_code(inspect.getdoc(attack) or ""),
-        shared=[with_code(inspect.cleandoc(text)) for text in shared_parameters(attack)],
+        explained=with_code(explained),
+        documented=[
+            with_code(text)
+            for text in (documented, *map(inspect.cleandoc, shared_parameters(attack)))
+            if text
+        ],
         parameters=plain_table("parameters", "Parameters", Summary(PARAMETER_HEADINGS, rows))
         if rows
         else None,

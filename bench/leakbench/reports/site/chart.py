@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from leakbench.experiments.defense_labels import defense_level
 from leakbench.metrics.estimates import Estimate
@@ -48,13 +48,14 @@ class Mark:
 
 @dataclass(frozen=True)
 class Chart:
-    """Leakage against utility for one property.
+    """A chart of marks, such as leakage against utility for one property.
 
     Attributes:
-        name: the property.
-        marks: the levels.
+        name: of the chart, such as the property.
+        marks: such as levels of a defense.
         xs, ys: ticks of the axes.
         zero: the position of no advantage, in y.
+        lines: number of a series → the corners of the line through its marks, as SVG has them.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Chart:
     xs: tuple[Tick, ...]
     ys: tuple[Tick, ...]
     zero: float
+    lines: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,8 @@ def by_batch_size(name: str, curves: Mapping[str, Mapping[int, Estimate]]) -> Ch
 
     Args:
         name: of the chart.
-        curves: where they were measured → batch size → advantage; a series each.
+        curves: where, or by which attack, they were measured → batch size, ascending → advantage;
+            a series each.
     """
     defined = {
         (series, label, size): above
@@ -154,7 +157,11 @@ def by_batch_size(name: str, curves: Mapping[str, Mapping[int, Estimate]]) -> Ch
         for (series, label, size), above in defined.items()
     )
     xs = tuple(Tick(round(at, 1), str(size)) for size, at in middle.items())
-    return Chart(name, marks, xs, up.ticks(), up.at(0.0))
+    corners: dict[int, list[str]] = {}
+    for each in marks:
+        corners.setdefault(each.series, []).append(f"{each.x},{each.y}")
+    lines = {series: " ".join(of) for series, of in corners.items() if len(of) > 1}
+    return Chart(name, marks, xs, up.ticks(), up.at(0.0), lines)
 
 
 BESIDE = 14

@@ -95,6 +95,26 @@ def gallery(folder: Path, suites: Iterable[str], reconstructions: bool) -> Galle
     return Gallery(tuple(figures), left_out)
 
 
+COLOURS = 256
+"""Colours of a published figure, which are enough for lines, marks and their smooth edges."""
+
+
+def published(figure: FigureView) -> bytes:
+    """Return a figure with a palette, which has half of the size; as it is where that is smaller.
+
+    A figure of pixels is left as it is.
+    """
+    original = read_regular(figure.source)
+    if f"-{OF_PIXELS}" in figure.source.stem:
+        return original
+    smaller = BytesIO()
+    with Image.open(BytesIO(original), formats=["PNG"]) as image:
+        flat = Image.new("RGB", image.size, "white")
+        flat.paste(image.convert("RGBA"), mask=image.convert("RGBA"))
+        flat.quantize(COLOURS, dither=Image.Dither.NONE).save(smaller, "PNG", optimize=True)
+    return min(original, smaller.getvalue(), key=len)
+
+
 def _caption(match: re.Match[str]) -> str:
     which = (match[3] or "").strip("-").replace("-", " ")
     return f"{KINDS[match[2]]}{f' ({which})' if which else ''}"

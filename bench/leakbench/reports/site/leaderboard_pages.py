@@ -12,9 +12,10 @@ from leakbench.records.folder import RecordFolder
 from leakbench.reports.claims import ABOUT as CLAIMS
 from leakbench.reports.claims import Claim
 from leakbench.reports.columns import COST
-from leakbench.reports.leaderboard import COST_AID, LaidOut
+from leakbench.reports.leaderboard import ABOUT, COST_AID, LaidOut
 from leakbench.reports.ranking import Ranking
 from leakbench.reports.ranking_text import READING
+from leakbench.reports.site.chart import MARGINS
 from leakbench.reports.site.figure_gallery import FigureView, Gallery
 from leakbench.reports.site.ranking_view import RankingView
 from leakbench.reports.site.readings import reading_html
@@ -120,7 +121,9 @@ def leaderboard_pages(content: SiteContent, ranked: Sequence[RankingView]) -> li
     folder, figures = content.folder, content.figures.figures
     trend = trend_of(figures, content.leading)
     first = {
+        "about": ABOUT,
         "rankings": ranked,
+        "size": MARGINS,
         "reading": [marked_up(text) for text in READING] if ranked else [],
         "trend": next((each for each in figures if each.source.name == trend), None),
         "leading": [(paths[each.name], each.title) for each in content.leading],

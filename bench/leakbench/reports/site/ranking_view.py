@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from leakbench.base.registry import ATTACKS
+from leakbench.metrics.estimates import Estimate
 from leakbench.reports.papers import PaperLink, paper_link
-from leakbench.reports.ranking import Ranked, Ranking, ThreatGroup
+from leakbench.reports.ranking import Ranked, Ranking, ThreatGroup, score
 from leakbench.reports.ranking_text import (
     advantage_text,
     exact_text,
@@ -24,6 +25,8 @@ from leakbench.reports.ranking_text import (
     setting_text,
 )
 from leakbench.reports.remarks import explained
+from leakbench.reports.site.attack_curves import CURVES
+from leakbench.reports.site.chart import Chart, by_batch_size
 from leakbench.reports.site.view import ValueView, marked_up
 
 
@@ -57,6 +60,8 @@ class RankingView:
         headings: of the columns.
         groups: the words for the attacks' knowledge, and their rows.
         remarks: on the setting and its attacks.
+        chart: the advantages by batch size of the attacks that have most; None without any.
+        curves: the names of its series.
     """
 
     title: str
@@ -66,6 +71,8 @@ class RankingView:
     headings: Sequence[str]
     groups: Sequence[tuple[str, Sequence[RankedRow]]]
     remarks: Sequence[Markup]
+    chart: Chart | None
+    curves: Sequence[str]
 
 
 def ranking_views(found: Sequence[Ranking], paths: Mapping[str, str]) -> list[RankingView]:
@@ -77,7 +84,21 @@ def ranking_views(found: Sequence[Ranking], paths: Mapping[str, str]) -> list[Ra
     return [_view(each, paths) for each in found]
 
 
+def _curves(ranking: Ranking) -> dict[str, dict[int, Estimate]]:
+    """Return attack → batch size → advantage, of the attacks that learn most."""
+    chosen = sorted(ranking.attacks, key=lambda each: -score(each, ranking.sizes))[:CURVES]
+    # One column may stand in several groups, which differ in what its cells knew.
+    found: dict[str, dict[int, Estimate]] = {}
+    for each in chosen:
+        sizes = {size: each.advantage(size) for size in ranking.sizes}
+        curve = {size: above for size, above in sizes.items() if above is not None}
+        if curve:
+            found.setdefault(name_of(each), curve)
+    return found
+
+
 def _view(ranking: Ranking, paths: Mapping[str, str]) -> RankingView:
+    curves = _curves(ranking)
     return RankingView(
         title=ranking.title,
         leader=leader_text(ranking),
@@ -91,6 +112,8 @@ def _view(ranking: Ranking, paths: Mapping[str, str]) -> RankingView:
         remarks=[
             marked_up(text) for text in (explained(ranking.remarks), *notes([ranking])) if text
         ],
+        chart=by_batch_size("Advantage over the best control", curves),
+        curves=list(curves),
     )
 
 

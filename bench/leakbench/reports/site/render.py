@@ -13,6 +13,7 @@ from leakbench.reports.recorded_cells import measured_in_order
 from leakbench.reports.site.attack_pages import attack_pages, attack_tables
 from leakbench.reports.site.cell_tables import every_cell
 from leakbench.reports.site.defense_pages import defense_pages
+from leakbench.reports.site.figure_gallery import published
 from leakbench.reports.site.folder import Content
 from leakbench.reports.site.leaderboard_pages import SiteContent, leaderboard_pages
 from leakbench.reports.site.metrics_page import metrics_table
@@ -55,7 +56,7 @@ def site(content: SiteContent) -> dict[str, Content]:
 
     files: dict[str, Content] = {page.path: partial(rendered, page) for page in pages(content)}
     files |= {name: (HERE / "static" / name).read_bytes for name in STATIC}
-    return files | {figure.path: figure.source.read_bytes for figure in content.figures.figures}
+    return files | {each.path: partial(published, each) for each in content.figures.figures}
 
 
 def project_links() -> list[tuple[str, str]]:

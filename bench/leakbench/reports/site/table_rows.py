@@ -11,7 +11,7 @@ from leakbench.reports.site.view import TableView, ValueView, breakable
 PLAIN = re.compile(r"[A-Za-z0-9.#_-]+")
 """Values of attributes that need no quotation marks."""
 
-LONG_TEXT, LONG_DETAIL = 24, 30
+LONG_TEXT, LONG_DETAIL = 28, 30
 """Letters above which a value is set in a wide column."""
 
 

@@ -4,6 +4,7 @@
 (() => {
   const MISSING = "–";
   const FEW_ROWS = 8; // Tables up to this size need no filters.
+  const MANY_FILTERS = 8; // More of them are folded.
   const MANY_VALUES = 80; // A column with more of them is searched, not chosen from.
   const PORTION = 200; // Rows that are laid out at once; thousands would take seconds.
   const NUMBERS = /(-?\d+(?:\.\d+)?(?:e[-+]?\d+)?)/i;
@@ -102,8 +103,8 @@
       this.count = element("p", { className: "count" });
       this.count.setAttribute("role", "status");
       bar.append(reset, this.count);
-      // On a phone the filters of a wide table would fill the screen.
-      const open = matchMedia("(min-width: 40rem)").matches;
+      // On a phone the filters of a wide table would fill the screen, and elsewhere a good part of it.
+      const open = matchMedia("(min-width: 40rem)").matches && this.selects.size <= MANY_FILTERS;
       const summary = element("summary", {}, "Filter rows");
       this.table.parentElement.before(element("details", { open }, summary, bar));
       this.table.setAttribute("aria-describedby", (this.count.id = `${id}-count`));
