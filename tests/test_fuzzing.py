@@ -48,10 +48,8 @@ from test_lfw import official as lfw  # noqa: F401
 Read = Callable[[Path], bool]
 """Reads a file; returns False if it is refused, and raises AssertionError if it is misread."""
 
-EXAMPLES = [
-    pytest.param(25, id="few"),
-    pytest.param(400, id="many", marks=pytest.mark.nightly),
-]
+EXAMPLES, OF_A_DATA_SET = 400, 80
+"""Files with mistakes of each kind, and of the label files of each data set."""
 
 
 def tried(
@@ -101,8 +99,7 @@ def listing(folder: Path) -> list[str]:
     return sorted(str(path) for path in folder.rglob("*"))
 
 
-@pytest.mark.parametrize("examples", EXAMPLES)
-def test_records(examples: int, tmp_path: Path) -> None:
+def test_records(tmp_path: Path) -> None:
     """A record that is read has the numbers of its file, and the cell that its name says."""
     store = Store(tmp_path / "records")
     record = done(suite_entries("quick")[0])
@@ -119,7 +116,7 @@ def test_records(examples: int, tmp_path: Path) -> None:
         assert_same_numbers(found.model_dump(mode="json"), json.loads(file.read_bytes()))
         return True
 
-    tried("records", [store.path(record.key)], read, examples, tmp_path)
+    tried("records", [store.path(record.key)], read, EXAMPLES, tmp_path)
 
 
 def assert_same_numbers(read: Any, written: Any) -> None:
@@ -134,8 +131,7 @@ def assert_same_numbers(read: Any, written: Any) -> None:
         assert float(written) == read or (math.isnan(read) and math.isnan(float(written)))
 
 
-@pytest.mark.parametrize("examples", EXAMPLES)
-def test_suites(examples: int, tmp_path: Path) -> None:
+def test_suites(tmp_path: Path) -> None:
     """The cells of a suite that is read are valid, and the same every time."""
     path = tmp_path / "small.toml"
     path.write_text(SMALL)
@@ -147,15 +143,11 @@ def test_suites(examples: int, tmp_path: Path) -> None:
             assert Cell.model_validate_json(each.cell.model_dump_json()) == each.cell
         return True
 
-    tried("suites", [path], read, examples, tmp_path)
+    tried("suites", [path], read, EXAMPLES, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["celeba", "lfw", "cub", "apascal", "lad"])
-@pytest.mark.parametrize(
-    "examples",
-    [pytest.param(8, id="few"), pytest.param(80, id="many", marks=pytest.mark.nightly)],
-)
-def test_label_files(name: str, examples: int, request: pytest.FixtureRequest) -> None:
+def test_label_files(name: str, request: pytest.FixtureRequest) -> None:
     """Individuals that are read are whole: each has an image, an identity and all attributes."""
     root: Path = request.getfixturevalue(name)
     dataset: DataSet = DATASETS.get(name)()
@@ -169,11 +161,10 @@ def test_label_files(name: str, examples: int, request: pytest.FixtureRequest) -
             assert (present.dtype, present.shape) == (np.bool_, (len(people),))
         return True
 
-    tried(f"label files of {name}", files, read, examples, root)
+    tried(f"label files of {name}", files, read, OF_A_DATA_SET, root)
 
 
-@pytest.mark.parametrize("examples", EXAMPLES)
-def test_updates(examples: int, tmp_path: Path) -> None:
+def test_updates(tmp_path: Path) -> None:
     """An update that is read has the bytes of its file as its numbers."""
     path = tmp_path / "client-1.safetensors"
     tensors = {"head.weight": torch.arange(6.0).reshape(2, 3), "head.bias": torch.ones(2)}
@@ -189,11 +180,10 @@ def test_updates(examples: int, tmp_path: Path) -> None:
                 assert tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes() in content
         return True
 
-    tried("updates", [path], read, examples, tmp_path)
+    tried("updates", [path], read, EXAMPLES, tmp_path)
 
 
-@pytest.mark.parametrize("examples", EXAMPLES)
-def test_people_files(examples: int, tmp_path: Path) -> None:
+def test_people_files(tmp_path: Path) -> None:
     """People that are read have a label, a property and an identity each."""
     folder = tmp_path / "people"
     folder.mkdir()
@@ -212,4 +202,4 @@ def test_people_files(examples: int, tmp_path: Path) -> None:
             assert column is None or len(column) == count
         return True
 
-    tried("people files", [path], read, examples, tmp_path)
+    tried("people files", [path], read, EXAMPLES, tmp_path)
