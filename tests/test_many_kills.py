@@ -1,4 +1,4 @@
-"""Two hundred kills across drivers, workers and whole groups lose, duplicate and change nothing."""
+"""Kills across drivers, workers and whole groups lose, duplicate and change nothing."""
 
 from __future__ import annotations
 
@@ -18,11 +18,8 @@ from running import HALF, command, environment, events, half_of, records, warm
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.nightly,
     pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
 ]
-
-KILLS = 200
 
 LONGEST = 1.0
 """Seconds to wait before a kill, at most; a run of what is killed here takes a few."""
@@ -59,10 +56,11 @@ def kill_one(process: Forked, chance: random.Random) -> str:
 
 
 @pytest.mark.timeout(1800)
-def test_two_hundred_kills_change_nothing(undisturbed: tuple[Path, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [30, pytest.param(200, marks=pytest.mark.nightly)])
+def test_kills_change_nothing(kills: int, undisturbed: tuple[Path, str], tmp_path: Path) -> None:
     """In one folder after the other, each killed until a run of it comes to its end."""
     chance, killed, folders = random.Random(2), Counter[str](), 0
-    while killed.total() < KILLS:
+    while killed.total() < kills:
         folders += 1
         folder = tmp_path / str(folders)
         folder.mkdir()
@@ -73,7 +71,7 @@ def test_two_hundred_kills_change_nothing(undisturbed: tuple[Path, str], tmp_pat
                 command(folder, "--retries", "50", *HALF), environment(folder), own_group=True
             )
             # The last folder too is brought to its end.
-            while process.poll() is None and killed.total() < KILLS:
+            while process.poll() is None and killed.total() < kills:
                 if part := kill_one(process, chance):
                     killed[part] += 1
                     if part != "worker":
@@ -85,5 +83,5 @@ def test_two_hundred_kills_change_nothing(undisturbed: tuple[Path, str], tmp_pat
         assert set(ended) <= {name.removesuffix(".json") for name in records(folder)}
         left = [path.name for path in (folder / "out" / "records").iterdir()]
         assert [name for name in left if not name.endswith(".json") and name[0] != "."] == []
-    assert killed.total() == KILLS
-    assert min(killed[part] for part in ("driver", "worker", "group")) >= KILLS // 10, killed
+    assert killed.total() == kills
+    assert min(killed[part] for part in ("driver", "worker", "group")) >= kills // 10, killed
