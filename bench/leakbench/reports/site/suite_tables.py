@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
 
+from leakbench.metrics.formatting import MISSING
 from leakbench.reports.site.view import (
     LINK,
     Column,
@@ -54,14 +55,15 @@ def _without_constant(view: TableView, leading: int) -> TableView:
     same = [
         f"{view.columns[place].heading} = {view.rows[0].values[place].text}"
         for place in sorted(hidden)
+        if view.rows[0].values[place].text != MISSING
     ]
 
     def kept(of: Sequence[Item]) -> tuple[Item, ...]:
         return tuple(each for place, each in enumerate(of) if place not in hidden)
 
     rows = tuple(row._replace(values=kept(row.values)) for row in view.rows)
-    note = f"The same in all rows: {'; '.join(same)}."
-    return replace(view, columns=kept(view.columns), rows=rows, notes=(note, *view.notes))
+    note = [f"The same in all rows: {'; '.join(same)}."] if same else []
+    return replace(view, columns=kept(view.columns), rows=rows, notes=(*note, *view.notes))
 
 
 def _row(identifier: str, row: TableRow, table: Table) -> RowView:
