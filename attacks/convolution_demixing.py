@@ -102,10 +102,15 @@ class ConvolutionDemixing(CertifyingAttack):
         images = server.auxiliary.images[:AUXILIARY_IMAGES]
         end = self.end(server.model, images)
         norm = self._batch_norm(server, end, observations)
+        # Where BatchNorm normalises by the batch, D_aux's depend on its size.
+        by_size = server.mode == "train"
+        starts_of = {
+            size: end.preactivations(server.model, images, size)
+            for size in {each.batch_size if by_size else None for each in observations}
+        }
         results = []
         for number, observation in enumerate(observations):
-            together = observation.batch_size if server.mode == "train" else None
-            starts = end.preactivations(server.model, images, together)
+            starts = starts_of[observation.batch_size if by_size else None]
             variance = None
             if norm is not None:
                 assert observation.statistics is not None

@@ -23,8 +23,9 @@ from math import sqrt
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from leakbench.attacks.convolutional_ends.convolution import normalised_by
+from leakbench.attacks.convolutional_ends.convolution import normalised_by, sent_gradient
 from leakbench.attacks.convolutional_ends.end import ConvolutionalEnd
 from leakbench.attacks.demixable_ends.calls import double
 from leakbench.attacks.linear_layers.demixing.gradient_space import rank_of
@@ -75,7 +76,8 @@ def as_frozen(
     deviations = (variance + own.norm.eps).sqrt()
     convolution = normalised_by(own, deviations)
     raw = double(own.module.weight).flatten(1)
-    centred = convolution.weight_gradient(update)
+    sent = sent_gradient(convolution, update)
+    centred = sent.gradient[:, :-1]
     length = centred.norm(dim=1, keepdim=True)
     weighted = torch.where(length > 0, centred / length, 0.0)
     values, rows = torch.linalg.svd(weighted, full_matrices=False)[1:]
@@ -88,21 +90,12 @@ def as_frozen(
     spread, error = _covariance(along[usable], variance[usable])
     # ∂L/∂γ is Σ x ẑ.
     factor = double(update[own.scale_name]) / deviations
-    completed = centred + (factor[:, None] * along) @ spread @ rows[:rank]
-    moved = _norm_of(factor[:, None] * along, error)
-    shape = len(raw), raw.shape[1] + 1
-    known = convolution.known_rows
-    bias = torch.where(known, double(update[own.bias_name]), 0.0)
-    gradient = torch.cat([torch.where(known[:, None], completed, 0.0), bias[:, None]], dim=1)
-    return AsFrozen(
-        end=replace(end, convolution=convolution),
-        gradient=ObservedGradient(
-            gradient,
-            known,
-            torch.ones(shape[1] - 1, dtype=torch.bool),
-            misfit=MARGIN * moved / sum(map(sqrt, shape)),
-        ),
-    )
+    scaled = torch.where(sent.rows, factor, 0.0)[:, None] * along
+    missing = functional.pad(scaled @ spread @ rows[:rank], (0, 1))
+    moved = float(torch.linalg.matrix_norm(scaled @ error, 2).max())
+    misfit = MARGIN * moved / sum(map(sqrt, missing.shape))
+    completed = replace(sent, gradient=sent.gradient + missing, misfit=misfit)
+    return AsFrozen(replace(end, convolution=convolution), completed)
 
 
 def _covariance(along: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
@@ -137,11 +130,6 @@ def _symmetric(entries: Tensor, k: int) -> Tensor:
     matrices[:, first, second] = entries
     matrices[:, second, first] = entries
     return matrices
-
-
-def _norm_of(left: Tensor, errors: Tensor) -> float:
-    """Return the largest spectral norm of left E, for each E of errors (draws, k, k)."""
-    return float(torch.linalg.matrix_norm(left @ errors, 2).max())
 
 
 LEAST_VARIANCE = 1e-6

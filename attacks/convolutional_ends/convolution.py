@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from leakbench.attacks.demixable_ends.calls import double
+from leakbench.attacks.linear_layers.demixing.observed_gradient import ObservedGradient
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,13 @@ def convolution_of(
         norm=norm,
         scale_name="" if norm is None else names.get(id(norm.weight), ""),
     )
+
+
+def sent_gradient(convolution: Convolution, update: Mapping[str, Tensor]) -> ObservedGradient:
+    """Return Σ x_p [a_p, 1]ᵀ as far as an update tells it."""
+    gradient = convolution.gradient(update)
+    columns = torch.ones(gradient.shape[1] - 1, dtype=torch.bool)
+    return ObservedGradient(gradient, convolution.known_rows, columns)
 
 
 def normalised_by(convolution: Convolution, deviations: Tensor) -> Convolution:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from leakbench.attacks.convolutional_ends.convolution import sent_gradient
 from leakbench.attacks.convolutional_ends.end import ConvolutionalEnd
 from leakbench.attacks.convolutional_ends.masked_vectors import TINY, Sought
 from leakbench.attacks.convolutional_ends.search import AffineSpace
@@ -167,7 +168,7 @@ def position_gradient(
     directions = end.output.weight.mT @ residuals
     length = directions.norm(dim=1)
     scale = 1 / length.clamp_min(LEAST_CHANNEL * length.median().clamp_min(TINY))
-    observed = observed or _sent(end, update)
+    observed = observed or sent_gradient(end.convolution, update)
     space = space_of(observed, individuals * end.positions, scale, precision)
     return PositionGradient(
         end=end,
@@ -182,12 +183,6 @@ def position_gradient(
         deviations=starts.std(dim=1),
         misfit=observed.misfit,
     )
-
-
-def _sent(end: ConvolutionalEnd, update: Mapping[str, Tensor]) -> ObservedGradient:
-    gradient = end.gradient(update)
-    columns = torch.ones(gradient.shape[1] - 1, dtype=torch.bool)
-    return ObservedGradient(gradient, end.convolution.known_rows, columns)
 
 
 LEFT_MARGIN = 10.0

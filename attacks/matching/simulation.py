@@ -22,7 +22,7 @@ from leakbench.attacks.matching.layer_rules import Weights
 from leakbench.attacks.matching.priors import Statistics
 from leakbench.attacks.matching.runs import each_tensor
 from leakbench.attacks.matching.second_derivatives import twice_differentiable
-from leakbench.federation.batch_norm import batch_norm_layers, recorded_statistics
+from leakbench.federation.batch_norm import normalises_by_batch, recorded_statistics
 from leakbench.federation.defense import Defense
 from leakbench.federation.shared_model import SharedModel
 
@@ -184,17 +184,13 @@ def simulation_of(
         epochs=tuple(map(tuple, epochs)),
         learning_rate=learning_rate,
     )
-    as_one_batch = defense.clients == 1 or not _normalises_by_batch(model)
+    as_one_batch = defense.clients == 1 or not normalises_by_batch(model)
     as_it_is = not each_its_own and simulation.surrogate(probe) is probe and as_one_batch
     return None if simulation.steps == 1 and as_it_is else simulation
 
 
 def _as_it_is(gradients: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     return gradients
-
-
-def _normalises_by_batch(model: SharedModel) -> bool:
-    return any(layer.running_mean is None for layer in batch_norm_layers(model).values())
 
 
 def _statistics(model: SharedModel, weights: Weights, pixels: Tensor) -> Statistics:
