@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import marshal
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from json.encoder import encode_basestring_ascii
 from math import isfinite
@@ -40,6 +40,20 @@ def exact(value: Any) -> bytes | None:
         return marshal.dumps(value, 2)
     except ValueError:
         return None
+
+
+def by_content(function: Callable[[Any], str]) -> Callable[[Any], str]:
+    """Return a function that makes its texts once for each content, types included."""
+
+    @lru_cache(maxsize=4096)
+    def of_exact(content: bytes) -> str:
+        return function(marshal.loads(content))
+
+    def kept(value: Any) -> str:
+        content = exact(value)
+        return function(value) if content is None else of_exact(content)
+
+    return kept
 
 
 def _text(value: Any) -> str:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import marshal
 from collections.abc import Mapping
-from functools import lru_cache
 
-from leakbench.base.canonical import exact
+from leakbench.base.canonical import by_content
 from leakbench.experiments.cell import Cell, Setup
 from leakbench.experiments.defense_labels import defense_text
 from leakbench.experiments.expansion import SuiteEntry
@@ -51,15 +49,10 @@ def text_of(value: object) -> str:
     if type(value) is int:
         return str(value)
     # Tables of thousands of cells ask for the same ones again and again.
-    content = exact(value)
-    return _text(value) if content is None else _text_of_exact(content)
+    return _text(value)
 
 
-@lru_cache(maxsize=4096)
-def _text_of_exact(content: bytes) -> str:
-    return _text(marshal.loads(content))
-
-
+@by_content
 def _text(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import marshal
 import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -12,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from leakbench.base.canonical import exact
+from leakbench.base.canonical import by_content
 from leakbench.base.errors import UsageError
 from leakbench.metrics.catalogue import CELL_METRICS, PROPERTY_METRICS
 from leakbench.metrics.estimates import Estimate
@@ -187,10 +186,8 @@ _encode_tuple = lru_cache(maxsize=1024)(_encode)
 """Of names: records of a run share theirs."""
 
 
-@lru_cache(maxsize=1024)
-def _encode_exact(content: bytes) -> str:
-    """Return the JSON of what `exact` made bytes of: most records share their parameters."""
-    return _encode(marshal.loads(content))
+_encode_parameters = by_content(_encode)
+"""Of tables and lists: most records share them."""
 
 
 def _flat(value: Any) -> Any:
@@ -199,5 +196,4 @@ def _flat(value: Any) -> Any:
         return _encode_tuple(value)
     if not isinstance(value, (dict, list)):
         return value
-    content = exact(value)
-    return _encode(value) if content is None else _encode_exact(content)
+    return _encode_parameters(value)
