@@ -12,7 +12,7 @@ from leakbench.attacks.convolution_demixing import ConvolutionDemixing
 from leakbench.attacks.convolutional_ends.exchange import contradicted, exchange
 from leakbench.attacks.convolutional_ends.found import Column, FoundColumns, nothing_found
 from leakbench.attacks.convolutional_ends.gradient import PositionGradient, position_gradient
-from leakbench.attacks.convolutional_ends.sparse_vectors import sparsest
+from leakbench.attacks.convolutional_ends.sparsest import sparsest
 
 
 def test_the_sparsest_vector_of_a_space_is_found() -> None:

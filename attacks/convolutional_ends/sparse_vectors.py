@@ -2,24 +2,31 @@
 
 The positions of one image see nearly the same, so that their masks differ in few channels: the
 difference of their x, which share r, is among the sparsest vectors of the space, and so is an x of
-few active channels. Minimising Σ |v_c|^½ over the space finds them, by iteratively reweighted least
-squares (Chartrand, Yin 2008, Iteratively reweighted algorithms for compressive sensing; that the
-sparsest vectors of a span are those it is made of: Spielman, Wang, Wright 2012, Exact recovery of
-sparsely-used dictionaries). A difference and one of its masks make the other.
+few active channels. A difference and one of its masks make the other. Where neither is known, the
+difference itself tells entries of both.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from leakbench.attacks.convolutional_ends.found import FoundColumns
+from leakbench.attacks.convolutional_ends.mask_differences import (
+    ALIKE,
+    ZERO,
+    Difference,
+    difference_of,
+    masks_of,
+)
 from leakbench.attacks.convolutional_ends.masked_vectors import (
     TINY,
     Sought,
     nearest_residuals,
     take,
 )
+from leakbench.attacks.convolutional_ends.sparsest import sparsest
 
 
 class SparseVectors:
@@ -27,7 +34,7 @@ class SparseVectors:
 
     Args:
         sought: what is searched for.
-        found: takes what is found; no later minimisation can end at it.
+        found: takes what is found; no later minimisation can end at it, or at a difference.
         seed: of the coefficients.
     """
 
@@ -38,6 +45,7 @@ class SparseVectors:
         length = sought.basis.norm(dim=1)
         self._channels = (length > LEAST_LENGTH * length.max()).nonzero().flatten()
         self._known = sought.basis.new_empty(len(sought.basis), 0)
+        self._differences = self._known
         self._followed = 0
 
     def search(self, wanted: int, volleys: int) -> None:
@@ -50,6 +58,7 @@ class SparseVectors:
                 self._take_masks(vectors)
                 self._follow(vectors)
                 self._known = torch.cat([self._known, vectors], dim=1)
+                self._take_both(vectors)
             idle = 0 if len(self.found) > before else idle + 1
             if len(self.found) >= wanted or idle >= PATIENCE:
                 break
@@ -60,10 +69,12 @@ class SparseVectors:
         count = len(self._channels)
         drawn = torch.randperm(count, generator=self.generator)[:AT_ONCE]
         held = basis[self._channels[drawn]]
-        if len(self.found):
+        known = torch.cat([self.found.vectors, self._differences], dim=1)
+        if known.shape[1]:
             length = held.norm(dim=1)
-            known = torch.linalg.qr(basis.mT @ self.found.vectors)[0]
-            held = held - (held @ known) @ known.mT
+            coordinates, values, _ = torch.linalg.svd(basis.mT @ known, full_matrices=False)
+            coordinates = coordinates[:, values > DEPENDENT]
+            held = held - (held @ coordinates) @ coordinates.mT
             held = held[held.norm(dim=1) > LEAST_LEFT * length]
         if not len(held):
             return basis[:, :0]
@@ -90,6 +101,32 @@ class SparseVectors:
                 self._take_differing(of, number)
         self._followed = done
 
+    def _take_both(self, vectors: Tensor) -> None:
+        """Take the masks of differences of which neither is known."""
+        differences = [
+            each
+            for vector in vectors.mT
+            if (each := difference_of(vector, self.sought)) is not None
+        ]
+        for first in range(0, len(differences), TOGETHER):
+            some = [each for each in differences[first : first + TOGETHER] if self._is_new(each)]
+            if some:
+                active, direction = masks_of(some, self.sought)
+                self._take(active, self.activation.derivative(active) * direction)
+                self._follow(vectors[:, :0])
+        if differences:
+            new = functional.normalize(torch.stack([each.vector for each in differences], 1), dim=0)
+            self._differences = torch.cat([self._differences, new], dim=1)
+
+    def _is_new(self, difference: Difference) -> bool:
+        """Whether a difference is none of columns that are found."""
+        if not len(self.found):
+            return True
+        vector = difference.vector[:, None]
+        shares = torch.linalg.lstsq(self.found.vectors, vector).solution
+        left = vector - self.found.vectors @ shares
+        return bool(left.norm() > ALIKE * vector.norm())
+
     def _take_differing(self, vectors: Tensor, number: int) -> None:
         """Take the masks whose x differs from that of a column by one of the vectors."""
         mask, r = self.found.active[:, number], self.found.residuals[number]
@@ -114,54 +151,17 @@ class SparseVectors:
         take(active, outside.norm(dim=0), vectors.norm(dim=0), self.sought, self.found)
 
 
-def sparsest(basis: Tensor, held: Tensor) -> Tensor:
-    """Return vectors v = U c of small Σ |v_c|^½ for which one linear form of c is 1.
-
-    Args:
-        basis: U, orthonormal, shape (m, rank).
-        held: the forms, shape (n, rank).
-
-    Returns:
-        Shape (m, n).
-    """
-    eye = torch.eye(basis.shape[1]).to(basis)
-    c = held / held.square().sum(1, keepdim=True)
-    v = basis @ c.mT
-    floor = v.square().mean(0).sqrt()
-    for _ in range(ITERATIONS):
-        weights = (v.square() + floor.square()) ** (EXPONENT / 2 - 1)
-        weights = weights / weights.amax(0)
-        normal = torch.stack([basis.mT @ (w[:, None] * basis) for w in weights.mT])
-        c = torch.linalg.solve(normal + RIDGE * eye, held[:, :, None])[:, :, 0]
-        c = c / (c * held).sum(1, keepdim=True)
-        v = basis @ c.mT
-        floor = torch.minimum(SHRINK * floor, v.square().mean(0).sqrt())
-    return v
-
-
 AT_ONCE = 32
 """Minimisations of a volley."""
 
 PATIENCE = 8
 """Volleys without a new column after which the search ends."""
 
-ITERATIONS = 15
-"""Of a minimisation; the floor below which entries count alike is then 5e-4 of the first one."""
+TOGETHER = 4
+"""Differences whose masks are sought at once: those of one image make each other's."""
 
-EXPONENT = 0.5
-"""Of the entries' absolute values, whose sum is minimised."""
-
-SHRINK = 0.6
-"""Factor of the floor from one iteration to the next."""
-
-RIDGE = 1e-7
-"""Ridge of the least squares, relative to the largest weight."""
-
-ZERO = 1e-3
-"""Below this, relative to the largest, an entry is zero."""
-
-ALIKE = 0.02
-"""Relative deviation up to which the entries of a difference agree."""
+DEPENDENT = 1e-3
+"""Singular value of vectors of length 1 below which they are dependent."""
 
 LEAST_LENGTH = 1e-6
 """Relative length below which a channel is in no vector of the space."""
