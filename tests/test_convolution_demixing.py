@@ -19,6 +19,8 @@ from leakbench.base.errors import UsageError
 from leakbench.base.plugins import build
 from leakbench.base.registry import MODELS
 from leakbench.federation.shared_model import SharedModel
+from leakbench.metrics.of_attacks import EXACT
+from leakbench.metrics.standardisation import Standardisation
 
 
 def with_slopes(slopes: torch.Tensor) -> nn.PReLU:
@@ -164,3 +166,26 @@ def test_networks_that_people_deploy_have_a_convolutional_end(name: str) -> None
     z = end.preactivations(shared, images)
     cosines = functional.cosine_similarity(end.pooled(z), shared.features(images).double())
     torch.testing.assert_close(cosines, torch.ones(3).double())
+
+
+@pytest.mark.parametrize(
+    ("individuals", "channels", "sigma", "certified"), [(3, 384, 3e-6, 3), (2, 1024, 1e-5, 0)]
+)
+def test_noise_leaves_claims_that_are_right(
+    individuals: int, channels: int, sigma: float, certified: int
+) -> None:
+    """Channels that noise may carry past a kink contradict nothing; more noise, no certificates."""
+    batch = planted_images(individuals, network(seed=1, channels=channels))
+    draw = torch.Generator().manual_seed(0)
+    noisy = {
+        name: gradient + sigma * torch.randn(gradient.shape, generator=draw)
+        for name, gradient in batch.update.items()
+    }
+    found = batch.found(noisy)
+    assert int(found.certain.sum()) == individuals
+    assert int(found.certified.sum()) == certified
+    assert batch.falsely_certified(found) == 0
+    standardise = Standardisation.of(batch.model.features(batch.auxiliary).detach().double())
+    claimed, true = standardise(found.features[found.certain]), standardise(batch.features.double())
+    cosines = functional.cosine_similarity(claimed[:, None], true[None], dim=2)
+    assert float(cosines.amax(1).min()) >= EXACT

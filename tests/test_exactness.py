@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from leakbench.experiments.expansion import SuiteEntry
 from leakbench.metrics.estimates import Estimate
 from leakbench.records.measured import Measured
-from leakbench.records.record import Certificates, Cost, Record
+from leakbench.records.record import Certificates, Claimed, Cost, Record
 from leakbench.reports.details import details
 from leakbench.reports.figures import phase
 from leakbench.reports.suite_report import main_tables
@@ -63,6 +63,7 @@ def record(entry: SuiteEntry) -> Record:
         feature_cosine=estimate,
         exact=estimate,
         certificates=Certificates(share=0.25 if hard else 1.0, false=2 if hard else 0),
+        claimed=Claimed(share=0.5 if hard else 1.0, right=0.9 if hard else 1.0),
         main_task={"accuracy": 0.5, "most_frequent_class": 0.5},
         classes=2,
     )
@@ -84,7 +85,9 @@ def test_the_table_has_a_row_a_cell_and_says_what_is_exact_and_how_long_it_took(
         "8",
         "100.0 [90.0, 100.0] (4 batches), certified 100.0, 2 s",
     ]
-    assert rows[3] == ["", "", "32", "50.0 [40.0, 50.0] (1 batch), certified 25.0 (2 falsely), 8 s"]
+    claimed = "claimed 50.0, 90.0 of these rightly"
+    exact = f"50.0 [40.0, 50.0] (1 batch), certified 25.0 (2 falsely), {claimed}, 8 s"
+    assert rows[3] == ["", "", "32", exact]
     assert [row[1] for row in rows[2:]] == ["64", "", "128", ""] * 2
 
 

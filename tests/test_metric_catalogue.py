@@ -20,6 +20,7 @@ from leakbench.records.merge import merge
 from leakbench.records.possible_values import impossible_values
 from leakbench.records.record import (
     Certificates,
+    Claimed,
     DefenseMetrics,
     ImageMetrics,
     Membership,
@@ -52,6 +53,7 @@ def whole_metrics() -> Metrics:
         swapped_cosine=HALF,
         exact=HALF,
         certificates=Certificates(share=0.5, false=0),
+        claimed=Claimed(share=0.5, right=1.0),
         membership=Membership(auc=HALF, true_positive_rate=HALF),
         images=ImageMetrics(psnr=HALF, ssim=HALF, lpips=HALF, recognisable=HALF),
         label_accuracy=0.5,

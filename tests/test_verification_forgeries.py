@@ -204,6 +204,15 @@ def test_false_certificates_are_not_forgotten_nor_shares_of_them_shifted(several
     assert any("48 true certificates, and" in each for each in faults_of(none))
 
 
+def test_who_is_certified_is_claimed(several: Record) -> None:
+    def fewer(metrics: dict[str, Any]) -> None:
+        certified(0.5, 0)(metrics)
+        metrics["claimed"] = {"share": 0.25, "right": 1.0}
+
+    found = faults_of(forged(several, fewer))
+    assert any("certified 0.5, and claimed 0.25" in each for each in found)
+
+
 def test_another_environment_is_compared_by_the_interval(several: Record) -> None:
     own = several.environment
     assert own is not None and own.processor

@@ -106,7 +106,6 @@ def _positions(gradient: PositionGradient, found: FoundColumns) -> Positions | N
     missing = moved if len(found) < space.rank else torch.zeros_like(moved)
     amplified = inverse.norm(dim=1) / factor[:, 0].abs().clamp_min(TINY)
     errors = preactivation_errors(gradient, z, amplified, missing)
-    unsure = UNSURE * z.abs().mean(0)
     if end.has_shortcut:
         added = shortcut_of(
             end,
@@ -119,7 +118,7 @@ def _positions(gradient: PositionGradient, found: FoundColumns) -> Positions | N
             return None
         z = z + added.values
         errors = (errors.square() + added.error.square()).sqrt()
-        unsure = torch.maximum(unsure, DEVIATIONS * errors)
+    unsure = torch.maximum(UNSURE * z.abs().mean(0), DEVIATIONS * errors)
     sure = end.activation.from_kinks(z) > unsure
     direction = gradient.directions @ coordinates.mT
     made = end.activation.derivative(end.activation.active(z)) * direction
@@ -178,12 +177,12 @@ def _individuals(
     certain = (mismatch < CERTAIN + noise.clamp_max(MOST_NOISE)) & (off < 2 * CERTAIN + noise)
     # Masks do not show how exact an a is of a part of a batch, or what a shortcut adds.
     shown = len(positions.mismatch) == gradient.space.rank and not end.has_shortcut
-    certain &= shown | ((moved < CERTAIN) & (blurred < CLEAR))
+    certain &= (blurred < CLEAR) & (shown | (moved < CERTAIN))
     return RecoveredIndividuals(features, labels, mismatch, certain, certified, sent[:, 0])
 
 
 DEVIATIONS = 6.0
 """How many times its error z must be from a kink to be on a known side."""
 
-CLEAR = 0.04
-"""Largest such error of who counts as found: the standardised cosine is above 0.999."""
+CLEAR = 0.1
+"""Largest such error of who counts as found: the standardised cosine is above 0.995."""

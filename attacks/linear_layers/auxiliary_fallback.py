@@ -47,17 +47,20 @@ def auxiliary_result(
 
     Args:
         images: whether to return their images, for attacks that reconstruct images.
-        certifies: whether to return that none is certified, for attacks that certify individuals.
+        certifies: whether to return that none is certified or claimed, for attacks that certify
+            individuals.
     """
     assert server.auxiliary is not None and server.feature_space is not None
     rows = auxiliary_rows(server, observation, observation.batch_size)
     features, labels = server.feature_space.features[rows], server.auxiliary.labels[rows]
+    none = torch.zeros_like(rows, dtype=torch.bool) if certifies else None
     return AttackResult(
         scores=server.feature_space.property_model(features),
         features=features,
         images=server.auxiliary.images[rows] if images else None,
         # −1 where D_aux has no labels of the main task.
         labels=labels if bool((labels >= 0).all()) else None,
-        certified=torch.zeros_like(rows, dtype=torch.bool) if certifies else None,
+        certified=none,
+        claimed=none,
         diverged=True,
     )

@@ -128,17 +128,20 @@ def combined(
     features = found.features.float().to(device)
     labels: Tensor | None = found.labels.to(device)
     certified = found.certified.to(device)
+    claimed = torch.ones_like(certified)
     if fallback is not None:
         assert labels is not None and fallback.features is not None
         others = unmatched(features, fallback.features)
         features = torch.cat([features, fallback.features[others]])
         labels = None if fallback.labels is None else torch.cat([labels, fallback.labels[others]])
         certified = torch.cat([certified, certified.new_zeros(len(others))])
+        claimed = torch.cat([claimed, claimed.new_zeros(len(others))])
     return AttackResult(
         scores=server.feature_space.property_model(features),
         features=features,
         labels=labels,
         certified=certified,
+        claimed=claimed,
         loss=None if fallback is None else fallback.loss,
         steps=0 if fallback is None else fallback.steps,
         restarts=0 if fallback is None else fallback.restarts,

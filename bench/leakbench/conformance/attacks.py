@@ -120,7 +120,8 @@ def answers_with_plain_tensors(trial: AttackTrial) -> None:
 
 def contents_that_are_tensors(answer: AttackResult) -> list[Tensor]:
     """Return an answer's tensors themselves."""
-    alone = (answer.features, answer.images, answer.labels, answer.certified, answer.membership)
+    told = (answer.certified, answer.claimed, answer.membership)
+    alone = (answer.features, answer.images, answer.labels, *told)
     return [each for each in (*answer.scores.values(), *alone) if isinstance(each, Tensor)]
 
 

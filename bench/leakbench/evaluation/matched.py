@@ -32,6 +32,8 @@ class Matched:
         cosines: between the two, shape (n,); None without features.
         certified: whether the attack certifies the feature, shape (n,); None where it makes no such
             claims.
+        claimed: whether the attack takes the feature for exact, certified or not, shape (n,); None
+            where it does not tell.
     """
 
     orders: Sequence[Tensor]
@@ -40,6 +42,7 @@ class Matched:
     true: Tensor
     cosines: NDArray[np.float64] | None
     certified: NDArray[np.bool_] | None
+    claimed: NDArray[np.bool_] | None
 
     @classmethod
     def of(
@@ -49,7 +52,7 @@ class Matched:
         standardise: Standardisation,
     ) -> Self:
         """Return the answers of one run, matched by feature within each batch."""
-        orders, features, cosines, certified = [], [], [], []
+        orders, features, cosines, certified, claimed = [], [], [], [], []
         true = standardise(torch.cat([truth.features for truth in truths]))
         own = torch.tensor_split(true, np.cumsum([len(truth) for truth in truths])[:-1].tolist())
         for truth, result, features_of in zip(truths, results, own, strict=True):
@@ -61,6 +64,8 @@ class Matched:
                 cosines.append(cosine)
             if result.certified is not None:
                 certified.append(result.certified.cpu()[order])
+            if result.claimed is not None:
+                claimed.append(result.claimed.cpu()[order])
             orders.append(order)
         everywhere = len(features) == len(truths)
         return cls(
@@ -75,6 +80,7 @@ class Matched:
             true=true,
             cosines=in_order(cosines) if everywhere else None,
             certified=torch.cat(certified).numpy() if len(certified) == len(truths) else None,
+            claimed=torch.cat(claimed).numpy() if len(claimed) == len(truths) else None,
         )
 
 

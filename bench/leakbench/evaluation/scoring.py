@@ -177,6 +177,7 @@ def _scored(runs: Sequence[Run], setup: ScoringSetup, lpips_weights: Path | None
         cosines=_stacked([run.matched.cosines for run in runs]),
         swapped_cosines=swaps.cosines if swaps else None,
         certified=_stacked([run.matched.certified for run in runs]),
+        claimed=_stacked([run.matched.claimed for run in runs]),
         membership=_membership(runs, seed, trainings),
         images=_image_values(runs, lpips_weights),
         label_shares=_stacked([_label_shares(run.truths, run.results) for run in runs]),

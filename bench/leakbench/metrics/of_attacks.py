@@ -54,6 +54,16 @@ def _certified_falsely(scored: ScoredCell) -> int | None:
     return int((scored.cosines[scored.certified] < CERTIFIED).sum())
 
 
+def _claimed(scored: ScoredCell) -> float | None:
+    return None if scored.claimed is None else float(scored.claimed.mean())
+
+
+def _claimed_rightly(scored: ScoredCell) -> float | None:
+    if scored.claimed is None or scored.cosines is None or not scored.claimed.any():
+        return None
+    return float((scored.cosines[scored.claimed] >= EXACT).mean())
+
+
 def _membership_auc(scored: ScoredCell) -> Estimate | None:
     return None if scored.membership is None else scored.membership.estimate(auc)
 
@@ -146,6 +156,32 @@ CERTIFIED_FALSELY = MetricSpec(
     range=NON_NEGATIVE,
     better="lower",
     of_cell=_certified_falsely,
+)
+
+CLAIMED_SHARE = MetricSpec(
+    name="claimed",
+    path="claimed.share",
+    title="claimed",
+    description=(
+        "share of individuals whose features the attack takes for exact, certified or not; of the "
+        "others it only guesses"
+    ),
+    unit="%",
+    better="higher",
+    counted="individuals",
+    optional="later",
+    of_cell=_claimed,
+)
+
+CLAIMED_RIGHTLY = MetricSpec(
+    name="claimed_rightly",
+    path="claimed.right",
+    title="claimed rightly",
+    description=f"share of these whose standardised feature has a cosine ≥ {EXACT}: the precision",
+    unit="%",
+    better="higher",
+    optional="later",
+    of_cell=_claimed_rightly,
 )
 
 MEMBERSHIP_AUC = MetricSpec(
@@ -252,6 +288,8 @@ ATTACK_METRICS = (
     EXACT_SHARE,
     CERTIFIED_SHARE,
     CERTIFIED_FALSELY,
+    CLAIMED_SHARE,
+    CLAIMED_RIGHTLY,
     MEMBERSHIP_AUC,
     MEMBERSHIP_TPR,
     PSNR,

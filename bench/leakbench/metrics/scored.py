@@ -72,6 +72,8 @@ class ScoredCell:
             over several swaps, shape (runs, n); None without features or other batches.
         certified: whether the attack claims to have the feature exactly, shape (runs, n); None
             where it makes no such claims.
+        claimed: whether the attack takes the feature for exact, certified or not, shape (runs, n);
+            None where it does not tell.
         membership: scores of the candidates; None where the attack gives none.
         images: image metric → one value per individual, shape (runs, n); None without images, and
             without the metrics that could not be computed.
@@ -85,6 +87,7 @@ class ScoredCell:
     cosines: Floats | None
     swapped_cosines: Floats | None
     certified: Booleans | None
+    claimed: Booleans | None
     membership: BinaryScores | None
     images: Mapping[str, Floats] | None
     label_shares: Floats | None

@@ -34,8 +34,8 @@ class SharedParts:
             content["environment"] = self._environments.setdefault(environment, environment)
         parts: list[BaseModel | None] = [record, record.cost]
         if (metrics := record.metrics) is not None:
-            parts += [metrics, metrics.defense, metrics.certificates, metrics.images]
-            parts += [metrics.membership, *metrics.properties.values()]
+            parts += [metrics, metrics.defense, metrics.certificates, metrics.claimed]
+            parts += [metrics.images, metrics.membership, *metrics.properties.values()]
         for part in parts:
             if part is not None:
                 _forget_given(part)

@@ -133,6 +133,8 @@ def _inconsistent(record: Record, metrics: Metrics) -> Iterator[str]:
         exact = metrics.exact.value * individuals
         if true > exact + ROUNDING * individuals:
             yield f"{true:g} true certificates, and {exact:g} exact features"
+    if certificates and metrics.claimed and certificates.share > metrics.claimed.share:
+        yield f"certified {certificates.share:g}, and claimed {metrics.claimed.share:g}"
     if (metrics.defense is None) != (cell.defense == "none"):
         yield f"defense {cell.defense!r}, and {'no ' * (metrics.defense is None)}cost of a defense"
     if ("central" in metrics.main_task) != cell.central:

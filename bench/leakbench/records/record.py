@@ -88,6 +88,18 @@ class Certificates(RecordPart):
     false: int
 
 
+class Claimed(RecordPart):
+    """Features that an attack takes for exact, certified or not.
+
+    Attributes:
+        share: of individuals.
+        right: share of these that have a cosine ≥ 0.99 with the true feature; None without any.
+    """
+
+    share: float
+    right: float | None
+
+
 class Membership(RecordPart):
     """How well the attack separates members of a batch from the other half of the candidates.
 
@@ -130,6 +142,7 @@ class Metrics(RecordPart):
         swapped_cosine: between the attack's features of other individuals and the true ones.
         exact: share of individuals whose feature has cosine ≥ 0.99.
         certificates: what the attack claims to be exact; None where it makes no such claims.
+        claimed: what it takes for exact, certified or not; None where it does not tell.
         membership: of candidates; None where the attack is shown none.
         images: of reconstructed images; None where the attack reconstructs none.
         label_accuracy: share of the batch's labels that the attack inferred, as a multiset.
@@ -141,13 +154,14 @@ class Metrics(RecordPart):
         runs: of the attack, over which metrics are means; None for one.
     """
 
-    later = frozenset({"swapped_cosine", "runs"})
+    later = frozenset({"swapped_cosine", "claimed", "runs"})
 
     properties: dict[str, PropertyMetrics]
     feature_cosine: Estimate | None
     swapped_cosine: Estimate | None = None
     exact: Estimate | None
     certificates: Certificates | None = None
+    claimed: Claimed | None = None
     membership: Membership | None = None
     images: ImageMetrics | None = None
     label_accuracy: float | None

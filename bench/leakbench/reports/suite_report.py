@@ -200,8 +200,9 @@ def explanations(cells: Sequence[Measured]) -> list[str]:
         lines.append(
             "**Exactness**: % of individuals whose feature was reconstructed with a cosine ≥ 0.99 "
             "[interval]; % of individuals whose features the attack certifies as exact, and, if "
-            "there are any, the number of false certificates, with a cosine below 0.9999; seconds "
-            "per victim batch."
+            "there are any, the number of false certificates, with a cosine below 0.9999; if "
+            "the attack takes more features for exact than it certifies, % of individuals for whom "
+            "it does (claimed), and % of these for whom it is right; seconds per victim batch."
         )
     if any(m.entry.layout == "membership" for m in cells):
         lines.append(

@@ -12,6 +12,8 @@ from leakbench.metrics.estimates import Estimate
 from leakbench.metrics.formatting import MISSING, FormattedNumber
 from leakbench.metrics.of_attacks import (
     CERTIFIED_SHARE,
+    CLAIMED_RIGHTLY,
+    CLAIMED_SHARE,
     DIVERGED,
     EXACT_SHARE,
     MEMBERSHIP_AUC,
@@ -340,6 +342,9 @@ def _exactness(measured: Measured, metrics: Metrics) -> TableValue:
         false = metrics.certificates.false
         certified = f"certified {CERTIFIED_SHARE.text(metrics)}"
         remarks.append(f"{certified} ({false} falsely)" if false else certified)
+        if metrics.claimed is not None and metrics.claimed.share > metrics.certificates.share:
+            right = f"{CLAIMED_RIGHTLY.text(metrics)} of these rightly"
+            remarks.append(f"claimed {CLAIMED_SHARE.text(metrics)}, {right}")
     seconds = seconds_per_batch(measured)
     if seconds is not None:
         remarks.append(f"{seconds:.2g} s")

@@ -34,6 +34,8 @@ class AttackResult:
         labels: inferred main-task classes, shape (B,), if any.
         certified: whether the attack certifies a row of `features` as exact, shape (B,), if it
             can.
+        claimed: whether the attack takes a row of `features` for an individual's own, certified or
+            not, shape (B,), if it tells.
         membership: score of each candidate, higher for likelier members, shape (n,).
         loss: final distance between the dummies' gradient and the update, if it has one.
         steps: number of gradient evaluations used.
@@ -47,6 +49,7 @@ class AttackResult:
     images: Tensor | None = None
     labels: Tensor | None = None
     certified: Tensor | None = None
+    claimed: Tensor | None = None
     membership: Tensor | None = None
     loss: float | None = None
     steps: int = 0

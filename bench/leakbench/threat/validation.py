@@ -45,11 +45,13 @@ def check_results(
                     f"attack {name!r} returned images but no features to tell individuals apart "
                     f"by; return the images' features too"
                 )
-        if result.certified is not None:
-            _check_tensor(name, "certified", result.certified, (observation.batch_size,))
-            if result.certified.dtype != torch.bool or result.features is None:
+        for field, told in (("certified", result.certified), ("claimed", result.claimed)):
+            if told is None:
+                continue
+            _check_tensor(name, field, told, (observation.batch_size,))
+            if told.dtype != torch.bool or result.features is None:
                 raise UsageError(
-                    f"attack {name!r} returned `certified` without features, or not as booleans; "
+                    f"attack {name!r} returned `{field}` without features, or not as booleans; "
                     f"return one boolean for each row of `features`"
                 )
         if result.membership is not None:
