@@ -144,4 +144,6 @@ def sent_by_clients(
         if exchange.is_defended:
             again = replace(client, generator=exchange.defense_generator(truth, number))
             changes.append(distortion(update, undefended(again)))
+        # Alive beside the next batch's activations, it would keep the heap from shrinking.
+        del update
     return Sent(updates, changes)

@@ -46,8 +46,9 @@ def _bytes_held(model: SharedModel, images: Tensor) -> int:
     held: list[Tensor] = []  # Held here too, so that no address is used a second time.
 
     def keep(tensor: Tensor) -> Tensor:
-        held.append(tensor)
-        return tensor
+        # Detached: an output that its own node keeps makes a cycle which is never collected.
+        held.append(tensor.detach())
+        return held[-1]
 
     parameters = {name: p.detach().requires_grad_() for name, p in model.named_parameters()}
     with torch.enable_grad(), saved_tensors_hooks(keep, lambda tensor: tensor):

@@ -61,39 +61,59 @@ def train(
         UsageError: the weights are not finite after a round; or BatchNorm gets a single value per
             channel, of one individual.
     """
-    device = next(model.parameters()).device
     rate = (
         learning_rate
         if isinstance(learning_rate, LearningRate)
         else LearningRate(initial=learning_rate)
     )
     optimiser = optimiser or ServerOptimiser(model)
-    total = sum(len(client.labels) for client in clients)
     model.train()
     for number in rounds:
-        mean = [torch.zeros_like(parameter) for parameter in model.parameters()]
-        for k, client in enumerate(clients):
-            size = len(client.labels)
-            generator = generator_for("training batch", seed, number, k)
-            rows = torch.randperm(size, generator=generator)[:client_batch].numpy()
-            augmenting = generator_for("training augmentation", seed, number, k)
-            images = augmented(to_images(client.images[rows], device), augmentation, augmenting)
-            update = _computed(
-                compute,
-                Client(
-                    model=model,
-                    images=images,
-                    labels=torch.from_numpy(client.labels[rows]).to(device),
-                    learning_rate=rate.at(number),
-                    generator=generator_for("training defense", seed, number, k),
-                ),
-            )
-            for summed, value in zip(mean, update.values(), strict=True):
-                summed.add_(value, alpha=size / total)
-        optimiser.step(mean, rate.at(number))
+        # Handed over: what stayed of a round would keep the heap from shrinking in the next.
+        optimiser.step(
+            _mean_update(
+                model, clients, number, rate.at(number), client_batch, seed, compute, augmentation
+            ),
+            rate.at(number),
+        )
         if not may_diverge:
             check_finite(model, number, rate.at(number))
     model.eval()
+
+
+def _mean_update(
+    model: SharedModel,
+    clients: Sequence[ClientData],
+    number: int,
+    learning_rate: float,
+    client_batch: int,
+    seed: int,
+    compute: Compute,
+    augmentation: Augmentation,
+) -> list[Tensor]:
+    """Return Σ_k (m_k/M) g_k of round `number`, in the order of the parameters; see `train`."""
+    device = next(model.parameters()).device
+    total = sum(len(client.labels) for client in clients)
+    mean = [torch.zeros_like(parameter) for parameter in model.parameters()]
+    for k, client in enumerate(clients):
+        size = len(client.labels)
+        generator = generator_for("training batch", seed, number, k)
+        rows = torch.randperm(size, generator=generator)[:client_batch].numpy()
+        augmenting = generator_for("training augmentation", seed, number, k)
+        images = augmented(to_images(client.images[rows], device), augmentation, augmenting)
+        update = _computed(
+            compute,
+            Client(
+                model=model,
+                images=images,
+                labels=torch.from_numpy(client.labels[rows]).to(device),
+                learning_rate=learning_rate,
+                generator=generator_for("training defense", seed, number, k),
+            ),
+        )
+        for summed, value in zip(mean, update.values(), strict=True):
+            summed.add_(value, alpha=size / total)
+    return mean
 
 
 def _computed(compute: Compute, client: Client) -> Update:

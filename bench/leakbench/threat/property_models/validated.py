@@ -128,7 +128,9 @@ def fit_validated(
     present = torch.stack(list(properties.values()), 1).cpu()
     both = torch.cat([features, mirrored]).cpu()
     mean, scale = both.mean(0), both.std(0, unbiased=False).clamp_min(1e-6)
-    inputs = (both - mean) / scale
+    low, high = both.amin(0), both.amax(0)
+    # In place: of wide features, as of maps, each copy takes gigabytes.
+    inputs = both.sub_(mean).div_(scale)
     networks, calibrations, losses = [], [], []
     for candidate in CANDIDATES:
         of_folds, logits = _cross_validated(candidate, inputs, present, fold, seed)
@@ -142,8 +144,8 @@ def fit_validated(
         properties=tuple(properties),
         mean=mean,
         scale=scale,
-        low=both.amin(0),
-        high=both.amax(0),
+        low=low,
+        high=high,
         networks={number: networks[number] for number in set(chosen.tolist())},
         chosen=chosen,
         slope=slope,
