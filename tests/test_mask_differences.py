@@ -10,7 +10,7 @@ from torch.nn import functional
 from leakbench.attacks.convolutional_ends.kinked import Kinked
 from leakbench.attacks.convolutional_ends.mask_differences import difference_of, masks_of
 from leakbench.attacks.convolutional_ends.masked_vectors import Sought
-from leakbench.attacks.convolutional_ends.sparsest import sparsest_with
+from leakbench.attacks.convolutional_ends.sparsest import sparsest, sparsest_with
 
 CHANNELS, POSITIONS = 400, 40
 
@@ -83,3 +83,15 @@ def test_the_sparsest_vector_with_known_entries_is_found() -> None:
     wanted = torch.where(known, sparse + offset, offset)
     found = sparsest_with(basis, known, wanted, torch.ones_like(wanted))
     torch.testing.assert_close(found, sparse + offset, rtol=1e-2, atol=1e-2)
+
+
+def test_a_known_sign_finds_what_is_not_sparse_enough_otherwise() -> None:
+    torch.manual_seed(0)
+    planted = (torch.rand(200, 1) < 0.3).float()
+    basis = torch.linalg.qr(torch.cat([planted, torch.randn(200, 50)], dim=1))[0]
+    active = int(planted[:, 0].argmax())
+    held = basis[active : active + 1]
+    without = sparsest(basis, held)
+    assert float((without / without[active] - planted).abs().max()) > 0.1
+    found = sparsest(basis, held, torch.ones_like(planted))
+    torch.testing.assert_close(found / found[active], planted, rtol=0.0, atol=0.05)

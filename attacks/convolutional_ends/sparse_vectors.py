@@ -3,7 +3,8 @@
 The positions of one image see nearly the same, so that their masks differ in few channels: the
 difference of their x, which share r, is among the sparsest vectors of the space, and so is an x of
 few active channels. A difference and one of its masks make the other. Where neither is known, the
-difference itself tells entries of both.
+difference itself tells entries of both. From a mask that is known, the sign of every entry is known
+by which another differs.
 """
 
 from __future__ import annotations
@@ -51,9 +52,10 @@ class SparseVectors:
     def search(self, wanted: int, volleys: int) -> None:
         """Search until so many columns are found, or none in some volleys."""
         idle = 0
-        for _ in range(volleys):
+        for number in range(volleys):
             before = len(self.found)
-            vectors = self._volley()
+            signed = number % 2 and (before or self._sign_is_known)
+            vectors = self._signed_volley() if signed else self._volley()
             if vectors.shape[1]:
                 self._take_masks(vectors)
                 self._follow(vectors)
@@ -65,22 +67,71 @@ class SparseVectors:
 
     def _volley(self) -> Tensor:
         """Return sparse vectors of the space, largest entry 1, shape (m, n)."""
+        held, _ = self._held(torch.cat([self.found.vectors, self._differences], dim=1))
+        if not len(held):
+            return self._known[:, :0]
+        # Masks are exact only after they are refined: single precision will do.
+        vectors = sparsest(self.sought.basis.float(), held.float()).to(held)
+        return vectors / vectors.abs().amax(0).clamp_min(TINY)
+
+    @property
+    def _sign_is_known(self) -> bool:
+        """Whether all x are 0 or have the sign of one vector: with two classes, all share r."""
+        return self.sought.directions.shape[1] == 1 and not self.activation.slope.any()
+
+    def _signed_volley(self) -> Tensor:
+        """Take masks near those that are found, or near none; return the differences, (m, n).
+
+        A channel that is active can only leave a mask, and others can only join it: so the sign of
+        every entry of the difference is known.
+        """
+        held, channels = self._held(self.found.vectors)
+        if not len(held):
+            return self._known[:, :0]
+        mask, direction = self._origins(len(held))
+        joins = torch.where(mask, -direction, direction) * (1 - self.activation.slope)[:, None]
+        # What is held at 1 changes the channel that it is of in the right way.
+        held = held * joins[channels, torch.arange(len(held))].sign()[:, None]
+        basis = self.sought.basis.float()
+        vectors = sparsest(basis, held.float(), joins.float()).to(held)
+        share = vectors / torch.where(joins == 0, torch.inf, joins)
+        active = mask ^ (share > share.amax(0) / 2)
+        self._take(active, self.activation.derivative(active) * direction)
+        return vectors / vectors.abs().amax(0).clamp_min(TINY)
+
+    def _origins(self, count: int) -> tuple[Tensor, Tensor]:
+        """Return masks that are found, and their W_oᵀ r, shape (m, n) each.
+
+        Where the sign of x is known, every other one is a mask of no channel, whose x is 0.
+        """
+        numbers = torch.randint(max(1, len(self.found)), (count,), generator=self.generator)
+        none = torch.arange(count) % 2 == 0 if len(self.found) else torch.ones(count).bool()
+        if not self._sign_is_known:
+            none[:] = False
+        known = self.found.active.new_zeros(len(self.sought.directions), count)
+        residuals = self.found.residuals.new_ones(count, self.sought.directions.shape[1])
+        known[:, ~none] = self.found.active[:, numbers[~none]]
+        residuals[~none] = self.found.residuals[numbers[~none]]
+        return known, self.sought.directions @ residuals.mT
+
+    def _held(self, known: Tensor) -> tuple[Tensor, Tensor]:
+        """Return linear forms of coefficients, shape (n, rank), and the channels they are of, (n,).
+
+        Args:
+            known: vectors of length 1 of which the forms are 0, shape (m, k).
+        """
         basis = self.sought.basis
-        count = len(self._channels)
-        drawn = torch.randperm(count, generator=self.generator)[:AT_ONCE]
-        held = basis[self._channels[drawn]]
-        known = torch.cat([self.found.vectors, self._differences], dim=1)
+        drawn = torch.randperm(len(self._channels), generator=self.generator)[:AT_ONCE]
+        channels = self._channels[drawn]
+        held = basis[channels]
         if known.shape[1]:
             length = held.norm(dim=1)
             coordinates, values, _ = torch.linalg.svd(basis.mT @ known, full_matrices=False)
             coordinates = coordinates[:, values > DEPENDENT]
             held = held - (held @ coordinates) @ coordinates.mT
-            held = held[held.norm(dim=1) > LEAST_LEFT * length]
-        if not len(held):
-            return basis[:, :0]
-        # Masks are exact only after they are refined: single precision will do.
-        vectors = sparsest(basis.float(), held.float()).to(basis)
-        return vectors / vectors.abs().amax(0).clamp_min(TINY)
+            left = held.norm(dim=1) > LEAST_LEFT * length
+            held, channels = held[left], channels[left]
+        return held, channels
 
     def _take_masks(self, vectors: Tensor) -> None:
         """Take those that are an x themselves."""

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 
-def sparsest(basis: Tensor, held: Tensor) -> Tensor:
+def sparsest(basis: Tensor, held: Tensor, sign: Tensor | None = None) -> Tensor:
     """Return vectors v = U c of small Σ |v_c|^½ for which one linear form of c is 1.
 
     Args:
         basis: U, orthonormal, shape (m, rank).
         held: the forms, shape (n, rank).
+        sign: of v, shape (m, n), if it is known; entries of the wrong sign count more.
 
     Returns:
         Shape (m, n).
@@ -26,7 +27,10 @@ def sparsest(basis: Tensor, held: Tensor) -> Tensor:
     v = basis @ c.mT
     floor = v.square().mean(0).sqrt()
     for _ in range(ITERATIONS):
-        normal = _normal(basis, _weights(v, floor))
+        weights = _weights(v, floor)
+        if sign is not None:
+            weights = torch.where(v * sign < 0, 1.0, weights)
+        normal = _normal(basis, weights)
         c = torch.linalg.solve(normal + RIDGE * eye, held[:, :, None])[:, :, 0]
         c = c / (c * held).sum(1, keepdim=True)
         v = basis @ c.mT
