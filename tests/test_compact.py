@@ -141,7 +141,7 @@ def test_no_section_is_smaller_than_its_least_size(
     many[1].write_text(many[1].read_text().replace('layout = "defense"', f'layout = "{layout}"'))
     for entries in (suite_entries(str(many[1])), suite_entries(str(write_suite(many[0], 40)))):
         report = SuiteReport(read_cells(many[0], entries)[0])
-        for group in report.tables:
+        for group in report.groups:
             section = harmless(report.section(group, padded=padded))
             assert 0 < report.least_size(group) <= len(section.encode())
 

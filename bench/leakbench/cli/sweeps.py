@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from leakbench.base.choices import Compiling, DeviceName, ExecutorName
-from leakbench.base.long_lived import collecting_seldom
+from leakbench.base.long_lived import MIDDLE_WHERE_MEASURED, collecting_seldom
 from leakbench.cli.loading import loading
 from leakbench.cli.options import (
     DEFAULT_OUT,
@@ -219,7 +219,7 @@ def verify(
         from leakbench.verification.verify import verify as check_records
 
     try:
-        with collecting_seldom():
+        with collecting_seldom(MIDDLE_WHERE_MEASURED):
             found = check_records(folder, data_root, sample, seed, device, rule, keep)
     except KeyboardInterrupt:
         typer.echo("leakbench: interrupted; what was measured again is in verified.json", err=True)

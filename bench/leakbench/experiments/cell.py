@@ -67,12 +67,12 @@ class Setup(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     dataset: str
-    dataset_parameters: dict[str, Any] = {}
+    dataset_parameters: dict[str, Any] = Field(default_factory=dict)
     image_size: Annotated[int, Field(gt=0, le=MOST_PIXELS)] = 64
     properties: tuple[str, ...] = Field(min_length=1)
     main_task: str
     model: str = "small_cnn"
-    model_parameters: dict[str, Any] = {}
+    model_parameters: dict[str, Any] = Field(default_factory=dict)
     split: str = "convolutions"
     clients: People = 8
     client_batch: People = 8
@@ -87,7 +87,7 @@ class Setup(BaseModel):
     auxiliary_share: Share = 0.45
     victim_share: Share = 0.15
     auxiliary_dataset: str = ""
-    auxiliary_dataset_parameters: dict[str, Any] = {}
+    auxiliary_dataset_parameters: dict[str, Any] = Field(default_factory=dict)
     auxiliary_individuals: People | None = None
     property_model: PropertyModelKind = "validated"
     seed: int = 0
@@ -186,7 +186,7 @@ class Cell(Setup):
     """
 
     attack: str
-    attack_parameters: dict[str, Any] = {}
+    attack_parameters: dict[str, Any] = Field(default_factory=dict)
     batch_size: People
     individuals: People = 256
     trainings: Repeats = 1
@@ -194,7 +194,7 @@ class Cell(Setup):
     mode: Mode = "eval"
     grant: tuple[str, ...] = ("model", "update", "auxiliary", "labels")
     defense: str = "none"
-    defense_parameters: dict[str, Any] = {}
+    defense_parameters: dict[str, Any] = Field(default_factory=dict)
     precision: Precision = "float32"
 
     @property

@@ -19,7 +19,16 @@ THEN = " then "
 
 def defense_text(cell: Cell) -> str:
     """Return a cell's defense with its level: `sparsify (fraction = 0.1) then laplace (…)`."""
-    return THEN.join(_with(name, given) for name, given in _parts(cell))
+    content = None if cell.defense == "composed" else exact(cell.defense_parameters)
+    if content is None:
+        return THEN.join(_with(name, given) for name, given in _parts(cell))
+    return _text_of_exact(cell.defense, DEFENSES.get(cell.defense), content)
+
+
+@lru_cache(maxsize=4096)
+def _text_of_exact(name: str, defense: type, content: bytes) -> str:
+    """Return a defense with its level, made once, since thousands of cells ask for it."""
+    return _with(name, _of_exact(defense, content))
 
 
 def defense_name(cell: Cell) -> str:

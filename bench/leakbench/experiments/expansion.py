@@ -103,11 +103,20 @@ def expand(name: str, suite: Suite, only: Iterable[str] = ()) -> list[SuiteEntry
     return entries
 
 
-def _refuse_two_in_one_place(name: str, entries: Iterable[SuiteEntry]) -> None:
+def _refuse_two_in_one_place(name: str, entries: Sequence[SuiteEntry]) -> None:
     """Refuse a table in which one cell would stand on another."""
     unseen = {"attack", "attack_parameters", "grant", "properties"}
     standing: dict[tuple[str, ...], str] = {}
+    forms: dict[tuple[str, str], set[tuple[object, ...]]] = {}
     for each in entries:
+        cell = each.cell
+        # Cells share their tables of parameters.
+        form = (cell.attack, id(cell.attack_parameters), cell.grant, cell.properties)
+        forms.setdefault((each.group, each.column), set()).add(form)
+    for each in entries:
+        if len(forms[each.group, each.column]) == 1:
+            # All that a table does not show is the same: cells in one place would be one cell.
+            continue
         row = each.cell.model_dump_json(exclude=unseen)
         for shown in each.cell.properties:
             place = (each.group, each.column, shown, row, str(sorted(each.swept.items())))

@@ -52,8 +52,8 @@ def formatted(value: Estimate | float | None, form: str, scale: float = 1.0) -> 
         return FormattedNumber(UNDEFINED)
     if value.low is None or value.high is None:
         return FormattedNumber(f"{scale * value.value:{form}}")
-    number, low, high = (f"{scale * x:{form}}" for x in (value.value, value.low, value.high))
-    return FormattedNumber(number, f"[{low}, {high}]")
+    interval = f"[{scale * value.low:{form}}, {scale * value.high:{form}}]"
+    return FormattedNumber(f"{scale * value.value:{form}}", interval)
 
 
 def percent(estimate: Estimate) -> str:

@@ -40,20 +40,32 @@ def cell_metrics(records: Iterable[Record]) -> list[MetricSpec]:
 
 def _shown(specs: Iterable[MetricSpec], records: Iterable[Record]) -> list[MetricSpec]:
     metrics = [record.metrics for record in records if record.metrics is not None]
-    return [
-        spec
-        for spec in specs
-        if spec.in_cell_tables and (spec.optional != "later" or has_metric(spec, metrics))
-    ]
+    shown = [spec for spec in specs if spec.in_cell_tables]
+    later = present([spec for spec in shown if spec.optional == "later"], metrics)
+    return [spec for spec in shown if spec.optional != "later" or spec in later]
 
 
-def has_metric(spec: MetricSpec, metrics: Iterable[Metrics]) -> bool:
-    """Whether one of these has a metric."""
-    return any(
-        spec.value(each, name) is not None
-        for each in metrics
-        for name in (each.properties if spec.is_per_property else ("",))
-    )
+def present(specs: Iterable[MetricSpec], metrics: Iterable[Metrics]) -> set[MetricSpec]:
+    """Return those of some metrics that one of these records' metrics has."""
+    absent: dict[str, list[MetricSpec]] = {}
+    for spec in specs:
+        absent.setdefault(spec.fields[0], []).append(spec)
+    found: set[MetricSpec] = set()
+    for each in metrics:
+        # What no record has is sought in all of them, and most of that where a whole part is None.
+        for part in [part for part in absent if getattr(each, part) is not None]:
+            names = each.properties if part == "properties" else ("",)
+            new = {
+                spec
+                for spec in absent[part]
+                if any(spec.value(each, name) is not None for name in names)
+            }
+            if new:
+                found |= new
+                absent[part] = [spec for spec in absent[part] if spec not in new]
+                if not absent[part]:
+                    del absent[part]
+    return found
 
 
 def _steps(measured: Measured) -> str:

@@ -192,11 +192,33 @@ def notes(found: Iterable[Ranking]) -> list[str]:
 
 
 def ranking_section(found: Sequence[Ranking]) -> str:
-    """Return all rankings as Markdown, with how to read them between the first and the others."""
-    first, *others = map(ranking_markdown, found)
-    reading = [harmless(one_line(text)) for text in (*READING, *notes(found))]
+    """Return rankings as Markdown, with how to read them between the first and the others."""
+    shown = shown_rankings(found)
+    first, *others = map(ranking_markdown, shown)
+    reading = [harmless(one_line(text)) for text in (*READING, *notes(shown))]
     more = ["## Ranking, other data sets and models", *others] if others else []
-    return "\n\n".join(["## Ranking", first, *reading, *more])
+    return "\n\n".join(filter(None, ["## Ranking", first, *reading, *more, left_out(found)]))
+
+
+RANKINGS = 100
+"""Rankings of a page; nobody chooses among thousands."""
+
+
+def shown_rankings(found: Sequence[Ranking]) -> Sequence[Ranking]:
+    """Return the rankings that a page has room for."""
+    return found[:RANKINGS]
+
+
+def left_out(found: Sequence[Ranking]) -> str:
+    """Return a sentence on the rankings that a page leaves out; empty where it has all."""
+    more = len(found) - RANKINGS
+    if more <= 0:
+        return ""
+    return (
+        f"**{counted(more, 'more ranking')} left out**, since a page has at most {RANKINGS}: those "
+        f"with pretrained networks, most batch sizes and most attacks come first. `leakbench "
+        f"results` writes the cells of all settings as one table."
+    )
 
 
 def ranking_markdown(ranking: Ranking, level: int = 3) -> str:

@@ -73,6 +73,7 @@ def varying_settings(entries: Sequence[SuiteEntry], leading: Sequence[str]) -> l
     Where all cells have one model, each of its parameters is a setting, as `model.width`.
     """
     cells = [each.cell for each in entries]
+    by_field = dict(zip(FIELDS, zip(*map(ALL_FIELDS, cells), strict=True), strict=True))
     shown = {
         "data set": {"dataset"},
         "D_aux": {"auxiliary_dataset"},
@@ -93,7 +94,7 @@ def varying_settings(entries: Sequence[SuiteEntry], leading: Sequence[str]) -> l
         # The settings under the table list the individuals by batch size.
         return f"{owner}, B = {cell.batch_size}" if field == "individuals" else owner
 
-    def values_of(field: str) -> list[Any]:
+    def values_of(field: str) -> Sequence[Any]:
         if field == "model_parameters" and "m" in leading:
             given = (cell.model_parameters for cell in cells)
             return [{key: of for key, of in each.items() if key != "hidden"} for each in given]
@@ -104,12 +105,12 @@ def varying_settings(entries: Sequence[SuiteEntry], leading: Sequence[str]) -> l
                 else cell.dataset_parameters
                 for cell in cells
             ]
-        return list(map(attrgetter(field), cells))
+        return by_field[field]
 
     def varies(field: str) -> bool:
         values = values_of(field)
         # Most are the same everywhere. In parameters, 1 and 1.0 are told apart below.
-        if not isinstance(values[0], dict) and all(each == values[0] for each in values):
+        if not isinstance(values[0], dict) and values.count(values[0]) == len(values):
             return False
         # Cells share their tables of parameters, whose text is made once.
         texts = {id(each): text_of(each) for each in {id(each): each for each in values}.values()}
@@ -133,6 +134,12 @@ def varying_settings(entries: Sequence[SuiteEntry], leading: Sequence[str]) -> l
         *(c for f in Cell.model_fields if f not in ignored and varies(f) for c in columns(f)),
         *(p for p in swept if len({text_of(each.swept.get(p, MISSING)) for each in entries}) > 1),
     ]
+
+
+FIELDS = tuple(Cell.model_fields)
+
+ALL_FIELDS = attrgetter(*FIELDS)
+"""The values of all fields of a cell, many times faster than one by one."""
 
 
 def task_name(measured: Measured) -> str:

@@ -29,10 +29,14 @@ def setting_titles(cells: Sequence[Cell], without: Collection[str]) -> list[str]
     titles = [""] * len(cells)
     for name, alike in by_name.items():
         settings = [cells[place].model_dump(exclude=set(without)) for place in alike]
-        varying = [f for f in settings[0] if any(of[f] != settings[0][f] for of in settings)]
-        for place, setting in zip(alike, settings, strict=True):
-            details = [_detail(field, setting, settings) for field in varying]
-            titles[place] = ", ".join([name, *details])
+        columns = {field: [of[field] for of in settings] for field in settings[0]}
+        details = [
+            _details(field, values)
+            for field, values in columns.items()
+            if any(value != values[0] for value in values)
+        ]
+        for place, *of_cell in zip(alike, *details, strict=True):
+            titles[place] = ", ".join([name, *of_cell])
     return titles
 
 
@@ -41,16 +45,28 @@ def _name(cell: Cell) -> str:
     return f"{dataset_name(cell)}, {cell.model}{pretrained}"
 
 
-def _detail(name: str, setting: Mapping[str, Any], settings: Sequence[Mapping[str, Any]]) -> str:
-    """Return a field of a setting; of parameters, those in which the settings differ."""
-    value, every = setting[name], [of[name] for of in settings]
-    if isinstance(value, dict):
-        return text_of({k: v for k, v in value.items() if any(of.get(k) != v for of in every)})
+def _details(name: str, values: Sequence[Any]) -> list[str]:
+    """Return a field in words for each setting; of parameters, those in which the settings differ.
+
+    Args:
+        values: of the settings.
+    """
+    if isinstance(values[0], dict):
+        differing = _differing(values)
+        return [text_of({k: v for k, v in of.items() if k in differing}) for of in values]
     if name == "rounds":
-        return counted(value, "round")
+        return [counted(rounds, "round") for rounds in values]
     if name == "main_task":
         # By the number of classes, as long as this tells the tasks apart.
-        classes = {task: len(task_attributes(task)) for task in every}
+        classes = {task: len(task_attributes(task)) for task in values}
         if all(classes.values()) and len(set(classes.values())) == len(classes):
-            return f"K = {2 ** classes[value]}"
-    return f"{name} = {text_of(list(value) if isinstance(value, tuple) else value)}"
+            return [f"K = {2 ** classes[task]}" for task in values]
+    texts = (text_of(list(value) if isinstance(value, tuple) else value) for value in values)
+    return [f"{name} = {text}" for text in texts]
+
+
+def _differing(tables: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Return the parameters that are not the same in all tables."""
+    first = tables[0]
+    names = dict.fromkeys(name for each in tables for name in each)
+    return {n for n in names if any(each.get(n) != first.get(n) for each in tables)}

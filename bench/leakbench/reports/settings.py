@@ -14,9 +14,16 @@ from leakbench.metrics.of_setups import CENTRAL_ACCURACY, MAIN_TASK_ACCURACY, MO
 from leakbench.records.measured import Measured
 from leakbench.records.record import Metrics, Record
 
+SETUPS = 200
+"""Setups that a page of the site lists at most."""
 
-def setting_lines(cells: Sequence[Measured]) -> list[str]:
-    """Return the settings, one per line."""
+
+def setting_lines(cells: Sequence[Measured], brief: bool = False) -> list[str]:
+    """Return the settings, one per line.
+
+    Args:
+        brief: whether to list `SETUPS` setups at most, and to say of how many cells others are.
+    """
     lines = []
     resolved = [m.entry.resolved for m in cells]
     every_cell = [each.cell for each in resolved]
@@ -34,25 +41,34 @@ def setting_lines(cells: Sequence[Measured]) -> list[str]:
         f"{', '.join(f'{n} batches of {size}' for size, n in batches)}"
     )
     lines += _runs(cells)
-    for setup, main_task in _setups(cells).items():
-        lines.append(f"{setup}: {main_task}")
+    setups, others = _setups(cells, SETUPS if brief else None)
+    lines += [f"{setup}: {main_task}" for setup, main_task in setups.items()]
+    if others:
+        lines.append(
+            f"the setups of {counted(others, 'more cell')} are left out here, where at most "
+            f"{SETUPS} are listed; `leakbench results` writes those of all cells"
+        )
     lines += _columns(cells)
-    defenses = dict.fromkeys(defense_text(m.entry.cell) for m in cells)
+    defenses = dict.fromkeys(map(defense_text, every_cell))
     lines.append(f"defense: {'; '.join(defenses)}")
     precisions = sorted({m.entry.cell.precision for m in cells})
     if precisions != ["float32"]:
         lines.append(f"attacks' copy of the model computes in {', '.join(precisions)}")
+    recorded = [m.record for m in cells if m.record is not None]
+    # One record for each of their texts, of which there are few.
+    sources = {(r.fingerprint, r.cell.dataset, r.cell.auxiliary_dataset): r for r in recorded}
     fingerprints = sorted(
         {
             f"{name} {fingerprint}"
-            for m in cells
-            if m.record is not None
-            for name, fingerprint in _fingerprints(m.record)
+            for record in sources.values()
+            for name, fingerprint in _fingerprints(record)
         }
     )
     lines.append(f"fingerprints of the data: {', '.join(fingerprints) or MISSING}")
-    measured = [m.record for m in cells if m.record and m.record.versions]
-    versions = {", ".join(f"{k} {v}" for k, v in r.versions.items()) for r in measured}
+    measured = [record for record in recorded if record.versions]
+    # Records that are alive, most of which share these.
+    tables = {id(record.versions): record.versions for record in measured}.values()
+    versions = {", ".join(f"{k} {v}" for k, v in of.items()) for of in tables}
     devices = sorted({r.device for r in measured})
     lines.append(
         f"measured on {', '.join(devices) or MISSING}{_computing(measured)} with "
@@ -148,23 +164,36 @@ def _with_parameters(dataset: str, parameters: Mapping[str, Any]) -> str:
     return f"{dataset} ({text_of(parameters)})" if parameters else dataset
 
 
-def _setups(cells: Sequence[Measured]) -> dict[str, str]:
-    """Return a sentence for each setup and its main task's accuracy."""
+def _setups(cells: Sequence[Measured], most: int | None) -> tuple[dict[str, str], int]:
+    """Return a sentence for each setup and its main task's accuracy, and of how many cells not.
+
+    Args:
+        most: setups; all if None.
+    """
     # Sentence → the last record, that of the most trainings, over which the accuracy is a mean.
     found: dict[str, Record | None] = {}
     # The cells of a setup follow from each other by attack and defense alone.
-    sentences: dict[tuple[object, ...], str] = {}
+    sentences: dict[tuple[object, ...], str | None] = {}
+    listed: dict[tuple[object, ...], str] = {}
+    others = 0
     for m in sorted(cells, key=lambda m: m.entry.resolved.trainings):
         cell = m.entry.cell
-        setup = (*SHOWN_OF_A_SETUP(cell), *map(id, PARAMETERS(cell)))
+        shown, parameters = SHOWN_OF_A_SETUP(cell), PARAMETERS(cell)
+        setup = (*shown, *map(id, parameters))
         if setup not in sentences:
-            sentences[setup] = _setup(cell)
+            # There may be several equal tables of parameters.
+            content = (*shown, *map(text_of, parameters))
+            if content not in listed and (most is None or len(listed) < most):
+                listed[content] = _setup(cell)
+            sentences[setup] = listed.get(content)
         sentence = sentences[setup]
-        if m.record is not None and m.record.metrics is not None:
+        if sentence is None:
+            others += 1
+        elif m.record is not None and m.record.metrics is not None:
             found[sentence] = m.record
         else:
             found.setdefault(sentence, None)
-    return {sentence: _reached(record) for sentence, record in found.items()}
+    return {sentence: _reached(record) for sentence, record in found.items()}, others
 
 
 PARAMETER_FIELDS = ("dataset_parameters", "model_parameters", "auxiliary_dataset_parameters")

@@ -13,10 +13,10 @@ from leakbench.base.markdown import harmless
 from leakbench.experiments.suite import suite_names
 from leakbench.metrics.formatting import counted
 from leakbench.records.measured import Measured
-from leakbench.reports.columns import has_metric
+from leakbench.reports.columns import present
 from leakbench.reports.details import CELL_COLUMNS, PROPERTY_COLUMNS, csv_name, details_csv
 from leakbench.reports.site.figure_gallery import gallery
-from leakbench.reports.suite_report import SuiteReport, reading_aid
+from leakbench.reports.suite_report import SuiteReport, named_groups, reading_aid
 
 LIMIT = 100_000
 """Bytes of a page, more than which no reader scrolls through; the reading is never cut."""
@@ -113,7 +113,7 @@ HOW_TO_PRINT = "`leakbench report`, piped into a file, prints everything."
 
 def _fitting(report: SuiteReport, room: int) -> list[str]:
     """Return the sections of tables that fit into a number of bytes, and a note on the others."""
-    groups = list(report.tables)
+    groups = list(report.groups)
     for padded in (True, False):
         if sum(map(report.least_size, groups)) > room:
             break
@@ -138,11 +138,9 @@ def _size(parts: Iterable[str]) -> int:
 
 def _left_out(groups: Sequence[str]) -> str:
     """Return a note on tables that are left out."""
-    shown = "”, “".join(group[:80] for group in groups[:5])
-    more = f" and {len(groups) - 5} more" if len(groups) > 5 else ""
     return harmless(
         f"**{counted(len(groups), 'table')} left out**, since a page has at most "
-        f"{LIMIT // 1000} kB: “{shown}”{more}. {HOW_TO_PRINT}"
+        f"{LIMIT // 1000} kB: {named_groups(groups)}. {HOW_TO_PRINT}"
     )
 
 
@@ -168,10 +166,10 @@ def folded(summary: str, text: str) -> str:
 def columns_aid(cells: Sequence[Measured]) -> str:
     """Return the section on the columns of the CSV file."""
     records = [m.record.metrics for m in cells if m.record and m.record.metrics]
+    columns = (*CELL_COLUMNS, *PROPERTY_COLUMNS)
+    known = present(columns, records)
     described = "\n".join(
-        f"- {spec.title}: {spec.description}"
-        for spec in (*CELL_COLUMNS, *PROPERTY_COLUMNS)
-        if has_metric(spec, records)
+        f"- {spec.title}: {spec.description}" for spec in columns if spec in known
     )
     lacks_lpips = any(of.images is not None and of.images.lpips is None for of in records)
     parts = ["## All metrics", CSV_AID, LPIPS_AID if lacks_lpips else ""]

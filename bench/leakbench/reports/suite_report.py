@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -15,7 +16,7 @@ from leakbench.reports.missing import missing_lines, rows_without_data
 from leakbench.reports.remarks import FEW_BATCHES
 from leakbench.reports.rows import Row
 from leakbench.reports.settings import setting_lines
-from leakbench.reports.tables import Table, TableRow, by_group, table_of
+from leakbench.reports.tables import OF_ALL_PROPERTIES, Table, TableRow, by_group, table_of
 from leakbench.reports.utility_costs import cost_aid
 
 
@@ -28,6 +29,7 @@ class SuiteReport:
 
     def __init__(self, cells: Sequence[Measured]) -> None:
         self.cells = cells
+        self._tables: dict[str, tuple[Table, str]] = {}
 
     @cached_property
     def setting_lines(self) -> list[str]:
@@ -40,10 +42,16 @@ class SuiteReport:
         return "\n".join(f"- {one_line(line)}" for line in self.setting_lines)
 
     @cached_property
-    def tables(self) -> dict[str, tuple[Table, str]]:
-        """Group → its table, and the sentence below it."""
-        groups = by_group(self.cells)
-        return {group: (table_of(cells), terms(cells)) for group, cells in groups.items()}
+    def groups(self) -> dict[str, list[Measured]]:
+        """Title of a group → its cells, in order of appearance."""
+        return by_group(self.cells)
+
+    def table(self, group: str) -> tuple[Table, str]:
+        """Return a group's table, and the sentence below it."""
+        if group not in self._tables:
+            cells = self.groups[group]
+            self._tables[group] = table_of(cells), terms(cells)
+        return self._tables[group]
 
     def sections(self, marked: bool = False, level: int = 2, padded: bool = True) -> dict[str, str]:
         """Return group → its section, see `main_tables`.
@@ -51,26 +59,44 @@ class SuiteReport:
         Args:
             padded: whether columns are aligned in the text too.
         """
-        return {group: self.section(group, marked, level, padded) for group in self.tables}
+        return {group: self.section(group, marked, level, padded) for group in self.groups}
 
     def section(self, group: str, marked: bool = False, level: int = 2, padded: bool = True) -> str:
         """Return a group's section; see `sections`."""
-        table, sentence = self.tables[group]
+        table, sentence = self.table(group)
         parts = [f"{'#' * level} {group}", _group_table(table, marked, padded), sentence]
         return "\n\n".join(part for part in parts if part)
 
     def least_size(self, group: str) -> int:
         """Return a number of bytes below which no form of a group's section is, found fast."""
-        table, _ = self.tables[group]
+        table, _ = self.table(group)
         # Two bars' worth of Markdown around each value, and a line end.
         columns = len(table.leading) + len(table.columns) + len(table.cost_headings)
         return (3 * columns + 2) * sum(row.has_data for row in table.rows)
+
+    def least_rows(self, group: str) -> int:
+        """Return a number of rows that a group's table has at least, without making the table.
+
+        No two cells of a column share a row, which expanding a suite ensures.
+        """
+        of_column: Counter[str] = Counter()
+        for m in self.groups[group]:
+            in_one_row = m.entry.layout in OF_ALL_PROPERTIES
+            of_column[m.entry.column] += 1 if in_one_row else len(m.entry.cell.properties)
+        return max(of_column.values())
 
     def printed(self) -> str:
         """Return tables, how to read them, and the settings, as Markdown to be printed."""
         tables = "\n\n".join(self.sections().values())
         settings = f"## Settings\n\n{self.settings}"
         return printable("\n\n".join((tables, reading_aid(self.cells), settings)))
+
+
+def named_groups(groups: Sequence[str]) -> str:
+    """Return the first of some groups in quotation marks, and how many more there are."""
+    shown = "”, “".join(group[:80] for group in groups[:5])
+    more = f" and {len(groups) - 5} more" if len(groups) > 5 else ""
+    return f"“{shown}”{more}"
 
 
 def main_tables(cells: Sequence[Measured], marked: bool = False, level: int = 2) -> str:

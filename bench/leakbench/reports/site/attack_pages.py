@@ -202,6 +202,6 @@ def _view(name: str, table: CellTable, ranked: Sequence[Ranking]) -> AttackView:
         knowledge=[", ".join(kinds) or "nothing" for kinds in known],
         glossary=glossary(kind for kinds in known for kind in kinds),
         optional_knowledge=", ".join(attack.optional_knowledge.names()),
-        settings=[marked_up(line) for line in setting_lines(own)],
+        settings=[marked_up(line) for line in setting_lines(own, brief=True)],
         cells=table,
     )

@@ -226,7 +226,7 @@ def _columns(
         _text(
             "knows the defense", lambda row: "yes" if "defense" in row.record.knowledge else "no"
         ),
-        _text("property", shown_property),
+        _Column(Column("property", filtered=True), lambda row: ValueView(shown_property(row))),
         _number(BALANCED_ACCURACY.heading, lambda row: row.accuracy),
         _Column(Column("best baseline, %", "number", control=True), _baseline),
         _number("advantage", lambda row: row.advantage),
@@ -242,7 +242,12 @@ def _columns(
 
 
 def _text(heading: str, text: Callable[[Defended], str]) -> _Column:
-    return _Column(Column(heading, filtered=True), lambda row: ValueView(text(row)))
+    """Return a column of texts on the cell, made once for all of its properties."""
+    return _Column(Column(heading, filtered=True), lambda row: ValueView(text(row)), _record)
+
+
+def _record(row: Defended) -> object:
+    return row.record
 
 
 def _baseline(row: Defended) -> ValueView:
@@ -263,5 +268,7 @@ def _number(heading: str, estimate: Callable[[Defended], Estimate | None]) -> _C
 
 def _cost(heading: str, spec: MetricSpec) -> _Column:
     return _Column(
-        Column(heading, "number"), lambda row: number_view(spec.text(row.record.metrics))
+        Column(heading, "number"),
+        lambda row: number_view(spec.text(row.record.metrics)),
+        _record,
     )

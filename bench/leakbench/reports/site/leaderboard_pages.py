@@ -14,12 +14,14 @@ from leakbench.reports.claims import Claim
 from leakbench.reports.columns import COST
 from leakbench.reports.leaderboard import ABOUT, COST_AID, LaidOut
 from leakbench.reports.ranking import Ranking
-from leakbench.reports.ranking_text import READING
+from leakbench.reports.ranking_text import READING, left_out
+from leakbench.reports.settings import setting_lines
+from leakbench.reports.site import paged
 from leakbench.reports.site.chart import MARGINS
 from leakbench.reports.site.figure_gallery import FigureView, Gallery
 from leakbench.reports.site.ranking_view import RankingView
 from leakbench.reports.site.readings import reading_html
-from leakbench.reports.site.suite_tables import suite_tables
+from leakbench.reports.site.suite_tables import left_out_tables, suite_tables
 from leakbench.reports.site.view import Page, TableView, made_unique, marked_up, plain_table, slug
 from leakbench.reports.suite_report import reading_lines
 from leakbench.reports.summaries import references, threat_models, threat_table
@@ -40,8 +42,9 @@ class SuiteView:
 
     Attributes:
         name, title: the suite's.
-        tables: one per group.
-        costs: of its cells.
+        tables: one per group, of those that the page has room for.
+        left_out: a sentence on the others; empty where there are none.
+        costs: of its cells; None where these are too many.
         settings: one per line.
         figures: that were drawn from it.
     """
@@ -49,7 +52,8 @@ class SuiteView:
     name: str
     title: str
     tables: Sequence[TableView]
-    costs: TableView
+    left_out: Markup
+    costs: TableView | None
     settings: Sequence[Markup]
     figures: Sequence[FigureView]
 
@@ -124,6 +128,7 @@ def leaderboard_pages(content: SiteContent, ranked: Sequence[RankingView]) -> li
         "about": ABOUT,
         "rankings": ranked,
         "size": MARGINS,
+        "unranked": marked_up(left_out(content.ranked)),
         "reading": [marked_up(text) for text in READING] if ranked else [],
         "trend": next((each for each in figures if each.source.name == trend), None),
         "leading": [(paths[each.name], each.title) for each in content.leading],
@@ -172,12 +177,17 @@ def _suite_view(suite: LaidOut, figures: Sequence[FigureView]) -> SuiteView:
         name=suite.name,
         title=suite.title,
         tables=suite_tables(suite.name, suite.report),
-        costs=plain_table(
-            f"{slug(suite.name)}-cost",
-            f"Cost: {suite.title}",
-            suite.costs,
-            [column.heading for column in COST],
-        ),
-        settings=[marked_up(line) for line in suite.report.setting_lines],
+        left_out=marked_up(left_out_tables(suite.report)),
+        costs=_costs(suite),
+        settings=[marked_up(line) for line in setting_lines(suite.cells, brief=True)],
         figures=[figure for figure in figures if figure.suite == suite.name],
     )
+
+
+def _costs(suite: LaidOut) -> TableView | None:
+    """Return what each cell costs; None where they are more than the rows of a page."""
+    if len(suite.cells) > paged.ROWS:
+        return None
+    headings = [column.heading for column in COST]
+    name = f"{slug(suite.name)}-cost"
+    return plain_table(name, f"Cost: {suite.title}", suite.costs, headings)

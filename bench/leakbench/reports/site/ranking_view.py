@@ -23,6 +23,7 @@ from leakbench.reports.ranking_text import (
     notes,
     seconds_text,
     setting_text,
+    shown_rankings,
 )
 from leakbench.reports.remarks import explained
 from leakbench.reports.site.attack_curves import CURVES
@@ -76,12 +77,12 @@ class RankingView:
 
 
 def ranking_views(found: Sequence[Ranking], paths: Mapping[str, str]) -> list[RankingView]:
-    """Return rankings as a page shows them.
+    """Return rankings as a page shows them, without those that it has no room for.
 
     Args:
         paths: attack → its page.
     """
-    return [_view(each, paths) for each in found]
+    return [_view(each, paths) for each in shown_rankings(found)]
 
 
 def _curves(ranking: Ranking) -> dict[str, dict[int, Estimate]]:

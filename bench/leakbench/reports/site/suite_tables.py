@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from leakbench.metrics.formatting import MISSING
+from leakbench.metrics.formatting import MISSING, counted
+from leakbench.reports.site import paged
 from leakbench.reports.site.view import (
     LINK,
     Column,
@@ -17,17 +18,43 @@ from leakbench.reports.site.view import (
     number_view,
     slug,
 )
-from leakbench.reports.suite_report import SuiteReport
+from leakbench.reports.suite_report import SuiteReport, named_groups
 from leakbench.reports.tables import UNMEASURED, Table, TableRow
 
 Item = TypeVar("Item")
 
 
+def fitting(report: SuiteReport) -> list[str]:
+    """Return the groups of a suite whose tables fit on a page; the last ones are left out first."""
+    room, shown = paged.ROWS, []
+    for group in report.groups:
+        # A table of more rows is not even made.
+        if report.least_rows(group) > room:
+            break
+        room -= len(report.table(group)[0].rows)
+        if room < 0:
+            break
+        shown.append(group)
+    return shown
+
+
+def left_out_tables(report: SuiteReport) -> str:
+    """Return a sentence on the tables that are not on a suite's page; empty where all are."""
+    groups = list(report.groups)[len(fitting(report)) :]
+    if not groups:
+        return ""
+    return (
+        f"**{counted(len(groups), 'table')} left out**, since a page has at most {paged.ROWS} "
+        f"rows of them: {named_groups(groups)}."
+    )
+
+
 def suite_tables(name: str, report: SuiteReport) -> list[TableView]:
-    """Return a table for each group of a suite."""
+    """Return a table for each group of a suite, of those that fit on its page."""
+    tables = map(report.table, fitting(report))
     return [
         _table_view(f"{slug(name)}-{number}", table, note)
-        for number, (table, note) in enumerate(report.tables.values(), start=1)
+        for number, (table, note) in enumerate(tables, start=1)
     ]
 
 

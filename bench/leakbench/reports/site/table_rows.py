@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from markupsafe import Markup, escape
 
@@ -20,25 +21,21 @@ def rows_html(table: TableView) -> Markup:
 
     Without the end tags and quotation marks that HTML can do without, a fifth of the site.
     """
-    # Most values, such as those of settings, stand in many rows.
-    known: dict[tuple[ValueView, bool, bool], str] = {}
-
-    def html(value: ValueView, first: bool, control: bool) -> str:
-        found = known.get((value, first, control))
-        if found is None:
-            found = known[value, first, control] = _place(value, first, control)
-        return found
-
-    controls = [column.control for column in table.columns]
-    lines = [
-        f"<tr id={_attribute(row.identifier)}>"
-        + "".join(
-            html(value, number == 0, control)
-            for number, (value, control) in enumerate(zip(row.values, controls, strict=True))
-        )
-        for row in table.rows
+    if not table.rows:
+        return Markup("")
+    columns = zip(*(row.values for row in table.rows), strict=True)
+    html = [
+        _column(values, number == 0, column.control)
+        for number, (values, column) in enumerate(zip(columns, table.columns, strict=True))
     ]
-    return Markup("\n".join(lines))
+    names = (f"<tr id={_attribute(row.identifier)}>" for row in table.rows)
+    return Markup("\n".join(map("".join, zip(names, *html, strict=True))))
+
+
+def _column(values: Sequence[ValueView], first: bool, control: bool) -> list[str]:
+    """Return the values of a column, each made once: most stand in many rows."""
+    known = {value: _place(value, first, control) for value in set(values)}
+    return [known[value] for value in values]
 
 
 def _place(value: ValueView, first: bool, control: bool) -> str:

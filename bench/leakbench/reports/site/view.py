@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from markupsafe import Markup, escape
@@ -140,6 +141,7 @@ def plain_table(
     return TableView(identifier, caption, tuple(columns), tuple(rows))
 
 
+@lru_cache(maxsize=1024)
 def slug(*texts: str) -> str:
     """Return texts as a name for an address: lower case letters, digits and hyphens.
 
