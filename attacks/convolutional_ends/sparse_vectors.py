@@ -57,6 +57,7 @@ class SparseVectors:
             signed = number % 2 and (before or self._sign_is_known)
             vectors = self._signed_volley() if signed else self._volley()
             if vectors.shape[1]:
+                vectors = vectors / vectors.abs().amax(0).clamp_min(TINY)
                 self._take_masks(vectors)
                 self._follow(vectors)
                 self._known = torch.cat([self._known, vectors], dim=1)
@@ -66,13 +67,12 @@ class SparseVectors:
                 break
 
     def _volley(self) -> Tensor:
-        """Return sparse vectors of the space, largest entry 1, shape (m, n)."""
+        """Return sparse vectors of the space, shape (m, n)."""
         held, _ = self._held(torch.cat([self.found.vectors, self._differences], dim=1))
         if not len(held):
             return self._known[:, :0]
         # Masks are exact only after they are refined: single precision will do.
-        vectors = sparsest(self.sought.basis.float(), held.float()).to(held)
-        return vectors / vectors.abs().amax(0).clamp_min(TINY)
+        return sparsest(self.sought.basis.float(), held.float()).to(held)
 
     @property
     def _sign_is_known(self) -> bool:
@@ -97,7 +97,7 @@ class SparseVectors:
         share = vectors / torch.where(joins == 0, torch.inf, joins)
         active = mask ^ (share > share.amax(0) / 2)
         self._take(active, self.activation.derivative(active) * direction)
-        return vectors / vectors.abs().amax(0).clamp_min(TINY)
+        return vectors
 
     def _origins(self, count: int) -> tuple[Tensor, Tensor]:
         """Return masks that are found, and their W_oᵀ r, shape (m, n) each.

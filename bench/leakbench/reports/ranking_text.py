@@ -201,7 +201,7 @@ def ranking_section(found: Sequence[Ranking]) -> str:
 
 
 RANKINGS = 100
-"""Rankings of a page; nobody chooses among thousands."""
+"""Rankings of a page; more are too many to choose from."""
 
 
 def shown_rankings(found: Sequence[Ranking]) -> Sequence[Ranking]:
